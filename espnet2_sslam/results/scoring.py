@@ -1,0 +1,197 @@
+"""Predictions against labels: every clip once, no label guessed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from espnet2_sslam.results.files import sha256, write_csv, write_json
+
+TASKS = ("multi_label", "multi_class")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the classifier said: ids (N,), scores (N, C), classes (C,)."""
+
+    ids: list[str]
+    scores: np.ndarray
+    classes: list[str]
+
+
+def read_class_list(path: Path) -> list[str]:
+    """Read one label per line; raises ValueError when one is empty or there twice."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    for number, label in enumerate(lines, start=1):
+        if not label or label.split() != [label]:
+            raise ValueError(
+                f"{path}, line {number}: one label without blanks needed, got {label!r}"
+            )
+    _refuse_duplicates(path, lines, "label")
+    if not lines:
+        raise ValueError(f"{path}: no label in the class list; prepare the data again")
+    return lines
+
+
+def read_text(path: Path) -> dict[str, list[str]]:
+    """Read `<id> [<label> ...]` lines; a clip without a label has an empty list."""
+    fields = [
+        line.split()
+        for line in Path(path).read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
+    _refuse_duplicates(path, [clip[0] for clip in fields], "clip id")
+    if not fields:
+        raise ValueError(f"{path}: no clip in it; prepare the data again")
+    return {clip[0]: clip[1:] for clip in fields}
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read predictions.npz; raises ValueError for a damaged or inconsistent file."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            ids, scores, classes = (arrays[k] for k in ("ids", "scores", "classes"))
+    except (BadZipFile, EOFError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else "empty file"
+        raise ValueError(
+            f"{path}: not a complete predictions file ({reason}); run inference again"
+        ) from None
+    if scores.shape != (len(ids), len(classes)):
+        raise ValueError(
+            f"{path}: scores of shape {(len(ids), len(classes))} needed, "
+            f"got {scores.shape}; run inference again"
+        )
+    ids = [str(clip) for clip in ids]
+    _refuse_duplicates(path, ids, "clip id")
+    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{path}: scores of {len(bad)} clips are not finite, the first is "
+            f"{ids[bad[0]]}; check the model"
+        )
+    return Predictions(ids, scores, [str(label) for label in classes])
+
+
+def target_matrix(
+    ids: list[str], labels: dict[str, list[str]], classes: list[str], task: str
+) -> np.ndarray:
+    """Return the labels of the clips as a 0/1 matrix (N, C) in the order of ids.
+
+    Raises:
+        ValueError: for an unknown task or label, and in `multi_class` for a clip
+            that has not exactly one label.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    column = {label: index for index, label in enumerate(classes)}
+    targets = np.zeros((len(ids), len(classes)), dtype=np.int64)
+    for row, clip in enumerate(ids):
+        for label in labels[clip]:
+            if label not in column:
+                raise ValueError(
+                    f"clip {clip} has the label {label!r}, which is not in the class "
+                    "list; correct the text file or the class list"
+                )
+            targets[row, column[label]] = 1
+        if task == "multi_class" and targets[row].sum() != 1:
+            raise ValueError(
+                f"clip {clip} has {targets[row].sum()} labels, multi_class needs "
+                "exactly one; use multi_label or correct the text file"
+            )
+    return targets
+
+
+def score(
+    predictions: Predictions,
+    labels: dict[str, list[str]],
+    classes: list[str],
+    task: str,
+) -> dict:
+    """Compute macro mAP (and accuracy for `multi_class`) over all clips.
+
+    A class without a positive clip has no average precision: it is listed in
+    `classes_without_positives`, is None in `per_class` and left out of the mean.
+
+    Raises:
+        ValueError: when ids or classes differ, or no class has a positive clip.
+    """
+    # scikit-learn takes seconds to import; reading results does not need it.
+    from espnet2_sslam.metrics import accuracy, mean_average_precision
+
+    _check_same("clip ids", predictions.ids, list(labels))
+    if predictions.classes != classes:
+        _check_same("classes", predictions.classes, classes)
+        raise ValueError(
+            "the predictions have the classes in another order than the class list; "
+            "run inference and scoring with the same class list"
+        )
+    targets = target_matrix(predictions.ids, labels, classes, task)
+    if not targets.any():
+        raise ValueError(
+            "no clip has a label of the class list: nothing to score; check the "
+            "text file"
+        )
+    mean, per_class = mean_average_precision(targets=targets, scores=predictions.scores)
+    metrics = {"task": task, "num_clips": len(predictions.ids), "mAP": float(mean)}
+    if task == "multi_class":
+        metrics["accuracy"] = float(
+            accuracy(targets=targets, scores=predictions.scores)
+        )
+    positives = targets.sum(axis=0)
+    metrics["classes_without_positives"] = [
+        label for label, count in zip(classes, positives) if count == 0
+    ]
+    metrics["positives"] = {c: int(n) for c, n in zip(classes, positives)}
+    metrics["per_class"] = {
+        label: float(value) if np.isfinite(value) else None
+        for label, value in zip(classes, per_class)
+    }
+    return metrics
+
+
+def score_files(
+    predictions: Path, text: Path, class_list: Path, task: str, output_dir: Path
+) -> dict:
+    """Score files and write `metrics.json` and `per_class_ap.csv` in output_dir.
+
+    `metrics.json` also holds the SHA-256 of what was scored, so that a later reader
+    can tell whether it still belongs to the predictions beside it.
+    """
+    metrics = score(
+        read_predictions(predictions),
+        read_text(text),
+        read_class_list(class_list),
+        task,
+    )
+    sources = {"predictions": predictions, "text": text, "class_list": class_list}
+    metrics["sha256"] = {name: sha256(path) for name, path in sources.items()}
+    rows = [
+        [label, metrics["positives"][label], "" if ap is None else f"{ap:.6f}"]
+        for label, ap in metrics["per_class"].items()
+    ]
+    write_csv(Path(output_dir) / "per_class_ap.csv", ["class", "positives", "AP"], rows)
+    write_json(Path(output_dir) / "metrics.json", metrics)
+    return metrics
+
+
+def _check_same(what: str, got: list[str], needed: list[str]) -> None:
+    """Raise ValueError with an example when two collections are not the same set."""
+    missing, extra = set(needed) - set(got), set(got) - set(needed)
+    if missing or extra:
+        examples = [f"{min(missing)} is missing"] if missing else []
+        examples += [f"{min(extra)} is not expected"] if extra else []
+        raise ValueError(
+            f"{what} of the predictions do not match: {len(missing)} missing, "
+            f"{len(extra)} unexpected ({', '.join(examples)}); run inference on the "
+            "same data directory"
+        )
+
+
+def _refuse_duplicates(path: Path, names: list[str], what: str) -> None:
+    """Raise ValueError naming the first entry that is there twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{path}: the {what} {name} is there twice; remove one")
+        seen.add(name)

@@ -1,0 +1,115 @@
+"""Scoring: numbers by hand, and every way labels and predictions can disagree."""
+
+import json
+
+import numpy as np
+import pytest
+
+from espnet2_sslam.results.scoring import read_predictions, read_text, score_files
+
+CLASSES = ["bell", "dog", "rain", "siren"]
+TEXT = {"a": ["bell"], "b": ["dog", "bell"], "c": [], "d": ["rain"]}
+SCORES = np.array(
+    [
+        [0.9, 0.1, 0.2, 0.5],
+        [0.3, 0.8, 0.1, 0.5],
+        [0.5, 0.9, 0.0, 0.5],
+        [0.1, 0.2, 0.7, 0.5],
+    ],
+    dtype=np.float32,
+)
+
+
+def write_case(folder, text=TEXT, ids=tuple(TEXT), scores=SCORES, classes=CLASSES):
+    """Write the three input files and return the arguments of score_files."""
+    np.savez(
+        folder / "predictions.npz",
+        ids=np.array(ids),
+        scores=scores,
+        logits=scores,
+        classes=np.array(classes),
+    )
+    lines = [" ".join([clip, *labels]) for clip, labels in text.items()]
+    (folder / "text").write_text("\n".join(lines) + "\n")
+    (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    return dict(
+        predictions=folder / "predictions.npz",
+        text=folder / "text",
+        class_list=folder / "classes.txt",
+        task="multi_label",
+        output_dir=folder / "out",
+    )
+
+
+def test_multi_label_scores_equal_the_hand_computed_ones(tmp_path):
+    metrics = score_files(**write_case(tmp_path))
+    # bell: ranked a(+) c(-) b(+) d(-): (1/1 + 2/3) / 2; dog: c(-) b(+): 1/2; rain: 1.
+    expected = {"bell": 5 / 6, "dog": 0.5, "rain": 1.0, "siren": None}
+    assert metrics["per_class"] == pytest.approx(expected)
+    assert metrics["mAP"] == pytest.approx((5 / 6 + 0.5 + 1.0) / 3)
+    assert metrics["classes_without_positives"] == ["siren"]
+    assert metrics["num_clips"] == 4 and "accuracy" not in metrics
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == metrics
+    table = (tmp_path / "out/per_class_ap.csv").read_text().splitlines()
+    assert table[0] == "class,positives,AP"
+    assert table[1:3] == ["bell,2,0.833333", "dog,1,0.500000"]
+    assert table[4] == "siren,0,"
+
+
+def test_multi_class_scores_accuracy_over_all_clips(tmp_path):
+    text = {"a": ["bell"], "b": ["dog"], "c": ["bell"], "d": ["rain"]}
+    metrics = score_files(**{**write_case(tmp_path, text), "task": "multi_class"})
+    assert metrics["accuracy"] == pytest.approx(3 / 4)
+
+
+def test_order_of_the_clips_does_not_matter(tmp_path):
+    here, there = tmp_path / "1", tmp_path / "2"
+    here.mkdir(), there.mkdir()
+    order = [2, 0, 3, 1]
+    ids = [list(TEXT)[i] for i in order]
+    one = score_files(**write_case(here))
+    two = score_files(**write_case(there, ids=ids, scores=SCORES[order]))
+    assert one["per_class"] == two["per_class"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(text={**TEXT, "e": ["dog"]}), "1 missing.*e is missing"),
+        (dict(text={k: TEXT[k] for k in "abc"}), "1 unexpected.*d is not expected"),
+        (dict(text={**TEXT, "d": ["cat"]}), "clip d has the label 'cat'"),
+        (dict(text={k: [] for k in TEXT}), "nothing to score"),
+        (dict(ids=["a", "b", "b", "d"]), "clip id b is there twice"),
+        (dict(scores=SCORES[:, :3]), "shape"),
+        (dict(scores=np.where(SCORES == 0.7, np.nan, SCORES)), "not finite.* d;"),
+        (dict(classes=CLASSES[::-1]), "another order"),
+        (dict(classes=["bell", "dog", "rain", "wind"]), "siren is missing"),
+    ],
+)
+def test_disagreement_is_an_error_and_writes_nothing(tmp_path, change, message):
+    arguments = write_case(tmp_path, **change)
+    with pytest.raises(ValueError, match=message) as error:
+        score_files(**arguments)
+    assert "\n" not in str(error.value)
+    assert not arguments["output_dir"].exists()
+
+
+def test_multi_class_refuses_clips_without_exactly_one_label(tmp_path):
+    arguments = {**write_case(tmp_path), "task": "multi_class"}
+    with pytest.raises(ValueError, match="clip b has 2 labels"):
+        score_files(**arguments)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04half", b"no archive"])
+def test_damaged_predictions_are_named(tmp_path, content):
+    path = tmp_path / "predictions.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="predictions.npz: not a complete") as error:
+        read_predictions(path)
+    assert "\n" not in str(error.value)
+
+
+def test_duplicate_clips_in_text_are_an_error(tmp_path):
+    (tmp_path / "text").write_text("a bell\nb dog\na dog\n")
+    with pytest.raises(ValueError, match="clip id a is there twice"):
+        read_text(tmp_path / "text")
