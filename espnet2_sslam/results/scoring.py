@@ -117,7 +117,7 @@ def score(
         ValueError: when ids or classes differ, or no class has a positive clip.
     """
     # scikit-learn takes seconds to import; reading results does not need it.
-    from espnet2_sslam.metrics import accuracy, mean_average_precision
+    from espnet2_sslam.metrics import accuracy, average_precisions
 
     _check_same("clip ids", predictions.ids, list(labels))
     if predictions.classes != classes:
@@ -132,12 +132,14 @@ def score(
             "no clip has a label of the class list: nothing to score; check the "
             "text file"
         )
-    mean, per_class = mean_average_precision(targets=targets, scores=predictions.scores)
-    metrics = {"task": task, "num_clips": len(predictions.ids), "mAP": float(mean)}
+    per_class = average_precisions(targets, predictions.scores)
+    metrics = {
+        "task": task,
+        "num_clips": len(predictions.ids),
+        "mAP": float(np.nanmean(per_class)),
+    }
     if task == "multi_class":
-        metrics["accuracy"] = float(
-            accuracy(targets=targets, scores=predictions.scores)
-        )
+        metrics["accuracy"] = float(accuracy(targets, predictions.scores))
     positives = targets.sum(axis=0)
     metrics["classes_without_positives"] = [
         label for label, count in zip(classes, positives) if count == 0
