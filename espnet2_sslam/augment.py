@@ -1,0 +1,193 @@
+"""Augmentation of fine-tuning: roll and gain, noise, mixup, spectrogram masking.
+
+Pure functions of a padded batch, on its device; every draw comes from `generator`,
+which must live on that device. The order in a step is the order of this file.
+
+Shapes: B clips, N samples, T frames, F mel bins, C classes.
+"""
+
+import numpy as np
+import torch
+
+GAIN_SHAPE = 10  # the gain of `roll_and_gain` is Beta(10, 10) + 0.5: 0.5 .. 1.5
+
+
+def keyed_generator(device: torch.device, *key: int) -> torch.Generator:
+    """Return a generator on `device` whose stream depends on every number of `key`.
+
+    Used with (seed, batch, rank): ESPnet gives all ranks the same global stream.
+    """
+    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    seed = int(state[0]) << 31 | int(state[1]) >> 1
+    return torch.Generator(device).manual_seed(seed)
+
+
+def roll_and_gain(
+    speech: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Shift every clip circularly over its own length and change its loudness.
+
+    Args:
+        speech: Waveforms (B, N), zero-padded.
+        lengths: Samples of each clip (B,).
+        generator: Source of the shifts (uniform) and gains (Beta(10, 10) + 0.5).
+
+    Returns:
+        (B, N), each clip without its mean, the padding still zero.
+
+    Source: cwx-worst-one/EAT@06c1c34, data/raw_audio_dataset.py, _roll_mag_aug.
+    """
+    speech = _without_mean(speech, lengths)
+    shift = (_uniform(len(speech), generator) * lengths).long()
+    gain = beta(len(speech), GAIN_SHAPE, generator) + 0.5
+    return _roll(speech, lengths, shift) * gain[:, None]
+
+
+def add_noise(
+    fbank: torch.Tensor,
+    frames: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    amount: float = 0.1,
+    max_shift: int = 10,
+) -> torch.Tensor:
+    """Add uniform noise of a random strength per clip and shift the clip in time.
+
+    Args:
+        fbank: Normalised log-mel (B, T, F).
+        frames: Frames of each clip (B,); the padding behind them stays as it is.
+        generator: Source of the noise.
+        amount: Largest strength: noise is U(0, 1) * U(0, `amount`).
+        max_shift: The circular shift is uniform in [-max_shift, max_shift).
+
+    Source: the authors' `noise: true` of Speech Commands (0.1, 10 frames),
+    cwx-worst-one/EAT@06c1c34, data/raw_audio_dataset.py, end of __getitem__.
+    """
+    real = (torch.arange(fbank.shape[1], device=fbank.device) < frames[:, None])[
+        ..., None
+    ]
+    strength = amount * _uniform(len(fbank), generator)[:, None, None]
+    noise = torch.rand(fbank.shape, generator=generator, device=fbank.device)
+    noisy = torch.where(real, fbank + strength * noise, fbank)
+    if not max_shift:
+        return noisy
+    shift = (_uniform(len(fbank), generator) * 2 * max_shift).floor().long() - max_shift
+    return _roll(noisy, frames, shift)
+
+
+def mixup_weights(
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    alpha: float,
+    probability: float = 0.9,
+    per: str = "batch",
+) -> torch.Tensor:
+    """Draw the share (B,) that every clip keeps: Beta(alpha, alpha), or 1 if not mixed.
+
+    Args:
+        batch_size: B.
+        generator: Source of the draws.
+        alpha: Shape of the Beta distribution, above 0.
+        probability: Share of the batches (or clips) that are mixed at all.
+        per: "batch": one share for the whole batch (paper); "clip": one per clip.
+    """
+    draws = 1 if per == "batch" else batch_size
+    mixed = _uniform(draws, generator) < probability
+    shares = torch.where(mixed, beta(draws, alpha, generator), 1.0)
+    return shares.expand(batch_size)
+
+
+def mixup(
+    fbank: torch.Tensor,
+    frames: torch.Tensor,
+    targets: torch.Tensor,
+    share: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mix every clip and its targets with the clip at the mirrored place of the batch.
+
+    Args:
+        fbank: Normalised log-mel (B, T, F).
+        frames: Frames of each clip (B,).
+        targets: (B, C).
+        share: What each clip keeps of itself (B,), see `mixup_weights`.
+
+    Returns:
+        Mixed fbank, its frames (the longer of both where two clips are mixed) and mixed
+        targets. The middle clip of an odd batch mixes with itself, so it stays.
+
+    Source: cwx-worst-one/EAT@06c1c34, utils/mixup.py (mode batch: partner is flip(0)).
+    """
+    partner_frames = torch.maximum(frames, frames.flip(0))
+    frames = torch.where(share < 1, partner_frames, frames)
+    keep = share[:, None, None].to(fbank.dtype)
+    fbank = keep * fbank + (1 - keep) * fbank.flip(0)
+    keep = share[:, None].to(targets.dtype)
+    return fbank, frames, keep * targets + (1 - keep) * targets.flip(0)
+
+
+def mask_spectrogram(
+    fbank: torch.Tensor,
+    frames: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    ratio: float,
+    value: float = 0.0,
+) -> torch.Tensor:
+    """Overwrite one frequency band and one time band of every clip.
+
+    Args:
+        fbank: Normalised log-mel (B, T, F).
+        frames: Frames of each clip (B,); the time band lies inside them.
+        generator: Source of widths and places.
+        ratio: A width is floor(U(0, ratio * size)), size = F or the clip's frames.
+        value: What is written, in normalised units (paper: 0, not the padding).
+
+    Source: cwx-worst-one/EAT@06c1c34, models/EAT_audio_classification.py
+    (mask_ratio; torchaudio's FrequencyMasking and TimeMasking with iid_masks).
+    """
+    bins = torch.full_like(frames, fbank.shape[2])
+    frequency = _band(fbank.shape[2], bins, ratio, generator)[:, None, :]
+    time = _band(fbank.shape[1], frames, ratio, generator)[:, :, None]
+    return fbank.masked_fill(frequency | time, value)
+
+
+def beta(count: int, shape: float, generator: torch.Generator) -> torch.Tensor:
+    """Draw `count` numbers from Beta(shape, shape) on the generator's device."""
+    # torch.distributions.Beta takes no generator; this is what it draws from.
+    shapes = torch.full((2, count), float(shape), device=generator.device)
+    gamma = torch._standard_gamma(shapes, generator=generator).clamp(min=1e-30)
+    return gamma[0] / gamma.sum(0)
+
+
+def _uniform(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Return `count` draws from [0, 1) on the generator's device."""
+    return torch.rand(count, generator=generator, device=generator.device)
+
+
+def _band(
+    size: int, lengths: torch.Tensor, ratio: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Return (B, size), True in one random band inside each clip's own length."""
+    width = _uniform(len(lengths), generator) * ratio * lengths
+    start = (_uniform(len(lengths), generator) * (lengths - width)).floor()[:, None]
+    index = torch.arange(size, device=lengths.device)
+    return (index >= start) & (index < start + width.floor()[:, None])
+
+
+def _without_mean(speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Subtract each clip's mean over its own length; the padding becomes zero."""
+    real = torch.arange(speech.shape[1], device=speech.device) < lengths[:, None]
+    speech = torch.where(real, speech, 0.0)
+    mean = speech.sum(1, keepdim=True) / lengths[:, None]
+    return torch.where(real, speech - mean, 0.0)
+
+
+def _roll(x: torch.Tensor, lengths: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Shift x (B, N) or (B, N, F) circularly inside each clip's own length."""
+    place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+    source = torch.remainder(place - shift[:, None], lengths[:, None])
+    source = torch.where(place < lengths[:, None], source, place)
+    if x.dim() == 3:
+        source = source[..., None].expand(x.shape)
+    return x.gather(1, source)
