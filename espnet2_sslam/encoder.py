@@ -1,0 +1,340 @@
+"""SSLAMEncoder: audio or log-mel in, tokens out, any length, padding-aware.
+
+Shapes: B clips, T frames, S time patches, N = 8 * S patches, D channels.
+"""
+
+from typing import List, NamedTuple, Optional, Tuple, Union
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from torch import nn
+
+from espnet2_sslam.features import (
+    NUM_MEL_BINS,
+    PATCH_SIZE,
+    PATCHES_PER_STEP,
+    LogMel,
+    fit_frames,
+    kaldi_fbank,
+    num_patch_steps,
+)
+from espnet2_sslam.layers import Block, PatchEmbedding, sincos_positions
+
+NORM_EPS = 1e-6
+
+
+class EncoderOutput(NamedTuple):
+    """Tokens (B, 1+N, D), CLS first, and per block its output and feed-forward."""
+
+    tokens: torch.Tensor
+    hidden: List[torch.Tensor]
+    ffn: List[torch.Tensor]
+
+
+class SSLAMEncoder(AbsEncoder):
+    """Audio transformer of EAT and SSLAM (ViT over log-mel patches).
+
+    Args:
+        input_size: 1 for waveforms at 16 kHz, 128 for un-normalised log-mel.
+        embed_dim: Channels D (ViT-Base: 768).
+        depth: Transformer blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Feed-forward width over D.
+        drop_path: Rate of the last block, rising linearly from 0 (training only).
+        fbank_mean, fbank_std: See `features.LogMel`.
+        override_fbank_stats: See `features.LogMel`.
+        max_frames: Longest pass in frames (the position table); longer clips are
+            encoded in chunks of this length. A multiple of 16.
+        target_frames: Fixed clip length in frames, as in the paper: shorter clips are
+            zero-padded and the padding is attended to, longer ones keep their first
+            frames. None: every clip has its own length and padding is masked out.
+        freq: What becomes of the 8 frequency patches of a time patch: "mean" (D per
+            160 ms), "concat" (8 * D per 160 ms) or "flatten" (8 tokens per 160 ms).
+        cls_token: Put the CLS token before the others (for clips longer than
+            `max_frames` the mean over chunks; repeated to 8 * D for "concat").
+        layer: Block whose output is returned: -1 the last, 0 the patch embedding,
+            or "all": ESPnet's (last, [(layer, output), ...]).
+        max_layer: Number of blocks to run; all by default.
+        upsample: Repeat every time step (160 ms) so many times.
+        freeze: No gradient, and evaluation mode always.
+
+    Raises:
+        ValueError: An option outside its range.
+
+    Source: SSLAM (ICLR 2025), section 3; ta012/SSLAM@0a3c0ff, models/images.py.
+    """
+
+    def __init__(
+        self,
+        input_size: int = 1,
+        *,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        fbank_mean: Optional[float] = None,
+        fbank_std: Optional[float] = None,
+        override_fbank_stats: bool = False,
+        max_frames: int = 12_288,
+        target_frames: Optional[int] = None,
+        freq: str = "mean",
+        cls_token: bool = False,
+        layer: Union[int, str] = -1,
+        max_layer: Optional[int] = None,
+        upsample: int = 1,
+        freeze: bool = False,
+    ):
+        super().__init__()
+        if input_size not in (1, NUM_MEL_BINS):
+            raise ValueError(
+                f"input_size must be 1 (waveform) or {NUM_MEL_BINS} (log-mel), "
+                f"got {input_size}"
+            )
+        if freq not in ("mean", "concat", "flatten"):
+            raise ValueError(f"freq must be mean, concat or flatten, got {freq!r}")
+        for name, frames in (
+            ("max_frames", max_frames),
+            ("target_frames", target_frames),
+        ):
+            if frames is not None and (frames <= 0 or frames % PATCH_SIZE):
+                raise ValueError(
+                    f"{name} must be a positive multiple of {PATCH_SIZE}, got {frames}"
+                )
+        if target_frames is not None and target_frames > max_frames:
+            raise ValueError(
+                f"target_frames {target_frames} is above max_frames {max_frames}"
+            )
+        if depth < 1 or upsample < 1 or not 0 <= drop_path < 1:
+            raise ValueError("need depth >= 1, upsample >= 1 and 0 <= drop_path < 1")
+        if layer != "all" and not -1 <= layer <= depth:
+            raise ValueError(f'layer must be "all" or in -1..{depth}, got {layer!r}')
+        if max_layer is not None and not 1 <= max_layer <= depth:
+            raise ValueError(f"max_layer must be in 1..{depth}, got {max_layer}")
+        self.input_size, self.embed_dim, self.depth = input_size, embed_dim, depth
+        self.max_frames, self.target_frames = max_frames, target_frames
+        self.freq, self.use_cls, self.upsample = freq, cls_token, upsample
+        self.layer, self.max_layer, self.freeze = layer, max_layer or depth, freeze
+
+        self.log_mel = LogMel(fbank_mean, fbank_std, override_fbank_stats)
+        self.patch_embed = PatchEmbedding(embed_dim)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, mlp_ratio, rate, NORM_EPS) for rate in rates
+        )
+        table = sincos_positions(embed_dim, max_frames // PATCH_SIZE)
+        self.register_buffer("positions", table)
+        self.reset_parameters()
+        if freeze:
+            self.requires_grad_(False)
+            self.eval()
+
+    def reset_parameters(self) -> None:
+        """Initialise as the authors: linear N(0, .02), CLS N(0, 1), patches Xavier."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        weight = self.patch_embed.proj.weight
+        nn.init.xavier_uniform_(weight.view(len(weight), -1))
+        nn.init.normal_(self.cls_token)
+
+    def output_size(self) -> int:
+        """Channels of the output."""
+        return self.embed_dim * (PATCHES_PER_STEP if self.freq == "concat" else 1)
+
+    def train(self, mode: bool = True):
+        """Set the mode; a frozen encoder stays in evaluation mode."""
+        return super().train(mode and not self.freeze)
+
+    def fbank(
+        self, xs_pad: torch.Tensor, ilens: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Normalised log-mel (B, T, 128), T whole patches, and frames (B,).
+
+        Args:
+            xs_pad: Waveforms (B, samples) or (B, samples, 1), or log-mel (B, T, 128).
+            ilens: Samples or frames of each clip (B,).
+        """
+        if self.input_size == 1:
+            xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
+            raw, frames = kaldi_fbank(xs_pad, ilens)
+        else:
+            raw, frames = self._check_fbank(xs_pad, ilens.to(xs_pad.device))
+        if self.target_frames is not None:
+            raw = fit_frames(raw, self.target_frames)
+            frames = torch.full_like(frames, self.target_frames)
+        else:
+            raw = fit_frames(raw, int(num_patch_steps(frames.max())) * PATCH_SIZE)
+        return self.log_mel.normalize(raw), frames
+
+    def _check_fbank(self, fbank, frames):
+        """Log-mel with zeros beyond each clip's end, or an error."""
+        if fbank.dim() != 3 or fbank.shape[-1] != NUM_MEL_BINS:
+            raise ValueError(
+                f"need log-mel of shape (B, T, {NUM_MEL_BINS}), got "
+                f"{tuple(fbank.shape)}; set input_size: 1 for waveforms"
+            )
+        if int(frames.min()) < 1:
+            raise ValueError("a clip has no frames: leave it out")
+        real = torch.arange(fbank.shape[1], device=fbank.device) < frames[:, None]
+        return torch.where(real[..., None], fbank, 0.0), frames
+
+    def embed(self, fbank: torch.Tensor) -> torch.Tensor:
+        """Patch embedding plus positions: (B, T, 128) -> (B, N, D), without CLS."""
+        patches = self.patch_embed(fbank)
+        return patches + self.positions[:, : patches.shape[1]]
+
+    def patch_mask(
+        self, frames: torch.Tensor, num_patches: int
+    ) -> Optional[torch.Tensor]:
+        """True for real patches (B, N), False for padding; None if all are real."""
+        steps = num_patch_steps(frames)
+        if int(steps.min()) * PATCHES_PER_STEP >= num_patches:
+            return None
+        index = torch.arange(num_patches, device=frames.device)
+        return index < steps[:, None] * PATCHES_PER_STEP
+
+    def encode(
+        self,
+        patches: torch.Tensor,
+        valid: Optional[torch.Tensor] = None,
+        max_layer: Optional[int] = None,
+        collect: bool = False,
+        generator: Optional[torch.Generator] = None,
+    ) -> EncoderOutput:
+        """Run CLS and patches through the norm and the blocks.
+
+        Args:
+            patches: (B, N, D) from `embed`, or a part of them.
+            valid: True for the patches to attend to (B, N); all by default.
+            max_layer: Blocks to run; the encoder's `max_layer` by default.
+            collect: Keep every block's output and feed-forward output.
+            generator: Randomness of drop path, on the patches' device.
+
+        Returns:
+            Tokens (B, 1+N, D); `hidden` holds the input of the first block and each
+            block's output, `ffn` each block's feed-forward (both empty unless asked).
+        """
+        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        x = self.norm(x)
+        key_mask = None
+        if valid is not None:
+            key_mask = nn.functional.pad(valid, (1, 0), value=True)[:, None, None]
+        hidden, ffn = [x] if collect else [], []
+        for block in self.blocks[: max_layer or self.max_layer]:
+            x, feed_forward = block(x, key_mask, generator)
+            if collect:
+                hidden.append(x)
+                ffn.append(feed_forward)
+        return EncoderOutput(x, hidden, ffn)
+
+    def hidden_states(
+        self,
+        xs_pad: torch.Tensor,
+        ilens: torch.Tensor,
+        max_layer: Optional[int] = None,
+        collect: bool = True,
+        generator: Optional[torch.Generator] = None,
+    ) -> Tuple[List[torch.Tensor], torch.Tensor]:
+        """Tokens of every layer, in chunks where a clip is longer than `max_frames`.
+
+        Args:
+            xs_pad, ilens: As for `forward`.
+            max_layer, collect, generator: As for `encode`.
+
+        Returns:
+            Tokens (B, 1+N, D) of the patch embedding and of each block (of the last
+            block only without `collect`), and the time patches S of each clip (B,).
+        """
+        fbank, frames = self.fbank(xs_pad, ilens)
+        chunks = []
+        for start in range(0, fbank.shape[1], self.max_frames):
+            rows = (frames > start).nonzero()[:, 0]
+            part = fbank[:, start : start + self.max_frames]
+            length = (frames - start).clamp(max=self.max_frames)
+            if len(rows) < len(fbank):
+                part, length = part[rows], length[rows]
+            patches = self.embed(part)
+            valid = self.patch_mask(length, patches.shape[1])
+            out = self.encode(patches, valid, max_layer, collect, generator)
+            chunks.append((rows, length, out.hidden if collect else [out.tokens]))
+        steps = num_patch_steps(frames)
+        if len(chunks) == 1:
+            return chunks[0][2], steps
+        return _join_chunks(chunks, len(fbank)), steps
+
+    def forward(
+        self,
+        xs_pad: torch.Tensor,
+        ilens: torch.Tensor,
+        prev_states: Optional[torch.Tensor] = None,
+        max_layer: Optional[int] = None,
+    ) -> Tuple[Union[torch.Tensor, tuple], torch.Tensor, None]:
+        """Encode a batch.
+
+        Args:
+            xs_pad: Waveforms (B, samples), at 16 kHz in [-1, 1], or log-mel
+                (B, T, 128), by `input_size`.
+            ilens: Samples or frames of each clip (B,).
+            prev_states: Not used.
+            max_layer: Number of blocks to run.
+
+        Returns:
+            Output (B, L, output_size), zero beyond a clip's end; lengths (B,); None.
+        """
+        last = max_layer or self.max_layer
+        everything = self.layer == "all"
+        wanted = last if everything or self.layer == -1 else min(self.layer, last)
+        states, steps = self.hidden_states(
+            xs_pad, ilens, max(wanted, 1), collect=everything or wanted == 0
+        )
+        if not everything:
+            out, olens = self._shape(states[0], steps)
+            return out, olens, None
+        shaped = [self._shape(state, steps) for state in states]
+        layers = [(index, out) for index, (out, _) in enumerate(shaped)]
+        return (shaped[-1][0], layers[1:]), shaped[-1][1], None
+
+    def _shape(self, tokens, steps):
+        """Tokens (B, 1+N, D) to the output asked for, and its lengths."""
+        cls, patches = tokens[:, :1], tokens[:, 1:]
+        B, _, D = patches.shape
+        grid = patches.reshape(B, -1, PATCHES_PER_STEP, D)
+        if self.freq == "mean":
+            grid, width = grid.mean(2), 1
+        elif self.freq == "concat":
+            grid, width = grid.flatten(2), 1
+            cls = cls.repeat(1, 1, PATCHES_PER_STEP)
+        else:
+            grid, width = grid.flatten(2), PATCHES_PER_STEP
+        out = grid.repeat_interleave(self.upsample, 1).reshape(B, -1, cls.shape[-1])
+        olens = steps * self.upsample * width
+        if self.use_cls:
+            out, olens = torch.cat([cls, out], 1), olens + 1
+        real = torch.arange(out.shape[1], device=out.device) < olens[:, None]
+        return torch.where(real[..., None], out, 0.0), olens
+
+
+def _join_chunks(chunks, batch):
+    """Put the chunks' tokens one after the other; CLS is their weighted mean."""
+    joined = []
+    weight = torch.zeros(batch, 1, 1, device=chunks[0][1].device)
+    for rows, length, _ in chunks:
+        weight[rows] += length[:, None, None]
+    for layer in range(len(chunks[0][2])):
+        cls, parts = 0.0, []
+        for rows, length, states in chunks:
+            tokens = states[layer]
+            full = tokens.new_zeros(batch, *tokens.shape[1:]).index_copy(
+                0, rows, tokens
+            )
+            share = torch.zeros_like(weight).index_copy(
+                0, rows, length[:, None, None].to(weight.dtype)
+            )
+            cls = cls + full[:, :1] * (share / weight).to(full.dtype)
+            parts.append(full[:, 1:])
+        joined.append(torch.cat([cls, *parts], 1))
+    return joined

@@ -1,0 +1,200 @@
+"""Waveform (16 kHz) to normalised log-mel spectrogram ("fbank").
+
+Every constant with a unit that the package uses is named here, once.
+"""
+
+import logging
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torchaudio.compliance.kaldi import get_mel_banks
+
+SAMPLE_RATE = 16_000  # Hz
+FRAME_LENGTH = 400  # samples: 25 ms
+FRAME_SHIFT = 160  # samples: 10 ms
+FRAME_SHIFT_MS = 10
+FFT_SIZE = 512  # samples
+NUM_MEL_BINS = 128
+LOWEST_FREQUENCY = 20.0  # Hz
+PRE_EMPHASIS = 0.97
+PATCH_SIZE = 16  # frames and mel bins
+PATCHES_PER_STEP = NUM_MEL_BINS // PATCH_SIZE  # frequency patches of one time patch
+AUDIOSET_MEAN = -4.268  # log-mel, over AudioSet (EAT and SSLAM)
+AUDIOSET_STD = 4.569
+
+FRAMES_PER_PASS = 65_536  # frames computed at once: bounds the memory on long audio
+
+
+def num_frames(num_samples: torch.Tensor) -> torch.Tensor:
+    """Number of whole 25 ms windows, every 10 ms, in `num_samples` samples."""
+    return torch.clamp((num_samples - FRAME_LENGTH) // FRAME_SHIFT + 1, min=0)
+
+
+def num_patch_steps(num_frames: torch.Tensor) -> torch.Tensor:
+    """Number of time patches that cover `num_frames` frames (the last one padded)."""
+    return (num_frames + PATCH_SIZE - 1) // PATCH_SIZE
+
+
+def kaldi_fbank(
+    speech: torch.Tensor, lengths: Optional[torch.Tensor] = None
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Log-mel spectrogram of a padded batch, as Kaldi computes it clip by clip.
+
+    25 ms Hann windows every 10 ms, 128 mel bins from 20 Hz to 8 kHz, pre-emphasis
+    0.97, no dither, no energy, HTK-compatible; the mean of each clip over its own
+    length is removed first. Runs on the waveform's device, in float32.
+
+    Args:
+        speech: Waveforms (B, N) in [-1, 1] at 16 kHz.
+        lengths: Samples of each clip (B,); all N by default.
+
+    Returns:
+        Un-normalised log-mel (B, T, 128), zero beyond a clip's end, and frames (B,).
+
+    Raises:
+        ValueError: A clip is shorter than one window (400 samples, 25 ms).
+
+    Source: torchaudio.compliance.kaldi.fbank with the arguments of
+    cwx-worst-one/EAT@06c1c34, data/raw_audio_dataset.py.
+    """
+    if speech.dim() != 2:
+        raise ValueError(f"need waveforms of shape (B, N), got {tuple(speech.shape)}")
+    if lengths is None:
+        lengths = torch.full((len(speech),), speech.shape[1])
+    lengths = lengths.to(speech.device)
+    if len(speech) == 0 or int(lengths.min()) < FRAME_LENGTH:
+        shortest = int(lengths.min()) if len(speech) else 0
+        raise ValueError(
+            f"a clip has {shortest} samples, at least {FRAME_LENGTH} (25 ms at 16 kHz) "
+            "are needed: pad it or leave it out"
+        )
+    with torch.autocast(speech.device.type, enabled=False):
+        real = torch.arange(speech.shape[1], device=speech.device) < lengths[:, None]
+        speech = torch.where(real, speech.float(), 0.0)
+        mean = speech.sum(1, keepdim=True) / lengths[:, None]
+        speech = torch.where(real, speech - mean, 0.0)
+        windows = speech.unfold(1, FRAME_LENGTH, FRAME_SHIFT)
+        step = max(1, FRAMES_PER_PASS // len(speech))
+        fbank = torch.cat([_log_mel(part) for part in windows.split(step, 1)], 1)
+    frames = num_frames(lengths)
+    fbank = fbank[:, : int(frames.max())]
+    real = torch.arange(fbank.shape[1], device=fbank.device) < frames[:, None]
+    return torch.where(real[..., None], fbank, 0.0), frames
+
+
+def _log_mel(windows: torch.Tensor) -> torch.Tensor:
+    """Log-mel energies (B, T, 128) of windows (B, T, 400)."""
+    windows = windows - windows.mean(-1, keepdim=True)
+    previous = F.pad(windows, (1, 0), mode="replicate")[..., :-1]
+    windows = windows - PRE_EMPHASIS * previous
+    windows = windows * torch.hann_window(
+        FRAME_LENGTH, periodic=False, device=windows.device
+    )
+    power = torch.fft.rfft(windows, n=FFT_SIZE).abs().square()
+    energies = power[..., : FFT_SIZE // 2] @ mel_filters(windows.device)
+    return energies.clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+_FILTERS = {}
+
+
+def mel_filters(device: torch.device) -> torch.Tensor:
+    """Triangular mel filters (256 FFT bins, 128), computed once per device."""
+    if device not in _FILTERS:
+        filters, _ = get_mel_banks(
+            NUM_MEL_BINS, FFT_SIZE, SAMPLE_RATE, LOWEST_FREQUENCY, 0.0, 100, -500, 1.0
+        )
+        _FILTERS[device] = filters.T.contiguous().to(device)
+    return _FILTERS[device]
+
+
+def fit_frames(fbank: torch.Tensor, target: int) -> torch.Tensor:
+    """Zero-pad at the end, or keep the first, to exactly `target` frames.
+
+    Args:
+        fbank: (B, T, 128), before the normalisation as the authors do it.
+        target: Frames wanted.
+
+    Returns:
+        (B, target, 128).
+    """
+    return F.pad(fbank[:, :target], (0, 0, 0, max(0, target - fbank.shape[1])))
+
+
+class LogMel(torch.nn.Module):
+    """Normalised log-mel; the mean and std live in the checkpoint.
+
+    `mean` and `std` left out mean "those of the checkpoint that is loaded, else
+    AudioSet's". Given values that differ from a loaded checkpoint's are an error
+    unless `override` says that they are meant.
+
+    Args:
+        mean: Mean of the un-normalised log-mel.
+        std: Its standard deviation; the output is `(x - mean) / (2 * std)`.
+        override: Keep the given values whatever a loaded checkpoint holds.
+
+    Raises:
+        ValueError: One of mean and std without the other, std not positive, or
+            (when loading) a checkpoint with other values.
+    """
+
+    def __init__(
+        self,
+        mean: Optional[float] = None,
+        std: Optional[float] = None,
+        override: bool = False,
+    ):
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise ValueError("give fbank_mean and fbank_std together, or neither")
+        if std is not None and not std > 0:
+            raise ValueError(f"fbank_std must be positive, got {std}")
+        if override and mean is None:
+            raise ValueError("override_fbank_stats needs fbank_mean and fbank_std")
+        self.explicit = mean is not None
+        self.override = override
+        self.register_buffer(
+            "mean", torch.tensor(mean if self.explicit else AUDIOSET_MEAN)
+        )
+        self.register_buffer(
+            "std", torch.tensor(std if self.explicit else AUDIOSET_STD)
+        )
+
+    def forward(
+        self, speech: torch.Tensor, lengths: Optional[torch.Tensor] = None
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Waveforms (B, N) to normalised log-mel (B, T, 128) and frames (B,)."""
+        fbank, frames = kaldi_fbank(speech, lengths)
+        return self.normalize(fbank), frames
+
+    def normalize(self, fbank: torch.Tensor) -> torch.Tensor:
+        """`(x - mean) / (2 * std)` of an un-normalised log-mel of any shape."""
+        return (fbank.float() - self.mean.float()) / (2 * self.std.float())
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        loaded = [state_dict.get(prefix + name) for name in ("mean", "std")]
+        if None not in loaded:
+            own = (float(self.mean), float(self.std))
+            new = tuple(float(value) for value in loaded)
+            differs = any(
+                abs(a - b) > 1e-4 * max(1.0, abs(b)) for a, b in zip(own, new)
+            )
+            if self.override:
+                if differs:
+                    logging.warning(
+                        "fbank mean/std %s kept as asked; the checkpoint has %s",
+                        own,
+                        new,
+                    )
+                state_dict[prefix + "mean"] = self.mean.detach().clone()
+                state_dict[prefix + "std"] = self.std.detach().clone()
+            elif self.explicit and differs:
+                raise ValueError(
+                    f"fbank mean/std in the config are {own}, in the checkpoint {new}: "
+                    "leave fbank_mean and fbank_std out to use the checkpoint's, or set "
+                    "override_fbank_stats: true if the config's are meant"
+                )
+            else:
+                logging.info("fbank mean/std of the loaded model: %.4f, %.4f", *new)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
