@@ -15,7 +15,7 @@ LAYERS = [
     "features layers masking mixing losses augment metrics audio".split(),
     "encoder decoder teacher".split(),
     "pretrain_model classifier checkpoint".split(),
-    "tasks results".split(),
+    "tasks results corpus".split(),
     "bin integrations".split(),
 ]
 # They start the package up (version, registration, wrapper) and stand outside.
