@@ -150,22 +150,27 @@ class SSLAMEncoder(AbsEncoder):
         return super().train(mode and not self.freeze)
 
     def fbank(
-        self, xs_pad: torch.Tensor, ilens: torch.Tensor
+        self,
+        xs_pad: torch.Tensor,
+        ilens: torch.Tensor,
+        target_frames: Optional[int] = None,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Normalised log-mel (B, T, 128), T whole patches, and frames (B,).
 
         Args:
             xs_pad: Waveforms (B, samples) or (B, samples, 1), or log-mel (B, T, 128).
             ilens: Samples or frames of each clip (B,).
+            target_frames: As in the constructor, whose value is the default.
         """
+        target_frames = target_frames or self.target_frames
         if self.input_size == 1:
             xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
             raw, frames = kaldi_fbank(xs_pad, ilens)
         else:
             raw, frames = self._check_fbank(xs_pad, ilens.to(xs_pad.device))
-        if self.target_frames is not None:
-            raw = fit_frames(raw, self.target_frames)
-            frames = torch.full_like(frames, self.target_frames)
+        if target_frames is not None:
+            raw = fit_frames(raw, target_frames)
+            frames = torch.full_like(frames, target_frames)
         else:
             raw = fit_frames(raw, int(num_patch_steps(frames.max())) * PATCH_SIZE)
         return self.log_mel.normalize(raw), frames

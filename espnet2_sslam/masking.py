@@ -1,0 +1,80 @@
+"""Inverse block masking: hide everything, keep square blocks, several masks per clip."""
+
+from typing import Tuple
+
+import torch
+
+from espnet2_sslam.features import PATCHES_PER_STEP
+
+
+def inverse_block_mask(
+    num_masks: int,
+    num_steps: int,
+    generator: torch.Generator,
+    *,
+    mask_ratio: float = 0.8,
+    mask_block_size: int = 5,
+    mask_ratio_adjust: float = 0.07,
+) -> torch.Tensor:
+    """Draw masks that keep square blocks of patches visible.
+
+    Block centres are drawn with replacement; a block is clamped at the border; then
+    patches are hidden or shown at random until exactly the wanted share is hidden.
+
+    Args:
+        num_masks: Masks R to draw (clips x clones).
+        num_steps: Time patches S of the grid.
+        generator: Randomness; the masks are made on its device.
+        mask_ratio: Share of patches hidden.
+        mask_block_size: Side of a block in patches.
+        mask_ratio_adjust: Added to the visible share when counting blocks, because
+            blocks overlap.
+
+    Returns:
+        Masks (R, 8 * S), True = hidden, each with the same number of hidden patches.
+
+    Raises:
+        ValueError: Options that leave no patch visible or none hidden.
+
+    Source: SSLAM, section 3 and EAT, section 3.3; fairseq's compute_block_mask_2d as
+    in cwx-worst-one/EAT@06c1c34.
+    """
+    num_patches = num_steps * PATCHES_PER_STEP
+    # int() and round(): the float product must not lose a patch (0.2 * 320 = 63.99..)
+    num_visible = int(round(num_patches * (1 - mask_ratio), 6))
+    if not 0 < num_visible < num_patches:
+        raise ValueError(
+            f"mask_ratio {mask_ratio} leaves {num_visible} of {num_patches} patches "
+            "visible: at least one must be visible and one hidden"
+        )
+    share = 1 - mask_ratio + mask_ratio_adjust
+    num_blocks = max(1, int(num_patches * share / mask_block_size**2))
+    device = generator.device
+    centre = torch.randint(
+        num_patches, (num_masks, num_blocks), generator=generator, device=device
+    )
+    offset = torch.arange(mask_block_size, device=device) - mask_block_size // 2
+    time = (centre // PATCHES_PER_STEP)[..., None] + offset
+    frequency = (centre % PATCHES_PER_STEP)[..., None] + offset
+    time = time.clamp(0, num_steps - 1)[..., :, None]
+    frequency = frequency.clamp(0, PATCHES_PER_STEP - 1)[..., None, :]
+    blocks = (time * PATCHES_PER_STEP + frequency).flatten(1)
+    # Patches in a block score 1..2, the others 0..1: the best ones stay visible.
+    score = torch.rand(num_masks, num_patches, generator=generator, device=device)
+    score += torch.zeros_like(score).scatter_(1, blocks, 1.0)
+    mask = torch.ones_like(score, dtype=torch.bool)
+    return mask.scatter_(1, score.topk(num_visible, 1).indices, False)
+
+
+def split_indices(mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the visible and of the hidden patches, in order.
+
+    Args:
+        mask: (R, N), True = hidden, with equally many hidden patches in every row.
+
+    Returns:
+        Visible (R, V) and hidden (R, M) positions, ascending.
+    """
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    num_visible = int((~mask[0]).sum())
+    return order[:, :num_visible], order[:, num_visible:]

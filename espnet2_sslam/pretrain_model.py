@@ -1,0 +1,367 @@
+"""One pre-training step of EAT (phase 1) and SSLAM (phase 2) as (loss, stats, weight).
+
+Shapes: B clips, T frames, S time patches, N = 8 * S patches, C streams (1 or 2:
+unmixed, partially mixed), R = C * B * clones rows, V visible and M hidden patches of a
+row, D channels. Rows are clip-major: row r belongs to clip r // clones.
+"""
+
+import zlib
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch import nn
+
+from espnet2_sslam import losses, mixing
+from espnet2_sslam.decoder import ConvDecoder
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.features import PATCH_SIZE, PATCHES_PER_STEP
+from espnet2_sslam.masking import inverse_block_mask, split_indices
+from espnet2_sslam.teacher import Teacher
+
+UNMIXED, MIXED = "unmixed", "mixed"
+
+
+class Draws(NamedTuple):
+    """All that is random in a step: masks (B * clones, N), regions, SNR, the rest."""
+
+    mask: torch.Tensor
+    regions: Optional[torch.Tensor]
+    snr: Optional[torch.Tensor]
+    generator: torch.Generator
+
+
+class Targets(NamedTuple):
+    """What the teacher says: patches (C*B, N, D), utterance (C*B, D), retention."""
+
+    patch: torch.Tensor
+    utterance: torch.Tensor
+    retention: Optional[torch.Tensor]
+    retention_utterance: Optional[torch.Tensor]
+
+
+class Predictions(NamedTuple):
+    """What the student says: CLS (R, D), hidden patches (R, M, D), where they are."""
+
+    utterance: torch.Tensor
+    patch: torch.Tensor
+    hidden_index: torch.Tensor
+
+
+class SSLAMPretrainModel(AbsESPnetModel):
+    """Student, teacher and decoder; phase 1 (EAT) or, with `mixture`, phase 2 (SSLAM).
+
+    Args:
+        encoder: The student.
+        clip_frames: Frames of every clip: shorter ones are zero-padded (and the
+            padding attended to), longer ones cut. A multiple of 16.
+        clone_batch: Masks R / B per clip and stream.
+        mask_ratio, mask_block_size, mask_ratio_adjust: See `masking`.
+        mixture: Phase 2: partially mixed clips.
+        streams: With mixture, which clips the student sees: "both", "mixed" only or
+            "unmixed" only (then the rest of phase 2 has no effect).
+        source_retention: With mixture, the source retention loss on patches.
+        source_retention_utterance: Also on the utterance (the paper's ablation).
+        mixing_rule: "max" (paper), "logsumexp" or "waveform".
+        snr_range: Lowest and highest SNR in dB of the "waveform" rule.
+        regions_per: Draw the unmixed regions once per "batch" (paper) or "clip".
+        target_layers: Teacher layers averaged into the patch target; all by default.
+        utterance_target_layers: The same for the utterance target; by default all in
+            phase 1 and the last one in phase 2, as the authors.
+        utterance_loss_weight: Factor of the utterance loss.
+        utterance_loss_reduction: "sum" over rows (paper) or "mean". With "sum" the
+            term's weight grows with clips per process and clones.
+        decoder_conf: Options of `ConvDecoder`.
+        ema_decay, ema_end_decay, ema_anneal_updates: See `Teacher`.
+        seed: Of all random draws, together with the batch count and the rank.
+
+    Raises:
+        ValueError: An option outside its range.
+
+    Source: SSLAM (ICLR 2025), section 3 and algorithm 1; ta012/SSLAM@0a3c0ff and
+    cwx-worst-one/EAT@06c1c34, models/EAT_pretraining.py.
+    """
+
+    def __init__(
+        self,
+        encoder: SSLAMEncoder,
+        *,
+        clip_frames: int = 1024,
+        clone_batch: int = 16,
+        mask_ratio: float = 0.8,
+        mask_block_size: int = 5,
+        mask_ratio_adjust: float = 0.07,
+        mixture: bool = False,
+        streams: str = "both",
+        source_retention: bool = True,
+        source_retention_utterance: bool = False,
+        mixing_rule: str = "max",
+        snr_range: Sequence[float] = (-5.0, 5.0),
+        regions_per: str = "batch",
+        target_layers: Optional[int] = None,
+        utterance_target_layers: Optional[int] = None,
+        utterance_loss_weight: float = 1.0,
+        utterance_loss_reduction: str = "sum",
+        decoder_conf: Optional[dict] = None,
+        ema_decay: float = 0.9998,
+        ema_end_decay: float = 0.99999,
+        ema_anneal_updates: int = 100_000,
+        seed: int = 0,
+    ):
+        super().__init__()
+        _check_choice("streams", streams, ("both", MIXED, UNMIXED))
+        _check_choice("mixing_rule", mixing_rule, mixing.MIXING_RULES)
+        _check_choice("regions_per", regions_per, ("batch", "clip"))
+        _check_choice("utterance_loss_reduction", utterance_loss_reduction, ("sum", "mean"))
+        _check_layers("target_layers", target_layers, encoder.depth)
+        _check_layers("utterance_target_layers", utterance_target_layers, encoder.depth)
+        if clip_frames % PATCH_SIZE or not 0 < clip_frames <= encoder.max_frames:
+            raise ValueError(
+                f"clip_frames must be a multiple of {PATCH_SIZE} up to the encoder's "
+                f"max_frames {encoder.max_frames}, got {clip_frames}"
+            )
+        if clone_batch < 1:
+            raise ValueError(f"clone_batch must be at least 1, got {clone_batch}")
+        if mixing_rule == "waveform" and encoder.input_size != 1:
+            raise ValueError("mixing_rule: waveform needs waveforms (input_size: 1)")
+        self.num_steps = clip_frames // PATCH_SIZE
+        if mixture:
+            mixing.region_steps(self.num_steps)  # refuses clips that are too short
+        self.clip_frames, self.clone_batch = clip_frames, clone_batch
+        self.mask_options = dict(
+            mask_ratio=mask_ratio,
+            mask_block_size=mask_block_size,
+            mask_ratio_adjust=mask_ratio_adjust,
+        )
+        mixture = mixture and streams != UNMIXED
+        self.streams = (UNMIXED,) if not mixture else (UNMIXED, MIXED)
+        self.streams = (MIXED,) if mixture and streams == MIXED else self.streams
+        self.retention = mixture and source_retention
+        self.retention_utterance = mixture and source_retention_utterance
+        self.mixing_rule, self.snr_range = mixing_rule, tuple(snr_range)
+        self.regions_per_clip = regions_per == "clip"
+        self.target_layers = target_layers or encoder.depth
+        self.utterance_target_layers = utterance_target_layers or (
+            1 if mixture else encoder.depth
+        )
+        self.utterance_loss_weight = utterance_loss_weight
+        self.utterance_loss_reduction = utterance_loss_reduction
+        self.seed = seed
+
+        self.encoder = encoder
+        self.decoder = ConvDecoder(encoder.embed_dim, **(decoder_conf or {}))
+        self.teacher = Teacher(encoder, ema_decay, ema_end_decay, ema_anneal_updates)
+        self.ema_decay = ema_decay
+        # float: ESPnet's averaging of checkpoints would add up integers
+        self.register_buffer("num_updates", torch.zeros(()))
+        self.register_buffer("num_batches", torch.zeros(()))
+        # equal on all ranks by construction: not worth a broadcast in every step
+        self._ddp_params_and_buffers_to_ignore = [n for n, _ in self.named_buffers()]
+
+    def forward(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        utt_id: Sequence[str] = (),
+        **unused,
+    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor], torch.Tensor]:
+        """One step: loss, its terms and the collapse alarms, clips in the batch.
+
+        Args:
+            speech: Waveforms (B, samples), or un-normalised log-mel (B, T, 128).
+            speech_lengths: (B,).
+            utt_id: Names of the clips; they fix the draws in validation.
+        """
+        draws = self.draw(len(speech), self._generator(speech.device, utt_id))
+        unmixed, mixed = self.student_inputs(speech, speech_lengths, draws)
+        loss, stats = self.objective(unmixed, mixed, draws)
+        return loss, stats, torch.tensor(float(len(speech)), device=loss.device)
+
+    def objective(
+        self, unmixed: torch.Tensor, mixed: Optional[torch.Tensor], draws: Draws, **given
+    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+        """The loss and stats of given inputs and draws, in numbered steps.
+
+        Args:
+            unmixed, mixed: Normalised log-mel (B, T, 128); mixed None in phase 1.
+            draws: See `draw`.
+            given: `noise` for `predict`.
+        """
+        # 1. What the teacher says about the whole, unmasked clips.
+        targets = self.make_targets(unmixed, mixed, draws)
+        # 2. What the student says from the visible patches alone.
+        predictions = self.predict(self._streams(unmixed, mixed), draws, **given)
+        # 3. The terms: utterance and patch over all rows, retention over mixed ones.
+        terms = self._terms(predictions, targets)
+        loss = sum(terms.values())
+        stats = {name: term.detach() for name, term in terms.items()}
+        stats["loss"] = loss.detach()
+        stats["target_var"] = losses.spread(targets.patch)
+        stats["prediction_var"] = losses.spread(predictions.patch[:: self.clone_batch])
+        stats["num_updates"] = self.num_updates.detach().clone()
+        stats["ema_decay"] = torch.tensor(self.ema_decay)
+        return loss, stats
+
+    def draw(self, num_clips: int, generator: torch.Generator) -> Draws:
+        """Draw masks (and regions and SNR in phase 2) for `num_clips` clips."""
+        regions = snr = None
+        if MIXED in self.streams:
+            count = num_clips if self.regions_per_clip else None
+            regions = mixing.draw_regions(self.num_steps, generator, count)
+            if self.mixing_rule == "waveform":
+                snr = mixing.db_range(*self.snr_range, num_clips, generator)
+        mask = inverse_block_mask(
+            num_clips * self.clone_batch, self.num_steps, generator, **self.mask_options
+        )
+        return Draws(mask, regions, snr, generator)
+
+    def student_inputs(
+        self, speech: torch.Tensor, lengths: torch.Tensor, draws: Draws
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Normalised log-mel of the clips and of their partial mixtures (or None)."""
+        unmixed, _ = self.encoder.fbank(speech, lengths, self.clip_frames)
+        if draws.regions is None:
+            return unmixed, None
+        if self.mixing_rule == "waveform":
+            mixture = mixing.mix_waveforms(
+                speech, lengths, draws.regions, self.num_steps, draws.snr
+            )
+            longer = torch.maximum(lengths, mixing.neighbour(lengths))
+            mixed, _ = self.encoder.fbank(mixture, longer, self.clip_frames)
+            return unmixed, mixed
+        std = self.encoder.log_mel.std
+        mixed = mixing.mix_partially(unmixed, draws.regions, self.mixing_rule, std)
+        return unmixed, mixed
+
+    @torch.no_grad()
+    def make_targets(
+        self, unmixed: torch.Tensor, mixed: Optional[torch.Tensor], draws: Draws
+    ) -> Targets:
+        """The teacher's targets for the streams and for source retention."""
+        retention = self.retention or self.retention_utterance
+        embed = self.teacher.encoder.embed
+        streams = {UNMIXED: unmixed, MIXED: mixed}
+        used = [s for s in streams if s in self.streams or (s == UNMIXED and retention)]
+        patches = embed(torch.cat([streams[name] for name in used]))
+        ffn = self._teach(patches)
+        patch = losses.layer_target(ffn, self.target_layers)
+        utterance = losses.utterance_target(
+            losses.layer_target(ffn, self.utterance_target_layers)
+        )
+        kept = slice(-len(self.streams) * len(unmixed), None)
+        if not retention:
+            return Targets(patch[kept], utterance[kept], None, None)
+        # The neighbour without what the mixture does not show of it; its patches are
+        # already embedded with their positions.
+        clean = slice(0, len(unmixed))
+        index = mixing.mixed_patches(draws.regions, self.num_steps)
+        # regions belong to the mixture, so roll the clips before dropping
+        ffn = self._teach(mixing.drop_unmixed(mixing.neighbour(patches[clean]), index))
+        dropped = losses.layer_target(ffn, self.target_layers)
+        spliced = mixing.splice(patch[clean], dropped, index)
+        other = losses.layer_target(ffn, self.utterance_target_layers)
+        return Targets(
+            patch[kept],
+            utterance[kept],
+            losses.retention_target(patch[clean], spliced),
+            losses.retention_target(utterance[clean], losses.utterance_target(other)),
+        )
+
+    def predict(
+        self, fbank: torch.Tensor, draws: Draws, noise: Optional[torch.Tensor] = None
+    ) -> Predictions:
+        """The student's predictions from the visible patches.
+
+        Args:
+            fbank: Streams one after the other (C * B, T, 128).
+            draws: Masks, the same for every stream.
+            noise: Decoder input at hidden patches (R, M, D); drawn by default.
+        """
+        visible, hidden = split_indices(draws.mask)
+        visible = visible.repeat(len(self.streams), 1)
+        hidden = hidden.repeat(len(self.streams), 1)
+        patches = self.encoder.embed(fbank)
+        seen = losses.row_targets(patches, visible, self.clone_batch)
+        tokens = self.encoder.encode(seen, generator=draws.generator).tokens
+        if noise is None:
+            shape = (*hidden.shape, tokens.shape[-1])
+            noise = self.decoder.draw_noise(shape, tokens.dtype, draws.generator)
+        predicted = self.decoder(tokens[:, 1:], visible, hidden, noise)
+        return Predictions(tokens[:, 0], predicted, hidden)
+
+    def _terms(self, predictions: Predictions, targets: Targets):
+        """The loss terms by name."""
+        clones = self.clone_batch
+        half = -len(targets.patch) // len(self.streams) * clones  # the mixed rows
+
+        def utterance_term(prediction, target):
+            return self.utterance_loss_weight * losses.utterance_loss(
+                prediction, target, clones, self.utterance_loss_reduction
+            )
+
+        def patch_term(prediction, target, hidden):
+            target = losses.row_targets(target, hidden, clones)
+            return losses.patch_loss(prediction, target)
+
+        cls, patch, hidden = predictions
+        terms = {
+            "loss_utterance": utterance_term(cls, targets.utterance),
+            "loss_patch": patch_term(patch, targets.patch, hidden),
+        }
+        if self.retention:
+            terms["loss_retention"] = patch_term(
+                patch[half:], targets.retention, hidden[half:]
+            )
+        if self.retention_utterance:
+            terms["loss_retention_utterance"] = utterance_term(
+                cls[half:], targets.retention_utterance
+            )
+        return terms
+
+    def _streams(self, unmixed, mixed):
+        """The student's inputs (C * B, T, 128)."""
+        streams = {UNMIXED: unmixed, MIXED: mixed}
+        return torch.cat([streams[name] for name in self.streams])
+
+    def _teach(self, patches) -> List[torch.Tensor]:
+        """The teacher's feed-forward outputs at patches (B, N, D), without CLS."""
+        ffn = self.teacher.encoder.encode(patches, collect=True).ffn
+        return [output[:, 1:] for output in ffn]
+
+    def _generator(self, device, utt_id) -> torch.Generator:
+        """Randomness of one batch: by count and rank, in validation by the clips."""
+        if self.training:
+            distributed = torch.distributed.is_initialized()
+            rank = torch.distributed.get_rank() if distributed else 0
+            key = [self.seed, int(self.num_batches), rank]
+            self.num_batches += 1
+        else:
+            key = [self.seed, zlib.crc32("\n".join(utt_id).encode())]
+        state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+        return torch.Generator(device).manual_seed(int(state))
+
+    def update_teacher(self) -> None:
+        """Count an update and move the teacher; called after each optimizer step."""
+        self.num_updates += 1
+        self.ema_decay = self.teacher.update(self.encoder, int(self.num_updates))
+
+    def collect_feats(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, **unused
+    ) -> Dict[str, torch.Tensor]:
+        """Normalised log-mel and its lengths, for ESPnet's --collect_stats."""
+        feats, lengths = self.encoder.fbank(speech, speech_lengths)
+        return {"feats": feats, "feats_lengths": lengths}
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_layers(name, value, depth):
+    if value is not None and not 1 <= value <= depth:
+        raise ValueError(f"{name} must be in 1..{depth}, got {value}")
+
+
+assert PATCHES_PER_STEP * PATCH_SIZE == 128
