@@ -1,0 +1,40 @@
+# `make help` lists the targets. The environment is built at need (tools/setup_env.sh).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The interpreter's environment, taken anew for each target.
+ENV = env="$$(tools/setup_env.sh)"
+PYTEST = "$${env}/bin/python" -m pytest
+SHELL_FILES = $(shell git ls-files '*.sh' .ci/run)
+
+.PHONY: help env demo test test-fast test-py311 lint clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+env: ## build, repair or find the environment
+	@tools/setup_env.sh
+
+demo: ## environment, then the whole recipe on the embedded corpus (10 minutes on 2 cores)
+	@$(ENV); cd egs2/sslam; ./run.sh --stage 1 --stop_stage 7
+
+test: ## environment, then all tests
+	@$(ENV); $(PYTEST)
+
+test-fast: ## environment, then the tests without the slow ones
+	@$(ENV); $(PYTEST) -m "not slow"
+
+test-py311: ## the same with Python 3.11 and ESPnet 202511, the second supported stack
+	@env="$$(tools/setup_env.sh --python 3.11)"; $(PYTEST) -m "not slow"
+
+lint: ## black, isort, flake8 and shellcheck
+	@$(ENV); export PATH="$${env}/bin:$${PATH}"; \
+	black --check --quiet . || black --check --diff --quiet .; \
+	isort --check --quiet .; flake8; \
+	shellcheck --external-sources $(SHELL_FILES); \
+	echo "lint: black, isort, flake8 and shellcheck found nothing"
+
+clean: ## remove caches and the recipe's output (data, dump, exp), not the environment
+	rm -rf egs2/sslam/data egs2/sslam/dump egs2/sslam/exp .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
