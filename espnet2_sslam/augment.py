@@ -12,6 +12,81 @@ import torch
 GAIN_SHAPE = 10  # the gain of `roll_and_gain` is Beta(10, 10) + 0.5: 0.5 .. 1.5
 
 
+class Augmentation:
+    """What is done to a training batch, in the order of the arguments.
+
+    Args:
+        roll_and_gain: Shift the waveform circularly and change its loudness.
+        noise: Largest strength of uniform noise on the spectrogram (the authors' value
+            is 0.1, for Speech Commands); 0 for none.
+        noise_shift: Largest time shift in frames that goes with the noise.
+        mixup_alpha: Beta(alpha, alpha) of mixup on the spectrogram; 0 for none.
+        mixup_probability: Share of the batches (or clips) that are mixed.
+        mixup_per: One share per "batch" (paper) or per "clip".
+        mask_ratio: Widest frequency and time band that is overwritten with 0, relative
+            to the bins and the clip's frames; 0 for none.
+
+    Raises:
+        ValueError: An option outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        roll_and_gain: bool = False,
+        noise: float = 0.0,
+        noise_shift: int = 10,
+        mixup_alpha: float = 0.0,
+        mixup_probability: float = 0.9,
+        mixup_per: str = "batch",
+        mask_ratio: float = 0.0,
+    ):
+        if min(noise, noise_shift, mixup_alpha) < 0:
+            raise ValueError("noise, noise_shift and mixup_alpha must not be negative")
+        if not (0 <= mixup_probability <= 1 and 0 <= mask_ratio <= 1):
+            raise ValueError("mixup_probability and mask_ratio must be in 0..1")
+        if mixup_per not in ("batch", "clip"):
+            raise ValueError(f"mixup_per must be batch or clip, got {mixup_per!r}")
+        self.roll_and_gain = roll_and_gain
+        self.noise, self.noise_shift = noise, noise_shift
+        self.mixup_alpha, self.mixup_probability = mixup_alpha, mixup_probability
+        self.mixup_per = mixup_per
+        self.mask_ratio = mask_ratio
+
+    def waveform(
+        self, speech: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Augment waveforms (B, N) of the given lengths (B,)."""
+        if not self.roll_and_gain:
+            return speech
+        return roll_and_gain(speech, lengths, generator)
+
+    def spectrogram(
+        self,
+        fbank: torch.Tensor,
+        frames: torch.Tensor,
+        targets: torch.Tensor,
+        generator: torch.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Augment normalised log-mel (B, T, F); return it, its frames and targets."""
+        if self.noise:
+            fbank = add_noise(
+                fbank, frames, generator, amount=self.noise, max_shift=self.noise_shift
+            )
+        if self.mixup_alpha:
+            share = mixup_weights(
+                len(fbank),
+                generator,
+                alpha=self.mixup_alpha,
+                probability=self.mixup_probability,
+                per=self.mixup_per,
+            )
+            fbank, frames, targets = mixup(fbank, frames, targets, share)
+        if self.mask_ratio:
+            fbank = mask_spectrogram(fbank, frames, generator, ratio=self.mask_ratio)
+        return fbank, frames, targets
+
+
 def keyed_generator(device: torch.device, *key: int) -> torch.Generator:
     """Return a generator on `device` whose stream depends on every number of `key`.
 

@@ -98,3 +98,36 @@ def spread(x: torch.Tensor) -> torch.Tensor:
     """Mean over channels of the standard deviation over rows (collapse alarm)."""
     x = x.detach().flatten(0, -2).float()
     return (x.var(0, correction=0) + 1e-6).sqrt().mean()
+
+
+def classification_loss(
+    logits: torch.Tensor, targets: torch.Tensor, loss: str, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Loss summed over clips (and classes), in float32.
+
+    Args:
+        logits: (B, C).
+        targets: (B, C), in 0..1; for cross-entropy the rows sum to 1.
+        loss: "binary_cross_entropy" or "cross_entropy".
+        label_smoothing: Of cross-entropy.
+
+    Source: cwx-worst-one/EAT@06c1c34, models/EAT_audio_classification.py, forward.
+    """
+    logits = logits.float()
+    if loss == "binary_cross_entropy":
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+    return F.cross_entropy(
+        logits, targets, label_smoothing=label_smoothing, reduction="sum"
+    )
+
+
+def loss_weight(targets: torch.Tensor, reduction: str) -> torch.Tensor:
+    """What a summed loss is divided by: "positives", "clips" or "elements".
+
+    Positives are counted after mixup, as the authors do; a batch without any divides
+    by 1.
+    """
+    if reduction == "positives":
+        return targets.sum().clamp(min=1.0)
+    count = len(targets) if reduction == "clips" else targets.numel()
+    return targets.new_tensor(float(count))

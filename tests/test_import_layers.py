@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports from its own layer and from those above it in this list.
 LAYERS = [
-    "features layers masking mixing losses augment metrics audio".split(),
+    "features layers pooling masking mixing losses augment metrics audio".split(),
     "encoder decoder teacher".split(),
     "pretrain_model classifier checkpoint".split(),
     "tasks results corpus".split(),

@@ -1,0 +1,235 @@
+"""SSLAMClassifier: what is trained, what is counted, what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from espnet2_sslam import metrics
+from espnet2_sslam.augment import Augmentation
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.pooling import POOLINGS
+
+CLASSES = ["bird", "car", "dog"]
+LENGTHS = torch.tensor([9000, 5000, 3000])
+EVERYTHING = {"roll_and_gain": True, "noise": 0.1, "mixup_alpha": 0.8}
+EVERYTHING["mask_ratio"] = 0.2
+
+
+def build(*, encoder=None, augmentation=None, **options):
+    torch.manual_seed(0)
+    options["augmentation"] = Augmentation(**(augmentation or {}))
+    encoder = {"embed_dim": 16, "depth": 2, "num_heads": 2, **(encoder or {})}
+    return SSLAMClassifier(SSLAMEncoder(**encoder), CLASSES, **options)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    speech = torch.randn(3, 9000, generator=generator)
+    for clip, length in zip(speech, LENGTHS):
+        clip[length:] = 0
+    return {
+        "speech": speech,
+        "speech_lengths": LENGTHS,
+        "label": torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 0]]),
+        "utt_id": ["a", "b", "c"],
+    }
+
+
+@pytest.mark.parametrize("weighted_layers", [False, True])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_clip_gives_the_same_logits_alone_and_in_a_batch(
+    batch, pooling, weighted_layers
+):
+    model = build(pooling=pooling, weighted_layers=weighted_layers).eval()
+    with torch.no_grad():
+        together = model.inference(batch["speech"], LENGTHS)
+        alone = [
+            model.inference(clip[None, :length], length[None])
+            for clip, length in zip(batch["speech"], LENGTHS)
+        ]
+    assert torch.allclose(together, torch.cat(alone), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_training_without_augmentation_sees_what_inference_sees(batch, pooling):
+    model = build(pooling=pooling)
+    trained = model(**batch)[0]
+    assert trained.item() == pytest.approx(model.eval()(**batch)[0].item(), rel=1e-5)
+
+
+def test_every_trainable_parameter_gets_a_gradient(batch):
+    for pooling in POOLINGS:
+        for weighted in (False, True):
+            model = build(pooling=pooling, weighted_layers=weighted)
+            model(**batch)[0].backward()
+            assert all(p.grad is not None for p in model.parameters()), pooling
+
+
+def test_frozen_encoder_has_no_gradient_and_stays_in_evaluation_mode(batch):
+    model = build(freeze_encoder=True, encoder={"drop_path": 0.9}).train()
+    assert model.training and not model.encoder.training
+    first, second = model(**batch)[0], model(**batch)[0]
+    assert first.item() == second.item()
+    first.backward()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
+    assert all(p.grad is None for p in model.encoder.parameters())
+
+
+def test_authors_frozen_drop_path_is_active_in_training_only(batch):
+    options = {"freeze_encoder": True, "frozen_drop_path": True}
+    model = build(**options, encoder={"drop_path": 0.9}).train()
+    assert len({model(**batch)[0].item() for _ in range(8)}) > 1
+    model.eval()
+    assert len({model(**batch)[0].item() for _ in range(3)}) == 1
+
+
+def test_draws_depend_on_seed_and_batch_and_repeat_after_a_reload(batch):
+    options = {"augmentation": EVERYTHING, "encoder": {"drop_path": 0.1}}
+    model = build(**options, seed=1)
+    losses = [model(**batch)[0].item() for _ in range(3)]
+    assert len(set(losses)) == 3
+    assert build(**options, seed=2)(**batch)[0].item() != losses[0]
+    resumed = build(**options, seed=1)
+    resumed(**batch)
+    state = resumed.state_dict()
+    again = build(**options, seed=1)
+    again.load_state_dict(state)
+    assert [again(**batch)[0].item() for _ in range(2)] == losses[1:]
+
+
+def test_draws_differ_between_ranks_and_ignore_the_global_seed(batch, monkeypatch):
+    def loss(rank):
+        distributed = torch.distributed
+        monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+        model = build(augmentation=EVERYTHING)
+        torch.manual_seed(rank + 7)
+        return model(**batch)[0].item()
+
+    assert loss(0) == loss(0) != loss(1)
+
+
+def test_augmentation_is_off_in_evaluation(batch):
+    with_it, without = build(augmentation=EVERYTHING).eval(), build().eval()
+    assert with_it(**batch)[0].item() == without(**batch)[0].item()
+
+
+def test_fixed_clip_length_attends_to_the_padding(batch):
+    fixed = build(encoder={"target_frames": 96}, pooling="mean").eval()
+    free = build(pooling="mean").eval()
+    free.load_state_dict(fixed.state_dict())
+    clips = batch["speech"], LENGTHS
+    assert not torch.allclose(fixed.inference(*clips), free.inference(*clips))
+
+
+def test_loss_weights_make_means_over_batches_exact(batch):
+    for reduction in ("positives", "clips", "elements"):
+        model = build(loss_reduction=reduction).eval()
+        whole, _, weight = model(**batch)
+        parts = [
+            model(**{key: value[rows] for key, value in batch.items()})
+            for rows in (slice(0, 1), slice(1, 2))
+        ]
+        if reduction != "positives":  # the last clip has no label
+            parts.append(model(**{k: v[2:] for k, v in batch.items()}))
+            total = sum(loss * part for loss, _, part in parts)
+            assert torch.allclose(total / weight, whole, rtol=1e-5)
+        assert weight == {"positives": 3, "clips": 3, "elements": 9}[reduction]
+
+
+def test_batch_without_any_label_has_a_finite_loss(batch):
+    batch["label"] = torch.zeros(3, 3)
+    loss, _, weight = build()(**batch)
+    assert torch.isfinite(loss) and weight == 1
+
+
+def test_validation_counts_every_clip_once_in_odd_batches_and_over_ranks(batch):
+    rng = np.random.default_rng(0)
+    clips = torch.from_numpy(rng.normal(size=(7, 4000)).astype(np.float32))
+    labels = torch.from_numpy((rng.random((7, 3)) < 0.5).astype(np.float32))
+    model, names = build().eval(), list("abcdefg")
+
+    def validate(rows):
+        model.begin_validation()
+        for part in rows:
+            lengths = torch.full((len(part),), 4000)
+            ids = [names[i] for i in part]
+            model(clips[part], lengths, labels[part], utt_id=ids)
+        return model._collected
+
+    with torch.no_grad():
+        one = validate([[0, 1], [2, 3], [4, 5], [6]])
+        whole = model.finish_validation(lambda part: [part])
+        ranks = [validate([[0, 1, 2], [6]]), validate([[3, 4, 5], [6]]), {}]
+        split = model.finish_validation(lambda part: ranks)
+        scores = model.scores(model.inference(clips, torch.full((7,), 4000)))
+    assert len(one) == 7 and whole["num_clips"] == split["num_clips"] == 7
+    expected = metrics.mean_average_precision(labels.numpy(), scores.numpy())
+    assert whole["mAP"] == split["mAP"] == pytest.approx(expected)
+
+
+def test_validation_of_multi_class_reports_accuracy(batch):
+    batch["label"] = torch.eye(3)
+    model = build(task="multi_class").eval()
+    model.begin_validation()
+    model(**batch)
+    stats = model.finish_validation(lambda part: [part])
+    scores = model.scores(model.inference(batch["speech"], LENGTHS))
+    assert torch.allclose(scores.sum(1), torch.ones(3))
+    assert stats["accuracy"] == metrics.accuracy(np.eye(3), scores.detach().numpy())
+
+
+def test_class_without_positives_does_not_spoil_the_validation(batch):
+    batch["label"] = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]])
+    model = build().eval()
+    model.begin_validation()
+    model(**batch)
+    assert 0 < model.finish_validation(lambda part: [part])["mAP"] <= 1
+
+
+def test_validation_set_without_labels_is_an_error(batch):
+    batch["label"] = torch.zeros(3, 3)
+    model = build().eval()
+    model.begin_validation()
+    model(**batch)
+    with pytest.raises(ValueError, match="none of the 3 validation clips"):
+        model.finish_validation(lambda part: [part])
+
+
+def test_labels_that_do_not_fit_are_refused(batch):
+    with pytest.raises(ValueError, match="3 classes"):
+        build()(**{**batch, "label": torch.zeros(3, 4)})
+    with pytest.raises(ValueError, match="exactly one label"):
+        build(task="multi_class")(**batch)
+
+
+def test_training_clip_beyond_the_position_table_is_refused(batch):
+    model = build(encoder={"max_frames": 32})
+    with pytest.raises(ValueError, match="crop the clips"):
+        model(**batch)
+    assert model.eval().inference(batch["speech"], LENGTHS).shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"task": "regression"}, "task must be one of"),
+        ({"loss_reduction": "sum"}, "loss_reduction must be one of"),
+        ({"loss": "cross_entropy"}, "multi_class"),
+        ({"label_smoothing": 0.1}, "cross_entropy"),
+        ({"frozen_drop_path": True}, "freeze_encoder"),
+        ({"augmentation": {"mixup_per": "pair"}}, "batch or clip"),
+        ({"augmentation": {"mask_ratio": 2.0}}, "0..1"),
+        ({"augmentation": {"noise": -1.0}}, "negative"),
+        (
+            {"augmentation": {"roll_and_gain": True}, "encoder": {"input_size": 128}},
+            "waveforms",
+        ),
+    ],
+)
+def test_contradicting_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)

@@ -1,0 +1,60 @@
+"""Pooling: which tokens count, and with which weight."""
+
+import pytest
+import torch
+
+from espnet2_sslam.pooling import POOLINGS, Pooling
+
+STATES = [
+    torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(i)) for i in (1, 2)
+]
+REAL = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+
+
+@pytest.mark.parametrize("kind", POOLINGS)
+def test_padding_never_counts(kind):
+    pooling = Pooling(kind, 4)
+    changed = STATES[0].clone()
+    changed[1, 4:] = 100.0
+    assert torch.equal(pooling([STATES[0]], REAL), pooling([changed], REAL))
+
+
+@pytest.mark.parametrize("kind", POOLINGS)
+def test_no_mask_means_that_every_patch_is_real(kind):
+    pooling, everything = Pooling(kind, 4), torch.ones(2, 6, dtype=torch.bool)
+    assert torch.equal(pooling([STATES[0]]), pooling([STATES[0]], everything))
+
+
+def test_cls_takes_the_first_token():
+    assert torch.equal(Pooling("cls", 4)(STATES[:1]), STATES[0][:, 0])
+
+
+@pytest.mark.parametrize("kind", ["mean", "attentive"])
+def test_mean_of_the_patches_without_cls(kind):
+    expected = torch.stack([STATES[0][0, 1:].mean(0), STATES[0][1, 1:4].mean(0)])
+    assert torch.allclose(Pooling(kind, 4)(STATES[:1], REAL), expected, atol=1e-6)
+
+
+def test_attentive_pooling_learns_its_weights():
+    pooling = Pooling("attentive", 4)
+    pooling(STATES[:1], REAL).square().sum().backward()
+    assert pooling.attention.weight.grad.abs().max() > 0
+
+
+def test_weighted_layers_start_as_their_mean_and_are_learnt():
+    pooling = Pooling("cls", 4, num_states=2)
+    result = pooling(STATES)
+    assert torch.allclose(result, (STATES[0] + STATES[1])[:, 0] / 2)
+    result.square().sum().backward()
+    assert pooling.layer_weights.grad.abs().min() > 0
+
+
+def test_linear_softmax_of_a_constant_is_that_constant():
+    tokens = torch.full((1, 5, 3), 0.7)
+    result = Pooling("lin_softmax", 3)([tokens])
+    assert torch.allclose(result, torch.full((1, 3), 0.7), atol=1e-4)
+
+
+def test_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="must be one of cls, mean"):
+        Pooling("max", 4)
