@@ -1,0 +1,98 @@
+"""Learning rate: linear warm-up, then one cosine down to the minimum."""
+
+import math
+
+from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
+    """Warm up linearly to each group's own peak, then follow a cosine to `min_lr`.
+
+    Update n uses `min + n * (peak - min) / warmup_steps` while n < warmup_steps, then
+    `min + (peak - min) * (1 + cos(pi * (n - warmup_steps) / (total_steps -
+    warmup_steps))) / 2`, and `min` from total_steps on. The peak of a group is its lr
+    in the optimizer, so layer-wise learning rates keep their ratios.
+
+    Source: fairseq's CosineLRScheduler as the authors use it (ta012/SSLAM@0a3c0ff),
+    without its restart at total_steps.
+
+    Args:
+        optimizer: its groups' `lr` are the peaks, its default `lr` the reference.
+        warmup_steps: updates of linear warm-up; 0 starts at the peak.
+        total_steps: updates of the whole training. None is filled in by the task from
+            max_epoch, the iterations per epoch and accum_grad.
+        min_lr: where warm-up starts and the cosine ends.
+        scale_min_lr: True scales `min_lr` of a group by its peak / the optimizer's lr.
+            False is the authors' way: the same `min_lr` for all, and a group whose
+            peak lies below it stays at its peak for the whole training.
+        last_epoch: number of updates done before, as in every torch scheduler.
+
+    Raises:
+        ValueError: for negative steps or rates, or no update left after the warm-up.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup_steps: int = 0,
+        total_steps: int | None = None,
+        min_lr: float = 0.0,
+        scale_min_lr: bool = True,
+        last_epoch: int = -1,
+    ):
+        if total_steps is None:
+            raise ValueError(
+                "scheduler_conf total_steps is needed: give the number of updates, "
+                "or train through a task of espnet2_sslam, which fills it in"
+            )
+        if not 0 <= warmup_steps < total_steps:
+            raise ValueError(
+                f"warmup_steps must be 0 or more and below total_steps, but "
+                f"warmup_steps is {warmup_steps} and total_steps is {total_steps}: "
+                "lower warmup_steps or train longer"
+            )
+        if min_lr < 0.0:
+            raise ValueError(f"min_lr must be 0 or more, got {min_lr}")
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+        self.min_lr = min_lr
+        self.scale_min_lr = scale_min_lr
+        self.reference_lr = optimizer.defaults["lr"]
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """Return the learning rate of every group for the next update."""
+        return [self._lr_at(self.last_epoch, peak) for peak in self.base_lrs]
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Continue where the state was saved.
+
+        Raises:
+            ValueError: if the state follows another curve than this scheduler.
+        """
+        for name in ("warmup_steps", "total_steps", "min_lr", "scale_min_lr"):
+            if state_dict[name] != getattr(self, name):
+                raise ValueError(
+                    f"the checkpoint was trained with scheduler_conf {name} "
+                    f"{state_dict[name]}, this run has {getattr(self, name)}: resume "
+                    "with the same settings, or train into a new --output_dir"
+                )
+        super().load_state_dict(state_dict)
+
+    def _minimum(self, peak: float) -> float:
+        """Return where the group with this peak starts and ends."""
+        if self.scale_min_lr:
+            return min(self.min_lr * peak / self.reference_lr, peak)
+        return min(self.min_lr, peak)
+
+    def _lr_at(self, update: int, peak: float) -> float:
+        """Return the learning rate of one group at one update."""
+        low = self._minimum(peak)
+        if update < self.warmup_steps:
+            return low + update * (peak - low) / self.warmup_steps
+        progress = (update - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        if progress >= 1.0:
+            return low
+        return low + 0.5 * (peak - low) * (1.0 + math.cos(math.pi * progress))
