@@ -1,0 +1,327 @@
+"""What pre-training and fine-tuning share: how ESPnet runs our models."""
+
+import argparse
+import contextlib
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from espnet2_sslam.tasks.checks import (
+    check_accumulation,
+    check_data_files,
+    check_init_param,
+    check_keywords,
+    check_options,
+    check_unchanged,
+    compare_states,
+    load_states,
+)
+from espnet2_sslam.tasks.iterators import (
+    BalancedSampler,
+    ClipSampler,
+    EpochIterFactory,
+    batches_per_pass,
+    class_balanced_weights,
+)
+from espnet2_sslam.tasks.optimizer import parameter_groups
+from espnet2_sslam.tasks.preprocess import ClipPreprocessor, collate_clips
+from espnet2_sslam.tasks.scheduler import WarmupCosine
+
+# ESPnet prints about Flash Attention while it is imported: keep stdout for our output.
+with contextlib.redirect_stdout(sys.stderr):
+    from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
+    from espnet2.train.abs_espnet_model import AbsESPnetModel
+    from espnet2.utils.nested_dict_action import NestedDictAction
+    from espnet2.utils.types import int_or_none
+
+    from espnet2_sslam.tasks.dataset import ClipDataset, key_file, read_keys
+    from espnet2_sslam.tasks.trainer import SafeTrainer
+
+scheduler_classes["sslam_warmup_cosine"] = WarmupCosine
+
+
+class SSLAMAbsTask(AbsTask):
+    """ESPnet task with exact resume, own batches, strict loading and early complaints.
+
+    A task derives from it, calls `super().add_task_arguments(parser)`, and implements
+    `build_model`, `required_data_names` and `optional_data_names`. A model that has
+    `update_teacher()` gets it called after each real optimizer step.
+    """
+
+    num_optimizers = 1
+    trainer = SafeTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the options that all tasks share, and change ESPnet's defaults."""
+        group = parser.add_argument_group("Common to the tasks of SSLAM")
+        group.add_argument(
+            "--input_size",
+            type=int,
+            default=1,
+            choices=(1, 128),
+            help="1: speech is a 16 kHz waveform; 128: un-normalised log-mel frames",
+        )
+        group.add_argument(
+            "--max_samples",
+            type=int_or_none,
+            default=None,
+            help="Cut longer clips to so many samples: at random in training, the "
+            "start elsewhere. 163840 is 10.24 s",
+        )
+        group.add_argument(
+            "--balanced_clips_per_epoch",
+            type=int_or_none,
+            default=None,
+            help="Draw so many clips per epoch, rare classes more often (needs labels)",
+        )
+        group.add_argument(
+            "--optim_groups_conf",
+            action=NestedDictAction,
+            default={},
+            help="layer_decay, layer_decay_style (standard | authors), "
+            "decay_bias_and_norm: see espnet2_sslam/tasks/optimizer.py",
+        )
+        parser.set_defaults(
+            batch_type="unsorted",
+            num_att_plot=0,
+            optim="adamw",
+            scheduler="sslam_warmup_cosine",
+            best_model_criterion=[("valid", "loss", "min")],
+            keep_nbest_models=[1],
+        )
+
+    @classmethod
+    def main(cls, args: argparse.Namespace | None = None, cmd=None) -> None:
+        """Check everything that can be checked, then train as AbsTask.main does."""
+        if args is None:
+            args = cls.get_parser().parse_args(cmd)
+        if not args.print_config and args.output_dir is not None:
+            cls.check_and_complete(args)
+        super().main(args=args)
+
+    @classmethod
+    def check_and_complete(cls, args: argparse.Namespace) -> None:
+        """Refuse wrong configurations; fill in the scheduler's total_steps.
+
+        Raises:
+            ValueError: in one line, with the remedy.
+        """
+        check_options(args)
+        cls.check_configuration(args)
+        check_data_files(args)
+        if args.collect_stats:
+            return
+        iterations = cls.iterations_per_epoch(args)
+        check_accumulation(iterations, args.accum_grad)
+        conf = args.scheduler_conf
+        if args.scheduler == "sslam_warmup_cosine" and conf.get("total_steps") is None:
+            total = args.max_epoch * iterations // args.accum_grad
+            args.scheduler_conf = {**conf, "total_steps": total}
+        check_unchanged(args)
+
+    @classmethod
+    def check_configuration(cls, args: argparse.Namespace) -> None:
+        """Raise ValueError for a key that no class knows, naming the key."""
+        check_keywords(
+            optim_classes[args.optim], args.optim_conf, "optim_conf", ["self", "params"]
+        )
+        check_keywords(
+            parameter_groups,
+            args.optim_groups_conf,
+            "optim_groups_conf",
+            ["model", "lr", "weight_decay"],
+        )
+        if args.scheduler is not None:
+            check_keywords(
+                scheduler_classes[args.scheduler],
+                args.scheduler_conf,
+                "scheduler_conf",
+                ["self", "optimizer"],
+            )
+        for choice in cls.class_choices_list:
+            chosen = choice.get_class(getattr(args, choice.name))
+            if chosen is not None:
+                conf = getattr(args, f"{choice.name}_conf")
+                check_keywords(chosen, conf, f"{choice.name}_conf", ["self"])
+
+    @classmethod
+    def iterations_per_epoch(cls, args: argparse.Namespace) -> int:
+        """Return the number of batches of a training epoch."""
+        if args.num_iters_per_epoch is not None:
+            return args.num_iters_per_epoch
+        clips = args.balanced_clips_per_epoch
+        if clips is None:
+            data = args.train_data_path_and_name_and_type
+            clips = len(read_keys(key_file(data, args.train_shape_file)))
+        return batches_per_pass(
+            clips, args.batch_size, train=True, drop_last=args.drop_last_iter
+        )
+
+    @classmethod
+    def min_clips_per_rank(cls, args: argparse.Namespace) -> int:
+        """Return how many clips a rank needs per batch (2 where clips are mixed)."""
+        return 1
+
+    @classmethod
+    def build_preprocess_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Callable | None:
+        """Return the function that makes one clip ready."""
+        return ClipPreprocessor(
+            train,
+            max_samples=args.max_samples,
+            seed=args.seed,
+            input_size=args.input_size,
+        )
+
+    @classmethod
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable:
+        """Return the function that joins clips to a batch."""
+        return collate_clips
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> list[torch.optim.Optimizer]:
+        """Return the optimizer, with groups and the teacher's step hook.
+
+        Called by ESPnet when the model is built and not yet initialised from
+        --init_param, which is therefore checked here.
+        """
+        for init_param in args.init_param:
+            check_init_param(model, init_param)
+        optim_class = optim_classes[args.optim]
+        conf = dict(args.optim_conf)
+        for name in ("lr", "weight_decay"):
+            default = inspect.signature(optim_class).parameters[name].default
+            conf.setdefault(name, default)
+        groups = parameter_groups(
+            model, conf["lr"], conf["weight_decay"], **args.optim_groups_conf
+        )
+        optimizer = optim_class(groups, **conf)
+        if hasattr(model, "update_teacher"):
+            optimizer.register_step_post_hook(lambda *_: model.update_teacher())
+        return [optimizer]
+
+    @classmethod
+    def build_sequence_iter_factory(
+        cls, args: argparse.Namespace, iter_options, mode: str
+    ) -> EpochIterFactory:
+        """Return the factory of each epoch's batches."""
+        data = iter_options.data_path_and_name_and_type
+        keys = read_keys(key_file(data, iter_options.shape_files))
+        sampler = cls.build_sampler(args, iter_options, keys)
+        dataset = cls.build_dataset(args, iter_options)
+        dataset.check_keys(keys)
+        logging.info(f"[{mode}] dataset:\n{dataset}\n[{mode}] sampler: {sampler}")
+        return EpochIterFactory(
+            dataset,
+            sampler,
+            num_iters_per_epoch=iter_options.num_iters_per_epoch,
+            num_workers=args.num_workers,
+            collate_fn=iter_options.collate_fn,
+            pin_memory=args.ngpu > 0,
+            max_batches=iter_options.num_batches,
+        )
+
+    @classmethod
+    def build_sampler(
+        cls, args: argparse.Namespace, iter_options, keys: Sequence[str]
+    ) -> ClipSampler:
+        """Return the sampler of one list of clips."""
+        options = {
+            "seed": args.seed,
+            "drop_last": args.drop_last_iter,
+            "min_clips_per_rank": cls.min_clips_per_rank(args),
+        }
+        if iter_options.distributed:
+            options["rank"] = torch.distributed.get_rank()
+            options["world_size"] = torch.distributed.get_world_size()
+        if not (iter_options.train and args.balanced_clips_per_epoch):
+            return ClipSampler(
+                keys, iter_options.batch_size, train=iter_options.train, **options
+            )
+        return BalancedSampler(
+            keys,
+            iter_options.batch_size,
+            weights=_label_weights(iter_options.data_path_and_name_and_type, keys),
+            num_samples=args.balanced_clips_per_epoch,
+            **options,
+        )
+
+    @classmethod
+    def build_dataset(
+        cls, args: argparse.Namespace, iter_options, keys_to_load=None
+    ) -> ClipDataset:
+        """Return the dataset that reads clips by id."""
+        dataset = ClipDataset(
+            iter_options.data_path_and_name_and_type,
+            float_dtype=args.train_dtype,
+            preprocess=iter_options.preprocess_fn,
+            max_cache_fd=iter_options.max_cache_fd,
+            keys_to_load=keys_to_load,
+        )
+        cls.check_task_requirements(
+            dataset, args.allow_variable_data_keys, train=iter_options.train
+        )
+        return dataset
+
+    @classmethod
+    def build_model_from_file(
+        cls,
+        config_file: Path | str | None = None,
+        model_file: Path | str | None = None,
+        device: str = "cpu",
+    ) -> tuple[AbsESPnetModel, argparse.Namespace]:
+        """Build a trained model; every weight must be there, and none too many.
+
+        Args:
+            config_file: config.yaml of the training; None: beside model_file.
+            model_file: weights; None keeps the random initialisation.
+            device: torch device of the model.
+
+        Raises:
+            ValueError: for missing files, or weights that do not fit.
+        """
+        if config_file is None and model_file is None:
+            raise ValueError("config_file or model_file is needed, got neither")
+        if config_file is None:
+            config_file = Path(model_file).parent / "config.yaml"
+        for path in (config_file, model_file):
+            if path is not None and not Path(path).is_file():
+                raise ValueError(f"{path} does not exist: train the model first")
+        with open(config_file, encoding="utf-8") as stream:
+            args = argparse.Namespace(**yaml.safe_load(stream))
+        model = cls.build_model(args)
+        if model_file is not None:
+            states = load_states(model_file)
+            compare_states(model.state_dict(), states, str(model_file))
+            model.load_state_dict(states)
+        return model.to(device), args
+
+
+def _label_weights(data: Sequence[Sequence[str]], keys: Sequence[str]) -> np.ndarray:
+    """Return the class-balancing weights of the clips from their label list."""
+    paths = [path for path, name, _ in data if name == "label"]
+    if not paths:
+        raise ValueError(
+            "--balanced_clips_per_epoch needs labels: add <dir>/text,label,text to "
+            "--train_data_path_and_name_and_type"
+        )
+    with open(paths[0], encoding="utf-8") as lines:
+        labels = {words[0]: words[1:] for words in map(str.split, lines) if words}
+    missing = [key for key in keys if key not in labels]
+    if missing:
+        raise ValueError(f"{paths[0]} lacks {len(missing)} clips, first {missing[0]}")
+    weights = class_balanced_weights([labels[key] for key in keys])
+    unlabelled = int(np.count_nonzero(weights == 0))
+    if unlabelled:
+        logging.warning(f"{unlabelled} clips without a label will never be drawn")
+    return weights

@@ -1,0 +1,243 @@
+"""What must be right before a training starts; each complaint is one line."""
+
+import argparse
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+import yaml
+
+# Options that shape the updates: a resumed run must repeat them.
+FIXED_BY_CHECKPOINT = (
+    "seed",
+    "batch_size",
+    "drop_last_iter",
+    "accum_grad",
+    "num_iters_per_epoch",
+    "balanced_clips_per_epoch",
+    "max_samples",
+    "input_size",
+    "optim",
+    "optim_conf",
+    "optim_groups_conf",
+    "scheduler",
+    "scheduler_conf",
+    "grad_clip",
+    "grad_clip_type",
+    "train_dtype",
+    "use_amp",
+    "keep_nbest_models",
+)
+
+# option, allowed values, what to do: other values train, but not as this package needs.
+SUPPORTED = (
+    ("iterator_type", ("sequence",), "leave it at sequence"),
+    ("valid_iterator_type", (None, "sequence"), "leave it at sequence"),
+    ("batch_type", ("unsorted",), "leave it at unsorted and set --batch_size"),
+    ("valid_batch_type", (None, "unsorted"), "leave it at unsorted"),
+    ("multiple_iterator", (False,), "give one list with all clips"),
+    ("multi_task_dataset", (False,), "give one list per data name"),
+    ("max_cache_size", (0.0,), "set it to 0: a cached clip would never change"),
+    ("allow_multi_rates", (False,), "format the data to 16 kHz (stage 2)"),
+    ("use_adapter", (False,), "freeze parts with --freeze_param instead"),
+    ("use_deepspeed", (False,), "use --multiprocessing_distributed true"),
+    ("sharded_ddp", (False,), "use --multiprocessing_distributed true"),
+    ("train_dtype", ("float32", "float64"), "use --use_amp true for speed"),
+    ("exclude_weight_decay", (False,), "use --optim_groups_conf"),
+)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options under which training or resuming would not be what it says.
+
+    Raises:
+        ValueError: naming the first such option and what to set instead.
+    """
+    for name, allowed, remedy in SUPPORTED:
+        value = getattr(args, name)
+        if value not in allowed:
+            raise ValueError(f"--{name} {value} is not supported here: {remedy}")
+    if args.ngpu > 1 and not args.multiprocessing_distributed:
+        raise ValueError(
+            f"--ngpu {args.ngpu} needs --multiprocessing_distributed true (one process "
+            "per GPU)"
+        )
+    for name in ("batch_size", "accum_grad", "max_epoch"):
+        if getattr(args, name) < 1:
+            raise ValueError(
+                f"--{name} must be 1 or more, got {getattr(args, name)}: raise it"
+            )
+
+
+def check_data_files(args: argparse.Namespace) -> None:
+    """Raise ValueError unless training and validation lists are there and not empty."""
+    for part in ("train", "valid"):
+        option = f"{part}_data_path_and_name_and_type"
+        if not getattr(args, option):
+            raise ValueError(
+                f"--{option} is needed, for example dump/raw/pretrain/{part}/wav.scp,"
+                "speech,sound"
+            )
+        paths = [path for path, _, _ in getattr(args, option)]
+        for path in [*paths, *getattr(args, f"{part}_shape_file")]:
+            if not Path(path).is_file() or Path(path).stat().st_size == 0:
+                state = "is empty" if Path(path).is_file() else "does not exist"
+                raise ValueError(f"{path} {state}: run stages 1 and 2 of run.sh first")
+
+
+def check_accumulation(iterations: int, accum_grad: int) -> None:
+    """Raise ValueError if an epoch would end within an accumulated update.
+
+    ESPnet carries the left-over gradient into the next epoch and loses it on resume.
+    """
+    if iterations % accum_grad:
+        rounded = max(iterations // accum_grad, 1) * accum_grad
+        raise ValueError(
+            f"an epoch of {iterations} iterations is not a multiple of --accum_grad "
+            f"{accum_grad}: a resumed run would differ; set --num_iters_per_epoch "
+            f"{rounded}"
+        )
+
+
+def check_unchanged(args: argparse.Namespace) -> None:
+    """Raise ValueError if a run to be resumed was started with other settings."""
+    output_dir = Path(args.output_dir)
+    config = output_dir / "config.yaml"
+    if not (args.resume and (output_dir / "checkpoint.pth").exists()):
+        return
+    if not config.exists():
+        raise ValueError(
+            f"{config} is missing beside checkpoint.pth: delete {output_dir} and train "
+            "again"
+        )
+    with open(config, encoding="utf-8") as stream:
+        before = yaml.safe_load(stream) or {}
+    for name in FIXED_BY_CHECKPOINT:
+        now = yaml.safe_load(yaml.safe_dump(getattr(args, name)))
+        if name in before and before[name] != now:
+            raise ValueError(
+                f"{output_dir} was trained with --{name} {before[name]}, this run has "
+                f"{now}: resume with the same settings or give a new --output_dir"
+            )
+
+
+def check_keywords(
+    function: Callable, conf: dict, option: str, given: Iterable[str] = ()
+) -> None:
+    """Raise ValueError for a key of a YAML section that the class does not know.
+
+    Args:
+        function: class or function that gets the section as keyword arguments.
+        conf: the section.
+        option: its name, for the message.
+        given: arguments that the program fills in itself.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = [p.name for p in parameters if p.kind in kinds and p.name not in given]
+    for key in conf:
+        if key not in known and not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            raise ValueError(
+                f"--{option} has no key {key}: use one of {', '.join(sorted(known))}"
+            )
+    for key, value in conf.items():
+        if isinstance(value, str) and _is_number(value):
+            raise ValueError(
+                f"--{option} {key} is the text '{value}', not a number: YAML wants a "
+                f"point, as in {float(value):.1e}"
+            )
+
+
+def check_init_param(model: torch.nn.Module, init_param: str) -> None:
+    """Refuse an --init_param that would load nothing, half or the wrong shapes.
+
+    Args:
+        model: the model to be initialised.
+        init_param: <file>[:<source key>[:<own key>[:<excluded prefixes>]]].
+
+    Raises:
+        ValueError: naming the file and the first key at fault.
+    """
+    path, source, target, excluded = (init_param.split(":") + ["", "", ""])[:4]
+    if not Path(path).is_file():
+        raise ValueError(f"--init_param: {path} does not exist: train it first")
+    excluded = tuple(prefix for prefix in excluded.split(",") if prefix)
+    states = load_states(path)
+    loaded = {
+        k: v for k, v in states.items() if not (excluded and k.startswith(excluded))
+    }
+    if source:
+        cut = len(source) + 1
+        loaded = {k[cut:]: v for k, v in loaded.items() if k.startswith(source + ".")}
+    if not loaded:
+        raise ValueError(
+            f"--init_param {init_param}: {path} has nothing named {source or '?'}: it "
+            f"holds {', '.join(sorted({k.split('.')[0] for k in states}))}"
+        )
+    try:
+        own = (model.get_submodule(target) if target else model).state_dict()
+    except AttributeError as error:
+        raise ValueError(
+            f"--init_param {init_param}: the model has no {target}"
+        ) from error
+    prefix = source + "." if source else ""
+    left_out = {k for k in own if excluded and (prefix + k).startswith(excluded)}
+    compare_states(own, loaded, f"--init_param {init_param}", left_out)
+
+
+def load_states(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model file; ValueError if it is not one."""
+    try:
+        states = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a readable model file: train it again"
+        ) from error
+    except Exception as error:  # pickle.UnpicklingError hides its many causes
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise ValueError(
+            f"{path} is not a plain file of weights: give <N>epoch.pth or latest.pth"
+        ) from error
+    if not all(isinstance(value, torch.Tensor) for value in states.values()):
+        raise ValueError(f"{path} is not a model file: give <N>epoch.pth or latest.pth")
+    return states
+
+
+def compare_states(
+    own: dict[str, torch.Tensor],
+    loaded: dict[str, torch.Tensor],
+    source: str,
+    left_out: Iterable[str] = (),
+) -> None:
+    """Raise ValueError unless names and shapes of two state dicts agree."""
+    missing = sorted(set(own) - set(loaded) - set(left_out))
+    extra = sorted(set(loaded) - set(own))
+    if missing or extra:
+        raise ValueError(
+            f"{source} does not fit the model: missing {_short(missing)}; unknown "
+            f"{_short(extra)}: use the configuration it was trained with"
+        )
+    for key, value in loaded.items():
+        if value.shape != own[key].shape:
+            raise ValueError(
+                f"{source} does not fit the model: {key} has shape "
+                f"{tuple(value.shape)}, needed is {tuple(own[key].shape)}"
+            )
+
+
+def _short(names: list[str]) -> str:
+    """Return the first few names and how many there are."""
+    if not names:
+        return "nothing"
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
+
+
+def _is_number(text: str) -> bool:
+    """Tell whether a text reads as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.lower() not in ("nan", "inf", "-inf")
