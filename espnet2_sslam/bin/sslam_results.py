@@ -1,0 +1,52 @@
+"""Collect all runs of an experiment into RESULTS.md, CSV tables and plots."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Optional, Sequence
+
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.results.runs import MODELS
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="Tables and plots go to a folder beside OUTPUT that has its name in "
+        "small letters (RESULTS.md -> results/). Missing and unfinished runs are "
+        "listed and are in no average; scores that do not belong to their predictions "
+        "or labels are an error.",
+    )
+    add = parser.add_argument
+    add("--expdir", type=Path, required=True, help="experiments (exp)")
+    add("--dump", type=Path, required=True, help="formatted data (dump/raw)")
+    add("--output", type=Path, required=True, help="Markdown file to write")
+    add("--seeds", type=int, nargs="+", help="seeds to expect (default: those there)")
+    add("--models", nargs="+", choices=MODELS, default=MODELS, help="models to expect")
+    add("--tags", nargs="+", help="fine-tuning tags (default: those there)")
+    return parser
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Write the report."""
+    args = get_parser().parse_args(cmd)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    # After the options: it takes seconds to import torch.
+    from espnet2_sslam.results.report import collect, write_all
+
+    record = collect(
+        args.expdir,
+        args.dump,
+        seeds=args.seeds,
+        models=tuple(args.models),
+        tags=args.tags,
+    )
+    write_all(record, args.output)
+    missing = len(record.scores.missing) + len(record.unfinished)
+    print(f"wrote {args.output}: {len(record.scores.found)} scores, {missing} missing")
+
+
+if __name__ == "__main__":
+    run_main(main)

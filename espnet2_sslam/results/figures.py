@@ -1,0 +1,65 @@
+"""Which plots a record gives, and where they go."""
+
+from pathlib import Path
+
+from espnet2_sslam.results.panels import draw_panel
+from espnet2_sslam.results.plots import plot_per_class, plot_training
+from espnet2_sslam.results.record import Record
+
+
+def draw_figures(record: Record, folder: Path) -> list[tuple[str, Path]]:
+    """Draw all plots into a folder; returns (caption, file)."""
+    return [
+        *_training(record, folder),
+        *_per_class(record, folder),
+        *_clip(record, folder),
+    ]
+
+
+def _training(record: Record, folder: Path) -> list[tuple[str, Path]]:
+    """Draw the training curves: both phases together, unless there are several tags."""
+    tags = {(phase, tag) for phase, tag, _ in record.pretraining}
+    together = len(tags) == len({phase for phase, _ in tags})
+    drawn = []
+    for group in [sorted(tags)] if together else [[one] for one in sorted(tags)]:
+        if not group:
+            continue
+        runs = {
+            (phase, seed): run
+            for (phase, tag, seed), run in record.pretraining.items()
+            if (phase, tag) in group
+        }
+        name = "" if together else "_" + "_".join(group[0])
+        path = folder / f"pretraining{name}.png"
+        plot_training(runs, path)
+        what = ", ".join(" ".join(one) for one in group)
+        drawn.append((f"Pre-training ({what}): losses and spreads over updates.", path))
+    return drawn
+
+
+def _per_class(record: Record, folder: Path) -> list[tuple[str, Path]]:
+    """Draw the AP of every class for the last checkpoints."""
+    drawn = []
+    for tag, data_set, split, checkpoint in record.splits:
+        if checkpoint == "last":
+            path = folder / f"per_class_ap_{tag}_{data_set}_{split}.png"
+            plot_per_class(record.scores, tag, data_set, split, checkpoint, path)
+            drawn.append((f"{tag}: AP per class, {data_set} {split}.", path))
+    return drawn
+
+
+def _clip(record: Record, folder: Path) -> list[tuple[str, Path]]:
+    """Draw the first validation clip as the first phase 2 model meets it."""
+    wavs = _first_clips(record.dump / "pretrain" / "valid" / "wav.scp", 2)
+    models = [run.path for key, run in record.pretraining.items() if key[0] == "phase2"]
+    if not models or len(wavs) < 2:
+        return []
+    path = folder / "clip.png"
+    draw_panel(models[0], wavs, path)
+    return [("A clip, its partial mixture, the mask and the prediction error.", path)]
+
+
+def _first_clips(wav_scp: Path, count: int) -> list[Path]:
+    """Return the first files of a wav.scp, fewer if it has fewer or is missing."""
+    lines = wav_scp.read_text().splitlines() if wav_scp.exists() else []
+    return [Path(line.split(maxsplit=1)[1]) for line in lines[:count]]

@@ -1,0 +1,75 @@
+"""Where and with what the numbers were made."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+import espnet2_sslam
+
+
+def environment() -> dict[str, str]:
+    """Return date, commit, hardware and versions as words for a record."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime(
+            "%Y-%m-%d %H:%M UTC"
+        ),
+        "commit": git_commit(Path(espnet2_sslam.__file__).parent),
+        "machine": machine(),
+        "versions": ", ".join(
+            f"{name} {_version(name)}"
+            for name in ("espnet2_sslam", "espnet", "torch", "torchaudio")
+        )
+        + f", Python {platform.python_version()}",
+    }
+
+
+def git_commit(folder: Path) -> str:
+    """Return the commit of a checkout, and whether tracked files differ from it."""
+    git = ["git", "-C", str(folder)]
+    try:
+        commit = _output([*git, "rev-parse", "--short=12", "HEAD"])
+        changed = _output([*git, "status", "--porcelain", "--untracked-files=no"])
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+    return f"{commit} with local changes" if changed else commit
+
+
+def machine() -> str:
+    """Return processor, cores, memory and GPUs in one line."""
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    parts = [f"{_processor()}, {cores} cores, {memory:.0f} GiB"]
+    if torch.cuda.is_available():
+        names = [
+            torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
+        ]
+        parts += [f"{names.count(name)} x {name}" for name in sorted(set(names))]
+    return "; ".join(parts)
+
+
+def _processor() -> str:
+    """Return the processor's name as Linux knows it."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version(package: str) -> str:
+    """Return the version of a package, installed or only importable."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return getattr(espnet2_sslam, "__version__", "not installed")
+
+
+def _output(command: list[str]) -> str:
+    """Return what a command prints."""
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    return run.stdout.strip()

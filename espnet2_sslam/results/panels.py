@@ -1,0 +1,228 @@
+"""A clip as the student meets it: mixture, mask, and how wrong the prediction is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Sequence
+
+import numpy as np
+import torch
+import yaml
+
+from espnet2_sslam.audio import read_audio
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.features import (
+    FRAME_SHIFT_MS,
+    NUM_MEL_BINS,
+    PATCH_SIZE,
+    PATCHES_PER_STEP,
+    kaldi_fbank,
+)
+from espnet2_sslam.mixing import unmixed_steps
+from espnet2_sslam.pretrain_model import MIXED, SSLAMPretrainModel
+from espnet2_sslam.results.style import plt, save
+
+SECONDS_PER_FRAME = FRAME_SHIFT_MS / 1000
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One clip. Spectrograms (T, 128); mask and error (S, 8), S = T / 16.
+
+    `error` is the patch loss of each hidden patch, NaN where the patch is visible;
+    `mixture` and `unmixed` (S,) are None in phase 1; `frames` is the clip's own length.
+    """
+
+    clip: np.ndarray
+    mixture: Optional[np.ndarray]
+    unmixed: Optional[np.ndarray]
+    mask: np.ndarray
+    error: np.ndarray
+    frames: int
+
+
+def load_pretrained(model_dir: Path) -> SSLAMPretrainModel:
+    """Build a pre-training model from its config.yaml and latest.pth, strictly.
+
+    Raises:
+        FileNotFoundError: when the run has no finished epoch.
+    """
+    model_dir = Path(model_dir)
+    for name in ("config.yaml", "latest.pth"):
+        if not (model_dir / name).exists():
+            raise FileNotFoundError(
+                f"{model_dir / name} is missing: give the directory of a finished "
+                "pre-training run"
+            )
+    config = yaml.safe_load((model_dir / "config.yaml").read_text(encoding="utf-8"))
+    encoder = SSLAMEncoder(config.get("input_size") or 1, **config["encoder_conf"])
+    model = SSLAMPretrainModel(encoder, **config["model_conf"])
+    state = torch.load(model_dir / "latest.pth", map_location="cpu", weights_only=True)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+@torch.no_grad()
+def compute_panel(
+    model: SSLAMPretrainModel, clips: Sequence[np.ndarray], seed: int = 0
+) -> Panel:
+    """Run one pre-training step without learning and keep the first clip's part.
+
+    Args:
+        model: In evaluation mode.
+        clips: 16 kHz waveforms; the neighbour of a clip is the one before it, so two
+            clips are mixed with each other.
+        seed: Of the mask, the regions and the noise.
+
+    Raises:
+        ValueError: for fewer than two clips with a model of mixtures.
+    """
+    speech, lengths = _batch(model.encoder.input_size, clips)
+    draws = model.draw(len(clips), torch.Generator().manual_seed(seed))
+    unmixed, mixed = model.student_inputs(speech, lengths, draws)
+    targets = model.make_targets(unmixed, mixed, draws)
+    inputs = {"unmixed": unmixed, MIXED: mixed}
+    predictions = model.predict(torch.cat([inputs[s] for s in model.streams]), draws)
+    stream = len(model.streams) - 1  # the mixed one where there is one
+    clip = stream * len(clips)
+    row = clip * model.clone_batch
+    hidden = predictions.hidden_index[row]
+    wrong = predictions.patch[row].float() - targets.patch[clip][hidden]
+    error = torch.full((draws.mask.shape[1],), float("nan"))
+    error[hidden] = wrong.square().sum(-1) / wrong.shape[-1] ** 0.5
+    steps = None
+    if mixed is not None:
+        steps = unmixed_steps(draws.regions, model.num_steps)[0].numpy()
+    _, own = model.encoder.fbank(speech, lengths)
+    return Panel(
+        clip=unmixed[0].numpy(),
+        mixture=None if mixed is None else mixed[0].numpy(),
+        unmixed=steps,
+        mask=draws.mask[0].view(-1, PATCHES_PER_STEP).numpy(),
+        error=error.view(-1, PATCHES_PER_STEP).numpy(),
+        frames=min(int(own[0]), model.clip_frames),
+    )
+
+
+def plot_panel(panel: Panel, path: Path, title: str) -> None:
+    """Draw the panels one under the other over time: clip, mixture, mask, error."""
+    seen = panel.clip if panel.mixture is None else panel.mixture
+    rows = 3 if panel.mixture is None else 4
+    figure, axes = plt.subplots(
+        rows, 1, figsize=(9, 2.15 * rows), sharex=True, layout="constrained"
+    )
+    low, high = float(seen.min()), float(seen.max())
+    axes = list(axes)
+    image = _spectrogram(axes[0], panel.clip, low, high)
+    axes[0].set_title("clip")
+    if panel.mixture is not None:
+        _spectrogram(axes[1], panel.mixture, low, high)
+        _mark_unmixed(axes[1], panel.unmixed)
+        axes[1].set_title("partial mixture with its neighbour")
+    _spectrogram(axes[-2], seen, low, high)
+    _hide(axes[-2], panel.mask)
+    share = panel.mask.mean()
+    axes[-2].set_title(
+        f"what the student sees: {100 * (1 - share):.0f} % of the patches"
+    )
+    errors = _patches(axes[-1], panel.error)
+    axes[-1].set_title(
+        f"squared error of the predicted patches, mean {np.nanmean(panel.error):.3f}"
+    )
+    axes[-1].set_xlabel("time (s)")
+    for axis in axes:
+        axis.set_ylabel("mel bin")
+        axis.set_yticks([0, 32, 64, 96, 128])
+        axis.grid(False)
+        if panel.frames < len(panel.clip):
+            axis.axvline(panel.frames * SECONDS_PER_FRAME, color="w", ls="--", lw=1.5)
+    figure.colorbar(image, ax=axes[:-1], label="normalised log-mel", aspect=40)
+    figure.colorbar(errors, ax=axes[-1], label="patch loss")
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def draw_panel(
+    model_dir: Path, wavs: Sequence[Path], output: Path, seed: int = 0
+) -> None:
+    """Load a model and audio files and draw the first clip's panels as PNG.
+
+    Raises:
+        ValueError: for unusable audio, or one file only with a model of mixtures.
+    """
+    model = load_pretrained(model_dir)
+    if MIXED in model.streams and len(wavs) < 2:
+        raise ValueError(
+            f"{model_dir} was trained on mixtures: give two audio files, got one"
+        )
+    panel = compute_panel(model, [read_audio(wav) for wav in wavs], seed)
+    title = f"{Path(model_dir).name}: {Path(wavs[0]).name}"
+    if panel.mixture is not None:
+        title += f" with {Path(wavs[-1]).name}"
+    plot_panel(panel, output, title)
+
+
+def _batch(input_size: int, clips: Sequence[np.ndarray]):
+    """Pad waveforms to a batch, as log-mel if the model reads that."""
+    waves = [torch.as_tensor(np.asarray(clip), dtype=torch.float32) for clip in clips]
+    lengths = torch.tensor([len(wave) for wave in waves])
+    speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    return (
+        kaldi_fbank(speech, lengths)
+        if input_size == NUM_MEL_BINS
+        else (speech, lengths)
+    )
+
+
+def _extent(frames: int) -> tuple[float, float, int, int]:
+    """Left, right (s), bottom, top (mel bins) of an image."""
+    return (0.0, frames * SECONDS_PER_FRAME, 0, NUM_MEL_BINS)
+
+
+def _spectrogram(axis, fbank: np.ndarray, low: float, high: float):
+    """Draw (T, 128) with time to the right and low frequencies below."""
+    return axis.imshow(
+        fbank.T,
+        origin="lower",
+        aspect="auto",
+        extent=_extent(len(fbank)),
+        cmap="magma",
+        vmin=low,
+        vmax=high,
+        interpolation="nearest",
+    )
+
+
+def _patches(axis, values: np.ndarray):
+    """Draw (S, 8) values, grey where there is none."""
+    axis.set_facecolor("#bbbbbb")
+    return axis.imshow(
+        values.T,
+        origin="lower",
+        aspect="auto",
+        extent=_extent(len(values) * PATCH_SIZE),
+        cmap="cividis",
+        interpolation="nearest",
+    )
+
+
+def _hide(axis, mask: np.ndarray) -> None:
+    """Cover the hidden patches with grey."""
+    cover = np.zeros((*mask.T.shape, 4))
+    cover[mask.T] = (0.73, 0.73, 0.73, 1.0)
+    axis.imshow(
+        cover,
+        origin="lower",
+        aspect="auto",
+        extent=_extent(len(mask) * PATCH_SIZE),
+        interpolation="nearest",
+    )
+
+
+def _mark_unmixed(axis, unmixed: np.ndarray) -> None:
+    """Frame the unmixed regions and name them."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], unmixed.astype(int), [0]])))
+    for begin, end in edges.reshape(-1, 2) * PATCH_SIZE * SECONDS_PER_FRAME:
+        axis.axvspan(begin, end, fill=False, edgecolor="#56B4E9", lw=2.5)
+        axis.text(
+            (begin + end) / 2, 122, "unmixed", color="#56B4E9", ha="center", va="top"
+        )

@@ -1,0 +1,115 @@
+"""All runs of an experiment in one place, with what is missing from it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from espnet2_sslam.results.history import History, read_history
+from espnet2_sslam.results.runs import (
+    MODELS,
+    Downstream,
+    Scores,
+    collect_scores,
+    find_pretraining,
+    read_downstream,
+)
+
+
+class Split(NamedTuple):
+    """What one table column or plot shows."""
+
+    tag: str
+    data_set: str
+    split: str
+    checkpoint: str
+
+
+@dataclass
+class Record:
+    """All that goes into RESULTS.md.
+
+    `pretraining` holds the runs by (phase, tag, seed), in order; `finetuning` by their
+    directory; `unfinished` says in words which runs have not reached their last epoch.
+    """
+
+    scores: Scores
+    downstream: list[Downstream]
+    dump: Path
+    pretraining: dict[tuple[str, str, int], History] = field(default_factory=dict)
+    finetuning: dict[Path, History] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+
+    @property
+    def tags(self) -> list[str]:
+        """The fine-tuning tags with scores or missing scores."""
+        keys = [*self.scores.found, *self.scores.missing]
+        return sorted({key.tag for key in keys})
+
+    @property
+    def data_sets(self) -> dict[str, Downstream]:
+        """{data set: the first of its lines}."""
+        return {line.data_set: line for line in reversed(self.downstream)}
+
+    @property
+    def splits(self) -> list[Split]:
+        """All that was scored."""
+        return sorted(
+            {
+                Split(key.tag, key.data_set, key.split, key.checkpoint)
+                for key in self.scores.found
+            }
+        )
+
+    def kind(self, tag: str) -> str:
+        """Return `linear` for a frozen encoder, else `finetune`."""
+        for path, run in self.finetuning.items():
+            if path.parent.parent.name == tag:
+                conf = run.config.get("model_conf") or {}
+                return "linear" if conf.get("freeze_encoder") else "finetune"
+        return "linear" if tag.startswith("linear") else "finetune"
+
+
+def collect(
+    expdir: Path,
+    dump: Path,
+    *,
+    seeds: Optional[list[int]] = None,
+    models: tuple[str, ...] = MODELS,
+    tags: Optional[list[str]] = None,
+) -> Record:
+    """Read all runs; missing and unfinished ones are listed in the record.
+
+    Args:
+        expdir, dump: Experiment and formatted data directories.
+        seeds, models, tags: What should be there; by default what is.
+
+    Raises:
+        ValueError: when nothing was scored, or scores do not belong to their labels.
+    """
+    downstream = read_downstream(Path(dump) / "downstream.txt")
+    scores = collect_scores(expdir, downstream, seeds=seeds, models=models, tags=tags)
+    if downstream and not scores.found:
+        raise ValueError(f"no scored run in {expdir}; run stages 6 and 7 first")
+    record = Record(scores, downstream, Path(dump))
+    for phase, tag, seed, path in find_pretraining(expdir):
+        if seeds is None or seed in seeds:
+            if history := _read_or_note(path, record.unfinished):
+                record.pretraining[phase, tag, seed] = history
+    for path in sorted(set(scores.run_dirs.values())):
+        if history := _read_or_note(path, record.unfinished):
+            record.finetuning[path] = history
+    return record
+
+
+def _read_or_note(path: Path, unfinished: list[str]) -> Optional[History]:
+    """Read a run's history; note why when there is none or it is not complete."""
+    try:
+        history = read_history(path)
+    except FileNotFoundError as error:
+        unfinished.append(str(error))
+        return None
+    if not history.finished:
+        unfinished.append(
+            f"{path}: {history.epochs} of {history.config['max_epoch']} epochs trained"
+        )
+    return history

@@ -1,0 +1,193 @@
+"""RESULTS.md: everything that finished runs say, with what made them."""
+
+from pathlib import Path
+
+from espnet2_sslam.results import paper, tables
+from espnet2_sslam.results.data import data_section
+from espnet2_sslam.results.figures import draw_figures
+from espnet2_sslam.results.files import write_text
+from espnet2_sslam.results.history import History
+from espnet2_sslam.results.machine import environment
+from espnet2_sslam.results.record import Record
+from espnet2_sslam.results.runs import MODELS, Downstream
+from espnet2_sslam.results.summary import compare, summarise
+
+LEGEND = (
+    "Scores are in percent: mean ± standard deviation over the seeds. A seed's score "
+    "is the mean over its folds, where there are folds. `last` is the model after the "
+    "last epoch, `best` the epoch with the best validation score."
+)
+OPTIMISTIC = (
+    "This data set has no validation split: `best` was chosen on the test clips and is "
+    "optimistic; compare `last`."
+)
+SETTINGS = (
+    "`settings` is a hash of all options but seed, paths and machine: runs with the "
+    "same one were trained alike."
+)
+
+
+def write_all(record: Record, output: Path) -> None:
+    """Write RESULTS.md, and CSV files and plots into a folder beside it.
+
+    Raises:
+        ValueError: for an output without a suffix, which would be the folder's name.
+    """
+    output = Path(output)
+    folder = output.with_name(output.stem.lower())
+    if folder == output:
+        raise ValueError(f"--output {output} needs a suffix, such as {output}.md")
+    tables.write_scores_csv(folder / "scores.csv", record.scores)
+    for split in record.splits:
+        path = folder / f"per_class_ap_{'_'.join(split)}.csv"
+        tables.write_per_class_csv(path, record.scores, *split)
+    write_text(output, _report(record, draw_figures(record, folder), folder.name))
+
+
+def findings(record: Record) -> list[str]:
+    """Return the sentences on what pre-training and phase 2 bring (last checkpoint)."""
+    lines = []
+    for tag, data_set, split, checkpoint in record.splits:
+        if checkpoint != "last":
+            continue
+        metric = tables.main_metric(record.data_sets[data_set].task)
+        cells = {
+            model: summarise(
+                record.scores, tag, model, data_set, split, checkpoint, metric
+            )
+            for model in MODELS
+        }
+        where = f"{tag}, {data_set} {split}, {metric}"
+        for ours, other in (("phase1", "random"), ("phase2", "random")):
+            lines.append(compare(ours, cells[ours], other, cells[other], where))
+        added = compare("phase2", cells["phase2"], "phase1", cells["phase1"], where)
+        lines.append(f"What phase 2 adds: {added}")
+    return lines
+
+
+def _report(record: Record, plots: list[tuple[str, Path]], folder: str) -> str:
+    """Return the text of RESULTS.md."""
+    parts = [
+        "# Results",
+        _made_with(record),
+        "## What the numbers say",
+        "\n".join(f"- {line}" for line in findings(record)) or "Nothing to compare.",
+        LEGEND,
+        *_score_sections(record),
+        f"Every single score is in `{folder}/scores.csv`, the average precision of "
+        f"every class in `{folder}/per_class_ap_*.csv`.",
+        *_missing_section(record),
+        "## Pre-training runs",
+        _pretraining_table(record),
+        "## Downstream runs",
+        _downstream_table(record),
+        SETTINGS,
+        *data_section(record.dump),
+    ]
+    if plots:
+        parts.append("## Plots")
+    parts += [f"{text}\n\n![{text}]({folder}/{path.name})" for text, path in plots]
+    return "\n\n".join(parts) + "\n"
+
+
+def _made_with(record: Record) -> str:
+    """Return the header table: when, with what, where, how long."""
+    made = environment()
+    hours = {
+        "pre-training": sum(run.hours for run in record.pretraining.values()),
+        "downstream": sum(run.hours for run in record.finetuning.values()),
+    }
+    made["training time"] = ", ".join(f"{k} {v:.2f} h" for k, v in hours.items())
+    return tables.markdown(["what", "value"], made.items())
+
+
+def _score_sections(record: Record) -> list[str]:
+    """Return a heading and a table per fine-tuning tag and data set."""
+    parts, sources, known = [], set(), paper.load()["sources"]
+    for tag in record.tags:
+        for data_set, line in record.data_sets.items():
+            names = {s.split for s in record.splits if s[:2] == (tag, data_set)}
+            table = tables.score_table(
+                record.scores, tag, data_set, sorted(names), line.task, record.kind(tag)
+            )
+            parts += [f"## {data_set}: {tag}", table]
+            if line.valid_dir in line.test_dirs:
+                parts.append(OPTIMISTIC)
+            if cited := {source for source in known if f"({source})" in table}:
+                parts.append(_paper_note(record, tag, line))
+                sources |= cited
+    if sources:
+        parts.append("\n".join(f"- {name}: {known[name]}" for name in sorted(sources)))
+    return parts
+
+
+def _paper_note(record: Record, tag: str, line: Downstream) -> str:
+    """Say how our test set and the papers' differ."""
+    keys = [
+        k for k in record.scores.found if (k.tag, k.data_set) == (tag, line.data_set)
+    ]
+    folds = {(k.fold, k.split): record.scores.found[k]["num_clips"] for k in keys}
+    clips, full = sum(folds.values()), paper.test_clips(line.data_set)
+    note = "The papers' models are ViT-Base, pre-trained on AudioSet-2M."
+    if full is not None and clips != full:
+        note += (
+            f" They test {full} clips, here are {clips}: the numbers stand side by "
+            "side for orientation and are not comparable."
+        )
+    return note
+
+
+def _missing_section(record: Record) -> list[str]:
+    """List what should be there and is not."""
+    missing = [key.describe() for key in record.scores.missing]
+    if not missing and not record.unfinished:
+        return ["All expected runs are there and finished."]
+    parts = ["## Missing or unfinished runs"]
+    if missing:
+        parts.append(
+            "Not scored, and in no average (a seed counts with all its folds):"
+        )
+        parts.append("\n".join(f"- {line}" for line in missing))
+    if record.unfinished:
+        parts.append("Not trained to the end:")
+        parts.append("\n".join(f"- {line}" for line in record.unfinished))
+    return parts
+
+
+def _pretraining_table(record: Record) -> str:
+    """Return a table with settings, time and final validation values."""
+    header = ["phase", "tag", "seed", "epochs", "updates", "hours", "settings"]
+    header += ["torch", "espnet", "validation loss", "target spread"]
+    rows = []
+    for (phase, tag, seed), run in record.pretraining.items():
+        final = [run.epoch_curve("valid", name)[1] for name in ("loss", "target_var")]
+        rows.append(
+            [
+                *(phase, tag, seed, run.epochs, run.updates, f"{run.hours:.3f}"),
+                *(run.settings_hash, run.torch_version or "-"),
+                run.config.get("version", "-"),
+                *(f"{values[-1]:.4f}" if len(values) else "-" for values in final),
+            ]
+        )
+    return tables.markdown(header, rows) if rows else "None."
+
+
+def _downstream_table(record: Record) -> str:
+    """Return a table with settings and time of the downstream runs, per model."""
+    groups: dict[tuple[str, str], list[History]] = {}
+    for path, run in record.finetuning.items():
+        model = path.parent.name.partition("_seed")[0]
+        groups.setdefault((path.parent.parent.name, model), []).append(run)
+    rows = []
+    for (tag, model), runs in sorted(groups.items()):
+        updates = sorted({run.updates for run in runs})
+        hashes = sorted({run.settings_hash for run in runs})
+        hours = sum(run.hours for run in runs)
+        rows.append(
+            [
+                *(tag, model, len(runs), ", ".join(map(str, updates))),
+                *(f"{hours:.3f}", ", ".join(hashes)),
+            ]
+        )
+    header = ["tag", "model", "runs", "updates", "hours", "settings"]
+    return tables.markdown(header, rows) if rows else "None."

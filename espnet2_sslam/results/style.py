@@ -1,0 +1,36 @@
+"""The look that all plots share."""
+
+import io
+from pathlib import Path
+
+import matplotlib
+
+from espnet2_sslam.results.files import write_bytes
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (after the choice of the backend)
+
+# Okabe and Ito's colours, distinct for the colour-blind and in grey.
+COLOURS = {"random": "#999999", "phase1": "#56B4E9", "phase2": "#D55E00"}
+SEED_LINES = ("-", "--", ":", "-.")
+plt.rcParams.update(
+    {
+        "figure.dpi": 110,
+        "font.size": 10,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.alpha": 0.3,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+)
+
+
+def save(figure: "plt.Figure", path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, and close it."""
+    stream = io.BytesIO()
+    # Without the software's name the same numbers give the same bytes.
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    plt.close(figure)
+    write_bytes(Path(path), stream.getvalue())

@@ -1,0 +1,95 @@
+"""Scores as Markdown and CSV tables."""
+
+from pathlib import Path
+from typing import Iterable
+
+from espnet2_sslam.results import paper
+from espnet2_sslam.results.files import write_csv
+from espnet2_sslam.results.runs import CHECKPOINTS, Key, Scores
+from espnet2_sslam.results.summary import Cell, models_present, per_class, summarise
+
+
+def markdown(header: list[str], rows: Iterable[Iterable]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(x) for x in line)} |" for line in lines)
+
+
+def show(cell: Cell) -> str:
+    """Return a cell in percent: mean, spread, and what is missing from it."""
+    if not cell.values:
+        return "missing"
+    text = f"{100 * cell.mean:.1f}"
+    text += " (one seed)" if cell.spread is None else f" ± {100 * cell.spread:.1f}"
+    if cell.incomplete:
+        text += f" ({len(cell.values)} of {len(cell.values) + len(cell.incomplete)})"
+    return text
+
+
+def main_metric(task: str) -> str:
+    """Return the metric of a task that papers report."""
+    return "accuracy" if task == "multi_class" else "mAP"
+
+
+def score_table(
+    scores: Scores, tag: str, data_set: str, splits: list[str], task: str, kind: str
+) -> str:
+    """Return one data set's table: a row per model, a column per split and checkpoint.
+
+    The papers' column stands beside where they report the metric for the data set.
+    """
+    metrics = ["accuracy", "mAP"] if task == "multi_class" else ["mAP"]
+    columns = [(m, s, c) for m in metrics for s in splits for c in CHECKPOINTS]
+    models = models_present(scores, tag)
+    published = {
+        model: paper.numbers(data_set, metrics[0], kind, model) for model in models
+    }
+    with_paper = any(number != "-" for number in published.values())
+    header = ["model", *(f"{s}, {m}, {c}" for m, s, c in columns)]
+    header += [f"papers, {metrics[0]}"] if with_paper else []
+    rows = []
+    for model in models:
+        cells = [
+            summarise(scores, tag, model, data_set, s, c, m) for m, s, c in columns
+        ]
+        row = [model, *map(show, cells)]
+        rows.append([*row, published[model]] if with_paper else row)
+    return markdown(header, rows)
+
+
+def write_scores_csv(path: Path, scores: Scores) -> None:
+    """Write every single score, unaveraged: one line per run, split and checkpoint."""
+    rows = [
+        [*key, f"{m['mAP']:.6f}", _number(m.get("accuracy")), m["num_clips"]]
+        for key, m in sorted(scores.found.items())
+    ]
+    write_csv(path, [*Key._fields, "mAP", "accuracy", "clips"], rows)
+
+
+def write_per_class_csv(
+    path: Path, scores: Scores, tag: str, data_set: str, split: str, checkpoint: str
+) -> None:
+    """Write the AP of every class: mean and spread over the seeds of each model."""
+    models = models_present(scores, tag)
+    cells = {
+        model: per_class(scores, tag, model, data_set, split, checkpoint)
+        for model in models
+    }
+    labels = sorted({label for by_class in cells.values() for label in by_class})
+    rows = []
+    for label in labels:
+        row: list = [label]
+        for model in models:
+            cell = cells[model].get(label)
+            known = cell is not None and cell.values
+            row += [_number(cell.mean), _number(cell.spread)] if known else ["", ""]
+        rows.append(row)
+    header = ["class"]
+    for model in models:
+        header += [f"{model}_AP", f"{model}_spread"]
+    write_csv(path, header, rows)
+
+
+def _number(value) -> str:
+    """Return a number for a CSV field, empty for None."""
+    return "" if value is None else f"{value:.6f}"
