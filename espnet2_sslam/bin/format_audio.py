@@ -1,0 +1,68 @@
+"""Stage 2: validate all audio and convert it to 16 kHz mono (and log-mel if wanted).
+
+Reads DATADIR/<set>/<split>/wav.scp, writes OUTDIR/<set>/<split> with the same lists
+plus utt2num_samples (and feats.scp, utt2num_frames). Clips that cannot be used are
+left out and listed with the reason in OUTDIR/problems.tsv; when they are more than
+--max_bad, nothing is used. May be interrupted and run again: finished files that are
+still valid are kept.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.corpus.dump import make_dump
+from espnet2_sslam.corpus.formatting import AUDIO_FORMATS
+
+
+def str2bool(value: str) -> bool:
+    """`true` or `false`, as in ESPnet's options."""
+    if value.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {value!r}")
+    return value.lower() == "true"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet2_sslam.bin.format_audio",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--datadir", type=Path, default=Path("data"))
+    parser.add_argument("--outdir", type=Path, default=Path("dump/raw"))
+    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--feats_type",
+        choices=("raw", "fbank"),
+        default="raw",
+        help="fbank: also write un-normalised log-mel as kaldi ark and scp",
+    )
+    parser.add_argument("--audio_format", choices=AUDIO_FORMATS, default="flac")
+    parser.add_argument(
+        "--link_ok",
+        type=str2bool,
+        default=False,
+        help="use files that are 16 kHz mono WAV or FLAC already where they lie",
+    )
+    parser.add_argument(
+        "--max_bad",
+        type=float,
+        default=0.01,
+        help="largest share of clips that may be left out",
+    )
+    return parser
+
+
+def main(argv=None) -> None:
+    """Entry point."""
+    args = get_parser().parse_args(argv)
+    if not 0 <= args.max_bad < 1:
+        raise ValueError(f"--max_bad must be in [0, 1), got {args.max_bad:g}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    print(make_dump(**vars(args)))
+
+
+if __name__ == "__main__":
+    run_main(main)

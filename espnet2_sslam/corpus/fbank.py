@@ -1,0 +1,124 @@
+"""Un-normalised log-mel of formatted audio: in kaldi ark files, and its statistics."""
+
+import hashlib
+import os
+from functools import partial
+from pathlib import Path
+from typing import Dict, Iterator, List, Sequence, Tuple
+
+import kaldiio
+import numpy as np
+import soundfile
+import torch
+
+from espnet2_sslam.corpus.datadir import read_table, write_atomically
+from espnet2_sslam.corpus.formatting import Record
+from espnet2_sslam.corpus.parallel import parallel_map
+from espnet2_sslam.features import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, kaldi_fbank
+
+PIECE_FRAMES = 60_000  # ten minutes: bounds the memory on long audio
+CLIPS_PER_ARK = 256
+
+
+def fbank_pieces(path: str) -> Iterator[np.ndarray]:
+    """Log-mel (T, 128) of a 16 kHz mono file, ten minutes at a time.
+
+    The mean of a piece is removed instead of the clip's; each frame's own mean is
+    removed after that, so that the result is the same but for rounding.
+    """
+    with soundfile.SoundFile(path) as file:
+        total = (file.frames - FRAME_LENGTH) // FRAME_SHIFT + 1
+        for start in range(0, total, PIECE_FRAMES):
+            frames = min(PIECE_FRAMES, total - start)
+            file.seek(start * FRAME_SHIFT)
+            size = (frames - 1) * FRAME_SHIFT + FRAME_LENGTH
+            samples = file.read(size, dtype="float32")
+            yield kaldi_fbank(torch.from_numpy(samples)[None])[0][0].numpy()
+
+
+def fbank_sums(path: str) -> Tuple[int, float, float]:
+    """Frames, sum and sum of squares (float64) of one file's log-mel."""
+    torch.set_num_threads(1)
+    frames, total, squares = 0, 0.0, 0.0
+    for piece in fbank_pieces(path):
+        piece = piece.astype(np.float64)
+        frames += len(piece)
+        total += float(piece.sum())
+        squares += float(np.square(piece).sum())
+    return frames, total, squares
+
+
+def fbank_statistics(paths: Sequence[str], nj: int) -> Dict[str, float]:
+    """Mean and std of the log-mel over all real frames of `paths`.
+
+    Raises:
+        ValueError: There is no file.
+    """
+    if not paths:
+        raise ValueError("fbank statistics need at least one clip, got none")
+    sums = parallel_map(fbank_sums, paths, nj, "fbank statistics")
+    frames, total, squares = (sum(column) for column in zip(*sums))
+    count = frames * NUM_MEL_BINS
+    mean = total / count
+    variance = max(0.0, squares / count - mean**2)
+    return {"mean": mean, "std": variance**0.5, "num_frames": frames}
+
+
+def write_fbanks(
+    folder: Path, records: Sequence[Record], nj: int
+) -> Dict[str, Tuple[str, int]]:
+    """Write the log-mel of all formatted files into ark files below `folder`/feats.
+
+    An ark is named after the audio in it and there only when whole: what a killed run
+    finished is used again.
+
+    Returns:
+        `<ark>:<offset>` and the number of frames, of each record's audio path.
+    """
+    records = sorted(records, key=lambda record: record.audio)
+    parts = [
+        records[i : i + CLIPS_PER_ARK] for i in range(0, len(records), CLIPS_PER_ARK)
+    ]
+    (folder / "feats").mkdir(parents=True, exist_ok=True)
+    work = partial(_write_ark, folder=folder / "feats")
+    locations: Dict[str, Tuple[str, int]] = {}
+    for scp, part in zip(parallel_map(work, parts, nj, "fbank arks", chunk=1), parts):
+        for record, (where, frames) in zip(part, scp):
+            locations[record.audio] = (where, frames)
+    return locations
+
+
+def _write_ark(records: List[Record], folder: Path) -> List[Tuple[str, int]]:
+    """Write one ark file; location and frames of each record."""
+    torch.set_num_threads(1)
+    content = "\n".join(record.audio_sha256 for record in records)
+    name = hashlib.sha256(content.encode()).hexdigest()[:16]
+    ark, scp = folder / f"{name}.ark", folder / f"{name}.scp"
+    if not _is_whole(ark, scp, len(records)):
+        part = folder / f".{name}.ark.tmp-{os.getpid()}"
+        lines = {}
+        try:
+            with open(part, "wb") as file:
+                for i, record in enumerate(records):
+                    key = f"{i:06d}"
+                    fbank = np.concatenate(list(fbank_pieces(record.audio)))
+                    lines[key] = f"{file.tell() + len(key) + 1} {len(fbank)}"
+                    kaldiio.save_ark(file, {key: fbank})
+                file.flush()
+            lines["size"] = str(part.stat().st_size)
+            os.replace(part, ark)
+        finally:
+            part.unlink(missing_ok=True)
+        write_atomically(scp, "".join(f"{k} {v}\n" for k, v in lines.items()))
+    table = read_table(scp)
+    del table["size"]
+    offsets = (line.split() for line in table.values())
+    return [(f"{ark}:{offset}", int(frames)) for offset, frames in offsets]
+
+
+def _is_whole(ark: Path, scp: Path, count: int) -> bool:
+    """Whether an earlier run finished this ark."""
+    if not (ark.is_file() and scp.is_file()):
+        return False
+    table = read_table(scp)
+    return len(table) == count + 1 and table.get("size") == str(ark.stat().st_size)
