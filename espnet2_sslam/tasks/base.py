@@ -4,23 +4,21 @@ import argparse
 import contextlib
 import inspect
 import logging
+import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
+from torch.multiprocessing import ProcessExitedException
 
 from espnet2_sslam.tasks.checks import (
     check_accumulation,
     check_data_files,
-    check_init_param,
     check_keywords,
     check_options,
     check_unchanged,
-    compare_states,
-    load_states,
 )
 from espnet2_sslam.tasks.iterators import (
     BalancedSampler,
@@ -32,6 +30,11 @@ from espnet2_sslam.tasks.iterators import (
 from espnet2_sslam.tasks.optimizer import parameter_groups
 from espnet2_sslam.tasks.preprocess import ClipPreprocessor, collate_clips
 from espnet2_sslam.tasks.scheduler import WarmupCosine
+from espnet2_sslam.tasks.weights import (
+    check_init_param,
+    compare_states,
+    load_states,
+)
 
 # ESPnet prints about Flash Attention while it is imported: keep stdout for our output.
 with contextlib.redirect_stdout(sys.stderr):
@@ -40,7 +43,12 @@ with contextlib.redirect_stdout(sys.stderr):
     from espnet2.utils.nested_dict_action import NestedDictAction
     from espnet2.utils.types import int_or_none
 
-    from espnet2_sslam.tasks.dataset import ClipDataset, key_file, read_keys
+    from espnet2_sslam.tasks.dataset import (
+        ClipDataset,
+        key_file,
+        read_keys,
+        read_labels,
+    )
     from espnet2_sslam.tasks.trainer import SafeTrainer
 
 scheduler_classes["sslam_warmup_cosine"] = WarmupCosine
@@ -104,7 +112,24 @@ class SSLAMAbsTask(AbsTask):
             args = cls.get_parser().parse_args(cmd)
         if not args.print_config and args.output_dir is not None:
             cls.check_and_complete(args)
-        super().main(args=args)
+        try:
+            super().main(args=args)
+        except ProcessExitedException as error:
+            raise ChildProcessError(
+                f"training stopped with {args.ngpu} processes ({error}): the reason is "
+                "the first error above"
+            ) from error
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """Train in this process; a spawned one reports a user's error in one line."""
+        try:
+            super().main_worker(args)
+        except (ValueError, OSError) as error:
+            if multiprocessing.parent_process() is None:
+                raise
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(1)
 
     @classmethod
     def check_and_complete(cls, args: argparse.Namespace) -> None:
@@ -248,10 +273,13 @@ class SSLAMAbsTask(AbsTask):
             return ClipSampler(
                 keys, iter_options.batch_size, train=iter_options.train, **options
             )
+        labels = read_labels(iter_options.data_path_and_name_and_type, keys)
+        if not all(labels):
+            logging.warning(f"{labels.count([])} clips without label are never drawn")
         return BalancedSampler(
             keys,
             iter_options.batch_size,
-            weights=_label_weights(iter_options.data_path_and_name_and_type, keys),
+            weights=class_balanced_weights(labels),
             num_samples=args.balanced_clips_per_epoch,
             **options,
         )
@@ -305,23 +333,3 @@ class SSLAMAbsTask(AbsTask):
             compare_states(model.state_dict(), states, str(model_file))
             model.load_state_dict(states)
         return model.to(device), args
-
-
-def _label_weights(data: Sequence[Sequence[str]], keys: Sequence[str]) -> np.ndarray:
-    """Return the class-balancing weights of the clips from their label list."""
-    paths = [path for path, name, _ in data if name == "label"]
-    if not paths:
-        raise ValueError(
-            "--balanced_clips_per_epoch needs labels: add <dir>/text,label,text to "
-            "--train_data_path_and_name_and_type"
-        )
-    with open(paths[0], encoding="utf-8") as lines:
-        labels = {words[0]: words[1:] for words in map(str.split, lines) if words}
-    missing = [key for key in keys if key not in labels]
-    if missing:
-        raise ValueError(f"{paths[0]} lacks {len(missing)} clips, first {missing[0]}")
-    weights = class_balanced_weights([labels[key] for key in keys])
-    unlabelled = int(np.count_nonzero(weights == 0))
-    if unlabelled:
-        logging.warning(f"{unlabelled} clips without a label will never be drawn")
-    return weights

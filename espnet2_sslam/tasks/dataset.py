@@ -72,6 +72,29 @@ def key_file(paths: Sequence[Sequence[str]], shape_files: Sequence[str]) -> str:
     return shape_files[0] if shape_files else paths[0][0]
 
 
+def read_labels(data: Sequence[Sequence[str]], keys: Sequence[str]) -> list[list[str]]:
+    """Return the labels of each clip from the list named "label" (`<id> <label> ...`).
+
+    Raises:
+        ValueError: if there is no such list, or it lacks a clip.
+    """
+    paths = [path for path, name, _ in data if name == "label"]
+    if not paths:
+        raise ValueError(
+            "balanced clips need labels: add <dir>/text,label,text to "
+            "--train_data_path_and_name_and_type"
+        )
+    with open(paths[0], encoding="utf-8") as lines:
+        labels = {words[0]: words[1:] for words in map(str.split, lines) if words}
+    missing = [key for key in keys if key not in labels]
+    if missing:
+        raise ValueError(
+            f"{paths[0]} lacks {len(missing)} clips, the first is {missing[0]}: "
+            "prepare the data again (stages 1 and 2)"
+        )
+    return [labels[key] for key in keys]
+
+
 def _first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its name."""
     lines = str(error).strip().splitlines()

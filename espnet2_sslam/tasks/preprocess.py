@@ -1,17 +1,15 @@
-"""One clip at a time: numbers as floats, crop, augmentation, label vector; batching.
+"""One clip at a time: numbers as floats, crop, label vector; and batching.
 
 Runs in the DataLoader's workers; imports numpy and torch only, so that they start fast.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from espnet2_sslam.features import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS
-
-Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 class ClipError(ValueError):
@@ -29,17 +27,16 @@ class ClipError(ValueError):
 class ClipPreprocessor:
     """Make a clip ready for the model, the same way in every run and worker.
 
-    Random draws (crop, augmentation) come from a generator keyed by (seed, epoch, clip
-    id): they differ between epochs and do not depend on workers, ranks or resuming.
+    The place of a crop is drawn from a generator keyed by (seed, epoch, clip id): it
+    differs between epochs and does not depend on workers, ranks or resuming.
 
     Args:
-        train: draw crops and augment (True), or keep the start of the clip.
+        train: crop at a random place (True), or keep the start of the clip.
         max_samples: longer clips are cut to so many samples (16 kHz); None keeps all.
             For log-mel input the limit is max_samples // FRAME_SHIFT frames.
-        seed: first part of the key of all draws.
+        seed: first part of the key.
         class_list: labels in the order of the label vector; None for no labels.
         single_label: demand exactly one label per clip (multi-class).
-        augment: (waveform, generator) -> waveform, in training only.
         input_size: 1 for waveforms, 128 for un-normalised log-mel frames.
 
     Raises:
@@ -54,7 +51,6 @@ class ClipPreprocessor:
         seed: int = 0,
         class_list: Sequence[str] | None = None,
         single_label: bool = False,
-        augment: Augment | None = None,
         input_size: int = 1,
     ):
         if input_size not in (1, NUM_MEL_BINS):
@@ -70,7 +66,6 @@ class ClipPreprocessor:
         self.max_samples = max_samples
         self.seed = seed
         self.single_label = single_label
-        self.augment = augment if train and input_size == 1 else None
         self.input_size = input_size
         self.epoch = 0
         self.classes = None
@@ -100,7 +95,7 @@ class ClipPreprocessor:
         return result
 
     def _prepare(self, uid: str, speech: np.ndarray) -> np.ndarray:
-        """Check, cut and augment one clip."""
+        """Check and cut one clip."""
         speech = self._to_float(uid, speech)
         unit, smallest = ("samples", FRAME_LENGTH)
         limit = self.max_samples
@@ -112,15 +107,12 @@ class ClipPreprocessor:
                 f"clip {uid} has {len(speech)} {unit}, {smallest} (25 ms) are needed: "
                 "take it out of the lists or prepare the data again (stages 1 and 2)"
             )
-        generator = self._generator(uid) if self.train else None
-        if limit is not None and len(speech) > limit:
-            start = 0
-            if generator is not None:
-                start = int(generator.integers(len(speech) - limit + 1))
-            speech = speech[start : start + limit]
-        if self.augment is not None:
-            speech = self.augment(speech, generator).astype(np.float32, copy=False)
-        return speech
+        if limit is None or len(speech) <= limit:
+            return speech
+        start = 0
+        if self.train:
+            start = int(self._generator(uid).integers(len(speech) - limit + 1))
+        return speech[start : start + limit]
 
     def _to_float(self, uid: str, speech: np.ndarray) -> np.ndarray:
         """Return float32 numbers (audio in [-1, 1]) of the right rank."""
@@ -174,8 +166,8 @@ class ClipPreprocessor:
     def __repr__(self) -> str:
         classes = None if self.classes is None else len(self.classes)
         return (
-            f"{type(self).__name__}(train={self.train}, max_samples="
-            f"{self.max_samples}, classes={classes}, augment={self.augment})"
+            f"{type(self).__name__}(train={self.train}, "
+            f"max_samples={self.max_samples}, classes={classes})"
         )
 
 
