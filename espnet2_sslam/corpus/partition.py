@@ -1,0 +1,80 @@
+"""Seeded splits of clips into parts, balanced by class, that never divide a group."""
+
+from collections import Counter, defaultdict
+from typing import Dict, List, Mapping, Sequence
+
+import numpy as np
+
+
+def partition_groups(
+    groups: Mapping[str, str],
+    labels: Mapping[str, Sequence[str]],
+    shares: Sequence[float],
+    rng: np.random.Generator,
+) -> Dict[str, int]:
+    """Give every clip a part, so that each part gets its share of every class.
+
+    Clips of one group (one recording) stay together. Greedy: large groups first, in
+    an order that is random otherwise; each goes to the part that lacks its labels
+    most.
+
+    Args:
+        groups: Group of each clip.
+        labels: Labels of each clip; all empty for unlabelled data.
+        shares: Relative size of each part.
+        rng: Where the order of equal groups comes from.
+
+    Returns:
+        Number of the part of each clip.
+
+    Raises:
+        ValueError: There are fewer groups than parts.
+    """
+    members: Dict[str, List[str]] = defaultdict(list)
+    for clip in sorted(groups):
+        members[groups[clip]].append(clip)
+    if len(members) < len(shares):
+        raise ValueError(
+            f"{len(members)} groups of clips cannot be split into {len(shares)} parts: "
+            "add recordings or give a split yourself"
+        )
+    names = sorted(members)
+    order = [names[i] for i in rng.permutation(len(names))]
+    order.sort(key=lambda name: -len(members[name]))
+    fractions = np.asarray(shares, dtype=float) / sum(shares)
+    # What each part still lacks, by label; "" counts clips of any label.
+    total = Counter(label for clip in groups for label in ("", *labels[clip]))
+    lacking = [
+        {label: count * part for label, count in total.items()} for part in fractions
+    ]
+    parts: Dict[str, int] = {}
+    used = Counter()
+    for left, name in zip(range(len(order), 0, -1), order):
+        counts = Counter(lb for clip in members[name] for lb in ("", *labels[clip]))
+        empty = [part for part in range(len(shares)) if not used[part]]
+        # The last groups go to parts that have none at all.
+        choices = empty if empty and left <= len(empty) else range(len(shares))
+        best = max(choices, key=lambda part: _need(lacking[part], counts))
+        used[best] += 1
+        for label, count in counts.items():
+            lacking[best][label] -= count
+        parts.update((clip, best) for clip in members[name])
+    return parts
+
+
+def _need(lacking: Mapping[str, float], counts: Mapping[str, int]):
+    """How much a part lacks the labels of a group; then how much it lacks clips."""
+    of_labels = sum(lacking[label] for label in counts if label)
+    return of_labels, lacking[""]
+
+
+def hold_out(
+    groups: Mapping[str, str], share: float, rng: np.random.Generator
+) -> Dict[str, int]:
+    """Part 0 (kept) or 1 (held out) of each clip, for data whose labels do not count.
+
+    Raises:
+        ValueError: There are fewer than two groups.
+    """
+    no_labels: Dict[str, List[str]] = {clip: [] for clip in groups}
+    return partition_groups(groups, no_labels, [1 - share, share], rng)
