@@ -3,14 +3,13 @@
 Shapes: B clips, N patches, D channels, C classes.
 """
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import nn
 
-from espnet2_sslam import metrics
 from espnet2_sslam.augment import Augmentation, keyed_generator
 from espnet2_sslam.encoder import NORM_EPS, SSLAMEncoder
 from espnet2_sslam.features import PATCHES_PER_STEP
@@ -22,6 +21,23 @@ CHOICES = {  # the first two of each: the default of multi_label, of multi_class
     "loss": ("binary_cross_entropy", "cross_entropy"),
     "loss_reduction": ("positives", "clips", "elements"),
 }
+
+
+def classifier_from_config(config: Mapping[str, Any]) -> "SSLAMClassifier":
+    """Build the classifier that a training configuration describes.
+
+    Args:
+        config: input_size, encoder_conf, augment_conf, model_conf, seed and class_list
+            (the names), as in the config.yaml of a training.
+    """
+    encoder = SSLAMEncoder(config["input_size"], **config["encoder_conf"])
+    return SSLAMClassifier(
+        encoder,
+        config["class_list"],
+        augmentation=Augmentation(**config["augment_conf"]),
+        seed=config["seed"],
+        **config["model_conf"],
+    )
 
 
 class SSLAMClassifier(AbsESPnetModel):
@@ -195,6 +211,9 @@ class SSLAMClassifier(AbsESPnetModel):
         Raises:
             ValueError: No clip of the validation set carries a label.
         """
+        # Here, because inference does not need it and scikit-learn takes 2 s to import.
+        from espnet2_sslam import metrics
+
         clips: Dict[str, Tuple[np.ndarray, np.ndarray]] = {}
         for part in gather(self._collected):
             clips.update(part)

@@ -8,7 +8,7 @@ left out of every mean, and the caller reports it (`classes_without_positives`).
 from typing import Callable, NamedTuple
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 
@@ -59,7 +59,7 @@ def roc_auc(targets: np.ndarray, scores: np.ndarray) -> float:
 
 def d_prime(auc: float) -> float:
     """Return sqrt(2) times the normal quantile of an area under the ROC curve."""
-    return float(np.sqrt(2.0) * norm.ppf(auc))
+    return float(np.sqrt(2.0) * ndtri(auc))
 
 
 def bootstrap_interval(

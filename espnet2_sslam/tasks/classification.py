@@ -1,0 +1,148 @@
+"""Fine-tuning and linear evaluation as an ESPnet task."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from espnet2_sslam.augment import Augmentation
+from espnet2_sslam.classifier import SSLAMClassifier, classifier_from_config
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.tasks.base import NestedDictAction, SSLAMAbsTask
+from espnet2_sslam.tasks.checks import check_keywords
+from espnet2_sslam.tasks.preprocess import ClipPreprocessor
+
+# What a classifier takes over from the training of its encoder, unless told otherwise.
+INHERITED = (
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "max_frames",
+    "fbank_mean",
+    "fbank_std",
+)
+
+
+class SSLAMClassificationTask(SSLAMAbsTask):
+    """Train an encoder with a head, or a head alone, on labelled clips."""
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the options of classification."""
+        super().add_task_arguments(parser)
+        group = parser.add_argument_group("Classification")
+        add = group.add_argument
+        add(
+            "--class_list",
+            default=None,
+            help="File with one label per line (classes.txt of the data set); the "
+            "names are kept in config.yaml",
+        )
+        add(
+            "--encoder_config",
+            default=None,
+            help="config.yaml of a pre-training: the encoder gets its size and its "
+            "fbank mean and std (for a random encoder to compare with). By default "
+            "the one beside the file of --init_param, if there is one",
+        )
+        for name, what in (
+            ("encoder_conf", "SSLAMEncoder, see espnet2_sslam/encoder.py"),
+            ("model_conf", "SSLAMClassifier, see espnet2_sslam/classifier.py"),
+            ("augment_conf", "Augmentation, see espnet2_sslam/augment.py"),
+        ):
+            text = f"Keyword arguments of {what}"
+            add(f"--{name}", action=NestedDictAction, default={}, help=text)
+        parser.set_defaults(best_model_criterion=[("valid", "mAP", "max")])
+
+    @classmethod
+    def check_configuration(cls, args: argparse.Namespace) -> None:
+        """Also check the sections of classification; read the class list and sizes."""
+        super().check_configuration(args)
+        given = ["self", "encoder", "classes", "augmentation", "seed"]
+        check_keywords(SSLAMClassifier, args.model_conf, "model_conf", given)
+        check_keywords(Augmentation, args.augment_conf, "augment_conf", ["self"])
+        given = ["self", "input_size"]
+        check_keywords(SSLAMEncoder, args.encoder_conf, "encoder_conf", given)
+        args.class_list = read_classes(args.class_list)
+        args.encoder_conf = {**inherited_options(args), **args.encoder_conf}
+        args.encoder_config = None  # its content is in encoder_conf now
+
+    @classmethod
+    def required_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> tuple[str, ...]:
+        """Name what a clip must have."""
+        return ("speech",) if inference else ("speech", "label")
+
+    @classmethod
+    def optional_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> tuple[str, ...]:
+        """Name what a clip may have."""
+        return ("label",) if inference else ()
+
+    @classmethod
+    def build_preprocess_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Callable | None:
+        """Return the function that makes one labelled clip ready."""
+        return ClipPreprocessor(
+            train,
+            max_samples=args.max_samples,
+            seed=args.seed,
+            class_list=args.class_list,
+            single_label=args.model_conf.get("task") == "multi_class",
+            input_size=args.input_size,
+        )
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> SSLAMClassifier:
+        """Return the classifier; the head is drawn from the global seed."""
+        args.class_list = read_classes(args.class_list)
+        return classifier_from_config(vars(args))
+
+
+def read_classes(source: str | Path | list[str] | None) -> list[str]:
+    """Return the labels of a class list, or the list itself.
+
+    Raises:
+        ValueError: no list, an empty one, a label with a blank, or one that occurs
+            twice.
+    """
+    if source is None:
+        raise ValueError("--class_list is needed: the file classes.txt of the data set")
+    if isinstance(source, list):
+        return source
+    if not Path(source).is_file():
+        raise ValueError(f"{source} does not exist: prepare the data (stages 1 and 2)")
+    lines = Path(source).read_text(encoding="utf-8").splitlines()
+    classes = [line.strip() for line in lines if line.strip()]
+    if not classes:
+        raise ValueError(f"{source} names no label: prepare the data again")
+    for label in classes:
+        if len(label.split()) != 1 or classes.count(label) > 1:
+            raise ValueError(
+                f"{source}: the label {label!r} holds a blank or occurs twice: labels "
+                "are single words, each once"
+            )
+    return classes
+
+
+def inherited_options(args: argparse.Namespace) -> dict:
+    """Return the encoder options to take over from the encoder's own training."""
+    path = args.encoder_config
+    if path is None:
+        sources = [Path(text.split(":")[0]).parent for text in args.init_param]
+        found = [folder / "config.yaml" for folder in sources]
+        path = next((file for file in found if file.is_file()), None)
+    if path is None:
+        return {}
+    if not Path(path).is_file():
+        raise ValueError(f"--encoder_config {path} does not exist: train it first")
+    with open(path, encoding="utf-8") as stream:
+        conf = (yaml.safe_load(stream) or {}).get("encoder_conf")
+    if not isinstance(conf, dict):
+        raise ValueError(f"{path} has no encoder_conf: give a training's config.yaml")
+    return {name: conf[name] for name in INHERITED if name in conf}
