@@ -34,7 +34,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     # After the options: it takes seconds to import torch.
-    from espnet2_sslam.results.report import collect, write_all
+    from espnet2_sslam.results.record import collect
+    from espnet2_sslam.results.report import write_all
 
     record = collect(
         args.expdir,

@@ -110,10 +110,11 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
     figure, axes = plt.subplots(
         rows, 1, figsize=(9, 2.15 * rows), sharex=True, layout="constrained"
     )
-    low, high = float(seen.min()), float(seen.max())
+    low, high = np.percentile(seen, (1, 99.8))
     axes = list(axes)
     image = _spectrogram(axes[0], panel.clip, low, high)
-    axes[0].set_title("clip")
+    dashed = ", dashed: its end" if panel.frames < len(panel.clip) else ""
+    axes[0].set_title(f"clip{dashed}")
     if panel.mixture is not None:
         _spectrogram(axes[1], panel.mixture, low, high)
         _mark_unmixed(axes[1], panel.unmixed)
@@ -126,7 +127,8 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
     )
     errors = _patches(axes[-1], panel.error)
     axes[-1].set_title(
-        f"squared error of the predicted patches, mean {np.nanmean(panel.error):.3f}"
+        "squared error of the predicted patches (hatched: visible), mean "
+        f"{np.nanmean(panel.error):.3f}"
     )
     axes[-1].set_xlabel("time (s)")
     for axis in axes:
@@ -193,14 +195,14 @@ def _spectrogram(axis, fbank: np.ndarray, low: float, high: float):
 
 
 def _patches(axis, values: np.ndarray):
-    """Draw (S, 8) values, grey where there is none."""
-    axis.set_facecolor("#bbbbbb")
+    """Draw (S, 8) values, hatched where there is none."""
+    axis.patch.set(hatch="///", facecolor="#eeeeee", edgecolor="#cccccc")
     return axis.imshow(
         values.T,
         origin="lower",
         aspect="auto",
         extent=_extent(len(values) * PATCH_SIZE),
-        cmap="cividis",
+        cmap="viridis",
         interpolation="nearest",
     )
 
@@ -224,5 +226,10 @@ def _mark_unmixed(axis, unmixed: np.ndarray) -> None:
     for begin, end in edges.reshape(-1, 2) * PATCH_SIZE * SECONDS_PER_FRAME:
         axis.axvspan(begin, end, fill=False, edgecolor="#56B4E9", lw=2.5)
         axis.text(
-            (begin + end) / 2, 122, "unmixed", color="#56B4E9", ha="center", va="top"
+            (begin + end) / 2,
+            118,
+            "unmixed",
+            ha="center",
+            va="top",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
         )

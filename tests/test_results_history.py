@@ -1,0 +1,113 @@
+"""Reading training runs: both ESPnets' checkpoints, logs finer than epochs, resume."""
+
+import numpy as np
+import pytest
+import yaml
+from results_case import write_history
+
+from espnet2_sslam.results.history import read_history, thin_out, train_curves
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["202511", "202611"])
+def test_epoch_means_time_and_versions_are_read(tmp_path, native):
+    write_history(tmp_path, [3.0, 2.0], native=native)
+    run = read_history(tmp_path)
+    assert (run.epochs, run.updates, run.finished) == (2, 20, True)
+    assert run.hours == pytest.approx(4 * 90 / 3600)
+    assert run.torch_version == "2.11.0"
+    steps, values = run.epoch_curve("valid", "loss")
+    assert steps.tolist() == [10, 20] and values.tolist() == [4.0, 3.0]
+    assert len(run.epoch_curve("train", "loss_retention")[0]) == 0
+
+
+def test_updates_are_iterations_over_accumulation(tmp_path):
+    write_history(tmp_path, [3.0, 2.0], accum_grad=5)
+    assert read_history(tmp_path).updates == 4
+
+
+def test_a_run_cut_short_is_not_finished_unless_it_may_stop_early(tmp_path):
+    write_history(tmp_path, [3.0, 2.0], max_epoch=9)
+    assert not read_history(tmp_path).finished
+    write_history(tmp_path, [3.0, 2.0], max_epoch=9, patience=1)
+    assert read_history(tmp_path).finished
+
+
+def test_settings_hash_ignores_seed_and_paths_and_nothing_else(tmp_path):
+    hashes = []
+    for name, change in (
+        ("a", {}),
+        ("b", {"seed": 7, "init_param": ["exp/x.pth:encoder:encoder"], "ngpu": 2}),
+        ("c", {"model_conf": {"mask_ratio": 0.7}}),
+        ("d", {"batch_size": 3}),
+    ):
+        write_history(tmp_path / name, [1.0], **change)
+        hashes.append(read_history(tmp_path / name).settings_hash)
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04half"])
+def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, content):
+    write_history(tmp_path, [1.0])
+    (tmp_path / "checkpoint.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="checkpoint.pth is not a readable") as error:
+        read_history(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_without_an_epoch_says_so(tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"max_epoch": 1}))
+    with pytest.raises(FileNotFoundError, match="no finished epoch"):
+        read_history(tmp_path)
+
+
+def write_events(folder, points):
+    """Write (iteration, loss) as TensorBoard scalars."""
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter(folder)
+    for wall_time, (step, value) in enumerate(points):
+        writer.add_scalar("loss", value, step, walltime=wall_time)
+    writer.close()
+
+
+def test_logged_intervals_are_used_without_the_epoch_means(tmp_path):
+    write_history(tmp_path, [3.0, 2.0])
+    # Intervals of 5 iterations; ESPnet adds the epoch's mean at its last iteration.
+    points = [(5, 3.5), (10, 2.5), (10, 3.0), (15, 2.2), (20, 1.8), (20, 2.0)]
+    write_events(tmp_path / "tensorboard/train", points)
+    steps, values = train_curves(read_history(tmp_path), ["loss"])["loss"]
+    assert steps.tolist() == [5, 10, 15, 20]
+    assert values == pytest.approx([3.5, 2.5, 2.2, 1.8])
+
+
+def test_epoch_means_are_used_where_nothing_finer_was_logged(tmp_path):
+    write_history(tmp_path, [3.0, 2.0])
+    write_events(tmp_path / "tensorboard/train", [(10, 3.0), (15, 2.2), (20, 2.0)])
+    steps, values = train_curves(read_history(tmp_path), ["loss"])["loss"]
+    assert steps.tolist() == [10, 15] and values == pytest.approx([3.0, 2.2])
+    write_history(tmp_path / "bare", [3.0, 2.0])
+    assert train_curves(read_history(tmp_path / "bare"), ["loss"])["loss"][
+        1
+    ].tolist() == [3.0, 2.0]
+
+
+def test_after_a_resume_the_later_value_counts(tmp_path):
+    write_history(tmp_path, [3.0, 2.0])
+    points = [
+        (5, 3.5),
+        (10, 2.5),
+        (10, 3.0),
+        (15, 9.9),
+        (15, 2.2),
+        (20, 1.8),
+        (20, 2.0),
+    ]
+    write_events(tmp_path / "tensorboard/train", points)
+    steps, values = train_curves(read_history(tmp_path), ["loss"])["loss"]
+    assert steps.tolist() == [5, 10, 15, 20]
+    assert values[2] == pytest.approx(2.2)
+
+
+def test_thinning_averages_neighbours():
+    steps, values = thin_out(np.arange(10), np.arange(10.0) ** 2, max_points=4)
+    assert steps.tolist() == [1, 4, 7, 9]
+    assert values == pytest.approx([5 / 3, 50 / 3, 149 / 3, 81])
+    assert thin_out(np.arange(3), np.arange(3), max_points=3)[0].tolist() == [0, 1, 2]

@@ -1,0 +1,81 @@
+"""The panels show what the model really computes."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.features import PATCH_SIZE
+from espnet2_sslam.pretrain_model import SSLAMPretrainModel
+from espnet2_sslam.results.panels import (
+    compute_panel,
+    draw_panel,
+    load_pretrained,
+    plot_panel,
+)
+
+ENCODER = dict(embed_dim=16, depth=1, num_heads=2, fbank_mean=-6.0, fbank_std=4.0)
+DECODER = dict(groups=2, num_layers=1)
+
+
+def write_model(folder, **options):
+    """Write a small random model as ESPnet's output directory."""
+    torch.manual_seed(0)
+    conf = dict(clip_frames=96, clone_batch=2, decoder_conf=DECODER, **options)
+    model = SSLAMPretrainModel(SSLAMEncoder(1, **ENCODER), **conf)
+    folder.mkdir()
+    torch.save(model.state_dict(), folder / "latest.pth")
+    config = dict(input_size=1, encoder_conf=ENCODER, model_conf=conf)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def noise_clips(*samples):
+    """Return clips of noise at several levels."""
+    rng = np.random.default_rng(0)
+    return [0.1 * (i + 1) * rng.standard_normal(n) for i, n in enumerate(samples)]
+
+
+def test_panel_of_a_mixture_agrees_with_the_patch_loss(tmp_path):
+    model = load_pretrained(write_model(tmp_path / "m", mixture=True, streams="mixed"))
+    clips = noise_clips(16_000, 14_000)
+    panel = compute_panel(model, clips, seed=3)
+    hidden = ~np.isnan(panel.error)
+    assert (hidden == panel.mask).all()
+    unmixed = np.repeat(panel.unmixed, PATCH_SIZE)
+    assert (panel.mixture[unmixed] == panel.clip[unmixed]).all()
+    assert (panel.mixture[~unmixed] != panel.clip[~unmixed]).any()
+    assert panel.frames == 98 - 2  # cut to clip_frames
+    # The mean over all rows of the model's own loss is the mean over such panels.
+    lengths = torch.tensor([16_000, 14_000])
+    speech = torch.zeros(2, 16_000)
+    for row, clip in zip(speech, clips):
+        row[: len(clip)] = torch.from_numpy(clip)
+    draws = model.draw(2, torch.Generator().manual_seed(3))
+    unmixed_fbank, mixed = model.student_inputs(speech, lengths, draws)
+    with torch.no_grad():
+        targets = model.make_targets(unmixed_fbank, mixed, draws)
+        predicted = model.predict(mixed, draws)
+    rows = predicted.patch[0] - targets.patch[0][predicted.hidden_index[0]]
+    expected = rows.square().sum() / (len(rows) * rows.shape[-1] ** 0.5)
+    assert np.nanmean(panel.error) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_phase_1_has_no_mixture_and_takes_one_clip(tmp_path):
+    model = load_pretrained(write_model(tmp_path / "m"))
+    panel = compute_panel(model, noise_clips(12_000))
+    assert panel.mixture is None and panel.frames == 73
+    plot_panel(panel, tmp_path / "panel.png", "title")
+    assert (tmp_path / "panel.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_file_for_a_model_of_mixtures_is_an_error(tmp_path):
+    model_dir = write_model(tmp_path / "m", mixture=True)
+    with pytest.raises(ValueError, match="give two audio files, got one"):
+        draw_panel(model_dir, [tmp_path / "a.wav"], tmp_path / "panel.png")
+
+
+def test_a_directory_without_a_model_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.yaml is missing"):
+        load_pretrained(tmp_path)
