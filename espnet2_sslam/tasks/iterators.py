@@ -22,7 +22,8 @@ def batches_per_pass(
 
     Clips left over are spread over the batches, so that no batch is small. In training
     that makes num_clips // batch_size batches of batch_size clips or a few more, as
-    ESPnet's batch_type "unsorted"; in validation batches of at most batch_size.
+    ESPnet's batch_type "unsorted"; in validation batches of at most batch_size, as far
+    as min_batch allows.
 
     Args:
         num_clips: clips of one pass.
