@@ -168,8 +168,8 @@ def check_file(path: Union[str, Path]) -> None:
     """Refuse what no decoder needs to be asked about: missing, empty or cut files.
 
     Raises:
-        AudioError: Missing, not readable, empty, or a WAV, W64, AIFF, AU or Ogg file that ends
-            before its own headers say so. (FLAC, MP3 and CAF show it when decoded.)
+        AudioError: Missing, not readable, empty, or a WAV, W64, AIFF, AU or Ogg file
+            that ends before its own headers say so. (FLAC, MP3 and CAF show it when decoded.)
     """
     path = Path(path)
     if not path.is_file():

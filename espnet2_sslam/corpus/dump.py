@@ -46,7 +46,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another run is formatting {folder}: wait for it") from None
+            raise ValueError(
+                f"another run is formatting {folder}: wait for it"
+            ) from None
         yield
 
 

@@ -206,7 +206,9 @@ class RecordBook:
         record = self.records.get(job.source)
         if record is None or record.problem:
             return None
-        if record.audio != job.audio and not (job.link_ok and record.audio == job.source):
+        if record.audio != job.audio and not (
+            job.link_ok and record.audio == job.source
+        ):
             return None
         try:
             stat = os.stat(job.source)

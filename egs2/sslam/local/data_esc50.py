@@ -96,9 +96,8 @@ def missing_classes(rows: dict, folds: dict) -> list:
     for fold in sorted(set(folds.values())):
         there = {slug(rows[key]["category"]) for key in rows if folds[key] == fold}
         if classes - there:
-            notes.append(
-                f"esc50: fold {fold} has no clip of {', '.join(sorted(classes - there))}"
-            )
+            lacking = ", ".join(sorted(classes - there))
+            notes.append(f"esc50: fold {fold} has no clip of {lacking}")
     return notes
 
 
@@ -115,7 +114,9 @@ def prepare(
     rng = np.random.default_rng(seed)
     folds, note = choose_folds(rows, num_folds, rng)
     notes = [note, *missing_classes(rows, folds), PRETRAIN_NOTE]
-    wav = {key: str(corpus_dir / "audio" / row["filename"]) for key, row in rows.items()}
+    wav = {
+        key: str(corpus_dir / "audio" / row["filename"]) for key, row in rows.items()
+    }
     sources = {key: slug(row["src_file"]) for key, row in rows.items()}
     labels = {key: [slug(row["category"])] for key, row in rows.items()}
 
@@ -172,9 +173,7 @@ def main(argv=None) -> None:
     """Entry point."""
     args = get_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    prepare(
-        args.corpus_dir, args.datadir, args.num_folds, args.valid_share, args.seed
-    )
+    prepare(args.corpus_dir, args.datadir, args.num_folds, args.valid_share, args.seed)
 
 
 if __name__ == "__main__":

@@ -74,11 +74,17 @@ def background(rng, num_samples):
     return noise / np.sqrt(np.mean(noise**2)) * 10 ** (rng.uniform(-55, -30) / 20)
 
 
-def make_clip(rng, scene):
-    """One clip: samples (N,) int16 and the kinds that sound in it, sorted."""
+def make_clip(rng, scene, turn):
+    """One clip: samples (N,) int16 and the kinds that sound in it, sorted.
+
+    One of the kinds is the one whose `turn` it is, so that no kind is rare.
+    """
     num_samples = int(rng.uniform(MIN_SECONDS, MAX_SECONDS) * SAMPLE_RATE)
     count = int(rng.integers(2, MAX_SOUNDS + 1)) if scene else 1
-    kinds = sorted(rng.choice(sorted(KINDS), count, replace=False).tolist())
+    others = sorted(KINDS)
+    first = others.pop(turn % len(others))
+    chosen = rng.choice(others, count - 1, replace=False).tolist()
+    kinds = sorted([first, *chosen])
     clip = background(rng, num_samples)
     for kind in kinds:
         clip += place_sound(rng, kind, num_samples)
@@ -95,8 +101,10 @@ def render(item, seed, datadir):
     rng = np.random.default_rng([seed, stream, number])
     # Spread the scenes evenly, whatever the number of clips.
     share = SPLITS[split][1]
-    scene = int((number + 1) * share) > int(number * share)
-    samples, kinds = make_clip(rng, scene)
+    scenes_before = int(number * share)
+    scene = int((number + 1) * share) > scenes_before
+    turn = scenes_before if scene else number - scenes_before
+    samples, kinds = make_clip(rng, scene, turn)
     key = f"{split.replace('/', '_')}_{number:05d}"
     path = datadir / "audio" / split / f"{key}.wav"
     path.parent.mkdir(parents=True, exist_ok=True)

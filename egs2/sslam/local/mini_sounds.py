@@ -1,4 +1,4 @@
-"""Twelve kinds of synthetic sounds for the embedded corpus, each with random parameters.
+"""Twelve kinds of synthetic sounds for the embedded corpus, randomly varied.
 
 A kind is a function `(rng, num_samples) -> (num_samples,)` float64. Level, onset and
 background are the scene's business (data_mini.py), not the sound's.

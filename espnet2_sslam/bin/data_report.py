@@ -1,0 +1,85 @@
+"""Stage 3: report on a dump, and the mean and std of its log-mel for training.
+
+Writes DUMP/report/report.txt (to read), report.json (the same numbers, with SHA-256 of
+lists and audio) and fbank_stats.json (mean and std of the un-normalised log-mel over
+all frames of pretrain/train).
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.corpus.datadir import read_table, write_atomically
+from espnet2_sslam.corpus.fbank import fbank_statistics
+from espnet2_sslam.corpus.report import STATS_SPLIT, collect
+from espnet2_sslam.corpus.report_text import report_text, warnings
+
+
+def write_report(dump: Path, nj: int, max_stats_clips: int = 0) -> dict:
+    """Write the three files below DUMP/report and return the report.
+
+    Args:
+        dump: What format_audio wrote.
+        nj: Processes.
+        max_stats_clips: Evenly spaced clips that the statistics use; 0 for all.
+
+    Raises:
+        ValueError: The dump is unfinished or damaged, or has no pretrain/train.
+    """
+    report = collect(dump)
+    if STATS_SPLIT not in report["splits"]:
+        raise ValueError(
+            f"{dump} has no {STATS_SPLIT}: the log-mel statistics need the audio of "
+            "pre-training, prepare it (stage 1)"
+        )
+    paths = list(read_table(dump / STATS_SPLIT / "wav.scp").values())
+    if 0 < max_stats_clips < len(paths):
+        paths = [
+            paths[i * len(paths) // max_stats_clips] for i in range(max_stats_clips)
+        ]
+    stats = {**fbank_statistics(paths, nj), "split": STATS_SPLIT}
+    report["fbank"] = {**stats, "num_clips": len(paths)}
+    folder = dump / "report"
+    write_atomically(folder / "report.txt", report_text(report))
+    write_atomically(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    write_atomically(folder / "fbank_stats.json", json.dumps(stats) + "\n")
+    return report
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet2_sslam.bin.data_report",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--dump", type=Path, default=Path("dump/raw"))
+    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--max_stats_clips",
+        type=int,
+        default=0,
+        help="compute mean and std on so many evenly spaced clips only (0: all)",
+    )
+    return parser
+
+
+def main(argv=None) -> None:
+    """Entry point."""
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    report = write_report(args.dump, args.nj, args.max_stats_clips)
+    for line in warnings(report):
+        logging.warning(line)
+    stats = report["fbank"]
+    clips = sum(split["usable"] for split in report["splits"].values())
+    print(
+        f"{clips} clips in {len(report['splits'])} splits, fbank mean "
+        f"{stats['mean']:.4f}, std {stats['std']:.4f}: {args.dump}/report/report.txt"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
