@@ -65,7 +65,9 @@ class ConvDecoder(nn.Module):
         Returns:
             Predictions (R, M, D).
         """
-        (rows, _, width), num_patches = visible.shape, _count(visible_index, hidden_index)
+        (rows, _, width), num_patches = visible.shape, _count(
+            visible_index, hidden_index
+        )
         first = torch.arange(rows, device=visible.device)[:, None] * num_patches
         x = visible.new_empty(rows * num_patches, width)
         x = x.index_copy(0, (first + hidden_index).flatten(), noise.flatten(0, 1))

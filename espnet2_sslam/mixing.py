@@ -144,7 +144,9 @@ def mixed_patches(regions: torch.Tensor, num_steps: int) -> torch.Tensor:
     """Positions of the patches outside the unmixed regions: (1 or B, K), ascending."""
     outside = ~unmixed_steps(regions, num_steps)
     count = num_steps - 2 * region_steps(num_steps)
-    steps = outside.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+    steps = outside.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[
+        :, :count
+    ]
     bands = torch.arange(PATCHES_PER_STEP, device=regions.device)
     return (steps[..., None] * PATCHES_PER_STEP + bands).flatten(1)
 

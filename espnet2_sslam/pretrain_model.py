@@ -113,7 +113,9 @@ class SSLAMPretrainModel(AbsESPnetModel):
         _check_choice("streams", streams, ("both", MIXED, UNMIXED))
         _check_choice("mixing_rule", mixing_rule, mixing.MIXING_RULES)
         _check_choice("regions_per", regions_per, ("batch", "clip"))
-        _check_choice("utterance_loss_reduction", utterance_loss_reduction, ("sum", "mean"))
+        _check_choice(
+            "utterance_loss_reduction", utterance_loss_reduction, ("sum", "mean")
+        )
         _check_layers("target_layers", target_layers, encoder.depth)
         _check_layers("utterance_target_layers", utterance_target_layers, encoder.depth)
         if clip_frames % PATCH_SIZE or not 0 < clip_frames <= encoder.max_frames:
@@ -179,7 +181,11 @@ class SSLAMPretrainModel(AbsESPnetModel):
         return loss, stats, torch.tensor(float(len(speech)), device=loss.device)
 
     def objective(
-        self, unmixed: torch.Tensor, mixed: Optional[torch.Tensor], draws: Draws, **given
+        self,
+        unmixed: torch.Tensor,
+        mixed: Optional[torch.Tensor],
+        draws: Draws,
+        **given,
     ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
         """The loss and stats of given inputs and draws, in numbered steps.
 
