@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import yaml
-from results_case import write_history
 
 from espnet2_sslam.results.history import read_history, thin_out, train_curves
+from tests.results_case import write_history
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["202511", "202611"])

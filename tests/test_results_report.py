@@ -6,7 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from results_case import (
+
+from espnet2_sslam.bin import sslam_results
+from espnet2_sslam.results import paper
+from espnet2_sslam.results.record import collect
+from espnet2_sslam.results.report import findings, write_all
+from espnet2_sslam.results.summary import Cell, compare
+from tests.results_case import (
     BAD,
     CLASSES,
     GOOD,
@@ -17,12 +23,6 @@ from results_case import (
     write_history,
     write_scores,
 )
-
-from espnet2_sslam.bin import sslam_results
-from espnet2_sslam.results import paper
-from espnet2_sslam.results.record import collect
-from espnet2_sslam.results.report import findings, write_all
-from espnet2_sslam.results.summary import Cell, compare
 
 # mAP of the rankings, over bell and dog: rain has no positive clip.
 MAP = {"good": 1.0, "swapped": (7 / 12 + 1) / 2, "bad": 5 / 12}
@@ -167,7 +167,7 @@ def test_nothing_scored_says_what_to_run(tmp_path):
     write_dump(tmp_path / "dump")
     with pytest.raises(ValueError, match="run stages 6 and 7 first"):
         collect(tmp_path / "exp", tmp_path / "dump")
-    with pytest.raises(FileNotFoundError, match="run stages 1 to 3 first"):
+    with pytest.raises(ValueError, match="downstream.txt is missing"):
         collect(tmp_path / "exp", tmp_path / "elsewhere")
 
 
@@ -242,3 +242,30 @@ def test_published_numbers_come_with_a_warning_for_a_subset(tmp_path):
     assert scores["accuracy"] == np.mean(right)
     assert "They test 2000 clips, here are 4" in report
     assert "chosen on the test clips" in report
+
+
+def test_the_data_report_is_summed_up_with_its_warnings(tmp_path):
+    exp, dump = three_seeds(tmp_path)
+    split = {
+        "usable": 4,
+        "left_out": {"empty": 1, "truncated": 2},
+        "hours": 0.5,
+        "label_counts": {"bell": 2, "dog": 2, "rain": 0},
+        "classes_without_positives": ["rain"],
+        "content_sha256": "0123456789abcdef",
+    }
+    report = {
+        "splits": {"mini/test": split},
+        "leaks": [
+            {"run": "mini", "train": "mini/train", "split": "mini/test", "clips": 3}
+        ],
+        "pretraining_overlaps": [],
+        "notes": ["Made with seed 0."],
+    }
+    (dump / "report").mkdir()
+    (dump / "report/report.json").write_text(json.dumps(report))
+    write_all(collect(exp, dump), tmp_path / "RESULTS.md")
+    text = (tmp_path / "RESULTS.md").read_text()
+    row = table_rows(text, "Data")[2]
+    assert row == ["mini/test", "4", "3", "0.500", "3", "1", "0123456789"]
+    assert "LEAK: 3 clips of mini/test" in text and "Made with seed 0." in text

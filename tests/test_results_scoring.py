@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from espnet2_sslam.results.scoring import read_predictions, read_text, score_files
+from espnet2_sslam.results.scoring import read_predictions, score_files
 
 CLASSES = ["bell", "dog", "rain", "siren"]
 TEXT = {"a": ["bell"], "b": ["dog", "bell"], "c": [], "d": ["rain"]}
@@ -110,6 +110,7 @@ def test_damaged_predictions_are_named(tmp_path, content):
 
 
 def test_duplicate_clips_in_text_are_an_error(tmp_path):
-    (tmp_path / "text").write_text("a bell\nb dog\na dog\n")
-    with pytest.raises(ValueError, match="clip id a is there twice"):
-        read_text(tmp_path / "text")
+    arguments = write_case(tmp_path)
+    arguments["text"].write_text("a bell\nb dog\na dog\n")
+    with pytest.raises(ValueError, match="'a' occurs twice"):
+        score_files(**arguments)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.results.scoring import TASKS, score_files
+from espnet2_sslam.corpus.datadir import TASKS
+from espnet2_sslam.results.scoring import score_files
 
 
 def get_parser() -> argparse.ArgumentParser:

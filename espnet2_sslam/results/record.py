@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from espnet2_sslam.corpus.datadir import Downstream
 from espnet2_sslam.results.history import History, read_history
 from espnet2_sslam.results.runs import (
     MODELS,
-    Downstream,
     Scores,
     collect_scores,
+    data_set_and_fold,
     find_pretraining,
-    read_downstream,
 )
 
 
@@ -33,7 +33,6 @@ class Record:
     """
 
     scores: Scores
-    downstream: list[Downstream]
     dump: Path
     pretraining: dict[tuple[str, str, int], History] = field(default_factory=dict)
     finetuning: dict[Path, History] = field(default_factory=dict)
@@ -48,7 +47,10 @@ class Record:
     @property
     def data_sets(self) -> dict[str, Downstream]:
         """{data set: the first of its lines}."""
-        return {line.data_set: line for line in reversed(self.downstream)}
+        return {
+            data_set_and_fold(line.name)[0]: line
+            for line in reversed(self.scores.downstream)
+        }
 
     @property
     def splits(self) -> list[Split]:
@@ -86,11 +88,10 @@ def collect(
     Raises:
         ValueError: when nothing was scored, or scores do not belong to their labels.
     """
-    downstream = read_downstream(Path(dump) / "downstream.txt")
-    scores = collect_scores(expdir, downstream, seeds=seeds, models=models, tags=tags)
-    if downstream and not scores.found:
+    scores = collect_scores(expdir, dump, seeds=seeds, models=models, tags=tags)
+    if scores.downstream and not scores.found:
         raise ValueError(f"no scored run in {expdir}; run stages 6 and 7 first")
-    record = Record(scores, downstream, Path(dump))
+    record = Record(scores, Path(dump))
     for phase, tag, seed, path in find_pretraining(expdir):
         if seeds is None or seed in seeds:
             if history := _read_or_note(path, record.unfinished):

@@ -9,7 +9,7 @@ from espnet2_sslam.results.files import write_text
 from espnet2_sslam.results.history import History
 from espnet2_sslam.results.machine import environment
 from espnet2_sslam.results.record import Record
-from espnet2_sslam.results.runs import MODELS, Downstream
+from espnet2_sslam.results.runs import MODELS
 from espnet2_sslam.results.summary import compare, summarise
 
 LEGEND = (
@@ -111,23 +111,21 @@ def _score_sections(record: Record) -> list[str]:
                 record.scores, tag, data_set, sorted(names), line.task, record.kind(tag)
             )
             parts += [f"## {data_set}: {tag}", table]
-            if line.valid_dir in line.test_dirs:
+            if line.valid in line.tests:
                 parts.append(OPTIMISTIC)
             if cited := {source for source in known if f"({source})" in table}:
-                parts.append(_paper_note(record, tag, line))
+                parts.append(_paper_note(record, tag, data_set))
                 sources |= cited
     if sources:
         parts.append("\n".join(f"- {name}: {known[name]}" for name in sorted(sources)))
     return parts
 
 
-def _paper_note(record: Record, tag: str, line: Downstream) -> str:
+def _paper_note(record: Record, tag: str, data_set: str) -> str:
     """Say how our test set and the papers' differ."""
-    keys = [
-        k for k in record.scores.found if (k.tag, k.data_set) == (tag, line.data_set)
-    ]
+    keys = [k for k in record.scores.found if (k.tag, k.data_set) == (tag, data_set)]
     folds = {(k.fold, k.split): record.scores.found[k]["num_clips"] for k in keys}
-    clips, full = sum(folds.values()), paper.test_clips(line.data_set)
+    clips, full = sum(folds.values()), paper.test_clips(data_set)
     note = "The papers' models are ViT-Base, pre-trained on AudioSet-2M."
     if full is not None and clips != full:
         note += (

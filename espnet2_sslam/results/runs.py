@@ -5,40 +5,21 @@ EXPDIR/<tag>/<model>_seed<N>/<name>/{last,best}/<test split>/metrics.json, where
 is the first column of downstream.txt with `/` replaced by `_`.
 """
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from espnet2_sslam.corpus.datadir import Downstream, read_downstream, read_table
 from espnet2_sslam.results.files import sha256
-from espnet2_sslam.results.scoring import TASKS, read_predictions, read_text
+from espnet2_sslam.results.scoring import read_predictions
 
 MODELS = ("random", "phase1", "phase2")
 CHECKPOINTS = ("last", "best")
 MODEL_DIR = re.compile(rf"({'|'.join(MODELS)})_seed(\d+)")
 PRETRAIN_DIR = re.compile(r"(phase[12])_(.+)_seed(\d+)")
-
-
-@dataclass(frozen=True)
-class Downstream:
-    """One line of downstream.txt: a training run and its test directories."""
-
-    name: str
-    task: str
-    train_dir: Path
-    valid_dir: Path
-    test_dirs: tuple[Path, ...]
-
-    @property
-    def data_set(self) -> str:
-        """The data set's name without the fold."""
-        return self.name.split("/")[0]
-
-    @property
-    def fold(self) -> str:
-        """The fold's name, empty where there are no folds."""
-        return self.name.partition("/")[2]
 
 
 class Key(NamedTuple):
@@ -63,34 +44,21 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores found: `found[key]` is a metrics.json, `missing` lists what is not."""
+    """All scores: `found[key]` is a metrics.json, `missing` what should be there.
 
+    `downstream` holds the lines of downstream.txt, `run_dirs[key]` the training run.
+    """
+
+    downstream: list[Downstream]
     found: dict[Key, dict]
     missing: list[Key]
     run_dirs: dict[Key, Path]
 
 
-def read_downstream(path: Path) -> list[Downstream]:
-    """Read downstream.txt; directories are relative to it.
-
-    Raises:
-        ValueError: for a line with other than five columns or an unknown task.
-    """
-    path, runs = Path(path), []
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; run stages 1 to 3 first")
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not (fields := line.split()):
-            continue
-        if len(fields) != 5 or fields[1] not in TASKS:
-            raise ValueError(
-                f"{path}, line {number}: needed <name> <{'|'.join(TASKS)}> <train dir> "
-                f"<valid dir> <test dirs>, got {line!r}; prepare the data again"
-            )
-        tests = tuple(path.parent / test for test in fields[4].split(","))
-        train, valid = (path.parent / field for field in fields[2:4])
-        runs.append(Downstream(fields[0], fields[1], train, valid, tests))
-    return runs
+def data_set_and_fold(name: str) -> tuple[str, str]:
+    """Split a name of downstream.txt; the fold is empty where there are none."""
+    data_set, _, fold = name.partition("/")
+    return data_set, fold
 
 
 def find_tags(expdir: Path) -> dict[str, list[tuple[str, int]]]:
@@ -114,7 +82,7 @@ def find_pretraining(expdir: Path) -> list[tuple[str, str, int, Path]]:
 
 def collect_scores(
     expdir: Path,
-    downstream: list[Downstream],
+    dump: Path,
     *,
     seeds: Optional[list[int]] = None,
     models: tuple[str, ...] = MODELS,
@@ -130,27 +98,25 @@ def collect_scores(
         ValueError: for scores that do not belong to the predictions or labels there.
     """
     there = find_tags(expdir)
-    found, missing, run_dirs = {}, [], {}
+    downstream = read_downstream(dump)
+    scores = Scores(downstream, {}, [], {})
     for tag in tags or sorted(there):
         tag_seeds = seeds or sorted({seed for _, seed in there.get(tag, [])})
-        for model, seed, line in (
-            (m, s, d) for m in models for s in tag_seeds for d in downstream
-        ):
+        for model, seed, line in itertools.product(models, tag_seeds, downstream):
             run = Path(expdir) / tag / f"{model}_seed{seed}"
             run = run / line.name.replace("/", "_")
-            for test in line.test_dirs:
-                for checkpoint in CHECKPOINTS:
-                    split = test.name
-                    key = Key(
-                        tag, model, seed, line.data_set, line.fold, split, checkpoint
-                    )
-                    folder = run / checkpoint / split
-                    if (folder / "metrics.json").exists():
-                        found[key] = read_metrics(folder, test / "text", line.task)
-                        run_dirs[key] = run
-                    else:
-                        missing.append(key)
-    return Scores(found, missing, run_dirs)
+            for test, checkpoint in itertools.product(line.tests, CHECKPOINTS):
+                split = Path(test).name
+                name = data_set_and_fold(line.name)
+                key = Key(tag, model, seed, *name, split, checkpoint)
+                folder = run / checkpoint / split
+                if (folder / "metrics.json").exists():
+                    text = Path(dump) / test / "text"
+                    scores.found[key] = read_metrics(folder, text, line.task)
+                    scores.run_dirs[key] = run
+                else:
+                    scores.missing.append(key)
+    return scores
 
 
 def read_metrics(folder: Path, text: Path, task: str) -> dict:
@@ -173,7 +139,7 @@ def read_metrics(folder: Path, text: Path, task: str) -> dict:
         raise ValueError(f"{predictions} is missing beside its scores; {remedy}")
     if scored_as != task:
         raise ValueError(f"{path}: scored as {scored_as}, needed {task}; {remedy}")
-    ids, clips = read_predictions(predictions).ids, read_text(text)
+    ids, clips = read_predictions(predictions).ids, read_table(text)
     if different := set(ids) ^ set(clips):
         raise ValueError(
             f"{predictions}: its clips are not those of {text} ({len(different)} "

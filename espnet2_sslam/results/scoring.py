@@ -6,9 +6,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from espnet2_sslam.corpus.datadir import TASKS, read_classes, read_table
 from espnet2_sslam.results.files import sha256, write_csv, write_json
-
-TASKS = ("multi_label", "multi_class")
 
 
 @dataclass(frozen=True)
@@ -18,33 +17,6 @@ class Predictions:
     ids: list[str]
     scores: np.ndarray
     classes: list[str]
-
-
-def read_class_list(path: Path) -> list[str]:
-    """Read one label per line; raises ValueError when one is empty or there twice."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    for number, label in enumerate(lines, start=1):
-        if not label or label.split() != [label]:
-            raise ValueError(
-                f"{path}, line {number}: one label without blanks needed, got {label!r}"
-            )
-    _refuse_duplicates(path, lines, "label")
-    if not lines:
-        raise ValueError(f"{path}: no label in the class list; prepare the data again")
-    return lines
-
-
-def read_text(path: Path) -> dict[str, list[str]]:
-    """Read `<id> [<label> ...]` lines; a clip without a label has an empty list."""
-    fields = [
-        line.split()
-        for line in Path(path).read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    ]
-    _refuse_duplicates(path, [clip[0] for clip in fields], "clip id")
-    if not fields:
-        raise ValueError(f"{path}: no clip in it; prepare the data again")
-    return {clip[0]: clip[1:] for clip in fields}
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -160,12 +132,9 @@ def score_files(
     `metrics.json` also holds the SHA-256 of what was scored, so that a later reader
     can tell whether it still belongs to the predictions beside it.
     """
-    metrics = score(
-        read_predictions(predictions),
-        read_text(text),
-        read_class_list(class_list),
-        task,
-    )
+    labels = {clip: words.split() for clip, words in read_table(text).items()}
+    classes = read_classes(class_list)
+    metrics = score(read_predictions(predictions), labels, classes, task)
     sources = {"predictions": predictions, "text": text, "class_list": class_list}
     metrics["sha256"] = {name: sha256(path) for name, path in sources.items()}
     rows = [
