@@ -1,0 +1,89 @@
+"""Pre-training, phase 1 (EAT) and phase 2 (SSLAM), as an ESPnet task."""
+
+import argparse
+from collections.abc import Callable
+
+from espnet2_sslam.decoder import ConvDecoder
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.features import FRAME_LENGTH, FRAME_SHIFT
+from espnet2_sslam.pretrain_model import SSLAMPretrainModel
+from espnet2_sslam.tasks.base import NestedDictAction, SSLAMAbsTask
+from espnet2_sslam.tasks.checks import check_keywords
+from espnet2_sslam.tasks.preprocess import ClipPreprocessor
+
+
+class SSLAMTask(SSLAMAbsTask):
+    """Train an encoder without labels."""
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the options of pre-training."""
+        super().add_task_arguments(parser)
+        group = parser.add_argument_group("Pre-training")
+        for name, what in (
+            ("encoder_conf", "SSLAMEncoder, see espnet2_sslam/encoder.py"),
+            ("model_conf", "SSLAMPretrainModel, see espnet2_sslam/pretrain_model.py"),
+        ):
+            text = f"Keyword arguments of {what}"
+            group.add_argument(
+                f"--{name}", action=NestedDictAction, default={}, help=text
+            )
+        # The loss moves with the teacher: the newest model is the one to keep.
+        parser.set_defaults(best_model_criterion=[("valid", "num_updates", "max")])
+
+    @classmethod
+    def check_configuration(cls, args: argparse.Namespace) -> None:
+        """Also check the sections of pre-training."""
+        super().check_configuration(args)
+        given = ["self", "input_size"]
+        check_keywords(SSLAMEncoder, args.encoder_conf, "encoder_conf", given)
+        given = ["self", "encoder", "seed"]
+        check_keywords(SSLAMPretrainModel, args.model_conf, "model_conf", given)
+        decoder = args.model_conf.get("decoder_conf") or {}
+        given = ["self", "embed_dim"]
+        check_keywords(ConvDecoder, decoder, "model_conf decoder_conf", given)
+
+    @classmethod
+    def required_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> tuple[str, ...]:
+        """Name what a clip must have."""
+        return ("speech",)
+
+    @classmethod
+    def optional_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> tuple[str, ...]:
+        """Name what a clip may have."""
+        return ()
+
+    @classmethod
+    def min_clips_per_rank(cls, args: argparse.Namespace) -> int:
+        """Return 2 where clips are mixed with each other, else 1."""
+        return 2 if args.model_conf.get("mixture") else 1
+
+    @classmethod
+    def build_preprocess_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Callable | None:
+        """Return the function that cuts a clip to the model's clip length."""
+        return ClipPreprocessor(
+            train,
+            max_samples=args.max_samples or cls.clip_samples(args),
+            seed=args.seed,
+            input_size=args.input_size,
+        )
+
+    @classmethod
+    def clip_samples(cls, args: argparse.Namespace) -> int:
+        """Return the samples of the model's clip length."""
+        frames = args.model_conf.get("clip_frames")
+        if frames is None:
+            frames = SSLAMPretrainModel.__init__.__kwdefaults__["clip_frames"]
+        return frames * FRAME_SHIFT + FRAME_LENGTH - FRAME_SHIFT
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> SSLAMPretrainModel:
+        """Return student, teacher and decoder, drawn from the global seed."""
+        encoder = SSLAMEncoder(args.input_size, **args.encoder_conf)
+        return SSLAMPretrainModel(encoder, seed=args.seed, **args.model_conf)
