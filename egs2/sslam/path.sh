@@ -1,0 +1,32 @@
+# shellcheck shell=bash
+# Puts the project, its environment and the runners on the search paths.
+#
+# With `python` set before (run.sh --python), that interpreter is used as it is. In an
+# activated environment that has the project (pip install -e .), that one is used.
+# Otherwise tools/setup_env.sh finds or builds the project's own.
+
+_recipe="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+_root="$(cd "${_recipe}/../.." && pwd -P)"
+
+if [ -z "${python:-}" ]; then
+    if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] &&
+        python3 -c 'from importlib.metadata import version; version("espnet2_sslam")' \
+            2>/dev/null; then
+        :
+    else
+        _env="$("${_root}/tools/setup_env.sh")" || exit 1
+        PATH="${_env}/bin:${PATH}"
+    fi
+    python=python3
+fi
+
+PATH="${_recipe}/utils:${PATH}"
+if [ -n "${MAIN_ROOT:-}" ]; then
+    # An ESPnet clone keeps its runners in utils/, or in Kaldi's once it is linked.
+    for _utils in tools/kaldi/egs/wsj/s5/utils egs2/TEMPLATE/asr1/utils utils; do
+        if [ -d "${MAIN_ROOT}/${_utils}" ]; then PATH="${MAIN_ROOT}/${_utils}:${PATH}"; fi
+    done
+fi
+export PATH
+export PYTHONPATH="${_root}${PYTHONPATH:+:${PYTHONPATH}}"
+export PYTHONIOENCODING=UTF-8

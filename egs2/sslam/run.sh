@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# SSLAM from data to scores. `./run.sh --help` explains; `./run.sh` runs the demo.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# General
+stage=1
+stop_stage=7
+ngpu=0
+num_nodes=1
+nj=2
+python=
+seeds="1 2 3"
+models="random phase1 phase2"
+# Data
+corpus=mini
+corpus_dir=
+data_args=
+feats_type=raw
+format_args=
+datadir=
+dumpdir=
+# Training
+expdir=
+pretrain_config=conf/pretrain_eat_tiny.yaml
+pretrain2_config=conf/pretrain_sslam_tiny.yaml
+pretrain_args=
+pretrain_tag=
+finetune_config=conf/linear_tiny.yaml
+finetune_args=
+finetune_tag=
+
+help_message="Usage: ./run.sh [--option value ...]
+
+Stages
+  1 data preparation -> data/          5 pre-training phase 2 (SSLAM: mixtures)
+  2 audio formatting -> dump/          6 fine-tuning and linear evaluation
+  3 data report and statistics         7 inference, scoring, RESULTS.md
+  4 pre-training phase 1 (EAT)
+Each may be run again: finished work is skipped while its inputs, options and results
+are the same; interrupted training is continued.
+
+Options [default]
+ General
+  --stage N --stop_stage N    first and last stage [${stage} ${stop_stage}]
+  --ngpu N                    GPUs per training, 0 for CPU [${ngpu}]
+  --num_nodes N               nodes per training; needs slurm or queue, see cmd.sh [${num_nodes}]
+  --nj N                      processes; on CPU also trainings at a time [${nj}]
+  --seeds \"N ...\"             one pre-training and one fine-tuning each [${seeds}]
+  --models \"WORD ...\"         what is fine-tuned [${models}]
+  --python PY                 interpreter to use as it is [path.sh finds or builds one]
+ Data
+  --corpus NAME               mini (made here), esc50 or folder [${corpus}]
+  --corpus_dir DIR            where the corpus is [db.sh]
+  --data_args \"...\"           more options of local/data_<corpus>.py
+  --feats_type TYPE           raw, or fbank: features as kaldi ark [${feats_type}]
+  --format_args \"...\"         more options of espnet2_sslam.bin.format_audio
+  --datadir --dumpdir --expdir DIR   [data/<corpus> dump/<corpus> exp/<corpus>]
+ Training
+  --pretrain_config YAML      phase 1 [${pretrain_config}]
+  --pretrain2_config YAML     phase 2 [${pretrain2_config}]
+  --pretrain_args \"...\"       more options of espnet2_sslam.bin.sslam_train
+  --pretrain_tag TAG          name of the pre-training [from the configs]
+  --finetune_config YAML      one, or several in quotes [${finetune_config}]
+  --finetune_args \"...\"       more options of espnet2_sslam.bin.sslam_cls_train
+  --finetune_tag TAG          name of the fine-tuning [from the config]
+
+Examples
+  ./run.sh                                          the demo
+  ./run.sh --corpus esc50 --corpus_dir DIR          ESC-50, cross-validated
+  ./run.sh --corpus folder --corpus_dir DIR --ngpu 1 --seeds 1 \\
+      --pretrain_config conf/pretrain_eat_base.yaml \\
+      --pretrain2_config conf/pretrain_sslam_base.yaml --stop_stage 5"
+
+. utils/parse_options.sh
+. utils/stages.sh
+[ $# -eq 0 ] || die "no argument without --option is expected, got '$1'"
+check_options
+. ./db.sh
+. ./path.sh
+. ./cmd.sh
+set_defaults
+
+if runs 1; then
+    log "stage 1: data preparation -> ${datadir}"
+    once "stage 1" "${datadir}" --replaced "${datadir}_replaced" \
+        "${corpus_input[@]}" --input local --output "${datadir}" \
+        -- local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" \
+        --datadir "${datadir}" --python "${python}" --nj "${nj}" \
+        "${data_words[@]}"
+fi
+
+if runs 2; then
+    log "stage 2: audio formatting (${feats_type}) -> ${dump}"
+    need 2 1 "${datadir}"
+    once "stage 2" "${dump}" --exclude report --input "${datadir}" --output "${dump}" \
+        -- "${python}" -m espnet2_sslam.bin.format_audio --datadir "${datadir}" \
+        --outdir "${dump}" --feats_type "${feats_type}" --nj "${nj}" \
+        "${format_words[@]}"
+fi
+
+if runs 3; then
+    log "stage 3: data report -> ${dump}/report/report.txt"
+    need 3 2 "${dump}"
+    once "stage 3" "${dump}/report" --exclude report --input "${dump}" \
+        --output "${dump}/report/report.json" \
+        --output "${dump}/report/fbank_stats.json" \
+        -- "${python}" -m espnet2_sslam.bin.data_report --dump "${dump}"
+fi
+
+if runs 4; then
+    log "stage 4: pre-training phase 1 (${pretrain_config}), seeds ${seeds}"
+    need 4 3 "${dump}/report"
+    for seed in ${seeds}; do
+        add_pretraining 1 "${seed}" "${pretrain_config}"
+    done
+    run_jobs 4
+fi
+
+if runs 5; then
+    log "stage 5: pre-training phase 2 (${pretrain2_config}), seeds ${seeds}"
+    for seed in ${seeds}; do
+        phase1="$(pretrain_dir 1 "${seed}")"
+        need 5 4 "${phase1}"
+        # The learning continues, the count of updates starts anew.
+        add_pretraining 2 "${seed}" "${pretrain2_config}" \
+            --init_param "${phase1}/latest.pth:::num_updates"
+    done
+    run_jobs 5
+fi
+
+if runs 6; then
+    log "stage 6: fine-tuning of ${models} (${finetune_config}), seeds ${seeds}"
+    need 6 3 "${dump}/report"
+    for_each_finetuning add_finetuning
+    run_jobs 6
+fi
+
+if runs 7; then
+    log "stage 7: inference and scoring -> ${expdir}/RESULTS.md"
+    need 7 3 "${dump}/report"
+    for_each_finetuning add_scoring
+    run_jobs 7
+    # shellcheck disable=SC2046,SC2086 # lists of words
+    "${python}" -m espnet2_sslam.bin.sslam_results --expdir "${expdir}" \
+        --dump "${dump}" --output "${expdir}/RESULTS.md" \
+        --seeds ${seeds} --models ${models} --tags $(finetune_tags)
+fi
+
+log "finished stages ${stage} to ${stop_stage}"
