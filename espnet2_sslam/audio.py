@@ -169,7 +169,7 @@ def check_file(path: Union[str, Path]) -> None:
 
     Raises:
         AudioError: Missing, not readable, empty, or a WAV, W64, AIFF, AU or Ogg file
-            that ends before its own headers say so. (FLAC, MP3 and CAF show it when decoded.)
+            that ends before its own headers say so. (Others show it when decoded.)
     """
     path = Path(path)
     if not path.is_file():
@@ -186,6 +186,8 @@ def check_file(path: Union[str, Path]) -> None:
                 _check_ogg(path, file, size)
             elif magic[:4] in (b"riff", b".snd"):
                 _check_total(path, file, size, magic)
+            elif magic[:4] == b"caff":
+                _check_caf(path, file, size)
     except OSError as error:
         raise AudioError(path, f"unreadable: {error.strerror}") from None
 
@@ -216,6 +218,19 @@ def _check_chunks(path: Path, file, size: int, magic: bytes) -> None:
             return
         position += 8 + length + length % 2
     raise AudioError(path, "truncated: the file ends before its audio")
+
+
+def _check_caf(path: Path, file, size: int) -> None:
+    """Compare the size of the audio chunk of a CAF file to the bytes there."""
+    position = 8
+    while position + 12 <= size:
+        file.seek(position)
+        name, length = struct.unpack(">4sq", file.read(12))
+        if name == b"data" and length < 0:  # unknown: up to the end of the file
+            return
+        position += 12 + length
+    if position > size:
+        raise AudioError(path, f"truncated: {size} of {position} bytes are there")
 
 
 def _check_total(path: Path, file, size: int, magic: bytes) -> None:

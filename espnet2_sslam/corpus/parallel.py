@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Callable, Iterable, Iterator, Sequence
 
+import torch
 from tqdm import tqdm
 
 LOG_INTERVAL = 30.0  # seconds between two progress lines
@@ -63,7 +64,9 @@ def _in_processes(function, items, nj, chunk):
     """Results in order, with a bounded number of chunks in the pool."""
     context = multiprocessing.get_context("fork")
     chunks = (items[i : i + chunk] for i in range(0, len(items), chunk))
-    pool = ProcessPoolExecutor(nj, mp_context=context)
+    pool = ProcessPoolExecutor(
+        nj, context, initializer=torch.set_num_threads, initargs=(1,)
+    )
     try:
         waiting = deque(
             pool.submit(_call_all, function, part)

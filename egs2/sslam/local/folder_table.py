@@ -182,7 +182,8 @@ def label_slugs(clips: List[Clip]) -> Dict[str, str]:
         if taken is not None:
             raise ValueError(
                 f"the labels {taken!r} and {label!r} would both become "
-                f"{slug(label)!r}: rename one, or spell both alike if they mean the same"
+                f"{slug(label)!r}: rename one, or spell both alike if they mean "
+                "the same"
             )
         slugs[label] = slug(label)
     return slugs

@@ -1,0 +1,338 @@
+"""Stage 2: validated, restartable formatting that leaves nothing out silently."""
+
+import logging
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet2_sslam.audio import read_audio
+from espnet2_sslam.bin.format_audio import main
+from espnet2_sslam.corpus import dump as dump_module
+from espnet2_sslam.corpus.datadir import read_table
+from espnet2_sslam.corpus.dump import make_dump
+from espnet2_sslam.corpus.fbank import fbank_pieces
+from espnet2_sslam.features import kaldi_fbank
+from tests.corpus_case import (
+    ROOT,
+    error_line,
+    make_bad,
+    make_corpus,
+    noise,
+    real_audio,
+    replace_line,
+)
+
+BAD_KINDS = (
+    "missing empty text no_frames one_sample short truncated nan infinity "
+    "truncated.flac truncated.mp3 truncated.ogg"
+).split()
+
+
+def tree(folder):
+    """Content of every file below a folder, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def problems(dump):
+    """Rows of problems.tsv: (split, id, file, reason, action)."""
+    lines = (dump / "problems.tsv").read_text().splitlines()
+    return [tuple(line.split("\t")) for line in lines[1:]]
+
+
+def test_dump_holds_every_clip_at_16_khz_mono_16_bit(tmp_path):
+    datadir = make_corpus(tmp_path)
+    soundfile.write(tmp_path / "audio/toy-train-2.wav", noise(44100, channels=2), 44100)
+    make_dump(datadir, tmp_path / "dump")
+    for split in ("pretrain/train", "toy/train", "toy/test"):
+        wav = read_table(tmp_path / "dump" / split / "wav.scp")
+        lengths = read_table(tmp_path / "dump" / split / "utt2num_samples")
+        sources = read_table(datadir / split / "wav.scp")
+        assert list(wav) == list(sources) == list(lengths)
+        for key, path in wav.items():
+            info = soundfile.info(path)
+            assert (info.samplerate, info.channels, info.subtype) == (
+                16000,
+                1,
+                "PCM_16",
+            )
+            assert info.frames == int(lengths[key])
+            np.testing.assert_allclose(
+                read_audio(path), read_audio(sources[key]), atol=2**-16 + 1e-7
+            )
+    for name in ("downstream.txt", "toy/classes.txt", "toy/train/text"):
+        assert (tmp_path / "dump" / name).read_text() == (datadir / name).read_text()
+    assert problems(tmp_path / "dump") == []
+
+
+@pytest.mark.parametrize("feats_type", ["raw", "fbank"])
+def test_parallel_equals_serial(tmp_path, feats_type):
+    datadir = make_corpus(tmp_path)
+    outdir = tmp_path / "dump"
+    make_dump(datadir, outdir, feats_type=feats_type, nj=1)
+    serial = tree(outdir)
+    shutil.rmtree(outdir)
+    make_dump(datadir, outdir, feats_type=feats_type, nj=2)
+    assert tree(outdir) == serial
+
+
+@pytest.mark.parametrize("kind", BAD_KINDS)
+def test_a_bad_file_is_left_out_and_reported(tmp_path, kind):
+    datadir = make_corpus(tmp_path)
+    bad = make_bad(tmp_path / "bad", kind)
+    replace_line(datadir / "toy/train/wav.scp", "toy-train-3", f"toy-train-3 {bad}")
+    summary = make_dump(datadir, tmp_path / "dump", max_bad=0.1)
+    assert "30 clips in 5 splits: 29 usable" in summary and "1 left out" in summary
+    [(split, key, path, reason, action)] = problems(tmp_path / "dump")
+    assert (split, key, path) == ("toy/train", "toy-train-3", str(bad))
+    assert reason and action == "left out"
+    kept = [f"toy-train-{i}" for i in (0, 1, 2, 4, 5)]
+    for name in ("wav.scp", "text", "utt2spk", "utt2num_samples"):
+        assert list(read_table(tmp_path / "dump/toy/train" / name)) == kept
+    assert read_table(tmp_path / "dump/toy/train/text")["toy-train-4"] == "cat"
+
+
+def test_silent_clips_are_kept_with_a_warning(tmp_path):
+    datadir = make_corpus(tmp_path)
+    soundfile.write(tmp_path / "audio/toy-test-0.wav", np.zeros(8000), 16000)
+    summary = make_dump(datadir, tmp_path / "dump")
+    assert "30 usable, 1 of them with a warning (silent 1)" in summary
+    assert problems(tmp_path / "dump")[0][1::3] == ("toy-test-0", "kept")
+
+
+def test_too_many_bad_files_stop_the_stage_with_one_line(tmp_path, capsys):
+    datadir = make_corpus(tmp_path)
+    (tmp_path / "audio/toy-train-1.wav").unlink()
+    outdir = tmp_path / "dump"
+    line = error_line(main, capsys, "--datadir", datadir, "--outdir", outdir)
+    assert "1 of 30 clips" in line and "toy-train-1" in line and "missing" in line
+    assert "problems.tsv" in line and len(problems(tmp_path / "dump")) == 1
+    assert not (tmp_path / "dump" / "downstream.txt").exists()
+
+
+def test_a_split_without_usable_clips_is_an_error(tmp_path):
+    datadir = make_corpus(tmp_path, clips=1)
+    (tmp_path / "audio/toy-test-0.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match="toy/test"):
+        make_dump(datadir, tmp_path / "dump", max_bad=0.9)
+
+
+@pytest.mark.parametrize(
+    "file, old, new, message",
+    [
+        (
+            "toy/train/wav.scp",
+            "toy-train-1",
+            "toy-train-0 x.wav",
+            "'toy-train-0' .*twice",
+        ),
+        ("toy/train/wav.scp", "toy-train-1", "toy-train-1", "no file behind"),
+        ("toy/train/text", "toy-train-1", "", "in wav.scp only.*toy-train-1"),
+        ("toy/train/text", "toy-train-1", "other cat", "toy-train-1"),
+        ("toy/train/text", "toy-train-1", "toy-train-1 cow", "'cow' of 'toy-train-1'"),
+        ("toy/train/text", "toy-train-1", "toy-train-1 cat cat", "same label twice"),
+        ("toy/train/text", "toy-train-1", "toy-train-1 cat dog", "has 2 labels"),
+        ("toy/train/text", "toy-train-1", "toy-train-1", "has 0 labels"),
+        ("toy/test/utt2spk", "toy-test-1", "", "toy-test-1"),
+        ("toy/classes.txt", "cat", "dog", "'dog' occurs twice"),
+        ("downstream.txt", "toy", "toy multi_class toy/train", "'toy' must read"),
+        (
+            "downstream.txt",
+            "toy",
+            "toy multi_class toy/train toy/valid toy/nope",
+            "toy/nope",
+        ),
+    ],
+)
+def test_wrong_lists_are_named_errors(tmp_path, file, old, new, message):
+    datadir = make_corpus(tmp_path)
+    replace_line(datadir / file, old, new)
+    with pytest.raises(ValueError, match=message):
+        make_dump(datadir, tmp_path / "dump")
+
+
+@pytest.mark.parametrize("file", ["toy/train/wav.scp", "toy/classes.txt"])
+def test_an_empty_list_is_an_error(tmp_path, file):
+    datadir = make_corpus(tmp_path)
+    (datadir / file).write_text("")
+    with pytest.raises(ValueError, match="empty"):
+        make_dump(datadir, tmp_path / "dump")
+
+
+def test_stage_two_before_stage_one_says_so(tmp_path, capsys):
+    assert "stage 1" in error_line(main, capsys, "--datadir", tmp_path / "data")
+    assert "--max_bad" in error_line(main, capsys, "--max_bad", 2)
+    assert "true or false" in error_line(main, capsys, "--link_ok", "perhaps")
+
+
+def test_a_file_in_several_splits_is_converted_once(tmp_path, monkeypatch):
+    datadir = make_corpus(tmp_path)
+    shared = str(tmp_path / "audio/toy-train-0.wav")
+    replace_line(
+        datadir / "pretrain/train/wav.scp",
+        "pretrain-train-0",
+        f"pretrain-train-0 {shared}",
+    )
+    calls = []
+    real = dump_module.format_file
+    monkeypatch.setattr(
+        dump_module, "format_file", lambda job: calls.append(job.source) or real(job)
+    )
+    make_dump(datadir, tmp_path / "dump")
+    assert calls.count(shared) == 1 and len(calls) == 29
+    a = read_table(tmp_path / "dump/pretrain/train/wav.scp")["pretrain-train-0"]
+    assert a == read_table(tmp_path / "dump/toy/train/wav.scp")["toy-train-0"]
+
+
+def test_a_second_run_redoes_only_what_is_not_valid(tmp_path, monkeypatch):
+    datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
+    make_dump(datadir, dump)
+    before = tree(dump)
+    calls = []
+    real = dump_module.format_file
+    monkeypatch.setattr(
+        dump_module, "format_file", lambda job: calls.append(job.source) or real(job)
+    )
+    make_dump(datadir, dump)
+    assert calls == [] and tree(dump) == before
+
+    audio = {
+        key: read_table(dump / "toy/train/wav.scp")[key]
+        for key in ("toy-train-0", "toy-train-1")
+    }
+    os.unlink(audio["toy-train-0"])
+    with open(audio["toy-train-1"], "r+b") as file:
+        file.truncate(100)
+    touched = tmp_path / "audio/toy-train-2.wav"
+    os.utime(touched, (1, 1))  # another time, the same content
+    changed = tmp_path / "audio/toy-train-3.wav"
+    soundfile.write(changed, noise(9000, seed=99), 16000)
+    make_dump(datadir, dump)
+    names = {os.path.basename(path) for path in calls}
+    assert names == {f"toy-train-{i}.wav" for i in (0, 1, 3)}
+    new = read_table(dump / "toy/train/utt2num_samples")
+    assert new["toy-train-3"] == "9000"
+
+
+def test_a_killed_run_is_continued(tmp_path, caplog):
+    datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
+    clips = 80
+    lines = []
+    for i in range(clips):
+        path = tmp_path / f"audio/long-{i}.wav"
+        soundfile.write(path, noise(48000, seed=i), 16000)
+        lines.append(f"long-{i:04d} {path}\n")
+    (datadir / "pretrain/train/wav.scp").write_text("".join(lines))
+    (datadir / "pretrain/train/utt2spk").unlink()
+    command = [sys.executable, "-m", "espnet2_sslam.bin.format_audio"]
+    command += ["--datadir", str(datadir), "--outdir", str(dump)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    records = dump / "records.jsonl"
+    deadline = time.monotonic() + 60
+    while not records.exists() or records.read_bytes().count(b"\n") < 20:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = records.read_bytes().count(b"\n")
+    assert 20 <= done < clips + 24 and not (dump / "downstream.txt").exists()
+    left = next(dump.glob("audio/*")) / ".x.flac.tmp-1"
+    left.write_bytes(b"half")
+    records.write_bytes(records.read_bytes() + b'{"source": "ha')
+    caplog.set_level(logging.INFO)
+    make_dump(datadir, dump)
+    assert "are formatted already" in caplog.text and not left.exists()
+    after = tree(dump)
+    shutil.rmtree(dump)
+    make_dump(datadir, dump)
+    assert tree(dump) == after
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_file_that_looks_finished(
+    tmp_path, capsys
+):
+    datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
+    soundfile.write(tmp_path / "audio/toy-test-5.wav", noise(160000), 16000)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))  # bytes of a file
+    try:
+        line = error_line(main, capsys, "--datadir", datadir, "--outdir", dump)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert "too large" in line and "toy-test-5" in line
+    assert not (dump / "downstream.txt").exists()
+    assert not list(dump.rglob("*toy-test-5*.flac"))
+    assert not list(dump.rglob("*.tmp-*"))
+    make_dump(datadir, dump)
+    assert read_table(dump / "toy/test/utt2num_samples")["toy-test-5"] == "160000"
+
+
+def test_link_ok_uses_good_files_where_they_lie(tmp_path):
+    datadir = make_corpus(tmp_path)
+    soundfile.write(tmp_path / "audio/toy-train-2.wav", noise(8000), 8000)
+    make_dump(datadir, tmp_path / "dump", link_ok=True)
+    wav = read_table(tmp_path / "dump/toy/train/wav.scp")
+    assert wav["toy-train-1"] == str(tmp_path / "audio/toy-train-1.wav")
+    assert wav["toy-train-2"].startswith(str(tmp_path / "dump/audio/"))
+    make_dump(datadir, tmp_path / "dump")  # and back to copies
+    wav = read_table(tmp_path / "dump/toy/train/wav.scp")
+    assert wav["toy-train-1"].startswith(str(tmp_path / "dump/audio/"))
+
+
+def test_fbank_ark_holds_the_log_mel_of_the_formatted_audio(tmp_path):
+    datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
+    make_dump(datadir, dump, feats_type="fbank")
+    for split in ("pretrain/valid", "toy/test"):
+        wav = read_table(dump / split / "wav.scp")
+        frames = read_table(dump / split / "utt2num_frames")
+        feats = kaldiio.load_scp(str(dump / split / "feats.scp"))
+        assert list(feats) == list(wav) == list(frames)
+        for key in feats:
+            expected, _ = kaldi_fbank(torch.from_numpy(read_audio(wav[key]))[None])
+            assert feats[key].dtype == np.float32
+            assert feats[key].shape == (int(frames[key]), 128)
+            # Near the floor float32 rounds differently from run to run.
+            np.testing.assert_allclose(feats[key], expected[0].numpy(), atol=5e-3)
+
+
+def test_fbank_pieces_of_long_audio_equal_the_whole(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", noise(50_000) + 0.1, 16000)
+    [whole] = fbank_pieces(str(tmp_path / "a.wav"))
+    monkeypatch.setattr("espnet2_sslam.corpus.fbank.PIECE_FRAMES", 37)
+    pieces = list(fbank_pieces(str(tmp_path / "a.wav")))
+    assert len(pieces) > 5
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-3)
+
+
+def test_two_runs_at_once_do_not_write_into_each_other(tmp_path):
+    datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
+    with dump_module.locked(dump):
+        with pytest.raises(ValueError, match="another run"):
+            make_dump(datadir, dump)
+
+
+def test_real_clips_are_all_usable(tmp_path):
+    datadir = make_corpus(tmp_path)
+    clips = sorted(real_audio("fsdd-mini").glob("recordings/*.flac"))[:20]
+    lines = "".join(f"{clip.stem} {clip}\n" for clip in clips)
+    (datadir / "pretrain/train/wav.scp").write_text(lines)
+    (datadir / "pretrain/train/utt2spk").unlink()
+    make_dump(datadir, tmp_path / "dump", max_bad=0)
+    samples = read_table(tmp_path / "dump/pretrain/train/utt2num_samples")
+    assert list(samples) == sorted(clip.stem for clip in clips)
+    for clip in clips:  # 8 kHz
+        assert int(samples[clip.stem]) == 2 * soundfile.info(str(clip)).frames
