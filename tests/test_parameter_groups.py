@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from toy_task import ToyModel
 
 from espnet2_sslam.tasks.optimizer import parameter_groups
+from tests.toy_task import ToyModel
 
 
 def rates(model, **options):

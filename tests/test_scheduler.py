@@ -98,3 +98,8 @@ def test_resuming_another_curve_is_refused():
 def test_wrong_options_are_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         WarmupCosine(optimizer(1.0), **options)
+
+
+def test_a_rate_of_zero_is_refused():
+    with pytest.raises(ValueError, match="lr above 0"):
+        WarmupCosine(optimizer(0.0, reference=0.0), total_steps=5)

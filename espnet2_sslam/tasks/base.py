@@ -141,8 +141,6 @@ class SSLAMAbsTask(AbsTask):
         check_options(args)
         cls.check_configuration(args)
         check_data_files(args)
-        if args.collect_stats:
-            return
         iterations = cls.iterations_per_epoch(args)
         check_accumulation(iterations, args.accum_grad)
         conf = args.scheduler_conf

@@ -30,7 +30,7 @@ class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
         last_epoch: number of updates done before, as in every torch scheduler.
 
     Raises:
-        ValueError: for negative steps or rates, or no update left after the warm-up.
+        ValueError: for negative steps or rates, or no update after the warm-up.
     """
 
     def __init__(
@@ -53,8 +53,11 @@ class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
                 f"warmup_steps is {warmup_steps} and total_steps is {total_steps}: "
                 "lower warmup_steps or train longer"
             )
-        if min_lr < 0.0:
-            raise ValueError(f"min_lr must be 0 or more, got {min_lr}")
+        if min_lr < 0.0 or optimizer.defaults["lr"] <= 0.0:
+            raise ValueError(
+                f"min_lr must be 0 or more and optim_conf lr above 0, got {min_lr} and "
+                f"{optimizer.defaults['lr']}"
+            )
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps
         self.min_lr = min_lr

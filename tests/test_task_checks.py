@@ -1,0 +1,214 @@
+"""What a task refuses before it starts, each in one line."""
+
+import gc
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet2_sslam.tasks.weights import check_init_param
+from tests.toy_task import ToyModel, ToyTask, arguments, write_clips
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_clips(tmp_path / "train", 5), write_clips(tmp_path / "valid", 2)
+
+
+@pytest.fixture
+def complaint(data, tmp_path):
+    """Return a function that trains and returns the error's text."""
+
+    def run(*more):
+        with pytest.raises((ValueError, OSError)) as caught:
+            ToyTask.main(cmd=arguments(*data, tmp_path / "exp", *more))
+        text = str(caught.value)
+        del caught
+        gc.collect()  # ends the workers that the traceback keeps alive
+        assert "\n" not in text
+        return text
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        ("--iterator_type chunk", "--iterator_type chunk is not supported"),
+        ("--valid_iterator_type none", "--valid_iterator_type"),
+        ("--batch_type folded", "--batch_type folded .* unsorted"),
+        ("--multiple_iterator true", "--multiple_iterator"),
+        ("--max_cache_size 1MB", "--max_cache_size"),
+        ("--use_deepspeed true", "--multiprocessing_distributed true"),
+        ("--train_dtype float16", "--use_amp true"),
+        ("--exclude_weight_decay true", "--optim_groups_conf"),
+        ("--ngpu 2", "--multiprocessing_distributed true"),
+        ("--batch_size 0", "--batch_size must be 1 or more"),
+        ("--num_iters_per_epoch 3 --accum_grad 2", "--num_iters_per_epoch 2"),
+        ("--num_iters_per_epoch 1 --accum_grad 2", "--num_iters_per_epoch 2"),
+        ("--optim_conf lrr=1", "optim_conf has no key lrr: use one of .*lr"),
+        ("--optim_conf lr=5e-5", "the text '5e-5', not a number.*5.0e-05"),
+        ("--optim_groups_conf decay=1", "optim_groups_conf has no key decay"),
+        ("--scheduler_conf warmup=1", "has no key warmup: use one of .*warmup_steps"),
+        ("--scheduler_conf warmup_steps=99", "below total_steps"),
+        ("--balanced_clips_per_epoch 4", "balanced clips need labels"),
+        ("--balanced_clips_per_epoch 3 --batch_size 4", "balanced clips need labels"),
+        ("--init_param nothing.pth", "nothing.pth does not exist"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(complaint, more, expected):
+    assert re.search(expected, complaint(*more.split()))
+
+
+def test_a_missing_list_says_which_stage_to_run(complaint, data):
+    (data[1] / "wav.scp").unlink()
+    assert re.search("valid/wav.scp does not exist: run stages", complaint())
+
+
+def test_an_empty_list_is_refused(complaint, data):
+    (data[0] / "utt2num_samples").write_text("")
+    assert "train/utt2num_samples is empty" in complaint()
+
+
+def test_a_clip_listed_twice_is_refused(complaint, data):
+    with (data[0] / "utt2num_samples").open("a") as stream:
+        stream.write("clip01 1600\n")
+    assert "holds the clip clip01 twice" in complaint()
+
+
+def test_a_clip_without_audio_is_refused_before_training(complaint, data):
+    with (data[0] / "utt2num_samples").open("a") as stream:
+        stream.write("ghost 1600\n")
+    assert "wav.scp lacks 1 of 6 clips, the first is ghost" in complaint()
+
+
+@pytest.mark.parametrize(
+    "spoil, expected",
+    [
+        (lambda p: p.unlink(), "^clip clip03 cannot be read .*Error opening"),
+        (lambda p: p.write_bytes(b""), "^clip clip03 cannot be read"),
+        (lambda p: soundfile.write(p, np.zeros(800), 8000), "^clip clip.. .*8000"),
+        (
+            lambda p: soundfile.write(p, np.zeros((800, 2)), 16000),
+            "^clip clip03 .*mono",
+        ),
+        (
+            lambda p: soundfile.write(p, np.zeros(1), 16000),
+            "^clip clip03 has 1 samples",
+        ),
+    ],
+)
+def test_an_unusable_clip_is_one_line_that_names_it(complaint, data, spoil, expected):
+    spoil(data[0] / "clip03.wav")
+    assert re.search(expected, complaint())
+
+
+def test_an_unusable_clip_in_a_worker_is_one_line_too(complaint, data):
+    (data[0] / "clip03.wav").unlink()  # torch takes 5 s to end a worker that failed
+    assert re.search("^clip clip03 cannot be read", complaint("--num_workers", "1"))
+
+
+def test_a_set_at_another_rate_is_refused(tmp_path):
+    folders = [write_clips(tmp_path / name, 4, rate=8000) for name in "tv"]
+    with pytest.raises(ValueError, match="8000 Hz, 16000 Hz are needed"):
+        ToyTask.main(cmd=arguments(*folders, tmp_path / "exp"))
+
+
+@pytest.fixture
+def trained(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save(ToyModel().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        (":encodr:encoder", "has nothing named encodr: it holds encoder, head"),
+        (":encoder:encodr", "the model has no encodr"),
+        (":head:encoder", "missing blocks.0.bias, .*; unknown bias, weight"),
+        (":encoder:head", "unknown"),
+        (":::encoder.,teacher.,head.,num_updates", r"has nothing named \?"),
+    ],
+)
+def test_a_misspelt_init_param_is_refused(trained, fields, expected):
+    with pytest.raises(ValueError, match=expected):
+        check_init_param(ToyModel(), f"{trained}{fields}")
+
+
+def test_init_param_of_another_size_is_refused(trained):
+    with pytest.raises(ValueError, match="has shape .*4.* needed is .*6"):
+        check_init_param(ToyModel(width=6), f"{trained}:encoder:encoder")
+
+
+@pytest.mark.parametrize(
+    "fields", ["", ":encoder:encoder", ":encoder:teacher", ":::num_updates", ":::head"]
+)
+def test_a_right_init_param_is_accepted(trained, fields):
+    check_init_param(ToyModel(), f"{trained}{fields}")
+
+
+def test_init_param_loads_what_it_names_and_leaves_the_rest(data, tmp_path, trained):
+    states = torch.load(trained)
+    states["num_updates"] += 50
+    torch.save(states, trained)
+    more = ("--init_param", f"{trained}:::num_updates", "--optim_conf", "lr=1.0e-30")
+    ToyTask.main(cmd=arguments(*data, tmp_path / "exp", *more, "--max_epoch", "1"))
+    result = torch.load(tmp_path / "exp/latest.pth")
+    assert torch.equal(result["head.weight"], states["head.weight"])
+    assert result["num_updates"] == 1
+
+
+def test_a_trained_model_is_built_again_from_its_files(data, tmp_path):
+    ToyTask.main(cmd=arguments(*data, tmp_path / "exp"))
+    latest = tmp_path / "exp/latest.pth"
+    model, args = ToyTask.build_model_from_file(model_file=latest)
+    states = torch.load(latest)
+    assert all(torch.equal(v, states[k]) for k, v in model.state_dict().items())
+    assert args.max_epoch == 3
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (lambda s: s.pop("head.bias"), "missing head.bias; unknown nothing"),
+        (lambda s: s.update(new=torch.ones(1)), "missing nothing; unknown new"),
+    ],
+)
+def test_a_model_file_that_does_not_fit_is_refused(data, tmp_path, change, expected):
+    ToyTask.main(cmd=arguments(*data, tmp_path / "exp", "--max_epoch", "1"))
+    latest = tmp_path / "exp/1epoch.pth"
+    states = torch.load(latest)
+    change(states)
+    torch.save(states, latest)
+    with pytest.raises(ValueError, match=expected):
+        ToyTask.build_model_from_file(model_file=latest)
+
+
+def test_a_checkpoint_in_place_of_a_model_is_refused(data, tmp_path):
+    ToyTask.main(cmd=arguments(*data, tmp_path / "exp", "--max_epoch", "1"))
+    with pytest.raises(ValueError, match="<N>epoch.pth or latest.pth"):
+        ToyTask.build_model_from_file(model_file=tmp_path / "exp/checkpoint.pth")
+    with pytest.raises(ValueError, match="does not exist: train"):
+        ToyTask.build_model_from_file(model_file=tmp_path / "exp/9epoch.pth")
+
+
+def test_balanced_training_uses_the_asked_number_of_clips(data, tmp_path):
+    lines = [f"clip{number:02d} cat\n" for number in range(5)]
+    (data[0] / "text").write_text("".join(lines))
+    log = tmp_path / "clips.txt"
+    more = ["--train_data_path_and_name_and_type", f"{data[0]}/text,label,text"]
+    more += ["--balanced_clips_per_epoch", "3", "--log_clips", str(log)]
+    more += ["--batch_size", "3", "--max_epoch", "2"]
+
+    class LabelTask(ToyTask):
+        @classmethod
+        def build_preprocess_fn(cls, args, train):
+            preprocess = super().build_preprocess_fn(args, train)
+            preprocess.classes = {"cat": 0}
+            return preprocess
+
+    LabelTask.main(cmd=arguments(*data, tmp_path / "exp", *more))
+    assert [len(set(line.split())) for line in log.read_text().splitlines()] == [3, 3]

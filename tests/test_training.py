@@ -1,0 +1,209 @@
+"""A whole training through ESPnet, with a toy: what is computed, kept and resumed."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from espnet2_sslam.tasks.base import scheduler_classes
+from tests.toy_task import ToyModel, ToyTask, arguments, write_clips
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return write_clips(folder / "train", 13), write_clips(folder / "valid", 6)
+
+
+@pytest.fixture
+def train(data, tmp_path):
+    """Return a function that trains into tmp_path/<name> and returns that folder."""
+
+    def run(name, *more):
+        ToyTask.main(cmd=arguments(*data, tmp_path / name, *more))
+        return tmp_path / name
+
+    return run
+
+
+def state(folder):
+    """Return all of checkpoint.pth but the times and speeds."""
+    states = torch.load(folder / "checkpoint.pth", weights_only=False)
+    for epoch in states["reporter"]["stats"].values():
+        for part in epoch.values():
+            for key in [k for k in part if "time" in k or "mem" in k]:
+                del part[key]
+    return states
+
+
+def assert_same(one, other, path=""):
+    """Compare nested states bit by bit."""
+    assert type(one) is type(other), path
+    if isinstance(one, dict):
+        assert list(one) == list(other), path
+        for key in one:
+            assert_same(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), path
+        for number, pair in enumerate(zip(one, other)):
+            assert_same(*pair, f"{path}/{number}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    else:
+        assert one == other or one != one, path
+
+
+def last_stats(folder, part="valid"):
+    reporter = state(folder)["reporter"]
+    return reporter["stats"][reporter["epoch"]][part]
+
+
+def test_the_schedule_is_known_to_espnet_in_lower_case():
+    assert "sslam_warmup_cosine" in scheduler_classes
+
+
+def test_validation_statistics_cover_the_whole_set_and_choose_the_best(train):
+    folder = train("exp", "--best_model_criterion", "valid,clips,max")
+    assert last_stats(folder)["clips"] == last_stats(folder)["different"] == 6
+    assert os.readlink(folder / "valid.clips.best.pth").endswith("epoch.pth")
+
+
+def test_partners_change_between_epochs(train, tmp_path):
+    log = tmp_path / "clips.txt"
+    train("exp", "--log_clips", str(log), "--max_epoch", "2")
+    batches = [set(line.split()) for line in log.read_text().splitlines()]
+    assert len(batches) == 6
+    assert set.union(*batches[:3]) == set.union(*batches[3:])
+    assert all(batch not in batches[:3] for batch in batches[3:])
+
+
+def test_teacher_moves_once_per_real_step_and_the_steps_are_counted(train):
+    folder = train("exp", "--num_iters_per_epoch", "6", "--accum_grad", "2")
+    states = state(folder)
+    assert states["model"]["num_updates"] == 9
+    assert states["schedulers"][0]["total_steps"] == 9
+    assert states["schedulers"][0]["last_epoch"] == 9
+
+
+def test_a_skipped_step_moves_neither_teacher_nor_schedule(train, monkeypatch):
+    clip = torch.nn.utils.clip_grad_norm_
+    calls = []
+
+    def broken_once(*args, **kwargs):
+        calls.append(1)
+        norm = clip(*args, **kwargs)
+        return norm * float("nan") if len(calls) == 2 else norm
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", broken_once)
+    states = state(train("exp"))
+    assert states["model"]["num_updates"] == 8
+    assert states["schedulers"][0]["last_epoch"] == 8
+
+
+def test_the_teacher_is_saved_and_not_in_the_optimizer(train):
+    states = state(train("exp", "--max_epoch", "1"))
+    assert any(name.startswith("teacher.") for name in states["model"])
+    trained = sum(len(g["params"]) for g in states["optimizers"][0]["param_groups"])
+    model = ToyModel()
+    assert trained == sum(p.requires_grad for p in model.parameters())
+
+
+def test_two_runs_are_equal_and_another_seed_is_not(train):
+    one, other = state(train("one")), state(train("other"))
+    assert_same(one, other)
+    different = state(train("different", "--seed", "7"))
+    assert not torch.equal(
+        one["model"]["head.weight"], different["model"]["head.weight"]
+    )
+
+
+def test_workers_do_not_change_the_result(train):
+    one = state(train("one", "--max_samples", "1500", "--num_workers", "0"))
+    two = state(train("two", "--max_samples", "1500", "--num_workers", "2"))
+    assert_same(one["model"], two["model"])
+
+
+@pytest.mark.parametrize("more", [(), ("--num_iters_per_epoch", "2")])
+def test_resuming_from_an_epoch_equals_going_on(train, more):
+    more = ("--scheduler_conf", "total_steps=9", "--max_samples", "1500", *more)
+    whole = state(train("whole", *more))
+    train("parts", *more, "--max_epoch", "1")
+    parts = state(train("parts", *more, "--resume", "true"))
+    assert_same(whole, parts)
+
+
+def test_a_kill_between_the_files_of_an_epoch_is_repaired(train):
+    more = ("--keep_nbest_models", "3")
+    folder = train("exp", *more)
+    weights = torch.load(folder / "3epoch.pth")
+    for name in ("3epoch.pth", "latest.pth", "valid.loss.best.pth"):
+        (folder / name).unlink()
+    (folder / ".checkpoint.pth.77.tmp").write_bytes(b"half")
+    train("exp", *more, "--resume", "true")
+    assert_same(dict(torch.load(folder / "latest.pth")), dict(weights))
+    assert (folder / "valid.loss.best.pth").exists()
+    assert not list(folder.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("kept", [0, 500])
+def test_a_broken_checkpoint_is_one_line_with_the_way_out(train, kept):
+    folder = train("exp", "--max_epoch", "1")
+    checkpoint = folder / "checkpoint.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="empty or truncated.*delete it") as caught:
+        train("exp", "--max_epoch", "1", "--resume", "true")
+    assert "\n" not in str(caught.value)
+
+
+def test_resuming_a_training_that_stopped_early_trains_no_more(train):
+    more = ("--patience", "0", "--early_stopping_criterion", "valid", "clips", "max")
+    folder = train("exp", *more, "--max_epoch", "5")
+    assert state(folder)["reporter"]["epoch"] == 2
+    train("exp", *more, "--max_epoch", "5", "--resume", "true")
+    assert state(folder)["reporter"]["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "more, option",
+    [
+        (("--seed", "3"), "--seed 0, this run has 3"),
+        (("--batch_size", "5"), "--batch_size 4, this run has 5"),
+        (("--optim_conf", "lr=0.02"), "--optim_conf"),
+        (("--max_epoch", "4"), "--scheduler_conf"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(train, more, option):
+    train("exp")
+    with pytest.raises(ValueError, match=option):
+        train("exp", "--resume", "true", *more)
+
+
+def test_averaged_models_keep_a_sensible_counter(train):
+    folder = train("exp", "--keep_nbest_models", "2")
+    averaged = torch.load(folder / "valid.loss.ave_2best.pth")
+    assert averaged["num_updates"] == pytest.approx((6 + 9) / 2)
+
+
+def test_tensorboard_is_written(train):
+    folder = train("exp", "--use_tensorboard", "true", "--max_epoch", "1")
+    assert list((folder / "tensorboard/valid").glob("events*"))
+
+
+def test_plots_are_written(train):
+    folder = train("exp", "--use_matplotlib", "true", "--max_epoch", "1")
+    assert (folder / "images/loss.png").exists()
+
+
+def test_wandb_works_offline(train, monkeypatch, tmp_path):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder = train("exp", "--use_wandb", "true", "--max_epoch", "1")
+    assert list(Path(folder).glob("wandb/offline-run-*"))
+    assert wandb.run is None
+
+
+def test_collect_stats_works(train):
+    folder = train("exp", "--collect_stats", "true")
+    assert len((folder / "train/speech_shape").read_text().splitlines()) == 13
