@@ -1,0 +1,148 @@
+"""Stage 3: the data report and the log-mel statistics."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet2_sslam.audio import read_audio
+from espnet2_sslam.bin.data_report import main, write_report
+from espnet2_sslam.corpus.datadir import read_table
+from espnet2_sslam.corpus.dump import make_dump
+from espnet2_sslam.features import kaldi_fbank
+from tests.corpus_case import error_line, make_corpus, noise, replace_line
+
+
+def report_of(tmp_path, edit=None, **kwargs):
+    """Report on a toy corpus after `edit(datadir)`, its text, and the dump."""
+    datadir = make_corpus(tmp_path)
+    if edit is not None:
+        edit(datadir)
+    make_dump(datadir, tmp_path / "dump", **kwargs)
+    report = write_report(tmp_path / "dump", nj=1)
+    return report, (tmp_path / "dump/report/report.txt").read_text()
+
+
+def test_report_counts_clips_durations_and_labels(tmp_path):
+    report, text = report_of(tmp_path)
+    split = report["splits"]["toy/train"]
+    assert (split["listed"], split["usable"], split["duplicates"]) == (6, 6, 0)
+    assert split["seconds"] == {"min": 0.5, "mean": 0.515625, "max": 0.53125}
+    assert sum(split["seconds_histogram"]["counts"]) == 6
+    assert split["label_counts"] == {"cat": 3, "dog": 3}
+    assert split["labels_per_clip"] == {"1": 6}
+    assert report["classes"] == {"toy": ["cat", "dog"]}
+    assert report["leaks"] == [] and "no duplicates, no leaks" in text
+    written = json.loads((tmp_path / "dump/report/report.json").read_text())
+    assert written == report
+
+
+def test_statistics_are_those_of_all_real_frames_of_pretrain_train(tmp_path):
+    report_of(tmp_path)
+    stats = json.loads((tmp_path / "dump/report/fbank_stats.json").read_text())
+    wav = read_table(tmp_path / "dump/pretrain/train/wav.scp").values()
+    frames = [kaldi_fbank(torch.from_numpy(read_audio(p))[None])[0][0] for p in wav]
+    values = torch.cat(frames).double()
+    assert set(stats) == {"mean", "std", "num_frames", "split"}
+    assert stats["split"] == "pretrain/train" and stats["num_frames"] == len(values)
+    assert stats["mean"] == pytest.approx(float(values.mean()), rel=1e-6)
+    assert stats["std"] == pytest.approx(float(values.std(correction=0)), rel=1e-6)
+
+
+def test_statistics_do_not_depend_on_the_number_of_processes(tmp_path):
+    datadir = make_corpus(tmp_path, clips=20)
+    make_dump(datadir, tmp_path / "dump")
+    serial = write_report(tmp_path / "dump", nj=1)["fbank"]
+    parallel = write_report(tmp_path / "dump", nj=2)["fbank"]
+    assert parallel["num_frames"] == serial["num_frames"]
+    assert parallel["mean"] == pytest.approx(serial["mean"], rel=1e-6)
+    few = write_report(tmp_path / "dump", nj=1, max_stats_clips=5)["fbank"]
+    assert few["num_clips"] == 5
+
+
+def test_audio_shared_by_train_and_test_is_flagged_as_a_leak(tmp_path):
+    def leak(datadir):
+        audio = datadir.parent / "audio"
+        samples, _ = soundfile.read(audio / "toy-train-2.wav", dtype="int16")
+        soundfile.write(audio / "toy-test-2.flac", samples, 16000)  # another container
+        line = f"toy-test-2 {audio / 'toy-test-2.flac'}"
+        replace_line(datadir / "toy/test/wav.scp", "toy-test-2", line)
+
+    report, text = report_of(tmp_path, leak)
+    [found] = report["leaks"]
+    assert (found["split"], found["clips"]) == ("toy/test", 1)
+    assert found["examples"] == ["toy-test-2"]
+    assert "!!! LEAK: 1 clips of toy/test" in text and "!!! DUPLICATES: 1" in text
+
+
+def test_copies_within_a_split_and_different_labels_are_flagged(tmp_path):
+    def copy(datadir):
+        audio = datadir.parent / "audio"
+        shutil.copy(audio / "toy-train-0.wav", audio / "toy-train-1.wav")
+
+    report, text = report_of(tmp_path, copy)
+    assert report["splits"]["toy/train"]["duplicates"] == 1
+    assert report["duplicates"]["groups"] == 1
+    assert report["duplicates"]["contradicting_labels"] == 1  # one cat, one dog
+    assert "!!! LABELS: 1 times" in text
+
+
+def test_test_clips_in_pretraining_are_noted(tmp_path):
+    def share(datadir):
+        path = datadir.parent / "audio/toy-test-0.wav"
+        line = f"pretrain-train-0 {path}"
+        replace_line(datadir / "pretrain/train/wav.scp", "pretrain-train-0", line)
+
+    report, text = report_of(tmp_path, share)
+    assert report["pretraining_overlaps"] == [{"split": "toy/test", "clips": 1}]
+    assert report["leaks"] == []
+    assert "1 clips of toy/test are heard in pre-training" in text
+
+
+def test_problems_and_classes_without_positives_are_reported(tmp_path):
+    def spoil(datadir):
+        audio = datadir.parent / "audio"
+        (audio / "toy-train-0.wav").unlink()
+        (audio / "toy-train-1.wav").write_bytes(b"RIFF")
+        soundfile.write(audio / "toy-train-2.wav", np.zeros(8000), 16000)
+        (datadir / "toy/classes.txt").write_text("cat\ncow\ndog\n")
+
+    report, text = report_of(tmp_path, spoil, max_bad=0.5)
+    split = report["splits"]["toy/train"]
+    assert (split["listed"], split["usable"]) == (6, 4)
+    assert split["left_out"]["missing"] == 1 and sum(split["left_out"].values()) == 2
+    assert split["warnings"] == {"silent": 1}
+    assert split["classes_without_positives"] == ["cow"]
+    assert "!!! NO POSITIVES in toy/train: cow" in text
+    assert "left out: missing: 1" in text and "warnings: silent: 1" in text
+
+
+def test_content_hash_tells_changed_audio_and_labels(tmp_path):
+    def hashes(name, edit=None):
+        report, _ = report_of(tmp_path / name, edit)
+        return [split["content_sha256"] for split in report["splits"].values()]
+
+    def new_audio(datadir):
+        path = datadir.parent / "audio/toy-test-0.wav"
+        soundfile.write(path, noise(8000, seed=77), 16000)
+
+    def new_label(datadir):
+        replace_line(datadir / "toy/test/text", "toy-test-0", "toy-test-0 dog")
+
+    first = hashes("a")
+    assert hashes("b") == first  # wherever the files lie
+    for name, edit in (("c", new_audio), ("d", new_label)):
+        assert sum(a != b for a, b in zip(hashes(name, edit), first)) == 1
+
+
+def test_report_on_an_unfinished_or_damaged_dump_says_what_to_run(tmp_path, capsys):
+    line = error_line(main, capsys, "--dump", tmp_path / "dump")
+    assert "is missing: run" in line
+    report_of(tmp_path)
+    path = next((tmp_path / "dump").glob("audio/*/*.flac"))
+    path.write_bytes(b"")
+    line = error_line(main, capsys, "--dump", tmp_path / "dump")
+    assert str(path) in line and "run stage 2 again" in line
