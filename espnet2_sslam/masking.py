@@ -1,4 +1,4 @@
-"""Inverse block masking: hide everything, keep square blocks, several masks per clip."""
+"""Inverse block masking: hide all, keep square blocks, several masks per clip."""
 
 from typing import Tuple
 

@@ -11,7 +11,6 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
-from torch import nn
 
 from espnet2_sslam import losses, mixing
 from espnet2_sslam.decoder import ConvDecoder

@@ -1,0 +1,189 @@
+"""SSLAMEncoder: lengths, padding, chunks, output forms, modes."""
+
+import pytest
+import torch
+
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.layers import drop_path, sincos_positions
+from tests.golden_data import tiny_states
+
+SMALL = dict(embed_dim=24, depth=2, num_heads=2, max_frames=320)
+SIZES = [400, 2_000, 2_561, 16_000, 50_000, 51_600, 160_000]  # 320 frames: 51,440
+
+
+def encoder(**options):
+    torch.manual_seed(0)
+    return SSLAMEncoder(**{"input_size": 1, **SMALL, **options}).eval()
+
+
+def batch(sizes=SIZES):
+    generator = torch.Generator().manual_seed(1)
+    waves = [torch.randn(size, generator=generator) * 0.1 for size in sizes]
+    padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    return waves, padded, torch.tensor(sizes)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(freq="concat", cls_token=True),
+        dict(freq="flatten"),
+        dict(upsample=8, cls_token=True),
+        dict(layer=1),
+        dict(layer=0),
+    ],
+)
+@torch.no_grad()
+def test_a_clip_gives_the_same_output_alone_and_in_any_batch(options):
+    model = encoder(**options)
+    waves, padded, lengths = batch()
+    out, olens, _ = model(padded, lengths)
+    assert out.shape[1] == olens.max() and out.shape[2] == model.output_size()
+    for clip, wave in enumerate(waves):
+        alone, length, _ = model(wave[None], lengths[clip : clip + 1])
+        assert length[0] == olens[clip] == alone.shape[1]
+        error = (alone[0] - out[clip, : length[0]]).norm() / alone.norm()
+        assert error < 1e-5
+        assert not out[clip, length[0] :].any()
+
+
+@pytest.mark.parametrize("samples", [400, 2_799, 2_800, 2_960, 160_000])
+@torch.no_grad()
+def test_output_lengths_are_exact(samples):
+    steps = -(-(1 + (samples - 400) // 160) // 16)
+    lengths = torch.tensor([samples])
+    wave = torch.randn(1, samples)
+    for options, wanted in (
+        (dict(), steps),
+        (dict(freq="flatten"), 8 * steps),
+        (dict(upsample=4), 4 * steps),
+        (dict(cls_token=True), steps + 1),
+    ):
+        out, olens, _ = encoder(**options)(wave, lengths)
+        assert olens.tolist() == [wanted] and out.shape[1] == wanted
+
+
+@torch.no_grad()
+def test_log_mel_input_gives_the_same_as_waveforms():
+    from espnet2_sslam.features import kaldi_fbank
+
+    model, other = encoder(), encoder(input_size=128)
+    _, padded, lengths = batch()
+    fbank, frames = kaldi_fbank(padded, lengths)
+    fbank = fbank + 5.0 * (fbank == 0)  # padding must not matter
+    out, olens, _ = model(padded, lengths)
+    same, same_lens, _ = other(fbank, frames)
+    assert torch.equal(olens, same_lens)
+    torch.testing.assert_close(out, same)
+
+
+@torch.no_grad()
+def test_a_clip_longer_than_the_table_is_encoded_in_chunks():
+    model = encoder(cls_token=True)
+    wave = torch.randn(1, 200_000) * 0.1
+    out, olens, _ = model(wave, torch.tensor([200_000]))
+    fbank, frames = model.fbank(wave, torch.tensor([200_000]))
+    parts = [model.encode(model.embed(part)).tokens for part in fbank.split(320, 1)]
+    grid = torch.cat([part[:, 1:].view(1, -1, 8, 24).mean(2) for part in parts], 1)
+    torch.testing.assert_close(out[:, 1 : 1 + 60], grid[:, :60])
+    share = torch.tensor([320.0, 320, 320, float(frames) - 960]) / float(frames)
+    cls = sum(w * part[:, :1] for w, part in zip(share, parts))
+    assert (out[:, :1] - cls).abs().max() < 0.2  # the last part is padded here
+    assert olens.tolist() == [1 + -(-int(frames) // 16)]
+
+
+@torch.no_grad()
+def test_target_frames_pads_and_attends_and_cuts():
+    model = encoder(target_frames=160)
+    _, padded, lengths = batch([8_000, 60_000])
+    _, olens, _ = model(padded, lengths)
+    assert olens.tolist() == [10, 10]
+    fbank, frames = model.fbank(padded, lengths)
+    assert frames.tolist() == [160, 160] and fbank.shape[1] == 160
+    assert float(fbank[0, -1, 0]) == pytest.approx(0.4670606)
+
+
+@torch.no_grad()
+def test_layers_and_max_layer():
+    _, padded, lengths = batch([8_000, 30_000])
+    (last, layers), _, _ = encoder(layer="all")(padded, lengths)
+    assert [index for index, _ in layers] == [1, 2]
+    assert torch.equal(last, layers[-1][1])
+    first, _, _ = encoder(layer=1)(padded, lengths)
+    cut, _, _ = encoder(max_layer=1)(padded, lengths)
+    called, _, _ = encoder()(padded, lengths, max_layer=1)
+    for found in (first, cut, called):
+        torch.testing.assert_close(found, layers[0][1])
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode():
+    model = encoder(freeze=True, drop_path=0.5).train()
+    assert not model.training and not any(m.training for m in model.modules())
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_drop_path_needs_a_seed_only_in_training():
+    model = encoder(drop_path=0.9)
+    _, padded, lengths = batch([8_000] * 20)
+    one, _, _ = model(padded, lengths)
+    assert torch.equal(one, model(padded, lengths)[0])
+    patches = model.embed(model.fbank(padded, lengths)[0])
+    model.train()
+    seeds = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+    outs = [model.encode(patches, generator=seed).tokens for seed in seeds]
+    assert torch.equal(outs[0], outs[1]) and not torch.equal(outs[0], outs[2])
+
+
+def test_drop_path_drops_whole_clips_and_keeps_the_mean():
+    x = torch.ones(20_000, 2, 3)
+    dropped = drop_path(x, 0.25, torch.Generator().manual_seed(0))
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.02)
+    assert (dropped.flatten(1).std(1) == 0).all()
+
+
+def test_positions_equal_the_authors_table():
+    table = tiny_states()[0][
+        "modality_encoders.IMAGE.fixed_positional_encoder.positions"
+    ]
+    torch.testing.assert_close(sincos_positions(48, 96), table, rtol=0, atol=5e-6)
+
+
+def test_gradients_reach_every_parameter():
+    model = encoder(cls_token=True).train()
+    _, padded, lengths = batch([8_000, 30_000])
+    model(padded, lengths)[0].square().sum().backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(input_size=80), "input_size"),
+        (dict(freq="sum"), "freq"),
+        (dict(max_frames=100), "max_frames"),
+        (dict(target_frames=640), "target_frames"),
+        (dict(layer=3), "layer"),
+        (dict(max_layer=0), "max_layer"),
+        (dict(num_heads=5), "num_heads"),
+        (dict(embed_dim=18), "multiple of 4"),
+        (dict(upsample=0), "upsample"),
+    ],
+)
+def test_impossible_options_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        encoder(**options)
+
+
+def test_a_mistyped_option_is_an_error():
+    with pytest.raises(TypeError, match="dropp_path"):
+        encoder(dropp_path=0.1)
+
+
+def test_the_wrong_input_is_refused():
+    with pytest.raises(ValueError, match="input_size"):
+        encoder(input_size=128)(torch.zeros(2, 100, 80), torch.tensor([100, 100]))
+    with pytest.raises(ValueError, match="at least 400"):
+        encoder()(torch.zeros(1, 300), torch.tensor([300]))

@@ -1,0 +1,125 @@
+"""Log-mel features: Kaldi's numbers clip by clip, and statistics that stay with it."""
+
+import glob
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torchaudio.compliance.kaldi import fbank as torchaudio_fbank
+
+from espnet2_sslam import features
+from espnet2_sslam.features import LogMel, fit_frames, kaldi_fbank
+from tests.golden_data import load
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+REAL_AUDIO = Path(os.environ.get("SSLAM_REAL_AUDIO", SHARED))
+
+
+def reference(wave):
+    """One clip by torchaudio, with the authors' arguments."""
+    return torchaudio_fbank(
+        (wave - wave.mean())[None],
+        htk_compat=True,
+        sample_frequency=16_000,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=128,
+        dither=0.0,
+        frame_shift=10,
+    )
+
+
+def check_batch(waves):
+    lengths = torch.tensor([len(wave) for wave in waves])
+    batch = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    batch[:, lengths.max() :] = 7.0  # whatever lies beyond must not matter
+    fbank, frames = kaldi_fbank(batch, lengths)
+    for clip, wave in enumerate(waves):
+        wanted = reference(wave)
+        assert frames[clip] == len(wanted)
+        found = fbank[clip, : len(wanted)]
+        assert float((found - wanted).abs().max()) < 1e-4
+        assert not fbank[clip, len(wanted) :].any()
+
+
+def test_a_padded_batch_equals_torchaudio_clip_by_clip():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [400, 401, 559, 560, 2_561, 16_000, 40_123]
+    check_batch([torch.randn(n, generator=generator) * 0.1 + 0.05 for n in sizes])
+
+
+def test_real_clips_equal_torchaudio():
+    files = sorted(glob.glob(str(REAL_AUDIO / "esc50-mini/audio/*.flac")))[::10]
+    if not files:
+        pytest.skip(f"no real clips at {REAL_AUDIO}: set SSLAM_REAL_AUDIO")
+    waves = [torch.from_numpy(soundfile.read(f, dtype="float32")[0]) for f in files]
+    check_batch([wave[: 80_000 - 999 * i] for i, wave in enumerate(waves)])
+
+
+@pytest.mark.parametrize("name", ["sine1s", "sine50ms"])
+def test_fbank_equals_the_authors(name):
+    golden = load("fbank.npz")
+    wave = torch.from_numpy(golden[f"{name}.wave"])[None]
+    fbank, _ = kaldi_fbank(wave)
+    # where there is next to no energy float32 itself is only good for 4e-4 (against
+    # float64), and the authors' machine rounded otherwise
+    raw = golden[f"{name}.raw_fbank"]
+    audible = raw > -10
+    assert audible.any()
+    np.testing.assert_allclose(fbank[0][audible], raw[audible], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(fbank[0], raw, rtol=0, atol=1e-3)
+    head = golden[f"{name}.dataset_head"]  # padded, then normalised
+    normalised = LogMel().normalize(fit_frames(fbank, 1024))[0]
+    np.testing.assert_allclose(normalised[: len(head)], head, atol=1e-4)
+
+
+def test_a_long_clip_is_computed_in_passes_with_the_same_result(monkeypatch):
+    wave = torch.randn(2, 30_000, generator=torch.Generator().manual_seed(0))
+    whole, _ = kaldi_fbank(wave)
+    monkeypatch.setattr(features, "FRAMES_PER_PASS", 20)
+    parts, _ = kaldi_fbank(wave)
+    assert torch.equal(whole, parts)
+
+
+def test_too_short_a_clip_is_refused():
+    with pytest.raises(ValueError, match="399 samples, at least 400"):
+        kaldi_fbank(torch.zeros(2, 800), torch.tensor([800, 399]))
+
+
+def test_padding_before_the_normalisation_and_cutting():
+    fbank = torch.ones(1, 10, 128)
+    assert fit_frames(fbank, 16)[:, 10:].abs().max() == 0
+    assert fit_frames(fbank, 4).shape == (1, 4, 128)
+    pad = LogMel().normalize(torch.zeros(1))
+    assert float(pad) == pytest.approx(0.4670606553554535)  # the authors' value
+
+
+def test_statistics_come_from_the_checkpoint_and_are_logged(caplog):
+    trained, fresh = LogMel(-5.0, 2.0), LogMel()
+    with caplog.at_level(logging.INFO):
+        fresh.load_state_dict(trained.state_dict())
+    assert (float(fresh.mean), float(fresh.std)) == (-5.0, 2.0)
+    assert "-5.0000, 2.0000" in caplog.text
+
+
+def test_other_statistics_than_the_checkpoints_are_an_error():
+    with pytest.raises(ValueError, match="override_fbank_stats"):
+        LogMel(-4.0, 2.0).load_state_dict(LogMel(-5.0, 2.0).state_dict())
+
+
+def test_other_statistics_are_kept_when_said_explicitly():
+    module = LogMel(-4.0, 2.0, override=True)
+    state = LogMel(-5.0, 2.0).state_dict()
+    module.load_state_dict(state)
+    assert float(module.mean) == -4.0
+    assert float(state["mean"]) == -5.0, "the caller's state dict was changed"
+
+
+@pytest.mark.parametrize("options", [dict(mean=1.0), dict(mean=1.0, std=0.0)])
+def test_incomplete_or_impossible_statistics_are_refused(options):
+    with pytest.raises(ValueError, match="fbank"):
+        LogMel(**options)
