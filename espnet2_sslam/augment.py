@@ -53,6 +53,11 @@ class Augmentation:
         self.mixup_per = mixup_per
         self.mask_ratio = mask_ratio
 
+    def is_active(self) -> bool:
+        """Say whether anything at all is done."""
+        parts = self.roll_and_gain, self.noise, self.mixup_alpha, self.mask_ratio
+        return any(parts)
+
     def waveform(
         self, speech: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:

@@ -59,6 +59,9 @@ class SSLAMClassifier(AbsESPnetModel):
         frozen_drop_path: The authors' linear evaluation: drop path stays active in the
             frozen encoder during training.
         augmentation: What is done to a training batch; nothing by default.
+        cache_features: Linear evaluation without augmentation: encode each clip once,
+            alone, and keep its pooled vector in memory under its utt_id. The clips must
+            be the same in every epoch (no random crop).
         seed: Random draws are keyed by (seed, training batch, rank).
 
     Raises:
@@ -82,6 +85,7 @@ class SSLAMClassifier(AbsESPnetModel):
         freeze_encoder: bool = False,
         frozen_drop_path: bool = False,
         augmentation: Optional[Augmentation] = None,
+        cache_features: bool = False,
         seed: int = 0,
     ):
         super().__init__()
@@ -93,6 +97,7 @@ class SSLAMClassifier(AbsESPnetModel):
         self.freeze_encoder = freeze_encoder
         self.frozen_drop_path = frozen_drop_path
         self.augmentation = augmentation or Augmentation()
+        self.cache_features = cache_features
         self.seed = seed
         self.encoder, self.classes = encoder, list(classes)
         self._check_options()
@@ -107,6 +112,8 @@ class SSLAMClassifier(AbsESPnetModel):
         # A float: ESPnet's n-best averaging sums integer buffers.
         self.register_buffer("num_batches", torch.zeros(()))
         self._collected: Optional[Dict[str, Tuple[np.ndarray, np.ndarray]]] = None
+        self._features: Dict[Tuple[bool, str], torch.Tensor] = {}
+        self._check_cache()
         if freeze_encoder:
             encoder.requires_grad_(False)
             self.train(self.training)
@@ -131,6 +138,19 @@ class SSLAMClassifier(AbsESPnetModel):
             raise ValueError("roll_and_gain needs waveforms (input_size: 1)")
         if self.frozen_drop_path and not self.freeze_encoder:
             raise ValueError("frozen_drop_path needs freeze_encoder: true")
+
+    def _check_cache(self) -> None:
+        """Refuse to keep features that would change from one epoch to the next."""
+        changing = {
+            "freeze_encoder: false": not self.freeze_encoder,
+            "frozen_drop_path: true": self.frozen_drop_path,
+            "weighted_layers: true": self.weighted_layers,
+            "this pooling": any(True for _ in self.pooling.parameters()),
+            "augmentation": self.augmentation.is_active(),
+        }
+        found = [name for name, changes in changing.items() if changes]
+        if self.cache_features and found:
+            raise ValueError(f"cache_features does not go with {', '.join(found)}")
 
     def train(self, mode: bool = True):
         """Set the mode; a frozen encoder stays in evaluation mode."""
@@ -162,13 +182,13 @@ class SSLAMClassifier(AbsESPnetModel):
         """
         self._check_labels(label)
         targets = label.float()
-        if self.training:
-            states, real, targets = self._training_states(
-                speech, speech_lengths, targets
-            )
+        if self.cache_features:
+            pooled = self._cached(speech, speech_lengths, utt_id)
+        elif self.training:
+            pooled, targets = self._augmented(speech, speech_lengths, targets)
         else:
-            states, real = self._states(speech, speech_lengths)
-        logits = self.head(self.fc_norm(self.pooling(states, real)))
+            pooled = self._pooled(speech, speech_lengths)
+        logits = self.head(self.fc_norm(pooled))
         if not self.training and self._collected is not None:
             self._collect(utt_id, logits, label)
         smoothing = self.label_smoothing if self.training else 0.0
@@ -180,8 +200,7 @@ class SSLAMClassifier(AbsESPnetModel):
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
     ) -> torch.Tensor:
         """Logits (B, C) of clips of any length, without augmentation."""
-        states, real = self._states(speech, speech_lengths)
-        return self.head(self.fc_norm(self.pooling(states, real)))
+        return self.head(self.fc_norm(self._pooled(speech, speech_lengths)))
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """Scores in 0..1 of logits (B, C): sigmoid, or softmax if multi-class."""
@@ -229,22 +248,35 @@ class SSLAMClassifier(AbsESPnetModel):
             stats["accuracy"] = metrics.accuracy(targets, scores)
         return {**stats, "num_clips": float(len(clips))}
 
-    def _states(
-        self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[List[torch.Tensor], torch.Tensor]:
-        """Tokens of the layers to pool, and True for the real patches (B, N)."""
+    def _pooled(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """One vector per clip (B, D), clips of any length."""
         trained = torch.is_grad_enabled() and not self.freeze_encoder
         with torch.set_grad_enabled(trained):
             states, steps = self.encoder.hidden_states(
                 speech, lengths, collect=self.weighted_layers
             )
         index = torch.arange(states[0].shape[1] - 1, device=steps.device)
-        return states, index < steps[:, None] * PATCHES_PER_STEP
+        return self.pooling(states, index < steps[:, None] * PATCHES_PER_STEP)
 
-    def _training_states(
+    def _cached(
+        self,
+        speech: torch.Tensor,
+        lengths: torch.Tensor,
+        utt_id: Optional[List[str]],
+    ) -> torch.Tensor:
+        """The same from memory; clips are encoded alone, so that resume is exact."""
+        if utt_id is None:
+            raise ValueError("cache_features needs utt_id to tell the clips apart")
+        for row, name in enumerate(utt_id):
+            if (self.training, name) not in self._features:
+                clip = speech[row : row + 1, : lengths[row]], lengths[row : row + 1]
+                self._features[self.training, name] = self._pooled(*clip)[0]
+        return torch.stack([self._features[self.training, name] for name in utt_id])
+
+    def _augmented(
         self, speech: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> Tuple[List[torch.Tensor], Optional[torch.Tensor], torch.Tensor]:
-        """The same from augmented audio, and the targets (B, C) after mixup."""
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Vectors (B, D) of augmented clips, and the targets (B, C) after mixup."""
         generator = self._next_generator(speech.device)
         speech = self.augmentation.waveform(speech, lengths, generator)
         fbank, frames = self.encoder.fbank(speech, lengths)
@@ -262,7 +294,8 @@ class SSLAMClassifier(AbsESPnetModel):
             out = self.encoder.encode(
                 patches, real, collect=self.weighted_layers, generator=generator
             )
-        return (out.hidden if self.weighted_layers else [out.tokens]), real, targets
+        states = out.hidden if self.weighted_layers else [out.tokens]
+        return self.pooling(states, real), targets
 
     def _next_generator(self, device: torch.device) -> torch.Generator:
         """Random numbers of this training batch on this rank."""

@@ -86,6 +86,40 @@ def test_authors_frozen_drop_path_is_active_in_training_only(batch):
     assert len({model(**batch)[0].item() for _ in range(3)}) == 1
 
 
+@pytest.mark.parametrize("pooling", ["cls", "mean", "lin_softmax"])
+def test_cached_features_train_the_same_head_and_encode_a_clip_once(
+    batch, pooling, monkeypatch
+):
+    options = {"freeze_encoder": True, "pooling": pooling}
+    plain, cached = build(**options), build(**options, cache_features=True)
+    calls = []
+    encode = cached.encoder.hidden_states
+    monkeypatch.setattr(
+        cached.encoder,
+        "hidden_states",
+        lambda *args, **kwargs: calls.append(1) or encode(*args, **kwargs),
+    )
+    for _ in range(3):
+        expected, result = plain(**batch)[0], cached(**batch)[0]
+        assert result.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert len(calls) == 3  # clips, not batches
+    result.backward()
+    assert cached.head.weight.grad.abs().max() > 0
+    assert set(cached.state_dict()) == set(plain.state_dict())
+
+
+def test_features_that_change_are_not_cached():
+    for options in (
+        {},
+        {"freeze_encoder": True, "frozen_drop_path": True},
+        {"freeze_encoder": True, "pooling": "attentive"},
+        {"freeze_encoder": True, "weighted_layers": True},
+        {"freeze_encoder": True, "augmentation": {"mask_ratio": 0.1}},
+    ):
+        with pytest.raises(ValueError, match="cache_features does not go with"):
+            build(cache_features=True, **options)
+
+
 def test_draws_depend_on_seed_and_batch_and_repeat_after_a_reload(batch):
     options = {"augmentation": EVERYTHING, "encoder": {"drop_path": 0.1}}
     model = build(**options, seed=1)

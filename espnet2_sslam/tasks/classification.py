@@ -65,6 +65,8 @@ class SSLAMClassificationTask(SSLAMAbsTask):
         check_keywords(Augmentation, args.augment_conf, "augment_conf", ["self"])
         given = ["self", "input_size"]
         check_keywords(SSLAMEncoder, args.encoder_conf, "encoder_conf", given)
+        if args.model_conf.get("cache_features") and args.max_samples is not None:
+            raise ValueError("model_conf cache_features does not go with --max_samples")
         args.class_list = read_classes(args.class_list)
         args.encoder_conf = {**inherited_options(args), **args.encoder_conf}
         args.encoder_config = None  # its content is in encoder_conf now
