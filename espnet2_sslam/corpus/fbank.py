@@ -16,12 +16,12 @@ from espnet2_sslam.corpus.formatting import Record
 from espnet2_sslam.corpus.parallel import parallel_map
 from espnet2_sslam.features import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, kaldi_fbank
 
-PIECE_FRAMES = 60_000  # ten minutes: bounds the memory on long audio
+PIECE_FRAMES = 6_000  # one minute: bounds the memory on long audio
 CLIPS_PER_ARK = 256
 
 
 def fbank_pieces(path: str) -> Iterator[np.ndarray]:
-    """Log-mel (T, 128) of a 16 kHz mono file, ten minutes at a time.
+    """Log-mel (T, 128) of a 16 kHz mono file, one minute at a time.
 
     The mean of a piece is removed instead of the clip's; each frame's own mean is
     removed after that, so that the result is the same but for rounding.
@@ -99,7 +99,7 @@ def _write_ark(records: List[Record], folder: Path) -> List[Tuple[str, int]]:
             with open(part, "wb") as file:
                 for i, record in enumerate(records):
                     key = f"{i:06d}"
-                    fbank = np.concatenate(list(fbank_pieces(record.audio)))
+                    fbank = _whole_fbank(record)
                     lines[key] = f"{file.tell() + len(key) + 1} {len(fbank)}"
                     kaldiio.save_ark(file, {key: fbank})
                 file.flush()
@@ -112,6 +112,18 @@ def _write_ark(records: List[Record], folder: Path) -> List[Tuple[str, int]]:
     del table["size"]
     offsets = (line.split() for line in table.values())
     return [(f"{ark}:{offset}", int(frames)) for offset, frames in offsets]
+
+
+def _whole_fbank(record: Record) -> np.ndarray:
+    """Log-mel (T, 128) of one file, with room for it taken once."""
+    frames = (record.num_samples - FRAME_LENGTH) // FRAME_SHIFT + 1
+    fbank = np.empty((frames, NUM_MEL_BINS), np.float32)
+    start = 0
+    for piece in fbank_pieces(record.audio):
+        fbank[start : start + len(piece)] = piece
+        start += len(piece)
+    assert start == frames, (record.audio, start, frames)
+    return fbank
 
 
 def _is_whole(ark: Path, scp: Path, count: int) -> bool:
