@@ -193,9 +193,9 @@ class LogMel(torch.nn.Module):
                 state_dict[prefix + "std"] = self.std.detach().clone()
             elif self.explicit and differs:
                 raise ValueError(
-                    f"fbank mean/std in the config are {own}, in the checkpoint {new}: "
-                    "leave fbank_mean and fbank_std out to use the checkpoint's, or set "
-                    "override_fbank_stats: true if the config's are meant"
+                    f"fbank mean/std are {own} in the config, {new} in the checkpoint: "
+                    "leave fbank_mean and fbank_std out to use the checkpoint's, or "
+                    "set override_fbank_stats: true if the config's are meant"
                 )
             else:
                 logging.info("fbank mean/std of the loaded model: %.4f, %.4f", *new)
