@@ -132,6 +132,12 @@ class SSLAMAbsTask(AbsTask):
             sys.exit(1)
 
     @classmethod
+    def print_config(cls, file=None) -> None:
+        """Write the configuration as YAML to stdout (or file), and nothing else."""
+        # ESPnet's default is the stdout of its import, which we redirected.
+        super().print_config(file=file or sys.stdout)
+
+    @classmethod
     def check_and_complete(cls, args: argparse.Namespace) -> None:
         """Refuse wrong configurations; fill in the scheduler's total_steps.
 

@@ -1,0 +1,143 @@
+"""Trainings in processes of their own: kills, ranks, spawned ranks, clean stdout."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.test_training import assert_same, state
+from tests.toy_task import ToyTask, arguments, write_clips
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parent.parent
+
+# Trains the toy, and is killed in the middle of writing the second checkpoint.
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from espnet2_sslam.tasks import atomic
+from tests.toy_task import ToyTask
+
+plain, written = atomic._plain_save, []
+
+def save(obj, stream, **options):
+    written.append(stream.name)
+    if len(written) == 3:
+        stream.write(b"half a checkpoint")
+        stream.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    plain(obj, stream, **options)
+
+atomic._plain_save = save
+ToyTask.main(cmd=sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return write_clips(folder / "train", 13), write_clips(folder / "valid", 6)
+
+
+def start(*command, **options):
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def train_here(data, folder, *more):
+    ToyTask.main(cmd=arguments(*data, folder, *more))
+    return state(folder)
+
+
+def test_killed_within_an_epoch_and_resumed_equals_uninterrupted(data, tmp_path):
+    more = ("--max_samples", "1500", "--num_workers", "1")
+    command = arguments(*data, tmp_path / "parts", *more, "--die_at_update", "5")
+    process = start("-m", "tests.toy_task", *command)
+    errors = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, errors
+    assert state(tmp_path / "parts")["reporter"]["epoch"] == 1
+    parts = train_here(data, tmp_path / "parts", *more, "--resume", "true")
+    assert_same(parts, train_here(data, tmp_path / "whole", *more))
+
+
+def test_killed_while_writing_and_resumed_equals_uninterrupted(data, tmp_path):
+    command = arguments(*data, tmp_path / "parts")
+    process = start("-c", KILLED_WHILE_WRITING, *command)
+    errors = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, errors
+    assert state(tmp_path / "parts")["reporter"]["epoch"] == 1
+    parts = train_here(data, tmp_path / "parts", "--resume", "true")
+    assert_same(parts, train_here(data, tmp_path / "whole"))
+    assert not list((tmp_path / "parts").glob(".*.tmp"))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return str(listener.getsockname()[1])
+
+
+def train_with_two_ranks(command):
+    """Start two gloo ranks and wait for both."""
+    more = ["--dist_backend", "gloo", "--dist_world_size", "2"]
+    more += ["--dist_master_addr", "localhost", "--dist_master_port", free_port()]
+    ranks = [start(*command, *more, "--dist_rank", str(rank)) for rank in (0, 1)]
+    for process in ranks:
+        errors = process.communicate()[1]
+        assert process.returncode == 0, errors
+
+
+def test_two_ranks_equal_one_process_with_the_whole_batch(data, tmp_path):
+    more = ("--max_samples", "1500", "--accum_grad", "1")
+    command = arguments(*data, tmp_path / "two", *more)
+    train_with_two_ranks(["-m", "tests.toy_task", *command])
+    two, one = state(tmp_path / "two"), train_here(data, tmp_path / "one", *more)
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, rtol=1e-5, atol=1e-6)
+    for epoch in (1, 2, 3):
+        got, expected = (s["reporter"]["stats"][epoch]["valid"] for s in (two, one))
+        assert got["clips"] == got["different"] == expected["clips"] == 6
+        assert got["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_printed_configuration_is_yaml_that_can_be_used(data, tmp_path):
+    process = start("-m", "tests.toy_task", "--print_config", "--seed", "5")
+    printed, errors = process.communicate()
+    assert process.returncode == 0, errors
+    config = yaml.safe_load(printed)
+    assert config["seed"] == 5 and config["scheduler"] == "sslam_warmup_cosine"
+    (tmp_path / "conf.yaml").write_text(printed)
+    more = ("--config", str(tmp_path / "conf.yaml"), "--dry_run", "true")
+    ToyTask.main(cmd=arguments(*data, tmp_path / "exp", *more))
+    written = yaml.safe_load((tmp_path / "exp/config.yaml").read_text())
+    assert written["seed"] == 5
+
+
+def test_a_spawned_rank_reports_a_bad_clip_in_one_line(data, tmp_path, capfd):
+    folder = write_clips(tmp_path / "bad", 5)
+    (folder / "clip03.wav").unlink()
+    command = arguments(folder, data[1], tmp_path / "exp", "--log_level", "ERROR")
+    args = ToyTask.get_parser().parse_args(command)
+    ToyTask.check_and_complete(args)
+    args.version, args.distributed = "", False
+    context = multiprocessing.get_context("spawn")
+    rank = context.Process(target=ToyTask.main_worker, args=(args,))
+    rank.start()
+    rank.join()
+    errors = capfd.readouterr().err
+    assert rank.exitcode == 1
+    assert "Traceback" not in errors
+    assert errors.strip().splitlines()[-1].startswith("error: clip clip03 cannot be")
