@@ -96,7 +96,7 @@ def test_a_missing_run_is_listed_and_in_no_average(tmp_path, capsys):
     text = (tmp_path / "RESULTS.md").read_text()
     rows = table_rows(text, "mini: linear_tiny")
     assert rows[3][1] == "100.0 ± 0.0 (2 of 3)"
-    assert "- linear_tiny/phase1_seed2, mini, test, last" in text
+    assert "- linear_tiny/phase1_seed2, mini: test last\n" in text
 
 
 def test_a_seed_that_lacks_a_fold_is_left_out(tmp_path):

@@ -1,6 +1,7 @@
 """Plot a clip as a pre-training model meets it: mixture, mask, prediction error."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -32,6 +33,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Draw the panels."""
     args = get_parser().parse_args(cmd)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    # After the options: it takes seconds to import torch.
     from espnet2_sslam.results.panels import draw_panel
 
     draw_panel(args.model_dir, args.wav, args.output, args.seed)

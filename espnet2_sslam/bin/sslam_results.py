@@ -33,6 +33,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Write the report."""
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)
     # After the options: it takes seconds to import torch.
     from espnet2_sslam.results.record import collect
     from espnet2_sslam.results.report import write_all

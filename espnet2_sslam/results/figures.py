@@ -49,14 +49,17 @@ def _per_class(record: Record, folder: Path) -> list[tuple[str, Path]]:
 
 
 def _clip(record: Record, folder: Path) -> list[tuple[str, Path]]:
-    """Draw the first validation clip as the first phase 2 model meets it."""
+    """Draw the first validation clip as the first model of the last phase meets it."""
     wavs = _first_clips(record.dump / "pretrain" / "valid" / "wav.scp", 2)
-    models = [run.path for key, run in record.pretraining.items() if key[0] == "phase2"]
-    if not models or len(wavs) < 2:
+    finished = {k: run.path for k, run in record.pretraining.items() if run.finished}
+    if not finished or len(wavs) < 2:
         return []
+    last = max(phase for phase, _, _ in finished)
+    key = min(key for key in finished if key[0] == last)
     path = folder / "clip.png"
-    draw_panel(models[0], wavs, path)
-    return [("A clip, its partial mixture, the mask and the prediction error.", path)]
+    draw_panel(finished[key], wavs, path)
+    what = "its partial mixture, the mask" if last == "phase2" else "the mask"
+    return [(f"A clip of {last}: {what} and the error of the prediction.", path)]
 
 
 def _first_clips(wav_scp: Path, count: int) -> list[Path]:

@@ -14,11 +14,11 @@ import yaml
 
 # What differs between seeds and folds of one experiment, and where it ran.
 RUN_KEYS = re.compile(
-    r"config|output_dir|seed|init_param|resume|ngpu|num_workers|log_.*|dist_.*"
-    r"|multiprocessing_distributed|version|use_tensorboard|use_matplotlib|wandb.*"
-    r"|use_wandb|(train|valid)_(data_path_and_name_and_type|shape_file)|required"
+    r"config|output_dir|seed|init_param|resume|ngpu|num_workers|log_.*|dist_.*|version"
+    r"|distributed|multiprocessing_distributed|local_rank|required|wandb.*"
+    r"|use_(tensorboard|matplotlib|wandb)"
+    r"|(train|valid)_(data_path_and_name_and_type|shape_file)"
 )
-
 Curve = tuple[np.ndarray, np.ndarray]  # updates, values
 
 
@@ -60,6 +60,9 @@ class History:
     def settings_hash(self) -> str:
         """First 10 hex digits of the SHA-256 of the settings shared by all seeds."""
         shared = {k: v for k, v in self.config.items() if not RUN_KEYS.fullmatch(k)}
+        if scheduler := shared.get("scheduler_conf"):
+            # Filled in from the number of clips, which differs between folds.
+            shared["scheduler_conf"] = {**scheduler, "total_steps": None}
         text = json.dumps(shared, sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()[:10]
 

@@ -20,6 +20,7 @@ from espnet2_sslam.features import (
 from espnet2_sslam.mixing import unmixed_steps
 from espnet2_sslam.pretrain_model import MIXED, SSLAMPretrainModel
 from espnet2_sslam.results.style import plt, save
+from espnet2_sslam.tasks.weights import compare_states, load_states
 
 SECONDS_PER_FRAME = FRAME_SHIFT_MS / 1000
 
@@ -45,6 +46,7 @@ def load_pretrained(model_dir: Path) -> SSLAMPretrainModel:
 
     Raises:
         FileNotFoundError: when the run has no finished epoch.
+        ValueError: when the weights do not fit the configuration.
     """
     model_dir = Path(model_dir)
     for name in ("config.yaml", "latest.pth"):
@@ -56,8 +58,9 @@ def load_pretrained(model_dir: Path) -> SSLAMPretrainModel:
     config = yaml.safe_load((model_dir / "config.yaml").read_text(encoding="utf-8"))
     encoder = SSLAMEncoder(config.get("input_size") or 1, **config["encoder_conf"])
     model = SSLAMPretrainModel(encoder, **config["model_conf"])
-    state = torch.load(model_dir / "latest.pth", map_location="cpu", weights_only=True)
-    model.load_state_dict(state)
+    states = load_states(model_dir / "latest.pth")
+    compare_states(model.state_dict(), states, str(model_dir / "latest.pth"))
+    model.load_state_dict(states)
     return model.eval()
 
 

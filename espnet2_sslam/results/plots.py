@@ -9,15 +9,17 @@ from espnet2_sslam.results.runs import Scores
 from espnet2_sslam.results.style import COLOURS, SEED_LINES, plt, save
 from espnet2_sslam.results.summary import models_present, per_class
 
-# Statistics of pretrain_model.py and what they are called in a plot.
+# Statistics of pretrain_model.py: title and unit.
+ERROR, SPREAD = "squared error / √D", "standard deviation"
 CURVES = {
-    "loss": "total loss",
-    "loss_utterance": "utterance loss",
-    "loss_patch": "patch loss",
-    "loss_retention": "source retention loss",
-    "target_var": "target standard deviation",
-    "prediction_var": "prediction standard deviation",
-    "grad_norm": "gradient norm",
+    "loss": ("total loss", ERROR),
+    "loss_utterance": ("utterance loss", ERROR),
+    "loss_patch": ("patch loss", ERROR),
+    "loss_retention": ("source retention loss", ERROR),
+    "loss_retention_utterance": ("source retention loss on utterances", ERROR),
+    "target_var": ("spread of the targets (0: collapse)", SPREAD),
+    "prediction_var": ("spread of the predictions", SPREAD),
+    "grad_norm": ("gradient", "norm before clipping"),
 }
 
 
@@ -42,7 +44,8 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
             if len(steps):
                 axis.plot(steps, values, line, color=colour, lw=1.3)
             axis.plot(*run.epoch_curve("valid", name), "o", color=colour, ms=3.5)
-        axis.set(title=CURVES[name], xlabel="updates")
+        title, unit = CURVES[name]
+        axis.set(title=title, ylabel=unit, xlabel="updates")
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
     handles, labels = _training_legend(histories, seeds)

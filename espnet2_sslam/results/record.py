@@ -54,13 +54,11 @@ class Record:
 
     @property
     def splits(self) -> list[Split]:
-        """All that was scored."""
-        return sorted(
-            {
-                Split(key.tag, key.data_set, key.split, key.checkpoint)
-                for key in self.scores.found
-            }
+        """All that was scored, in the order of downstream.txt."""
+        splits = (
+            Split(k.tag, k.data_set, k.split, k.checkpoint) for k in self.scores.found
         )
+        return sorted(dict.fromkeys(splits), key=lambda split: split.tag)
 
     def kind(self, tag: str) -> str:
         """Return `linear` for a frozen encoder, else `finetune`."""

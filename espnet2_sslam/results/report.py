@@ -10,7 +10,7 @@ from espnet2_sslam.results.history import History
 from espnet2_sslam.results.machine import environment
 from espnet2_sslam.results.record import Record
 from espnet2_sslam.results.runs import MODELS
-from espnet2_sslam.results.summary import compare, summarise
+from espnet2_sslam.results.summary import compare, models_present, summarise
 
 LEGEND = (
     "Scores are in percent: mean ± standard deviation over the seeds. A seed's score "
@@ -20,6 +20,11 @@ LEGEND = (
 OPTIMISTIC = (
     "This data set has no validation split: `best` was chosen on the test clips and is "
     "optimistic; compare `last`."
+)
+COMPARISONS = (
+    ("phase1", "random", ""),
+    ("phase2", "random", ""),
+    ("phase2", "phase1", "What phase 2 adds: "),
 )
 SETTINGS = (
     "`settings` is a hash of all options but seed, paths and machine: runs with the "
@@ -58,10 +63,11 @@ def findings(record: Record) -> list[str]:
             for model in MODELS
         }
         where = f"{tag}, {data_set} {split}, {metric}"
-        for ours, other in (("phase1", "random"), ("phase2", "random")):
-            lines.append(compare(ours, cells[ours], other, cells[other], where))
-        added = compare("phase2", cells["phase2"], "phase1", cells["phase1"], where)
-        lines.append(f"What phase 2 adds: {added}")
+        expected = models_present(record.scores, tag)
+        for ours, other, start in COMPARISONS:
+            if ours in expected and other in expected:
+                sentence = compare(ours, cells[ours], other, cells[other], where)
+                lines.append(start + sentence)
     return lines
 
 
@@ -106,9 +112,9 @@ def _score_sections(record: Record) -> list[str]:
     parts, sources, known = [], set(), paper.load()["sources"]
     for tag in record.tags:
         for data_set, line in record.data_sets.items():
-            names = {s.split for s in record.splits if s[:2] == (tag, data_set)}
+            names = [Path(test).name for test in line.tests]
             table = tables.score_table(
-                record.scores, tag, data_set, sorted(names), line.task, record.kind(tag)
+                record.scores, tag, data_set, names, line.task, record.kind(tag)
             )
             parts += [f"## {data_set}: {tag}", table]
             if line.valid in line.tests:
@@ -137,7 +143,9 @@ def _paper_note(record: Record, tag: str, data_set: str) -> str:
 
 def _missing_section(record: Record) -> list[str]:
     """List what should be there and is not."""
-    missing = [key.describe() for key in record.scores.missing]
+    missing: dict[str, list[str]] = {}
+    for key in record.scores.missing:
+        missing.setdefault(key.run, []).append(f"{key.split} {key.checkpoint}")
     if not missing and not record.unfinished:
         return ["All expected runs are there and finished."]
     parts = ["## Missing or unfinished runs"]
@@ -145,7 +153,8 @@ def _missing_section(record: Record) -> list[str]:
         parts.append(
             "Not scored, and in no average (a seed counts with all its folds):"
         )
-        parts.append("\n".join(f"- {line}" for line in missing))
+        lines = (f"- {run}: {', '.join(what)}" for run, what in missing.items())
+        parts.append("\n".join(lines))
     if record.unfinished:
         parts.append("Not trained to the end:")
         parts.append("\n".join(f"- {line}" for line in record.unfinished))

@@ -33,13 +33,11 @@ class Key(NamedTuple):
     split: str
     checkpoint: str
 
-    def describe(self) -> str:
-        """Return the key as words for a list of missing runs."""
+    @property
+    def run(self) -> str:
+        """The training run in words."""
         fold = f"/{self.fold}" if self.fold else ""
-        return (
-            f"{self.tag}/{self.model}_seed{self.seed}, {self.data_set}{fold}, "
-            f"{self.split}, {self.checkpoint}"
-        )
+        return f"{self.tag}/{self.model}_seed{self.seed}, {self.data_set}{fold}"
 
 
 @dataclass(frozen=True)
