@@ -32,6 +32,8 @@ def git_commit(folder: Path) -> str:
     """Return the commit of a checkout, and whether tracked files differ from it."""
     git = ["git", "-C", str(folder)]
     try:
+        # An installed copy may lie inside a checkout of something else.
+        _output([*git, "ls-files", "--error-unmatch", "__init__.py"])
         commit = _output([*git, "rev-parse", "--short=12", "HEAD"])
         changed = _output([*git, "status", "--porcelain", "--untracked-files=no"])
     except (OSError, subprocess.CalledProcessError):
