@@ -25,7 +25,7 @@ if "espnet2.bin.launch" in words:
     words = words[words.index("--") + 2 :]
 name = words[1].rsplit(".", 1)[-1] if words[0] == "-m" else Path(words[0]).stem
 with open(here / "calls", "a") as file:
-    file.write(" ".join([name, *words[2:]]) + "\\n")
+    file.write(" ".join([name, *words[1 + (words[0] == "-m") :]]) + "\\n")
 
 
 def value(option):
@@ -57,10 +57,10 @@ elif name in ("sslam_train", "sslam_cls_train"):
     weights = hashlib.sha256(" ".join(words).encode()).hexdigest()
     make(value("--output_dir"), config__yaml="x", latest__pth=weights)
     make(value("--output_dir"), valid__mAP__best__pth=weights)
-elif name == "sslam_cls_inference":
-    make(value("--output_dir"), predictions__npz=value("--model_file").read_text())
-elif name == "sslam_score":
-    make(value("--output_dir"), metrics__json="{{}}")
+elif name == "score_model":
+    for which in "last", "best":
+        make(value("--output_dir") / which / value("--test_dir").name,
+             predictions__npz="scores", metrics__json="{{}}")
 elif name == "sslam_results":
     value("--output").write_text("results")
 """
@@ -154,7 +154,7 @@ def test_all_stages_call_their_commands_in_order(finished):
     assert made[:3] == ["data_mini", "format_audio", "data_report"]
     assert made[3:5] == ["sslam_train"] * 2
     assert made[5:11] == ["sslam_cls_train"] * 6  # 3 models on 2 sets
-    assert sorted(made[11:-1]) == ["sslam_cls_inference"] * 12 + ["sslam_score"] * 12
+    assert made[11:-1] == ["score_model"] * 6
     assert made[-1] == "sslam_results"
 
 
@@ -204,10 +204,10 @@ def test_a_random_encoder_is_like_phase_1_without_its_weights(finished):
 def test_scoring_uses_the_last_and_the_best_model(finished):
     recipe, calls = finished
     run = recipe.exp / "linear" / "phase1_seed1" / "a"
-    for which, model in ("last", "latest.pth"), ("best", "valid.mAP.best.pth"):
-        out = f"--output_dir {run}/{which}/test"
-        assert f"{run}/{model}" in options_of(calls, "sslam_cls_inference", out)
-        assert "--task multi_label" in options_of(calls, "sslam_score", out)
+    call = options_of(calls, "score_model", f"--output_dir {run} ")
+    assert f"--checkpoint last={run}/latest.pth" in call
+    assert f"--checkpoint best={run}/valid.mAP.best.pth" in call
+    assert "--task multi_label" in call
 
 
 def test_a_second_run_only_writes_the_report_again(copy):
@@ -244,7 +244,7 @@ def test_a_result_that_was_changed_or_removed_is_made_again(copy):
     scores = copy.exp / "linear/phase1_seed1/a/best/test/metrics.json"
     scores.unlink()
     calls = copy.run("--stage", 7)[3]
-    assert names(calls) == ["sslam_cls_inference", "sslam_score", "sslam_results"]
+    assert names(calls) == ["score_model", "sslam_results"]
     assert scores.exists()
 
 

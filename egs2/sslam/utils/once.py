@@ -41,7 +41,6 @@ def get_parser():
     add("--exclude", default="", help="sub-folder that belongs to somebody else")
     add("--replaced", type=Path, help="folder for earlier work from other inputs")
     add("--log", type=Path, help="the command's own log, for progress and errors")
-    add("--quiet", action="store_true", help="no line for work that is valid")
     return parser
 
 
@@ -67,9 +66,10 @@ def tree_state(folder, exclude):
 
     Hidden entries are left out: they are records like this program's own.
     """
+    left_out = ("__pycache__", exclude)
     digest = hashlib.sha256()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(f for f in folders if f[0] != "." and f != exclude)
+        folders[:] = sorted(f for f in folders if f[0] != "." and f not in left_out)
         for name in sorted(files):
             if name[0] != ".":
                 stat = os.stat(os.path.join(parent, name))
@@ -173,7 +173,7 @@ def identity(command):
 def lock(folder, name):
     """Hold the folder's lock as long as the returned file is open."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / ".lock", "w", encoding="utf-8")
+    file = open(folder / ".once.lock", "w", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -185,7 +185,7 @@ def is_from_other_inputs(folder, inputs):
     """Say whether the folder holds work, but not this work unfinished."""
     if (folder / ".done").exists():
         return True
-    entries = {path.name for path in folder.iterdir()} - {".lock"}
+    entries = {path.name for path in folder.iterdir()} - {".once.lock"}
     return bool(entries) and read(folder / ".begun") != inputs
 
 
@@ -219,8 +219,7 @@ def main():
     held = lock(args.dir, args.name)
     outputs = states(args.output, args.exclude)
     if read(args.dir / ".done") == {**inputs, "outputs": outputs}:
-        if not args.quiet:
-            say(args.name, "up to date")
+        say(args.name, "up to date")
         return
     if args.replaced and is_from_other_inputs(args.dir, inputs):
         target = move_away(args.dir, args.replaced)

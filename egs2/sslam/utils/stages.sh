@@ -165,7 +165,7 @@ data_options() {
     inputs+=(--input "$2/${list}" --input "$2/${shape_file}")
 }
 
-# start_options: sets `options` and `inputs` to what every training needs
+# start_options <config> <seed>: sets `options` and `inputs` for any training
 start_options() {
     shape_file=utt2num_samples
     local input_size=1
@@ -174,15 +174,23 @@ start_options() {
     inputs=(--input "$1")
 }
 
+# launch <name> <dir> <log> <nodes> <Python words>: a job that ESPnet's launcher starts,
+# with `inputs` (its --input and --output options for once.py)
+launch() {
+    local name="$1" dir="$2" log="$3" nodes="$4"
+    shift 4
+    add_job once.py --name "${name}" --dir "${dir}" --log "${log}" "${inputs[@]}" \
+        -- "${python}" -m espnet2.bin.launch --cmd "${launch_cmd}" --log "${log}" \
+        --ngpu "${ngpu}" --num_nodes "${nodes}" --init_file_prefix "${dir}/.dist_init_" \
+        -- "${python}" "$@"
+}
+
 # add_training <name> <dir> <module>: a job from `options` and `inputs`
 add_training() {
-    add_job once.py --name "$1" --dir "$2" --log "$2/train.log" \
-        --replaced "${expdir}_replaced" "${inputs[@]}" \
-        --output "$2/config.yaml" --output "$2/latest.pth" \
-        -- "${python}" -m espnet2.bin.launch --cmd "${launch_cmd}" \
-        --log "$2/train.log" --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
-        --init_file_prefix "$2/.dist_init_" \
-        -- "${python}" -m "espnet2_sslam.bin.$3" --output_dir "$2" "${options[@]}"
+    inputs+=(--output "$2/config.yaml" --output "$2/latest.pth"
+        --replaced "${expdir}_replaced")
+    launch "$1" "$2" "$2/train.log" "${num_nodes}" \
+        -m "espnet2_sslam.bin.$3" --output_dir "$2" "${options[@]}"
 }
 
 # add_pretraining <phase> <seed> <config> <more options>
@@ -273,23 +281,23 @@ best_model() {
 
 # add_scoring <dir> <config> <model> <seed> <name> <task> <train> <valid> <tests>
 add_scoring() {
-    local dir="$1" task="$6" list=wav.scp kind=sound which test tests weights out
+    local dir="$1" task="$6" list=wav.scp kind=sound test tests best options inputs
     if [ "${feats_type}" = fbank ]; then list=feats.scp kind=kaldi_ark; fi
     need 7 6 "${dir}"
+    best="$(best_model "${dir}" "${task}")"
+    options=(--config "${dir}/config.yaml" --list "${list},speech,${kind}"
+        --checkpoint "last=${dir}/latest.pth" --checkpoint "best=${best}"
+        --class_list "${dump}/${7%%/*}/classes.txt" --task "${task}")
+    inputs=(--input "${dir}/config.yaml" --input "${dir}/latest.pth" --input "${best}")
     IFS=, read -r -a tests <<<"$9"
-    for which in last best; do
-        weights="${dir}/latest.pth"
-        if [ "${which}" = best ]; then weights="$(best_model "${dir}" "${task}")"; fi
-        for test in "${tests[@]}"; do
-            out="${dir}/${which}/$(basename "${test}")"
-            add_job once.py --quiet --name "$5 $3 seed $4 ${which} ${test##*/}" \
-                --dir "${out}" --log "${out}/scoring.log" \
-                --input "${weights}" --input "${dir}/config.yaml" \
-                --input "${dump}/${test}/${list}" --input "${dump}/${test}/text" \
-                --output "${out}/predictions.npz" --output "${out}/metrics.json" \
-                -- score.sh "${python}" "${weights}" "${dir}/config.yaml" \
-                "${dump}/${test}" "${list},speech,${kind}" \
-                "${dump}/${7%%/*}/classes.txt" "${task}" "${out}"
+    for test in "${tests[@]}"; do
+        options+=(--test_dir "${dump}/${test}")
+        inputs+=(--input "${dump}/${test}/${list}" --input "${dump}/${test}/text")
+        for which in last best; do
+            inputs+=(--output "${dir}/${which}/${test##*/}/predictions.npz"
+                --output "${dir}/${which}/${test##*/}/metrics.json")
         done
     done
+    launch "scoring of $5 $3 seed $4" "${dir}/scoring" "${dir}/scoring/scoring.log" 1 \
+        utils/score_model.py --output_dir "${dir}" "${options[@]}"
 }

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Stage 7 for one trained classifier: predict and score its checkpoints on test splits.
+
+One process does what `espnet2_sslam.bin.sslam_cls_inference` and `sslam_score` would
+do in many, because importing takes longer than a small test split. Results go to
+OUTPUT_DIR/<checkpoint>/<test split>/.
+"""
+
+import argparse
+from pathlib import Path
+
+from espnet2_sslam.bin import sslam_cls_inference, sslam_score
+from espnet2_sslam.bin.cli import run_main
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config", required=True, help="config.yaml of the training")
+    add(
+        "--checkpoint",
+        action="append",
+        required=True,
+        metavar="NAME=FILE",
+        help="weights under the name that the results get, such as last=latest.pth",
+    )
+    add("--test_dir", type=Path, action="append", required=True, help="a test split")
+    add("--list", default="wav.scp,speech,sound", help="its audio: FILE,speech,TYPE")
+    add("--class_list", required=True, help="classes.txt: a label per line")
+    add("--task", required=True, help="multi_label or multi_class")
+    add("--output_dir", type=Path, required=True)
+    add("--ngpu", type=int, default=0, help="1 or more: use a GPU")
+    # ESPnet's launcher gives this to every command.
+    add("--multiprocessing_distributed", help="no effect")
+    return parser
+
+
+def main():
+    args = get_parser().parse_args()
+    for checkpoint in args.checkpoint:
+        name, _, weights = checkpoint.partition("=")
+        for test_dir in args.test_dir:
+            out = args.output_dir / name / test_dir.name
+            inference = {
+                "config": args.config,
+                "model_file": weights,
+                "data_path_and_name_and_type": f"{test_dir}/{args.list}",
+                "output_dir": out,
+                "ngpu": min(args.ngpu, 1),
+            }
+            score = {
+                "predictions": out / "predictions.npz",
+                "text": test_dir / "text",
+                "class_list": args.class_list,
+                "task": args.task,
+                "output_dir": out,
+            }
+            sslam_cls_inference.main(_words(inference))
+            sslam_score.main(_words(score))
+
+
+def _words(options):
+    """Return the options as words of a command line."""
+    pairs = [(f"--{key}", str(value)) for key, value in options.items()]
+    return [word for pair in pairs for word in pair]
+
+
+if __name__ == "__main__":
+    run_main(main)
