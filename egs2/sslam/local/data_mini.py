@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from mini_sounds import KINDS
+from scipy.fft import next_fast_len
 from scipy.signal import fftconvolve
 
 from espnet2_sslam.bin.cli import run_main
@@ -68,9 +69,11 @@ def place_sound(rng, kind, num_samples):
 
 def background(rng, num_samples):
     """Stationary noise of a random colour, RMS -55 to -30 dB."""
-    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
+    size = next_fast_len(num_samples, real=True)  # a prime number is slow
+    spectrum = np.fft.rfft(rng.standard_normal(size))
     frequency = np.maximum(np.arange(len(spectrum)), 50.0)
-    noise = np.fft.irfft(spectrum * frequency ** -rng.uniform(0, 1.0), num_samples)
+    noise = np.fft.irfft(spectrum * frequency ** -rng.uniform(0, 1.0), size)
+    noise = noise[:num_samples]
     return noise / np.sqrt(np.mean(noise**2)) * 10 ** (rng.uniform(-55, -30) / 20)
 
 
