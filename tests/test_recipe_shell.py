@@ -390,3 +390,35 @@ def test_help_names_every_option():
     assert len(options) > 20
     for option in options:
         assert f"--{option}" in shown, option
+
+
+def path_after(script, **variables):
+    """Return what `script` prints after path.sh was sourced."""
+    return subprocess.run(
+        ["bash", "-euc", f"cd {RECIPE}; . ./path.sh; {script}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "python": sys.executable, **variables},
+    ).stdout
+
+
+def test_the_runner_of_an_espnet_clone_comes_before_ours(tmp_path):
+    assert path_after("command -v run.pl") == f"{RECIPE}/utils/run.pl\n"
+    clone = tmp_path / "tools/kaldi/egs/wsj/s5/utils"
+    clone.mkdir(parents=True)
+    for name in "run.pl", "slurm.pl":
+        (clone / name).touch(mode=0o755)
+    script = "command -v run.pl slurm.pl once.py"
+    assert path_after(script, MAIN_ROOT=str(tmp_path)).splitlines() == [
+        f"{clone}/run.pl",
+        f"{clone}/slurm.pl",
+        f"{RECIPE}/utils/once.py",
+    ]
+
+
+@pytest.mark.parametrize("backend", ["local", "slurm", "queue"])
+def test_the_backend_names_the_runner(backend):
+    runner = {"local": "run.pl", "slurm": "slurm.pl", "queue": "queue.pl"}[backend]
+    script = '. ./cmd.sh; echo "${train_cmd} ${cuda_cmd}"'
+    assert path_after(script, cmd_backend=backend) == f"{runner} {runner}\n"

@@ -1,0 +1,112 @@
+"""The recipe end to end, on a corpus smaller still than the demo's."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).resolve().parent.parent / "egs2" / "sslam"
+
+pytestmark = pytest.mark.slow
+
+
+def start(folder, *options):
+    """Start run.sh on the small corpus with all output below `folder`."""
+    given = {
+        "--python": sys.executable,
+        "--datadir": folder / "data",
+        "--dumpdir": folder / "dump",
+        "--expdir": folder / "exp",
+        "--data_args": "--mini_scale 0.1",
+        "--pretrain_args": "--max_epoch 1 --scheduler_conf warmup_steps=1",
+        "--finetune_args": "--max_epoch 1",
+        "--pretrain_tag": "small",
+        "--finetune_tag": "linear",
+        "--seeds": "1",
+    }
+    words = [str(word) for pair in given.items() for word in pair]
+    # The recipe's own tools run with the python3 of the search path.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        [str(RECIPE / "run.sh"), *words, *map(str, options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PATH": path},
+        start_new_session=True,
+    )
+
+
+def run(folder, *options):
+    """Run it to its end and return what it printed."""
+    process = start(folder, *options)
+    try:
+        output, _ = process.communicate(timeout=590)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The output folder of a run of all stages whose phase 1 was once killed."""
+    folder = tmp_path_factory.mktemp("recipe")
+    run(folder, "--stop_stage", 3)
+    process = start(folder, "--stage", 4, "--stop_stage", 4)
+    log = folder / "exp/pretrain/phase1_small_seed1/train.log"
+    deadline = time.time() + 300
+    while not (log.exists() and "epoch started" in log.read_text()):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not log.with_name(".done").exists()
+    run(folder, "--stage", 4)
+    return folder
+
+
+def test_killed_and_run_again_it_ends_with_a_table_of_all_models(finished):
+    text = (finished / "exp/RESULTS.md").read_text()
+    for model in "random", "phase1", "phase2":
+        assert re.search(rf"^\| {model} \| \d", text, re.MULTILINE), text
+    assert "test_single" in text and "test_poly" in text
+    assert "All expected runs are there and finished." in text
+
+
+def test_every_clip_is_scored_once(finished):
+    for split in "test_single", "test_poly":
+        clips = (finished / f"dump/raw/mini/{split}/text").read_text().splitlines()
+        for metrics in finished.glob(f"exp/linear/*/mini/*/{split}/metrics.json"):
+            assert json.loads(metrics.read_text())["num_clips"] == len(clips)
+
+
+def test_models_share_the_statistics_of_the_pre_training_data(finished):
+    stats = json.loads((finished / "dump/raw/report/fbank_stats.json").read_text())
+    for log in finished.glob("exp/pretrain/*/config.yaml"):
+        text = log.read_text()
+        assert f"fbank_mean: {stats['mean']}" in text
+    for model in "random", "phase1":
+        text = (finished / f"exp/linear/{model}_seed1/mini/config.yaml").read_text()
+        assert f"fbank_mean: {stats['mean']}" in text
+
+
+def test_a_second_run_trains_and_scores_nothing(finished):
+    output = run(finished)
+    assert "started" not in output
+    # stages 1 to 3, two pre-trainings, three fine-tunings and their scorings
+    assert output.count("up to date") == 3 + 2 + 3 + 3
+
+
+def test_features_can_be_the_input(tmp_path):
+    run(tmp_path, "--feats_type", "fbank", "--stop_stage", 4)
+    # The tag is given: the folder has no suffix for the kind of input.
+    config = tmp_path / "exp/pretrain/phase1_small_seed1/config.yaml"
+    assert "input_size: 128" in config.read_text()
