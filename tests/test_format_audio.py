@@ -140,6 +140,7 @@ def test_a_split_without_usable_clips_is_an_error(tmp_path):
             "'toy-train-0' .*twice",
         ),
         ("toy/train/wav.scp", "toy-train-1", "toy-train-1", "no file behind"),
+        ("toy/train/wav.scp", "toy-train-1", "toy-train-1 cat x |", "a command"),
         ("toy/train/text", "toy-train-1", "", "in wav.scp only.*toy-train-1"),
         ("toy/train/text", "toy-train-1", "other cat", "toy-train-1"),
         ("toy/train/text", "toy-train-1", "toy-train-1 cow", "'cow' of 'toy-train-1'"),
@@ -316,6 +317,13 @@ def test_fbank_pieces_of_long_audio_equal_the_whole(tmp_path, monkeypatch):
     pieces = list(fbank_pieces(str(tmp_path / "a.wav")))
     assert len(pieces) > 5
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-3)
+
+
+def test_segments_are_refused(tmp_path):
+    datadir = make_corpus(tmp_path)
+    (datadir / "toy/train/segments").write_text("toy-train-0 toy-train-0 0.0 0.2\n")
+    with pytest.raises(ValueError, match="segments is not supported"):
+        make_dump(datadir, tmp_path / "dump")
 
 
 def test_two_runs_at_once_do_not_write_into_each_other(tmp_path):

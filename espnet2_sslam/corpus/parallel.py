@@ -3,7 +3,10 @@
 import itertools
 import logging
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 import time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -55,6 +58,20 @@ def parallel_map(
     return with_progress(results, len(items), what)
 
 
+def _start_worker(parent: int) -> None:
+    """One thread for torch, Ctrl-C left to the parent, and no life without it."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent was killed, instead of waiting for ever."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def _call_all(function: Callable, items: Sequence) -> list:
     """Results of one chunk."""
     return [function(item) for item in items]
@@ -65,7 +82,7 @@ def _in_processes(function, items, nj, chunk):
     context = multiprocessing.get_context("fork")
     chunks = (items[i : i + chunk] for i in range(0, len(items), chunk))
     pool = ProcessPoolExecutor(
-        nj, context, initializer=torch.set_num_threads, initargs=(1,)
+        nj, context, initializer=_start_worker, initargs=(os.getpid(),)
     )
     try:
         waiting = deque(

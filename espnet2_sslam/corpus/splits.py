@@ -26,8 +26,9 @@ def read_split(datadir: Path, name: str) -> Split:
     """Read and check one split.
 
     Raises:
-        ValueError: No clip, an id without a path or twice, or lists (wav.scp, utt2spk,
-            text) that do not hold the same ids, or a label outside classes.txt.
+        ValueError: No clip, an id without a file or twice, a `segments` file, lists
+            (wav.scp, utt2spk, text) that do not hold the same ids, or a label outside
+            classes.txt.
     """
     folder = Path(datadir) / name
     wav = read_table(folder / "wav.scp")
@@ -37,8 +38,17 @@ def read_split(datadir: Path, name: str) -> Split:
             "remove the split"
         )
     for key, path in wav.items():
-        if not path:
-            raise ValueError(f"{folder}/wav.scp: the id {key!r} has no file behind it")
+        if not path or path.endswith("|"):
+            what = "a command" if path else "no file"
+            raise ValueError(
+                f"{folder}/wav.scp: the id {key!r} has {what} behind it; an audio file "
+                "is needed"
+            )
+    if (folder / "segments").is_file():
+        raise ValueError(
+            f"{folder}/segments is not supported: cut the recordings into one file per "
+            "clip first"
+        )
     speakers = {key: key for key in wav}
     if (folder / "utt2spk").is_file():
         speakers = read_table(folder / "utt2spk")
