@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
+from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import nn
 
@@ -178,7 +179,7 @@ class SSLAMClassifier(AbsESPnetModel):
 
         Returns:
             loss, {"loss": loss} and weight = what the summed loss was divided by, so
-            that ESPnet's weighted means over batches and ranks are exact.
+            that ESPnet's weighted means over batches and ranks are exact; (1,) each.
         """
         self._check_labels(label)
         targets = label.float()
@@ -194,7 +195,9 @@ class SSLAMClassifier(AbsESPnetModel):
         smoothing = self.label_smoothing if self.training else 0.0
         total = classification_loss(logits, targets, self.loss, smoothing)
         weight = loss_weight(targets, self.loss_reduction)
-        return total / weight, {"loss": (total / weight).detach()}, weight
+        loss = total / weight
+        parts = loss, {"loss": loss.detach()}, weight
+        return force_gatherable(parts, loss.device)
 
     def inference(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor

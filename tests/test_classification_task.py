@@ -1,0 +1,225 @@
+"""The classification task and its commands, on 16 noise and tone clips."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from espnet2_sslam.bin import sslam_cls_inference, sslam_cls_train
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.tasks.classification import SSLAMClassificationTask, read_classes
+from tests.classification_case import CLASSES, SIZE, options, write_data
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def train(data, output_dir, **changes):
+    sslam_cls_train.main(options(data, output_dir, **changes))
+    return torch.load(output_dir / "latest.pth", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Output directory of a short fine-tuning."""
+    output_dir = tmp_path_factory.mktemp("exp") / "finetuned"
+    train(data, output_dir)
+    return output_dir
+
+
+def test_training_saves_a_self_contained_configuration(trained):
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["class_list"] == CLASSES
+    assert (trained / "valid.mAP.best.pth").exists()
+    model, args = SSLAMClassificationTask.build_model_from_file(
+        trained / "config.yaml", trained / "latest.pth"
+    )
+    assert isinstance(model, SSLAMClassifier) and model.classes == CLASSES
+
+
+def test_validation_score_is_that_of_inference_on_every_clip(data, trained, tmp_path):
+    from espnet2_sslam.results.scoring import score_files
+
+    infer(data, trained, tmp_path)
+    scores = score_files(
+        predictions=tmp_path / "predictions.npz",
+        text=data / "valid" / "text",
+        class_list=data / "classes.txt",
+        task="multi_label",
+        output_dir=tmp_path,
+    )
+    checkpoint = torch.load(trained / "checkpoint.pth", weights_only=False)
+    stats = checkpoint["reporter"]["stats"][2]["valid"]
+    assert stats["num_clips"] == scores["num_clips"] == 7
+    assert float(stats["mAP"]) == pytest.approx(scores["mAP"])
+
+
+def infer(data, trained, output_dir, *more):
+    words = ["--config", trained / "config.yaml", "--output_dir", output_dir]
+    words += ["--model_file", trained / "latest.pth", "--batch_size", 3]
+    words += ["--data_path_and_name_and_type", f"{data}/valid/wav.scp,speech,sound"]
+    sslam_cls_inference.main([str(word) for word in [*words, *more]])
+    return np.load(output_dir / "predictions.npz")
+
+
+def test_inference_keeps_the_order_of_the_list_and_every_clip(data, trained, tmp_path):
+    result = infer(data, trained, tmp_path)
+    assert result["ids"].tolist() == [f"valid_{index}" for index in range(7)]
+    assert result["classes"].tolist() == CLASSES
+    assert result["scores"].dtype == result["logits"].dtype == np.float32
+    assert np.allclose(result["scores"], 1 / (1 + np.exp(-result["logits"])), atol=1e-6)
+    one = infer(data, trained, tmp_path / "one", "--batch_size", 1)
+    assert np.allclose(one["logits"], result["logits"], rtol=1e-5, atol=1e-6)
+    (tmp_path / "keys").write_text("valid_4\nvalid_1\n")
+    some = infer(data, trained, tmp_path, "--key_file", tmp_path / "keys")
+    assert some["ids"].tolist() == ["valid_4", "valid_1"]
+    assert np.allclose(some["logits"], result["logits"][[4, 1]], rtol=1e-5, atol=1e-6)
+    assert [path.name for path in tmp_path.glob("*.tmp")] == []
+
+
+def test_inference_refuses_weights_that_do_not_fit(data, trained, tmp_path):
+    states = torch.load(trained / "latest.pth", weights_only=True)
+    states["head.other"] = states.pop("head.bias")
+    shutil.copy(trained / "config.yaml", tmp_path)
+    torch.save(states, tmp_path / "latest.pth")
+    with pytest.raises(ValueError, match="missing head.bias; unknown head.other"):
+        infer(data, tmp_path, tmp_path)
+    assert not (tmp_path / "predictions.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "encoder_conf": {**SIZE, "drop_path": 0.2},
+            "augment_conf": {"mixup_alpha": 0.8, "mask_ratio": 0.2, "noise": 0.1},
+        },
+        {"model_conf": {"freeze_encoder": True, "cache_features": True}},
+    ],
+    ids=["augmented", "cached"],
+)
+def test_resumed_training_equals_an_uninterrupted_one(data, tmp_path, changes):
+    schedule = {"scheduler_conf": {"total_steps": 6}}
+    train(data, tmp_path / "resumed", max_epoch=1, **changes, **schedule)
+    resumed = train(data, tmp_path / "resumed", max_epoch=2, **changes, **schedule)
+    straight = train(data, tmp_path / "straight", max_epoch=2, **changes, **schedule)
+    for name, value in straight.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_linear_evaluation_leaves_the_encoder_as_it_was(data, tmp_path):
+    pretrained = tmp_path / "pretrained"
+    pretrained.mkdir()
+    conf = {**SIZE, "fbank_mean": -7.0, "fbank_std": 3.0}
+    (pretrained / "config.yaml").write_text(yaml.safe_dump({"encoder_conf": conf}))
+    encoder = SSLAMEncoder(**conf)
+    states = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    torch.save({**states, "teacher.x": torch.zeros(1)}, pretrained / "latest.pth")
+    head = train(
+        data,
+        tmp_path / "linear",
+        encoder_conf={},
+        model_conf={"freeze_encoder": True, "cache_features": True},
+        init_param=[f"{pretrained}/latest.pth:encoder:encoder"],
+    )
+    for name, value in states.items():
+        assert torch.equal(head[name], value), name
+    saved = yaml.safe_load((tmp_path / "linear" / "config.yaml").read_text())
+    assert saved["encoder_conf"] == conf and saved["encoder_config"] is None
+
+
+def test_random_encoder_takes_its_size_from_a_pretraining(data, tmp_path):
+    config = tmp_path / "pretrain.yaml"
+    config.write_text(yaml.safe_dump({"encoder_conf": {**SIZE, "drop_path": 0.5}}))
+    words = options(data, tmp_path / "random", encoder_conf={"depth": 2})
+    args = SSLAMClassificationTask.get_parser().parse_args(
+        [*words, "--encoder_config", str(config)]
+    )
+    SSLAMClassificationTask.check_and_complete(args)
+    assert args.encoder_conf == {**SIZE, "depth": 2}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model_conf": {"poling": "cls"}}, "--model_conf has no key poling"),
+        ({"encoder_conf": {"embed_dims": 8}}, "--encoder_conf has no key embed_dims"),
+        ({"augment_conf": {"mixup": 0.8}}, "--augment_conf has no key mixup"),
+        ({"model_conf": {"task": "multi_class"}}, "train_15 has 2 labels"),
+        (
+            {
+                "model_conf": {"freeze_encoder": True, "cache_features": True},
+                "max_samples": 8000,
+            },
+            "max_samples",
+        ),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(data, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(data, tmp_path / "exp", **changes)
+
+
+def test_label_outside_the_class_list_stops_the_training(data, tmp_path):
+    classes = tmp_path / "classes.txt"
+    classes.write_text("high\nnoise\n")
+    words = [*options(data, tmp_path / "exp"), "--class_list", str(classes)]
+    with pytest.raises(ValueError, match="has the label low"):
+        sslam_cls_train.main(words)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [("", "names no label"), ("a\na\n", "'a'"), ("two words\n", "'two words'")],
+)
+def test_unusable_class_lists_are_refused(tmp_path, content, message):
+    path = tmp_path / "classes.txt"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_classes(path)
+    with pytest.raises(ValueError, match="does not exist"):
+        read_classes(tmp_path / "nothing.txt")
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(CONF.glob("finetune_*")) + sorted(CONF.glob("linear_*")),
+    ids=lambda path: path.stem,
+)
+def test_every_configuration_is_accepted_and_has_its_record(data, tmp_path, path):
+    words = options(data, tmp_path / "exp")
+    words[words.index("--config") + 1] = str(path)
+    size = [f"--encoder_conf={key}={value}" for key, value in SIZE.items()]
+    parser = SSLAMClassificationTask.get_parser()
+    args = parser.parse_args([*words, *size, "--encoder_conf=max_frames=1024"])
+    SSLAMClassificationTask.check_configuration(args)
+    assert isinstance(SSLAMClassificationTask.build_model(args), SSLAMClassifier)
+    assert isinstance(args, argparse.Namespace)
+    header = path.read_text().split("\n\n")[0]
+    assert all(f"# {word}:" in header for word in ("What", "Source", "Cost", "Result"))
+
+
+@pytest.mark.parametrize(
+    "name, updates",
+    [
+        ("finetune_as2m", 400_000),
+        ("finetune_as20k", 40_000),
+        ("finetune_esc50", 4_000),
+        ("finetune_ks2", 40_000),
+        ("finetune_spass", 3_906),
+        ("linear_spass", 3_906),
+    ],
+)
+def test_the_papers_configurations_make_the_papers_updates(name, updates):
+    config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    assert config["max_epoch"] * config["num_iters_per_epoch"] == updates
+    assert config.get("accum_grad", 1) == 1
