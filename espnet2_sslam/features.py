@@ -23,7 +23,8 @@ PATCHES_PER_STEP = NUM_MEL_BINS // PATCH_SIZE  # frequency patches of one time p
 AUDIOSET_MEAN = -4.268  # log-mel, over AudioSet (EAT and SSLAM)
 AUDIOSET_STD = 4.569
 
-FRAMES_PER_PASS = 65_536  # frames computed at once: bounds the memory on long audio
+FRAMES_PER_PASS = 2_048  # frames computed at once: fits a CPU's cache
+FRAMES_PER_PASS_GPU = 65_536  # bounds the memory on long audio
 
 
 def num_frames(num_samples: torch.Tensor) -> torch.Tensor:
@@ -77,7 +78,9 @@ def kaldi_fbank(
         mean = torch.stack(means)[:, None]
         speech = torch.where(real, speech - mean, 0.0)
         windows = speech.unfold(1, FRAME_LENGTH, FRAME_SHIFT)
-        step = max(1, FRAMES_PER_PASS // len(speech))
+        cpu = speech.device.type == "cpu"
+        step = (FRAMES_PER_PASS if cpu else FRAMES_PER_PASS_GPU) // len(speech)
+        step = max(1, step)
         fbank = torch.cat([_log_mel(part) for part in windows.split(step, 1)], 1)
     frames = num_frames(lengths)
     fbank = fbank[:, : int(frames.max())]
@@ -88,12 +91,14 @@ def kaldi_fbank(
 def _log_mel(windows: torch.Tensor) -> torch.Tensor:
     """Log-mel energies (B, T, 128) of windows (B, T, 400)."""
     windows = windows - windows.mean(-1, keepdim=True)
-    previous = F.pad(windows, (1, 0), mode="replicate")[..., :-1]
-    windows = windows - PRE_EMPHASIS * previous
-    windows = windows * torch.hann_window(
-        FRAME_LENGTH, periodic=False, device=windows.device
-    )
-    power = torch.fft.rfft(windows, n=FFT_SIZE).abs().square()
+    # x[n] - 0.97 x[n-1], where the first sample is its own predecessor; product and
+    # difference are rounded one by one as in Kaldi, which shows in quiet bins
+    emphasised = windows.clone()
+    emphasised[..., 1:].sub_(PRE_EMPHASIS * windows[..., :-1])
+    emphasised[..., 0].sub_(PRE_EMPHASIS * windows[..., 0])
+    emphasised.mul_(torch.hann_window(FRAME_LENGTH, False, device=windows.device))
+    spectrum = torch.fft.rfft(emphasised, n=FFT_SIZE)
+    power = spectrum.real.square() + spectrum.imag.square()
     energies = power[..., : FFT_SIZE // 2] @ mel_filters(windows.device)
     return energies.clamp(min=torch.finfo(torch.float32).eps).log()
 
