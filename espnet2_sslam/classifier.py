@@ -5,7 +5,6 @@ Shapes: B clips, N patches, D channels, C classes.
 
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-import numpy as np
 import torch
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
@@ -16,6 +15,7 @@ from espnet2_sslam.encoder import NORM_EPS, SSLAMEncoder
 from espnet2_sslam.features import PATCHES_PER_STEP
 from espnet2_sslam.losses import classification_loss, loss_weight
 from espnet2_sslam.pooling import Pooling
+from espnet2_sslam.validation import ClipScores
 
 CHOICES = {  # the first two of each: the default of multi_label, of multi_class
     "task": ("multi_label", "multi_class"),
@@ -112,7 +112,7 @@ class SSLAMClassifier(AbsESPnetModel):
         nn.init.zeros_(self.head.bias)
         # A float: ESPnet's n-best averaging sums integer buffers.
         self.register_buffer("num_batches", torch.zeros(()))
-        self._collected: Optional[Dict[str, Tuple[np.ndarray, np.ndarray]]] = None
+        self._collected: Optional[ClipScores] = None
         self._features: Dict[Tuple[bool, str], torch.Tensor] = {}
         self._check_cache()
         if freeze_encoder:
@@ -191,7 +191,8 @@ class SSLAMClassifier(AbsESPnetModel):
             pooled = self._pooled(speech, speech_lengths)
         logits = self.head(self.fc_norm(pooled))
         if not self.training and self._collected is not None:
-            self._collect(utt_id, logits, label)
+            scores = self.scores(logits.detach()).cpu().numpy()
+            self._collected.add(_known(utt_id), scores, label.cpu().numpy())
         smoothing = self.label_smoothing if self.training else 0.0
         total = classification_loss(logits, targets, self.loss, smoothing)
         weight = loss_weight(targets, self.loss_reduction)
@@ -219,37 +220,12 @@ class SSLAMClassifier(AbsESPnetModel):
 
     def begin_validation(self) -> None:
         """Collect the scores of every clip from now on."""
-        self._collected = {}
+        self._collected = ClipScores()
 
     def finish_validation(self, gather: Callable[[Any], List[Any]]) -> Dict[str, float]:
-        """Exact scores over the whole validation set; a clip seen twice counts once.
-
-        Args:
-            gather: Object of this rank -> list of the objects of all ranks.
-
-        Returns:
-            mAP, num_clips and, for multi-class, accuracy.
-
-        Raises:
-            ValueError: No clip of the validation set carries a label.
-        """
-        # Here, because inference does not need it and scikit-learn takes 2 s to import.
-        from espnet2_sslam import metrics
-
-        clips: Dict[str, Tuple[np.ndarray, np.ndarray]] = {}
-        for part in gather(self._collected):
-            clips.update(part)
-        self._collected = None
-        if not any(targets.any() for _, targets in clips.values()):
-            raise ValueError(
-                f"none of the {len(clips)} validation clips has a label: check the "
-                "validation set's text file"
-            )
-        scores, targets = (np.stack(arrays) for arrays in zip(*clips.values()))
-        stats = {"mAP": metrics.mean_average_precision(targets, scores)}
-        if self.task == "multi_class":
-            stats["accuracy"] = metrics.accuracy(targets, scores)
-        return {**stats, "num_clips": float(len(clips))}
+        """Score the whole validation set: see `ClipScores.summary`."""
+        collected, self._collected = self._collected, None
+        return collected.summary(gather, accuracy=self.task == "multi_class")
 
     def _pooled(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """One vector per clip (B, D), clips of any length."""
@@ -268,8 +244,7 @@ class SSLAMClassifier(AbsESPnetModel):
         utt_id: Optional[List[str]],
     ) -> torch.Tensor:
         """The same from memory; clips are encoded alone, so that resume is exact."""
-        if utt_id is None:
-            raise ValueError("cache_features needs utt_id to tell the clips apart")
+        utt_id = _known(utt_id)
         for row, name in enumerate(utt_id):
             if (self.training, name) not in self._features:
                 clip = speech[row : row + 1, : lengths[row]], lengths[row : row + 1]
@@ -321,11 +296,9 @@ class SSLAMClassifier(AbsESPnetModel):
                 "file or use task: multi_label"
             )
 
-    def _collect(
-        self, utt_id: Optional[List[str]], logits: torch.Tensor, label: torch.Tensor
-    ) -> None:
-        """Keep scores and labels of a validation batch under its clips' names."""
-        if utt_id is None:
-            raise ValueError("validation needs utt_id, to count every clip once")
-        scores = self.scores(logits.detach()).cpu().numpy()
-        self._collected.update(zip(utt_id, zip(scores, label.cpu().numpy())))
+
+def _known(utt_id: Optional[List[str]]) -> List[str]:
+    """Return the clips' names, which the caller must have given."""
+    if utt_id is None:
+        raise ValueError("validation and cache_features need utt_id: name the clips")
+    return utt_id

@@ -192,7 +192,7 @@ def test_validation_counts_every_clip_once_in_odd_batches_and_over_ranks(batch):
             lengths = torch.full((len(part),), 4000)
             ids = [names[i] for i in part]
             model(clips[part], lengths, labels[part], utt_id=ids)
-        return model._collected
+        return model._collected.clips
 
     with torch.no_grad():
         one = validate([[0, 1], [2, 3], [4, 5], [6]])

@@ -12,7 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports from its own layer and from those above it in this list.
 LAYERS = [
-    "features layers pooling masking mixing losses augment metrics audio".split(),
+    "features layers pooling masking mixing losses augment".split()
+    + "metrics validation audio".split(),
     "encoder decoder teacher".split(),
     "pretrain_model classifier checkpoint".split(),
     "tasks results corpus".split(),
@@ -31,7 +32,7 @@ IMPORT_NAMES = {  # distribution -> module, where they differ
 
 
 def _imports(path):
-    """Return (line, dotted module) of every import in the file, relative ones solved."""
+    """Return (line, dotted module) of every import in a file, relative ones solved."""
     package = ("espnet2_sslam", *path.relative_to(PACKAGE).parts[:-1])
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
