@@ -188,7 +188,11 @@ def cell(*values):
 @pytest.mark.parametrize(
     "ours, other, words",
     [
-        (cell(0.8, 0.82), cell(0.5, 0.52), "30.0 points above random.*more than both"),
+        (
+            cell(0.8, 0.82),
+            cell(0.5, 0.52),
+            "30.0 points above random.*more than both.*weak",
+        ),
         (cell(0.5, 0.52), cell(0.8, 0.82), "30.0 points below random.*more than both"),
         (cell(0.50, 0.60), cell(0.49, 0.59), "1.0 points above.*no clear difference"),
         (cell(0.8), cell(0.5), "one seed nothing can be said"),

@@ -127,4 +127,5 @@ def _paired(ours: Cell, other: Cell) -> str:
     ]
     if len(signs) < 2:
         return ""
-    return f"; higher for {sum(signs)} of {len(signs)} seeds"
+    weak = " (two seeds are weak evidence)" if len(signs) == 2 else ""
+    return f"; higher for {sum(signs)} of {len(signs)} seeds{weak}"
