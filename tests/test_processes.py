@@ -1,22 +1,23 @@
 """Trainings in processes of their own: kills, ranks, spawned ranks, clean stdout."""
 
 import multiprocessing
-import os
 import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from tests.test_training import assert_same, state
-from tests.toy_task import ToyTask, arguments, write_clips
+from tests.toy_task import (
+    ToyTask,
+    arguments,
+    assert_same,
+    start,
+    state,
+    train_with_two_ranks,
+    write_clips,
+)
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parent.parent
 
 # Trains the toy, and is killed in the middle of writing the second checkpoint.
 KILLED_WHILE_WRITING = """
@@ -45,18 +46,6 @@ def data(tmp_path_factory):
     return write_clips(folder / "train", 13), write_clips(folder / "valid", 6)
 
 
-def start(*command, **options):
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
-
-
 def train_here(data, folder, *more):
     ToyTask.main(cmd=arguments(*data, folder, *more))
     return state(folder)
@@ -82,22 +71,6 @@ def test_killed_while_writing_and_resumed_equals_uninterrupted(data, tmp_path):
     parts = train_here(data, tmp_path / "parts", "--resume", "true")
     assert_same(parts, train_here(data, tmp_path / "whole"))
     assert not list((tmp_path / "parts").glob(".*.tmp"))
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return str(listener.getsockname()[1])
-
-
-def train_with_two_ranks(command):
-    """Start two gloo ranks and wait for both."""
-    more = ["--dist_backend", "gloo", "--dist_world_size", "2"]
-    more += ["--dist_master_addr", "localhost", "--dist_master_port", free_port()]
-    ranks = [start(*command, *more, "--dist_rank", str(rank)) for rank in (0, 1)]
-    for process in ranks:
-        errors = process.communicate()[1]
-        assert process.returncode == 0, errors
 
 
 def test_two_ranks_equal_one_process_with_the_whole_batch(data, tmp_path):

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from espnet2_sslam.tasks.base import scheduler_classes
-from tests.toy_task import ToyModel, ToyTask, arguments, write_clips
+from tests.toy_task import (
+    ToyModel,
+    ToyTask,
+    arguments,
+    assert_same,
+    state,
+    write_clips,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,33 +32,6 @@ def train(data, tmp_path):
         return tmp_path / name
 
     return run
-
-
-def state(folder):
-    """Return all of checkpoint.pth but the times and speeds."""
-    states = torch.load(folder / "checkpoint.pth", weights_only=False)
-    for epoch in states["reporter"]["stats"].values():
-        for part in epoch.values():
-            for key in [k for k in part if "time" in k or "mem" in k]:
-                del part[key]
-    return states
-
-
-def assert_same(one, other, path=""):
-    """Compare nested states bit by bit."""
-    assert type(one) is type(other), path
-    if isinstance(one, dict):
-        assert list(one) == list(other), path
-        for key in one:
-            assert_same(one[key], other[key], f"{path}/{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), path
-        for number, pair in enumerate(zip(one, other)):
-            assert_same(*pair, f"{path}/{number}")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    else:
-        assert one == other or one != one, path
 
 
 def last_stats(folder, part="valid"):

@@ -1,11 +1,15 @@
 """A tiny task on SSLAMAbsTask, for the tests of how ESPnet runs us.
 
-As a program it trains: python tests/toy_task.py --output_dir ...
+As a program it trains: python -m tests.toy_task --output_dir ...
 """
 
 import argparse
 import copy
+import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,8 @@ import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet2_sslam.tasks.base import SSLAMAbsTask
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class ToyEncoder(torch.nn.Module):
@@ -59,9 +65,8 @@ class ToyModel(AbsESPnetModel):
         elif self.log_clips:
             with open(self.log_clips, "a", encoding="utf-8") as stream:
                 stream.write(" ".join(utt_id) + "\n")
-        weight = torch.tensor([float(len(speech))])
-        stats = {"loss": loss.detach()[None], "num_updates": self.num_updates[None]}
-        return loss[None], stats, weight
+        stats = {"loss": loss.detach(), "num_updates": self.num_updates.clone()}
+        return loss, stats, torch.tensor(float(len(speech)))
 
     def begin_validation(self) -> None:
         """Start to collect the ids of a validation epoch."""
@@ -142,6 +147,63 @@ def arguments(train: Path, valid: Path, output: Path, *more: str) -> list[str]:
         *("--use_matplotlib", "false", "--optim_conf", "lr=0.01"),
         *more,
     ]
+
+
+def state(folder):
+    """Return all of checkpoint.pth but the times and speeds."""
+    states = torch.load(folder / "checkpoint.pth", weights_only=False)
+    for epoch in states["reporter"]["stats"].values():
+        for part in epoch.values():
+            for key in [k for k in part if "time" in k or "mem" in k]:
+                del part[key]
+    return states
+
+
+def assert_same(one, other, path=""):
+    """Compare nested states bit by bit."""
+    assert type(one) is type(other), path
+    if isinstance(one, dict):
+        assert list(one) == list(other), path
+        for key in one:
+            assert_same(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), path
+        for number, pair in enumerate(zip(one, other)):
+            assert_same(*pair, f"{path}/{number}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    else:
+        assert one == other or one != one, path
+
+
+def start(*command, **options):
+    """Start python with the arguments in the root of the checkout."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def free_port():
+    """Return a port that nobody uses."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return str(listener.getsockname()[1])
+
+
+def train_with_two_ranks(command):
+    """Start two gloo ranks and wait for both."""
+    more = ["--dist_backend", "gloo", "--dist_world_size", "2"]
+    more += ["--dist_master_addr", "localhost", "--dist_master_port", free_port()]
+    ranks = [start(*command, *more, "--dist_rank", str(rank)) for rank in (0, 1)]
+    for process in ranks:
+        errors = process.communicate()[1]
+        assert process.returncode == 0, errors
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
@@ -30,7 +31,7 @@ class SafeTrainer(Trainer):
     """
 
     @classmethod
-    def run(cls, *, trainer_options, distributed_option, **kwargs: Any) -> None:
+    def run(cls, *, model, trainer_options, distributed_option, **kwargs: Any) -> None:
         """Train as Trainer.run does; first repair what an earlier kill left behind."""
         first_rank = not distributed_option.distributed or _rank() == 0
         with atomic_torch_save():
@@ -40,11 +41,16 @@ class SafeTrainer(Trainer):
                     _repair(Path(trainer_options.output_dir), last, trainer_options)
                 if last is not None and _stopped_early(last, trainer_options):
                     trainer_options.max_epoch = last["reporter"]["epoch"]
-            super().run(
-                trainer_options=trainer_options,
-                distributed_option=distributed_option,
-                **kwargs,
-            )
+            hook = model.register_forward_hook(_as_vectors)
+            try:
+                super().run(
+                    model=model,
+                    trainer_options=trainer_options,
+                    distributed_option=distributed_option,
+                    **kwargs,
+                )
+            finally:
+                hook.remove()
 
     @classmethod
     def train_one_epoch(
@@ -144,6 +150,11 @@ def _stopped_early(last: dict, options: TrainerOptions) -> bool:
         and reporter.has(*criterion[:2])
         and reporter.check_early_stopping(options.patience, *criterion)
     )
+
+
+def _as_vectors(model: torch.nn.Module, inputs: Any, outputs: Any) -> Any:
+    """Make loss, stats and weight (1,) tensors: ESPnet averages those over ranks."""
+    return force_gatherable(outputs, outputs[0].device)
 
 
 def _rank() -> int:
