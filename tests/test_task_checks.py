@@ -45,7 +45,7 @@ def complaint(data, tmp_path):
         ("--train_dtype float16", "--use_amp true"),
         ("--exclude_weight_decay true", "--optim_groups_conf"),
         ("--ngpu 2", "--multiprocessing_distributed true"),
-        ("--batch_size 0", "--batch_size must be 1 or more"),
+        ("--batch_size 0", "--batch_size must be a whole number"),
         ("--num_iters_per_epoch 3 --accum_grad 2", "--num_iters_per_epoch 2"),
         ("--num_iters_per_epoch 1 --accum_grad 2", "--num_iters_per_epoch 2"),
         ("--optim_conf lrr=1", "optim_conf has no key lrr: use one of .*lr"),
@@ -60,6 +60,35 @@ def complaint(data, tmp_path):
 )
 def test_a_wrong_configuration_is_one_line(complaint, more, expected):
     assert re.search(expected, complaint(*more.split()))
+
+
+def test_a_missing_output_folder_is_one_line():
+    with pytest.raises(ValueError, match="--output_dir is needed"):
+        ToyTask.main(cmd=[])
+
+
+def test_a_broken_configuration_file_is_one_line(complaint, tmp_path):
+    config = tmp_path / "conf.yaml"
+    config.write_text("optim: [adam\n")
+    assert "not valid YAML" in complaint("--config", str(config))
+
+
+def test_a_number_that_is_not_whole_is_refused(complaint, tmp_path):
+    config = tmp_path / "conf.yaml"
+    config.write_text("accum_grad: 1.5\n")
+    assert "accum_grad must be a whole number" in complaint("--config", str(config))
+
+
+def test_missing_kinds_of_data_are_named(complaint, monkeypatch):
+    names = classmethod(lambda cls: ("speech", "label"))
+    monkeypatch.setattr(ToyTask, "required_data_names", names)
+    assert "gives speech, but label is needed too" in complaint()
+
+
+def test_an_id_twice_in_the_audio_list_is_refused(complaint, data):
+    with (data[0] / "wav.scp").open("a") as stream:
+        stream.write("clip01 elsewhere.wav\n")
+    assert "clip01" in complaint()
 
 
 def test_a_missing_list_says_which_stage_to_run(complaint, data):

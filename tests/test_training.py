@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from espnet2.train.trainer import Trainer
 
+from espnet2_sslam.tasks import trainer
 from espnet2_sslam.tasks.base import scheduler_classes
 from tests.toy_task import (
     ToyModel,
@@ -47,6 +50,21 @@ def test_validation_statistics_cover_the_whole_set_and_choose_the_best(train):
     folder = train("exp", "--best_model_criterion", "valid,clips,max")
     assert last_stats(folder)["clips"] == last_stats(folder)["different"] == 6
     assert os.readlink(folder / "valid.clips.best.pth").endswith("epoch.pth")
+
+
+def test_ranks_draw_different_numbers_and_the_first_as_one_process(monkeypatch):
+    seeds = []
+    record = classmethod(lambda cls, **_: seeds.append(torch.initial_seed()))
+    monkeypatch.setattr(Trainer, "train_one_epoch", record)
+    for rank in (0, 1):
+        monkeypatch.setattr(trainer, "_rank", lambda rank=rank: rank)
+        trainer.SafeTrainer.train_one_epoch(
+            model=None,
+            reporter=SimpleNamespace(get_epoch=lambda: 2),
+            options=SimpleNamespace(seed=3),
+            distributed_option=SimpleNamespace(distributed=True),
+        )
+    assert seeds[0] == 3 + 2 and seeds[1] != seeds[0]
 
 
 def test_partners_change_between_epochs(train, tmp_path):

@@ -109,8 +109,12 @@ class SSLAMAbsTask(AbsTask):
     def main(cls, args: argparse.Namespace | None = None, cmd=None) -> None:
         """Check everything that can be checked, then train as AbsTask.main does."""
         if args is None:
-            args = cls.get_parser().parse_args(cmd)
-        if not args.print_config and args.output_dir is not None:
+            try:
+                args = cls.get_parser().parse_args(cmd)
+            except yaml.YAMLError as error:
+                text = " ".join(str(error).split())
+                raise ValueError(f"--config is not valid YAML: {text}") from error
+        if not args.print_config:
             cls.check_and_complete(args)
         try:
             super().main(args=args)
@@ -146,7 +150,7 @@ class SSLAMAbsTask(AbsTask):
         """
         check_options(args)
         cls.check_configuration(args)
-        check_data_files(args)
+        check_data_files(args, cls.required_data_names())
         iterations = cls.iterations_per_epoch(args)
         check_accumulation(iterations, args.accum_grad)
         conf = args.scheduler_conf
@@ -293,13 +297,17 @@ class SSLAMAbsTask(AbsTask):
         cls, args: argparse.Namespace, iter_options, keys_to_load=None
     ) -> ClipDataset:
         """Return the dataset that reads clips by id."""
-        dataset = ClipDataset(
-            iter_options.data_path_and_name_and_type,
-            float_dtype=args.train_dtype,
-            preprocess=iter_options.preprocess_fn,
-            max_cache_fd=iter_options.max_cache_fd,
-            keys_to_load=keys_to_load,
-        )
+        try:
+            dataset = ClipDataset(
+                iter_options.data_path_and_name_and_type,
+                float_dtype=args.train_dtype,
+                preprocess=iter_options.preprocess_fn,
+                max_cache_fd=iter_options.max_cache_fd,
+                keys_to_load=keys_to_load,
+            )
+        except RuntimeError as error:  # an id twice, an unknown type of data
+            text = " ".join(str(error).split())
+            raise ValueError(f"the data lists cannot be read: {text}") from error
         cls.check_task_requirements(
             dataset, args.allow_variable_data_keys, train=iter_options.train
         )

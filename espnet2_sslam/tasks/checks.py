@@ -62,21 +62,33 @@ def check_options(args: argparse.Namespace) -> None:
             f"--ngpu {args.ngpu} needs --multiprocessing_distributed true (one process "
             "per GPU)"
         )
-    for name in ("batch_size", "accum_grad", "max_epoch"):
-        if getattr(args, name) < 1:
+    if args.output_dir is None:
+        raise ValueError("--output_dir is needed: where to keep checkpoints and logs")
+    for name in ("batch_size", "accum_grad", "max_epoch", "num_iters_per_epoch"):
+        value = getattr(args, name)
+        if value is None and name == "num_iters_per_epoch":
+            continue
+        if type(value) is not int or value < 1:
             raise ValueError(
-                f"--{name} must be 1 or more, got {getattr(args, name)}: raise it"
+                f"--{name} must be a whole number from 1 up, got {value!r}: correct it"
             )
 
 
-def check_data_files(args: argparse.Namespace) -> None:
-    """Raise ValueError unless training and validation lists are there and not empty."""
+def check_data_files(args: argparse.Namespace, required: Iterable[str]) -> None:
+    """Raise ValueError unless all required lists are there and not empty."""
     for part in ("train", "valid"):
         option = f"{part}_data_path_and_name_and_type"
         if not getattr(args, option):
             raise ValueError(
                 f"--{option} is needed, for example dump/raw/pretrain/{part}/wav.scp,"
                 "speech,sound"
+            )
+        names = [name for _, name, _ in getattr(args, option)]
+        missing = [name for name in required if name not in names]
+        if missing:
+            raise ValueError(
+                f"--{option} gives {', '.join(names)}, but {', '.join(missing)} is "
+                "needed too: repeat the option for each, as in DIR/text,label,text"
             )
         paths = [path for path, _, _ in getattr(args, option)]
         for path in [*paths, *getattr(args, f"{part}_shape_file")]:
