@@ -54,7 +54,8 @@ class SSLAMClassifier(AbsESPnetModel):
         loss_reduction: What the summed loss is divided by: "positives" (labels in the
             batch, the authors' multi-label scale), "clips" (their multi-class scale) or
             "elements" (clips x classes: the plain mean); by default the task's.
-        label_smoothing: Of cross-entropy, in training only.
+        label_smoothing: Of cross-entropy, in training only (the authors drop it where
+            mixup is on; here both apply).
         freeze_encoder: Linear evaluation: no gradient and evaluation mode for the
             encoder; head, norm and pooling are trained.
         frozen_drop_path: The authors' linear evaluation: drop path stays active in the

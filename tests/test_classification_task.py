@@ -4,18 +4,22 @@ import argparse
 import shutil
 from pathlib import Path
 
+import kaldiio
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
 from espnet2_sslam.bin import sslam_cls_inference, sslam_cls_train
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.tasks.classification import SSLAMClassificationTask, read_classes
 from tests.classification_case import CLASSES, SIZE, options, write_data
 
 CONF = Path(__file__).parent.parent / "conf"
+FEATURES = "feats.scp,speech,kaldi_ark"
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +139,33 @@ def test_linear_evaluation_leaves_the_encoder_as_it_was(data, tmp_path):
         assert torch.equal(head[name], value), name
     saved = yaml.safe_load((tmp_path / "linear" / "config.yaml").read_text())
     assert saved["encoder_conf"] == conf and saved["encoder_config"] is None
+
+
+def test_training_on_features_sees_what_training_on_audio_sees(data, tmp_path):
+    for split in ("train", "valid"):
+        write_features(data / split)
+    audio = train(data, tmp_path / "audio", max_epoch=1)
+    words = options(data, tmp_path / "features", max_epoch=1, input_size=128)
+    words = [word.replace("wav.scp,speech,sound", FEATURES) for word in words]
+    words = [word.replace("utt2num_samples", "utt2num_frames") for word in words]
+    sslam_cls_train.main(words)
+    features = torch.load(tmp_path / "features" / "latest.pth", weights_only=True)
+    for name, value in audio.items():
+        assert torch.allclose(value, features[name], rtol=1e-3, atol=1e-4), name
+
+
+def write_features(split_dir):
+    """Write feats.scp and utt2num_frames: un-normalised log-mel of every clip."""
+    frames = []
+    ark = f"ark,scp:{split_dir}/feats.ark,{split_dir}/feats.scp"
+    with kaldiio.WriteHelper(ark) as writer:
+        for line in (split_dir / "wav.scp").read_text().splitlines():
+            name, path = line.split()
+            speech = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+            fbank = kaldi_fbank(speech[None])[0][0].numpy()
+            writer(name, fbank)
+            frames.append(f"{name} {len(fbank)}")
+    (split_dir / "utt2num_frames").write_text("\n".join(frames) + "\n")
 
 
 def test_random_encoder_takes_its_size_from_a_pretraining(data, tmp_path):

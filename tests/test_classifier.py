@@ -146,6 +146,29 @@ def test_draws_differ_between_ranks_and_ignore_the_global_seed(batch, monkeypatc
     assert loss(0) == loss(0) != loss(1)
 
 
+def test_mixed_precision_gives_a_float32_loss_close_to_the_full_one(batch):
+    model = build(augmentation={"mixup_alpha": 0.8, "mask_ratio": 0.2})
+    full = model(**batch)[0]
+    model.num_batches.zero_()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(**batch)[0]
+    assert mixed.dtype == torch.float32
+    assert mixed.item() == pytest.approx(full.item(), rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_and_evaluation_run_on_a_gpu(batch):
+    on_gpu = {k: v.cuda() if k != "utt_id" else v for k, v in batch.items()}
+    model, same = build(augmentation=EVERYTHING), build()
+    same.load_state_dict(model.state_dict())
+    expected = same.eval()(**batch)[0].item()
+    loss, _, weight = model.cuda()(**on_gpu)
+    loss.backward()
+    assert loss.is_cuda and weight.is_cuda and torch.isfinite(loss)
+    assert model.eval()(**on_gpu)[0].item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_augmentation_is_off_in_evaluation(batch):
     with_it, without = build(augmentation=EVERYTHING).eval(), build().eval()
     assert with_it(**batch)[0].item() == without(**batch)[0].item()
