@@ -16,6 +16,7 @@ from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.tasks.classification import SSLAMClassificationTask, read_classes
+from espnet2_sslam.tasks.scheduler import WarmupCosine
 from tests.classification_case import CLASSES, SIZE, options, write_data
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -254,3 +255,34 @@ def test_the_papers_configurations_make_the_papers_updates(name, updates):
     config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     assert config["max_epoch"] * config["num_iters_per_epoch"] == updates
     assert config.get("accum_grad", 1) == 1
+
+
+def test_the_papers_fine_tuning_has_the_authors_learning_rates(data, tmp_path):
+    """Authors' curves: head 1e-6 .. 5e-5 .. 1e-6; blocks 0 to 2 below min_lr: flat."""
+    words = options(data, tmp_path / "exp")
+    words[words.index("--config") + 1] = str(CONF / "finetune_as20k.yaml")
+    size = {"embed_dim": 8, "depth": 12, "num_heads": 2, "max_frames": 1024}
+    words += [f"--encoder_conf={key}={value}" for key, value in size.items()]
+    args = SSLAMClassificationTask.get_parser().parse_args(words)
+    SSLAMClassificationTask.check_and_complete(args)
+    model = SSLAMClassificationTask.build_model(args)
+    [optimizer] = SSLAMClassificationTask.build_optimizers(args, model)
+    scheduler = WarmupCosine(optimizer, **args.scheduler_conf)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.05}
+    group = {
+        id(parameter): number
+        for number, part in enumerate(optimizer.param_groups)
+        for parameter in part["params"]
+    }
+    watched = {
+        "head.weight": {0: 1e-6, 2000: 2.55e-5, 4000: 5e-5, 10_000: 4.671762e-5},
+        "encoder.patch_embed.proj.weight": {4000: 5e-5},
+        "encoder.blocks.11.mlp.fc1.bias": {4000: 5e-5 * 0.65},
+        "encoder.blocks.2.norm1.weight": {0: 6.731e-7, 4000: 6.731e-7, 9_000: 6.731e-7},
+        "encoder.blocks.0.attn.qkv.weight": {0: 2.844e-7, 39_999: 2.844e-7},
+    }
+    for name, curve in watched.items():
+        peak = scheduler.base_lrs[group[id(model.get_parameter(name))]]
+        for update, expected in curve.items():
+            found = scheduler._lr_at(update, peak)
+            assert found == pytest.approx(expected, rel=2e-4), (name, update)
