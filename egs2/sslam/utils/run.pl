@@ -64,9 +64,10 @@ def finish(process, log, began):
 def main():
     """Run all jobs; a signal ends them too."""
     jobs, name, log, command = parse(sys.argv[1:])
-    running = []
+    running, signals = [], []
 
     def stop(number, frame):
+        signals.append(number)
         for process, *_ in running:
             if process is not None:
                 process.send_signal(number)
@@ -77,7 +78,10 @@ def main():
         words = [log, *command]
         if job is not None:
             words = [word.replace(name, str(job)) for word in words]
-        running.append(start(words[0], words[1:]))
+        if not signals:
+            running.append(start(words[0], words[1:]))
+    if signals:  # one may have come before its job was on the list
+        stop(signals[0], None)
     failed = [log for process, log, began in running if finish(process, log, began)]
     if failed:
         sys.exit(
