@@ -53,7 +53,10 @@ def start(log, command):
 
 def finish(process, log, began):
     """Wait for one job, note its end in the log and return its status."""
-    status = 127 if process is None else process.wait()
+    # Not wait(): a signal just before it would be seen only after the job's end.
+    while process is not None and process.poll() is None:
+        time.sleep(0.1)
+    status = 127 if process is None else process.returncode
     with open(log, "a", encoding="utf-8") as file:
         seconds = time.time() - began
         file.write(f"# Accounting: time={seconds:.0f} threads=1\n")
