@@ -24,8 +24,9 @@ def start(folder, *options):
         "--dumpdir": folder / "dump",
         "--expdir": folder / "exp",
         "--data_args": "--mini_scale 0.1",
-        "--pretrain_args": "--max_epoch 1 --scheduler_conf warmup_steps=1",
-        "--finetune_args": "--max_epoch 1",
+        "--pretrain_args": "--max_epoch 1 --num_iters_per_epoch 6 "
+        "--scheduler_conf warmup_steps=1",
+        "--finetune_args": "--max_epoch 1 --num_iters_per_epoch 6",
         "--pretrain_tag": "small",
         "--finetune_tag": "linear",
         "--seeds": "1",
