@@ -1,7 +1,6 @@
 """What pre-training and fine-tuning share: how ESPnet runs our models."""
 
 import argparse
-import contextlib
 import inspect
 import logging
 import multiprocessing
@@ -29,6 +28,7 @@ from espnet2_sslam.tasks.iterators import (
 )
 from espnet2_sslam.tasks.optimizer import parameter_groups
 from espnet2_sslam.tasks.preprocess import ClipPreprocessor, collate_clips
+from espnet2_sslam.tasks.quiet import without_flash_attention_note
 from espnet2_sslam.tasks.scheduler import WarmupCosine
 from espnet2_sslam.tasks.weights import (
     check_init_param,
@@ -36,8 +36,7 @@ from espnet2_sslam.tasks.weights import (
     load_states,
 )
 
-# ESPnet prints about Flash Attention while it is imported: keep stdout for our output.
-with contextlib.redirect_stdout(sys.stderr):
+with without_flash_attention_note():
     from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
     from espnet2.train.abs_espnet_model import AbsESPnetModel
     from espnet2.utils.nested_dict_action import NestedDictAction
@@ -134,12 +133,6 @@ class SSLAMAbsTask(AbsTask):
                 raise
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(1)
-
-    @classmethod
-    def print_config(cls, file=None) -> None:
-        """Write the configuration as YAML to stdout (or file), and nothing else."""
-        # ESPnet's default is the stdout of its import, which we redirected.
-        super().print_config(file=file or sys.stdout)
 
     @classmethod
     def check_and_complete(cls, args: argparse.Namespace) -> None:

@@ -1,0 +1,24 @@
+"""ESPnet's note is dropped, and nothing else."""
+
+import sys
+
+from espnet2_sslam.tasks.quiet import without_flash_attention_note
+
+
+def test_only_the_note_is_dropped(capsys):
+    with without_flash_attention_note():
+        print("before")
+        print("Failed to import Flash Attention, using ESPnet default: none")
+        print("Failed to import Flash Attention, using ESPnet default", file=sys.stderr)
+        print()
+        print("after", file=sys.stderr)
+    captured = capsys.readouterr()
+    assert captured.out == "before\n\n" and captured.err == "after\n"
+
+
+def test_a_stream_kept_from_within_still_writes(capsys):
+    with without_flash_attention_note():
+        kept = sys.stderr
+    print("later", file=kept)
+    assert capsys.readouterr().err == "later\n"
+    assert kept.isatty() is False
