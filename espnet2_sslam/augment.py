@@ -6,7 +6,6 @@ which must live on that device. The order in a step is the order of this file.
 Shapes: B clips, N samples, T frames, F mel bins, C classes.
 """
 
-import numpy as np
 import torch
 
 GAIN_SHAPE = 10  # the gain of `roll_and_gain` is Beta(10, 10) + 0.5: 0.5 .. 1.5
@@ -90,16 +89,6 @@ class Augmentation:
         if self.mask_ratio:
             fbank = mask_spectrogram(fbank, frames, generator, ratio=self.mask_ratio)
         return fbank, frames, targets
-
-
-def keyed_generator(device: torch.device, *key: int) -> torch.Generator:
-    """Return a generator on `device` whose stream depends on every number of `key`.
-
-    Used with (seed, batch, rank): ESPnet gives all ranks the same global stream.
-    """
-    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
-    seed = int(state[0]) << 31 | int(state[1]) >> 1
-    return torch.Generator(device).manual_seed(seed)
 
 
 def roll_and_gain(

@@ -10,11 +10,12 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import nn
 
-from espnet2_sslam.augment import Augmentation, keyed_generator
+from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.encoder import NORM_EPS, SSLAMEncoder
 from espnet2_sslam.features import PATCHES_PER_STEP
 from espnet2_sslam.losses import classification_loss, loss_weight
 from espnet2_sslam.pooling import Pooling
+from espnet2_sslam.randomness import batch_generator
 from espnet2_sslam.validation import ClipScores
 
 CHOICES = {  # the first two of each: the default of multi_label, of multi_class
@@ -111,7 +112,6 @@ class SSLAMClassifier(AbsESPnetModel):
         self.head = nn.Linear(encoder.embed_dim, len(classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        # A float: ESPnet's n-best averaging sums integer buffers.
         self.register_buffer("num_batches", torch.zeros(()))
         self._collected: Optional[ClipScores] = None
         self._features: Dict[Tuple[bool, str], torch.Tensor] = {}
@@ -256,7 +256,7 @@ class SSLAMClassifier(AbsESPnetModel):
         self, speech: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Vectors (B, D) of augmented clips, and the targets (B, C) after mixup."""
-        generator = self._next_generator(speech.device)
+        generator = batch_generator(speech.device, self.seed, self.num_batches)
         speech = self.augmentation.waveform(speech, lengths, generator)
         fbank, frames = self.encoder.fbank(speech, lengths)
         if fbank.shape[1] > self.encoder.max_frames:
@@ -275,14 +275,6 @@ class SSLAMClassifier(AbsESPnetModel):
             )
         states = out.hidden if self.weighted_layers else [out.tokens]
         return self.pooling(states, real), targets
-
-    def _next_generator(self, device: torch.device) -> torch.Generator:
-        """Random numbers of this training batch on this rank."""
-        distributed = torch.distributed
-        parallel = distributed.is_available() and distributed.is_initialized()
-        rank = distributed.get_rank() if parallel else 0
-        self.num_batches += 1
-        return keyed_generator(device, self.seed, int(self.num_batches), rank)
 
     def _check_labels(self, label: torch.Tensor) -> None:
         """Refuse labels that do not fit the classes or the task."""

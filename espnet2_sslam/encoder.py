@@ -14,6 +14,7 @@ from espnet2_sslam.features import (
     PATCH_SIZE,
     PATCHES_PER_STEP,
     LogMel,
+    checked_fbank,
     fit_frames,
     kaldi_fbank,
     num_patch_steps,
@@ -167,25 +168,13 @@ class SSLAMEncoder(AbsEncoder):
             xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
             raw, frames = kaldi_fbank(xs_pad, ilens)
         else:
-            raw, frames = self._check_fbank(xs_pad, ilens.to(xs_pad.device))
+            raw, frames = checked_fbank(xs_pad, ilens)
         if target_frames is not None:
             raw = fit_frames(raw, target_frames)
             frames = torch.full_like(frames, target_frames)
         else:
             raw = fit_frames(raw, int(num_patch_steps(frames.max())) * PATCH_SIZE)
         return self.log_mel.normalize(raw), frames
-
-    def _check_fbank(self, fbank, frames):
-        """Log-mel with zeros beyond each clip's end, or an error."""
-        if fbank.dim() != 3 or fbank.shape[-1] != NUM_MEL_BINS:
-            raise ValueError(
-                f"need log-mel of shape (B, T, {NUM_MEL_BINS}), got "
-                f"{tuple(fbank.shape)}; set input_size: 1 for waveforms"
-            )
-        if int(frames.min()) < 1:
-            raise ValueError("a clip has no frames: leave it out")
-        real = torch.arange(fbank.shape[1], device=fbank.device) < frames[:, None]
-        return torch.where(real[..., None], fbank, 0.0), frames
 
     def embed(self, fbank: torch.Tensor) -> torch.Tensor:
         """Patch embedding plus positions: (B, T, 128) -> (B, N, D), without CLS."""

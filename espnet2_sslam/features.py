@@ -116,6 +116,26 @@ def mel_filters(device: torch.device) -> torch.Tensor:
     return _FILTERS[device]
 
 
+def checked_fbank(
+    fbank: torch.Tensor, frames: torch.Tensor
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Given log-mel (B, T, 128) with zeros beyond each clip's end, and frames (B,).
+
+    Raises:
+        ValueError: Another shape, or a clip without frames.
+    """
+    if fbank.dim() != 3 or fbank.shape[-1] != NUM_MEL_BINS:
+        raise ValueError(
+            f"need log-mel of shape (B, T, {NUM_MEL_BINS}), got "
+            f"{tuple(fbank.shape)}; set input_size: 1 for waveforms"
+        )
+    frames = frames.to(fbank.device)
+    if int(frames.min()) < 1:
+        raise ValueError("a clip has no frames: leave it out")
+    real = torch.arange(fbank.shape[1], device=fbank.device) < frames[:, None]
+    return torch.where(real[..., None], fbank, 0.0), frames
+
+
 def fit_frames(fbank: torch.Tensor, target: int) -> torch.Tensor:
     """Zero-pad at the end, or keep the first, to exactly `target` frames.
 

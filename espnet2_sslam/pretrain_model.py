@@ -6,18 +6,18 @@ row, D channels. Rows are clip-major: row r belongs to clip r // clones.
 """
 
 import zlib
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
 from espnet2_sslam import losses, mixing
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import PATCH_SIZE, PATCHES_PER_STEP
+from espnet2_sslam.features import PATCH_SIZE
 from espnet2_sslam.masking import inverse_block_mask, split_indices
-from espnet2_sslam.teacher import Teacher
+from espnet2_sslam.randomness import batch_generator, keyed_generator
+from espnet2_sslam.teacher import Targets, Teacher
 
 UNMIXED, MIXED = "unmixed", "mixed"
 
@@ -29,15 +29,6 @@ class Draws(NamedTuple):
     regions: Optional[torch.Tensor]
     snr: Optional[torch.Tensor]
     generator: torch.Generator
-
-
-class Targets(NamedTuple):
-    """What the teacher says: patches (C*B, N, D), utterance (C*B, D), retention."""
-
-    patch: torch.Tensor
-    utterance: torch.Tensor
-    retention: Optional[torch.Tensor]
-    retention_utterance: Optional[torch.Tensor]
 
 
 class Predictions(NamedTuple):
@@ -239,39 +230,26 @@ class SSLAMPretrainModel(AbsESPnetModel):
         mixed = mixing.mix_partially(unmixed, draws.regions, self.mixing_rule, std)
         return unmixed, mixed
 
-    @torch.no_grad()
     def make_targets(
         self, unmixed: torch.Tensor, mixed: Optional[torch.Tensor], draws: Draws
     ) -> Targets:
         """The teacher's targets for the streams and for source retention."""
+        layers = self.target_layers, self.utterance_target_layers
         retention = self.retention or self.retention_utterance
-        embed = self.teacher.encoder.embed
-        streams = {UNMIXED: unmixed, MIXED: mixed}
-        used = [s for s in streams if s in self.streams or (s == UNMIXED and retention)]
-        patches = embed(torch.cat([streams[name] for name in used]))
-        ffn = self._teach(patches)
-        patch = losses.layer_target(ffn, self.target_layers)
-        utterance = losses.utterance_target(
-            losses.layer_target(ffn, self.utterance_target_layers)
-        )
-        kept = slice(-len(self.streams) * len(unmixed), None)
+        inputs = {UNMIXED: unmixed, MIXED: mixed}
+        used = [s for s in inputs if s in self.streams or (s == UNMIXED and retention)]
+        patches = self.teacher.embed(torch.cat([inputs[name] for name in used]))
+        targets = self.teacher.targets(patches, *layers)
+        rows = len(self.streams) * len(unmixed)
+        result = Targets(targets.patch[-rows:], targets.utterance[-rows:])
         if not retention:
-            return Targets(patch[kept], utterance[kept], None, None)
-        # The neighbour without what the mixture does not show of it; its patches are
-        # already embedded with their positions.
-        clean = slice(0, len(unmixed))
-        index = mixing.mixed_patches(draws.regions, self.num_steps)
-        # regions belong to the mixture, so roll the clips before dropping
-        ffn = self._teach(mixing.drop_unmixed(mixing.neighbour(patches[clean]), index))
-        dropped = losses.layer_target(ffn, self.target_layers)
-        spliced = mixing.splice(patch[clean], dropped, index)
-        other = losses.layer_target(ffn, self.utterance_target_layers)
-        return Targets(
-            patch[kept],
-            utterance[kept],
-            losses.retention_target(patch[clean], spliced),
-            losses.retention_target(utterance[clean], losses.utterance_target(other)),
+            return result
+        clips = len(unmixed)
+        clean = Targets(targets.patch[:clips], targets.utterance[:clips])
+        both = self.teacher.retention_targets(
+            patches[:clips], clean, draws.regions, *layers
         )
+        return result._replace(retention=both.patch, retention_utterance=both.utterance)
 
     def predict(
         self, fbank: torch.Tensor, draws: Draws, noise: Optional[torch.Tensor] = None
@@ -329,22 +307,12 @@ class SSLAMPretrainModel(AbsESPnetModel):
         streams = {UNMIXED: unmixed, MIXED: mixed}
         return torch.cat([streams[name] for name in self.streams])
 
-    def _teach(self, patches) -> List[torch.Tensor]:
-        """The teacher's feed-forward outputs at patches (B, N, D), without CLS."""
-        ffn = self.teacher.encoder.encode(patches, collect=True).ffn
-        return [output[:, 1:] for output in ffn]
-
     def _generator(self, device, utt_id) -> torch.Generator:
         """Randomness of one batch: by count and rank, in validation by the clips."""
         if self.training:
-            distributed = torch.distributed.is_initialized()
-            rank = torch.distributed.get_rank() if distributed else 0
-            key = [self.seed, int(self.num_batches), rank]
-            self.num_batches += 1
-        else:
-            key = [self.seed, zlib.crc32("\n".join(utt_id).encode())]
-        state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-        return torch.Generator(device).manual_seed(int(state))
+            return batch_generator(device, self.seed, self.num_batches)
+        names = zlib.crc32("\n".join(utt_id).encode())
+        return keyed_generator(device, self.seed, names)
 
     def update_teacher(self) -> None:
         """Count an update and move the teacher; called after each optimizer step."""
@@ -367,6 +335,3 @@ def _check_choice(name, value, choices):
 def _check_layers(name, value, depth):
     if value is not None and not 1 <= value <= depth:
         raise ValueError(f"{name} must be in 1..{depth}, got {value}")
-
-
-assert PATCHES_PER_STEP * PATCH_SIZE == 128

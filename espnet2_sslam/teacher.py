@@ -1,9 +1,28 @@
-"""The teacher: an exponential moving average (EMA) of the student, without gradient."""
+"""The teacher: an exponential moving average (EMA) of the student, and its targets.
+
+Shapes: B clips, C streams of clips, N patches, D channels.
+"""
 
 import copy
+from typing import NamedTuple, Optional
 
 import torch
 from torch import nn
+
+from espnet2_sslam import losses, mixing
+from espnet2_sslam.features import PATCHES_PER_STEP
+
+
+class Targets(NamedTuple):
+    """What the teacher says: patches (C*B, N, D), utterances (C*B, D).
+
+    With source retention also the mixtures' patches (B, N, D) and utterances (B, D).
+    """
+
+    patch: torch.Tensor
+    utterance: torch.Tensor
+    retention: Optional[torch.Tensor] = None
+    retention_utterance: Optional[torch.Tensor] = None
 
 
 def ema_decay(num_updates: int, start: float, end: float, anneal_updates: int) -> float:
@@ -62,3 +81,59 @@ class Teacher(nn.Module):
             list(self.encoder.parameters()), list(student.parameters()), 1 - decay
         )
         return decay
+
+    @torch.no_grad()
+    def embed(self, fbank: torch.Tensor) -> torch.Tensor:
+        """Normalised log-mel (B, T, 128) to patches with positions (B, N, D)."""
+        return self.encoder.embed(fbank)
+
+    @torch.no_grad()
+    def targets(
+        self, patches: torch.Tensor, patch_layers: int, utterance_layers: int
+    ) -> Targets:
+        """Targets of embedded clips.
+
+        Args:
+            patches: (B, N, D) from `embed`.
+            patch_layers: Layers averaged into the patch target.
+            utterance_layers: Layers averaged into the utterance target.
+        """
+        ffn = self.encoder.encode(patches, collect=True).ffn
+        ffn = [output[:, 1:] for output in ffn]
+        patch = whole = losses.layer_target(ffn, patch_layers)
+        if utterance_layers != patch_layers:
+            whole = losses.layer_target(ffn, utterance_layers)
+        return Targets(patch, losses.utterance_target(whole))
+
+    @torch.no_grad()
+    def retention_targets(
+        self,
+        patches: torch.Tensor,
+        clean: Targets,
+        regions: torch.Tensor,
+        patch_layers: int,
+        utterance_layers: int,
+    ) -> Targets:
+        """The mean of both sources' targets for every mixture.
+
+        The neighbour is seen without the patches that the mixture does not show of it
+        (they are taken out after the positions are added); there, the clip's own
+        target stands for both.
+
+        Args:
+            patches: Unmixed clips (B, N, D) from `embed`.
+            clean: Their targets.
+            regions: Unmixed regions of the mixtures (1 or B, 2), see `mixing`.
+            patch_layers, utterance_layers: As for `targets`.
+        """
+        # regions belong to the mixture: first the neighbour, then what is dropped
+        patches = mixing.neighbour(patches)
+        index = mixing.mixed_patches(regions, patches.shape[1] // PATCHES_PER_STEP)
+        other = self.targets(
+            mixing.drop_unmixed(patches, index), patch_layers, utterance_layers
+        )
+        spliced = mixing.splice(clean.patch, other.patch, index)
+        return Targets(
+            losses.retention_target(clean.patch, spliced),
+            losses.retention_target(clean.utterance, other.utterance),
+        )

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from espnet2_sslam import augment
+from espnet2_sslam.randomness import keyed_generator
 
 AUTHORS_MIXUP = {"share_unmixed": 0.09705, "mean": 0.54848, "std": 0.33051}
 AUTHORS_MASKS = {"frequency_mean": 12.25, "time_mean": 101.90}
 
 
 def generator(*key):
-    return augment.keyed_generator(torch.device("cpu"), *key)
+    return keyed_generator(torch.device("cpu"), *key)
 
 
 def test_keyed_generator_differs_for_every_number_of_the_key():

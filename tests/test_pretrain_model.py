@@ -74,7 +74,7 @@ def test_every_option_trains_all_parameters(options, terms):
     assert torch.isfinite(loss) and float(weight) == 3
     found = {name for name in stats if name.startswith("loss_")}
     assert terms is None or found == terms
-    assert float(loss) == pytest.approx(sum(float(stats[name]) for name in found))
+    assert loss.item() == pytest.approx(sum(float(stats[name]) for name in found))
     loss.backward()
     for name, parameter in trained.named_parameters():
         if name.startswith("teacher."):
