@@ -30,3 +30,6 @@ fi
 export PATH
 export PYTHONPATH="${_root}${PYTHONPATH:+:${PYTHONPATH}}"
 export PYTHONIOENCODING=UTF-8
+# Large tensors stay in the heap: without it each one costs fresh page faults on a CPU
+# (benchmarks/step.py).
+export MALLOC_MMAP_THRESHOLD_=34359738368 MALLOC_TRIM_THRESHOLD_=34359738368
