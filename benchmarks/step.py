@@ -145,7 +145,7 @@ def main():
     )
     print(
         f"phase {1 if args.phase1 else 2}, {args.clips} clips x {args.clones} clones, "
-        f"{args.device} {'bf16' if args.bf16 else 'float32'}, torch {torch.__version__}, "
+        f"{args.device} {str(dtype)[6:]}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads"
     )
     print(
@@ -153,8 +153,8 @@ def main():
         f"{work / 1e9:.1f} GFLOP; peak memory {peak_memory(args.device):.2f} GiB"
     )
     print(
-        f"rate: {work / median / 1e9:.1f} GFLOP/s of {rate / 1e9:.1f} by the best matrix "
-        f"product: utilisation {work / median / rate:.3f} "
+        f"rate: {work / median / 1e9:.1f} GFLOP/s of {rate / 1e9:.1f} by the best "
+        f"matrix product: utilisation {work / median / rate:.3f} "
         f"(best step {work / min(seconds) / rate:.3f})"
     )
     known = AUTHORS.get((not args.phase1, args.clips, args.clones))

@@ -22,6 +22,7 @@ CHOICES = {  # the first two of each: the default of multi_label, of multi_class
     "task": ("multi_label", "multi_class"),
     "loss": ("binary_cross_entropy", "cross_entropy"),
     "loss_reduction": ("positives", "clips", "elements"),
+    "head_norm": ("layer", "batch"),
 }
 
 
@@ -50,6 +51,8 @@ class SSLAMClassifier(AbsESPnetModel):
         classes: Names of the C classes, in the order of the labels.
         task: "multi_label" (any number of labels per clip) or "multi_class" (one).
         pooling: See `Pooling`.
+        head_norm: Before the linear head: "layer" norm, or "batch" norm without
+            parameters, as is usual in linear evaluation since MAE.
         weighted_layers: Pool a learnt weighted sum of all layers, not the last one.
         loss: "binary_cross_entropy" or "cross_entropy"; by default the task's.
         loss_reduction: What the summed loss is divided by: "positives" (labels in the
@@ -81,6 +84,7 @@ class SSLAMClassifier(AbsESPnetModel):
         *,
         task: str = "multi_label",
         pooling: str = "cls",
+        head_norm: str = "layer",
         weighted_layers: bool = False,
         loss: Optional[str] = None,
         loss_reduction: Optional[str] = None,
@@ -96,7 +100,7 @@ class SSLAMClassifier(AbsESPnetModel):
         self.task = task
         self.loss = loss or CHOICES["loss"][default]
         self.loss_reduction = loss_reduction or CHOICES["loss_reduction"][default]
-        self.label_smoothing = label_smoothing
+        self.head_norm, self.label_smoothing = head_norm, label_smoothing
         self.freeze_encoder = freeze_encoder
         self.frozen_drop_path = frozen_drop_path
         self.augmentation = augmentation or Augmentation()
@@ -108,8 +112,11 @@ class SSLAMClassifier(AbsESPnetModel):
         self.weighted_layers = weighted_layers
         num_states = encoder.max_layer + 1 if weighted_layers else 1
         self.pooling = Pooling(pooling, encoder.embed_dim, num_states)
-        self.fc_norm = nn.LayerNorm(encoder.embed_dim, eps=NORM_EPS)
-        self.head = nn.Linear(encoder.embed_dim, len(classes))
+        width = self.pooling.output_size
+        self.fc_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        if head_norm == "batch":
+            self.fc_norm = nn.BatchNorm1d(width, eps=NORM_EPS, affine=False)
+        self.head = nn.Linear(width, len(classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("num_batches", torch.zeros(()))

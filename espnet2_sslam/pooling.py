@@ -9,14 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-POOLINGS = ("cls", "mean", "attentive", "lin_softmax")
+from espnet2_sslam.features import PATCHES_PER_STEP
+
+POOLINGS = ("cls", "mean", "concat", "attentive", "lin_softmax")
 
 
 class Pooling(nn.Module):
     """Tokens of one or of all layers -> one vector per clip; padding never counts.
 
     Args:
-        kind: "cls": the CLS token; "mean": mean of the patches; "attentive": their mean
+        kind: "cls": the CLS token; "mean": mean of the patches; "concat": their mean
+            over time, frequency bands side by side (8 * D); "attentive": their mean
             weighted by a learnt softmax (a plain mean at first); "lin_softmax": per
             channel sum(p * p) / sum(p) of p = sigmoid(patch), as a logit.
         embed_dim: D.
@@ -35,6 +38,7 @@ class Pooling(nn.Module):
         if kind not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}: {kind!r}")
         self.kind = kind
+        self.output_size = embed_dim * (PATCHES_PER_STEP if kind == "concat" else 1)
         if num_states > 1:
             self.layer_weights = nn.Parameter(torch.zeros(num_states))
         if kind == "attentive":
@@ -45,7 +49,7 @@ class Pooling(nn.Module):
     def forward(
         self, states: List[torch.Tensor], real: Optional[torch.Tensor] = None
     ) -> torch.Tensor:
-        """Pool to (B, D).
+        """Pool to (B, output_size).
 
         Args:
             states: Tokens of each layer (B, 1+N, D), CLS first.
@@ -62,12 +66,20 @@ class Pooling(nn.Module):
             real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         if self.kind == "lin_softmax":
             return _linear_softmax(x.float(), real).to(x.dtype)
+        if self.kind == "concat":
+            bands = x.unflatten(1, (-1, PATCHES_PER_STEP)).flatten(2)
+            return _mean(bands, real[:, ::PATCHES_PER_STEP])
         if self.kind == "mean":
-            scores = x.new_zeros(x.shape[:2])
-        else:
-            scores = self.attention(x)[..., 0]
+            return _mean(x, real)
+        scores = self.attention(x)[..., 0]
         weights = scores.float().masked_fill(~real, float("-inf")).softmax(1)
         return (weights[..., None].to(x.dtype) * x).sum(1)
+
+
+def _mean(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Mean over the real rows (B, N) of (B, N, D): (B, D)."""
+    x = torch.where(real[..., None], x, 0.0)
+    return x.sum(1) / real.sum(1, keepdim=True)
 
 
 def _linear_softmax(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -6,22 +6,22 @@ import torch
 from espnet2_sslam.pooling import POOLINGS, Pooling
 
 STATES = [
-    torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(i)) for i in (1, 2)
+    torch.randn(2, 17, 4, generator=torch.Generator().manual_seed(i)) for i in (1, 2)
 ]
-REAL = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+REAL = torch.tensor([[True] * 16, [True] * 8 + [False] * 8])
 
 
 @pytest.mark.parametrize("kind", POOLINGS)
 def test_padding_never_counts(kind):
     pooling = Pooling(kind, 4)
     changed = STATES[0].clone()
-    changed[1, 4:] = 100.0
+    changed[1, 9:] = 100.0
     assert torch.equal(pooling([STATES[0]], REAL), pooling([changed], REAL))
 
 
 @pytest.mark.parametrize("kind", POOLINGS)
 def test_no_mask_means_that_every_patch_is_real(kind):
-    pooling, everything = Pooling(kind, 4), torch.ones(2, 6, dtype=torch.bool)
+    pooling, everything = Pooling(kind, 4), torch.ones(2, 16, dtype=torch.bool)
     assert torch.equal(pooling([STATES[0]]), pooling([STATES[0]], everything))
 
 
@@ -31,8 +31,17 @@ def test_cls_takes_the_first_token():
 
 @pytest.mark.parametrize("kind", ["mean", "attentive"])
 def test_mean_of_the_patches_without_cls(kind):
-    expected = torch.stack([STATES[0][0, 1:].mean(0), STATES[0][1, 1:4].mean(0)])
+    expected = torch.stack([STATES[0][0, 1:].mean(0), STATES[0][1, 1:9].mean(0)])
     assert torch.allclose(Pooling(kind, 4)(STATES[:1], REAL), expected, atol=1e-6)
+
+
+def test_concat_is_the_mean_over_time_with_frequencies_side_by_side():
+    pooling = Pooling("concat", 4)
+    pooled = pooling(STATES[:1], REAL)
+    assert pooled.shape == (2, pooling.output_size) == (2, 32)
+    both = (STATES[0][0, 1:9] + STATES[0][0, 9:]) / 2
+    torch.testing.assert_close(pooled[0].view(8, 4), both)
+    torch.testing.assert_close(pooled[1].view(8, 4), STATES[0][1, 1:9])
 
 
 def test_attentive_pooling_learns_its_weights():
