@@ -32,7 +32,7 @@ lint: ## black, isort, flake8 and shellcheck
 	@$(ENV); export PATH="$${env}/bin:$${PATH}"; \
 	black --check --quiet . || black --check --diff --quiet .; \
 	isort --check --quiet .; flake8; \
-	shellcheck --external-sources $(SHELL_FILES); \
+	shellcheck --external-sources --source-path=SCRIPTDIR $(SHELL_FILES); \
 	echo "lint: black, isort, flake8 and shellcheck found nothing"
 
 clean: ## remove caches and the recipe's output (data, dump, exp), not the environment
