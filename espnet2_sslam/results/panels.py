@@ -142,7 +142,7 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
             axis.axvline(panel.frames * SECONDS_PER_FRAME, color="w", ls="--", lw=1.5)
     figure.colorbar(image, ax=axes[:-1], label="normalised log-mel", aspect=40)
     figure.colorbar(errors, ax=axes[-1], label="patch loss")
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize="medium", wrap=True)
     save(figure, path)
 
 
@@ -162,7 +162,7 @@ def draw_panel(
     panel = compute_panel(model, [read_audio(wav) for wav in wavs], seed)
     title = f"{Path(model_dir).name}: {Path(wavs[0]).name}"
     if panel.mixture is not None:
-        title += f" with {Path(wavs[-1]).name}"
+        title += f"\nwith {Path(wavs[-1]).name}"
     plot_panel(panel, output, title)
 
 
