@@ -200,12 +200,16 @@ class SSLAMAbsTask(AbsTask):
         cls, args: argparse.Namespace, train: bool
     ) -> Callable | None:
         """Return the function that makes one clip ready."""
-        return ClipPreprocessor(
-            train,
-            max_samples=args.max_samples,
-            seed=args.seed,
-            input_size=args.input_size,
-        )
+        return ClipPreprocessor(train, **cls.preprocess_options(args))
+
+    @classmethod
+    def preprocess_options(cls, args: argparse.Namespace) -> dict:
+        """Return the options of ClipPreprocessor; a task may change or add some."""
+        return {
+            "max_samples": args.max_samples,
+            "seed": args.seed,
+            "input_size": args.input_size,
+        }
 
     @classmethod
     def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable:

@@ -1,7 +1,6 @@
 """Fine-tuning and linear evaluation as an ESPnet task."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -11,7 +10,6 @@ from espnet2_sslam.classifier import SSLAMClassifier, classifier_from_config
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.tasks.base import NestedDictAction, SSLAMAbsTask
 from espnet2_sslam.tasks.checks import check_keywords
-from espnet2_sslam.tasks.preprocess import ClipPreprocessor
 
 # What a classifier takes over from the training of its encoder, unless told otherwise.
 INHERITED = (
@@ -86,18 +84,13 @@ class SSLAMClassificationTask(SSLAMAbsTask):
         return ("label",) if inference else ()
 
     @classmethod
-    def build_preprocess_fn(
-        cls, args: argparse.Namespace, train: bool
-    ) -> Callable | None:
-        """Return the function that makes one labelled clip ready."""
-        return ClipPreprocessor(
-            train,
-            max_samples=args.max_samples,
-            seed=args.seed,
-            class_list=args.class_list,
-            single_label=args.model_conf.get("task") == "multi_class",
-            input_size=args.input_size,
-        )
+    def preprocess_options(cls, args: argparse.Namespace) -> dict:
+        """Also make label vectors, of exactly one label where classes exclude."""
+        return {
+            **super().preprocess_options(args),
+            "class_list": args.class_list,
+            "single_label": args.model_conf.get("task") == "multi_class",
+        }
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> SSLAMClassifier:

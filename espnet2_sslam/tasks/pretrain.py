@@ -1,7 +1,6 @@
 """Pre-training, phase 1 (EAT) and phase 2 (SSLAM), as an ESPnet task."""
 
 import argparse
-from collections.abc import Callable
 
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
@@ -9,7 +8,6 @@ from espnet2_sslam.features import FRAME_LENGTH, FRAME_SHIFT
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 from espnet2_sslam.tasks.base import NestedDictAction, SSLAMAbsTask
 from espnet2_sslam.tasks.checks import check_keywords
-from espnet2_sslam.tasks.preprocess import ClipPreprocessor
 
 
 class SSLAMTask(SSLAMAbsTask):
@@ -63,16 +61,10 @@ class SSLAMTask(SSLAMAbsTask):
         return 2 if args.model_conf.get("mixture") else 1
 
     @classmethod
-    def build_preprocess_fn(
-        cls, args: argparse.Namespace, train: bool
-    ) -> Callable | None:
-        """Return the function that cuts a clip to the model's clip length."""
-        return ClipPreprocessor(
-            train,
-            max_samples=args.max_samples or cls.clip_samples(args),
-            seed=args.seed,
-            input_size=args.input_size,
-        )
+    def preprocess_options(cls, args: argparse.Namespace) -> dict:
+        """Cut clips to the model's length unless told otherwise."""
+        options = super().preprocess_options(args)
+        return {**options, "max_samples": args.max_samples or cls.clip_samples(args)}
 
     @classmethod
     def clip_samples(cls, args: argparse.Namespace) -> int:
