@@ -100,21 +100,16 @@ class SSLAMPretrainModel(AbsESPnetModel):
         seed: int = 0,
     ):
         super().__init__()
-        _check_choice("streams", streams, ("both", MIXED, UNMIXED))
-        _check_choice("mixing_rule", mixing_rule, mixing.MIXING_RULES)
-        _check_choice("regions_per", regions_per, ("batch", "clip"))
-        _check_choice(
-            "utterance_loss_reduction", utterance_loss_reduction, ("sum", "mean")
-        )
+        for name, value, choices in (
+            ("streams", streams, ("both", MIXED, UNMIXED)),
+            ("mixing_rule", mixing_rule, mixing.MIXING_RULES),
+            ("regions_per", regions_per, ("batch", "clip")),
+            ("utterance_loss_reduction", utterance_loss_reduction, ("sum", "mean")),
+        ):
+            _check_choice(name, value, choices)
+        _check_sizes(encoder, clip_frames, clone_batch)
         _check_layers("target_layers", target_layers, encoder.depth)
         _check_layers("utterance_target_layers", utterance_target_layers, encoder.depth)
-        if clip_frames % PATCH_SIZE or not 0 < clip_frames <= encoder.max_frames:
-            raise ValueError(
-                f"clip_frames must be a multiple of {PATCH_SIZE} up to the encoder's "
-                f"max_frames {encoder.max_frames}, got {clip_frames}"
-            )
-        if clone_batch < 1:
-            raise ValueError(f"clone_batch must be at least 1, got {clone_batch}")
         if mixing_rule == "waveform" and encoder.input_size != 1:
             raise ValueError("mixing_rule: waveform needs waveforms (input_size: 1)")
         self.num_steps = clip_frames // PATCH_SIZE
@@ -127,8 +122,8 @@ class SSLAMPretrainModel(AbsESPnetModel):
             mask_ratio_adjust=mask_ratio_adjust,
         )
         mixture = mixture and streams != UNMIXED
-        self.streams = (UNMIXED,) if not mixture else (UNMIXED, MIXED)
-        self.streams = (MIXED,) if mixture and streams == MIXED else self.streams
+        both = (UNMIXED, MIXED) if streams == "both" else (MIXED,)
+        self.streams = both if mixture else (UNMIXED,)
         self.retention = mixture and source_retention
         self.retention_utterance = mixture and source_retention_utterance
         self.mixing_rule, self.snr_range = mixing_rule, tuple(snr_range)
@@ -330,6 +325,16 @@ class SSLAMPretrainModel(AbsESPnetModel):
 def _check_choice(name, value, choices):
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_sizes(encoder, clip_frames, clone_batch):
+    if clip_frames % PATCH_SIZE or not 0 < clip_frames <= encoder.max_frames:
+        raise ValueError(
+            f"clip_frames must be a multiple of {PATCH_SIZE} up to the encoder's "
+            f"max_frames {encoder.max_frames}, got {clip_frames}"
+        )
+    if clone_batch < 1:
+        raise ValueError(f"clone_batch must be at least 1, got {clone_batch}")
 
 
 def _check_layers(name, value, depth):

@@ -110,7 +110,7 @@ def test_log_mel_input_equals_waveforms():
     fbank, frames = kaldi_fbank(speech, lengths)
     one = model(mixture=True)(speech, lengths)[0]
     same = model(input_size=128, mixture=True)(fbank, frames)[0]
-    assert float(one) == pytest.approx(float(same), rel=1e-6)
+    assert one.item() == pytest.approx(same.item(), rel=1e-6)
 
 
 def test_a_batch_of_one_is_an_error_in_phase_2_only():
