@@ -157,21 +157,27 @@ def test_training_does_not_touch_the_global_generators():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_teacher_moves_by_the_decay_and_stays_in_evaluation_mode():
+def test_one_teacher_step_equals_the_authors():
     golden = load("ema_step_toy.npz")
+    names = ("w", "b")
     student = torch.nn.ParameterDict(
-        {k: torch.from_numpy(golden[f"fp32.student.{k}"]) for k in ("w", "b")}
+        {name: torch.from_numpy(golden[f"fp32.student.{name}"]) for name in names}
     )
-    teacher = Teacher(student, 0.625, 0.625)
+    teacher = Teacher(student, 0.75, 0.75)  # the decay of the authors' toy
     for name, parameter in teacher.encoder.named_parameters():
         parameter.data.copy_(torch.from_numpy(golden[f"fp32.ema_before.{name}"]))
-    before = {name: p.clone() for name, p in teacher.encoder.named_parameters()}
-    teacher.train()
-    assert not teacher.training and not teacher.encoder.training
-    assert teacher.update(student, 1) == 0.625
+    assert teacher.update(student, 1) == 0.75
     for name, parameter in teacher.encoder.named_parameters():
-        wanted = before[name] * 0.625 + student[name] * 0.375
-        torch.testing.assert_close(parameter, wanted)
+        wanted = torch.from_numpy(golden[f"fp32.ema_fp32_after.{name}"])
+        torch.testing.assert_close(parameter.data, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_the_teacher_stays_in_evaluation_mode():
+    trained = model()
+    trained.eval()
+    trained.train()
+    assert trained.encoder.training
+    assert not any(module.training for module in trained.teacher.modules())
 
 
 def test_ema_decay_equals_the_authors_schedule():
