@@ -62,5 +62,6 @@ def _short_option_errors() -> Iterator[None]:
 
 def _stop(line: str, status: int) -> None:
     """Print the line on stderr and exit."""
-    print(f"error: {line}", file=sys.stderr)
+    # One write: `print` writes the newline by itself, and jobs share the stream.
+    sys.stderr.write(f"error: {line}\n")
     sys.exit(status)

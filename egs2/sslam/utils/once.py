@@ -47,7 +47,7 @@ def get_parser():
 def parse(words):
     """Return the options with `command`, the words behind the first `--`."""
     if "--" not in words or words[-1] == "--":
-        sys.exit("once.py: write -- and a command behind the options")
+        fail("once.py: write -- and a command behind the options")
     args = get_parser().parse_args(words[: words.index("--")])
     args.command = words[words.index("--") + 1 :]
     return args
@@ -107,6 +107,16 @@ def write(path, record):
 def say(name, text):
     """Print a progress line with the time."""
     print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} ({name}) {text}", flush=True)
+
+
+def fail(line):
+    """Exit with 1 and the line, whole even where jobs share the error stream.
+
+    `sys.exit(line)` and `print` write the newline by itself: two jobs that fail at the
+    same time could get both their lines into one.
+    """
+    sys.stderr.write(f"{line}\n")
+    sys.exit(1)
 
 
 def move_away(folder, replaced):
@@ -177,7 +187,7 @@ def lock(folder, name):
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.exit(f"{name}: another run works in {folder}; wait for it to end")
+        fail(f"{name}: another run works in {folder}; wait for it to end")
     return file
 
 
@@ -198,11 +208,11 @@ def work(args, inputs):
         reason = f"exit status {status}"
         if args.log:
             reason = f"{last_line(args.log, args.dir / '.output')} (log: {args.log})"
-        sys.exit(f"{args.name}: failed: {reason}")
+        fail(f"{args.name}: failed: {reason}")
     outputs = states(args.output, args.exclude)
     for path, state in outputs.items():
         if state is None:
-            sys.exit(f"{args.name}: failed: it ended well, but {path} was not made")
+            fail(f"{args.name}: failed: it ended well, but {path} was not made")
     write(args.dir / ".done", {**inputs, "outputs": outputs})
     say(args.name, f"done in {time.time() - began:.0f} s")
 
@@ -211,7 +221,7 @@ def main():
     args = parse(sys.argv[1:])
     for path in args.input:
         if not path.exists():
-            sys.exit(f"{args.name}: {path} is not there; run the earlier stages first")
+            fail(f"{args.name}: {path} is not there; run the earlier stages first")
     inputs = {
         "command": identity(args.command),
         "inputs": states(args.input, args.exclude),
@@ -237,4 +247,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        sys.exit(f"once.py: {error.strerror or error}: {error.filename or ''}")
+        fail(f"once.py: {error.strerror or error}: {error.filename or ''}")
