@@ -22,20 +22,26 @@ INSTALL_REQUIRES = [
     'torch==2.8.*; python_version < "3.12"',
     'torchaudio==2.8.*; python_version < "3.12"',
     "s3prl==0.4.18",
+    "espnet_model_zoo",
+    "huggingface_hub>=1",
     "kaldiio>=2.18",
     "matplotlib",
     "numpy>=2.0",
     "pyyaml",
+    "safetensors",
     "scikit-learn",
     "scipy",
     "soundfile",
     "soxr",
     "tensorboard",
     "tqdm",
+    "transformers>=5",
     "typeguard",
 ]
+ONNX = ["onnx", "onnxruntime", "onnxscript"]
 EXTRAS_REQUIRE = {
-    "test": ["hypothesis", "packaging", "pytest", "pytest-timeout", "wandb"],
+    "onnx": ONNX,
+    "test": ["hypothesis", "packaging", "pytest", "pytest-timeout", "wandb", *ONNX],
     "lint": [
         "black==25.1.0",
         "flake8==7.3.0",
