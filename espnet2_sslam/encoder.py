@@ -6,6 +6,7 @@ Shapes: B clips, T frames, S time patches, N = 8 * S patches, D channels.
 from typing import List, NamedTuple, Optional, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import nn
 
@@ -18,6 +19,7 @@ from espnet2_sslam.features import (
     fit_frames,
     kaldi_fbank,
     num_patch_steps,
+    zero_padding,
 )
 from espnet2_sslam.layers import Block, PatchEmbedding, sincos_positions
 
@@ -172,6 +174,9 @@ class SSLAMEncoder(AbsEncoder):
         if target_frames is not None:
             raw = fit_frames(raw, target_frames)
             frames = torch.full_like(frames, target_frames)
+        elif torch.compiler.is_compiling():  # no length depends on the values
+            whole = num_patch_steps(raw.shape[1]) * PATCH_SIZE
+            raw = F.pad(raw, (0, 0, 0, whole - raw.shape[1]))
         else:
             raw = fit_frames(raw, int(num_patch_steps(frames.max())) * PATCH_SIZE)
         return self.log_mel.normalize(raw), frames
@@ -184,10 +189,14 @@ class SSLAMEncoder(AbsEncoder):
     def patch_mask(
         self, frames: torch.Tensor, num_patches: int
     ) -> Optional[torch.Tensor]:
-        """True for real patches (B, N), False for padding; None if all are real."""
+        """True for real patches (B, N), False for padding; None if all are real.
+
+        (Never None for `torch.compile` and `torch.export`: it depends on the values.)
+        """
         steps = num_patch_steps(frames)
-        if int(steps.min()) * PATCHES_PER_STEP >= num_patches:
-            return None
+        if not torch.compiler.is_compiling():
+            if int(steps.min()) * PATCHES_PER_STEP >= num_patches:
+                return None
         index = torch.arange(num_patches, device=frames.device)
         return index < steps[:, None] * PATCHES_PER_STEP
 
@@ -212,11 +221,11 @@ class SSLAMEncoder(AbsEncoder):
             Tokens (B, 1+N, D); `hidden` holds the input of the first block and each
             block's output, `ffn` each block's feed-forward (both empty unless asked).
         """
-        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
         x = self.norm(x)
         key_mask = None
         if valid is not None:
-            key_mask = nn.functional.pad(valid, (1, 0), value=True)[:, None, None]
+            key_mask = F.pad(valid, (1, 0), value=True)[:, None, None]
         hidden, ffn = [x] if collect else [], []
         for block in self.blocks[: max_layer or self.max_layer]:
             x, feed_forward = block(x, key_mask, generator)
@@ -244,6 +253,10 @@ class SSLAMEncoder(AbsEncoder):
             block only without `collect`), and the time patches S of each clip (B,).
         """
         fbank, frames = self.fbank(xs_pad, ilens)
+        options = max_layer, collect, generator
+        steps = num_patch_steps(frames)
+        if fbank.shape[1] <= self.max_frames:
+            return self._pass(fbank, frames, *options), steps
         chunks = []
         for start in range(0, fbank.shape[1], self.max_frames):
             rows = (frames > start).nonzero()[:, 0]
@@ -251,14 +264,15 @@ class SSLAMEncoder(AbsEncoder):
             length = (frames - start).clamp(max=self.max_frames)
             if len(rows) < len(fbank):
                 part, length = part[rows], length[rows]
-            patches = self.embed(part)
-            valid = self.patch_mask(length, patches.shape[1])
-            out = self.encode(patches, valid, max_layer, collect, generator)
-            chunks.append((rows, length, out.hidden if collect else [out.tokens]))
-        steps = num_patch_steps(frames)
-        if len(chunks) == 1:
-            return chunks[0][2], steps
+            chunks.append((rows, length, self._pass(part, length, *options)))
         return _join_chunks(chunks, len(fbank)), steps
+
+    def _pass(self, fbank, frames, max_layer, collect, generator):
+        """States of one pass: every layer's tokens, or the last one's only."""
+        patches = self.embed(fbank)
+        valid = self.patch_mask(frames, patches.shape[1])
+        out = self.encode(patches, valid, max_layer, collect, generator)
+        return out.hidden if collect else [out.tokens]
 
     def forward(
         self,
@@ -295,8 +309,9 @@ class SSLAMEncoder(AbsEncoder):
     def _shape(self, tokens, steps):
         """Tokens (B, 1+N, D) to the output asked for, and its lengths."""
         cls, patches = tokens[:, :1], tokens[:, 1:]
-        B, _, D = patches.shape
-        grid = patches.reshape(B, -1, PATCHES_PER_STEP, D)
+        B, N, D = patches.shape
+        S = N // PATCHES_PER_STEP
+        grid = patches.reshape(B, S, PATCHES_PER_STEP, D)
         if self.freq == "mean":
             grid, width = grid.mean(2), 1
         elif self.freq == "concat":
@@ -304,12 +319,13 @@ class SSLAMEncoder(AbsEncoder):
             cls = cls.repeat(1, 1, PATCHES_PER_STEP)
         else:
             grid, width = grid.flatten(2), PATCHES_PER_STEP
-        out = grid.repeat_interleave(self.upsample, 1).reshape(B, -1, cls.shape[-1])
-        olens = steps * self.upsample * width
+        repeats = self.upsample * width
+        out = grid.repeat_interleave(self.upsample, 1)
+        out = out.reshape(B, S * repeats, cls.shape[-1])
+        olens = steps * repeats
         if self.use_cls:
             out, olens = torch.cat([cls, out], 1), olens + 1
-        real = torch.arange(out.shape[1], device=out.device) < olens[:, None]
-        return torch.where(real[..., None], out, 0.0), olens
+        return zero_padding(out, olens), olens
 
 
 def _join_chunks(chunks, batch):

@@ -64,6 +64,8 @@ def kaldi_fbank(
     if lengths is None:
         lengths = torch.full((len(speech),), speech.shape[1])
     lengths = lengths.to(speech.device)
+    if torch.compiler.is_compiling():
+        return _traceable_fbank(speech, lengths)
     if len(speech) == 0 or int(lengths.min()) < FRAME_LENGTH:
         shortest = int(lengths.min()) if len(speech) else 0
         raise ValueError(
@@ -71,21 +73,34 @@ def kaldi_fbank(
             "are needed: pad it or leave it out"
         )
     with torch.autocast(speech.device.type, enabled=False):
-        real = torch.arange(speech.shape[1], device=speech.device) < lengths[:, None]
-        speech = torch.where(real, speech.float(), 0.0)
+        speech = zero_padding(speech.float(), lengths)
         # clip by clip: another order of summation shows in nearly silent bins
         means = [clip[:n].mean() for clip, n in zip(speech, lengths.tolist())]
         mean = torch.stack(means)[:, None]
-        speech = torch.where(real, speech - mean, 0.0)
+        speech = zero_padding(speech - mean, lengths)
         windows = speech.unfold(1, FRAME_LENGTH, FRAME_SHIFT)
         cpu = speech.device.type == "cpu"
         step = (FRAMES_PER_PASS if cpu else FRAMES_PER_PASS_GPU) // len(speech)
         step = max(1, step)
         fbank = torch.cat([_log_mel(part) for part in windows.split(step, 1)], 1)
     frames = num_frames(lengths)
-    fbank = fbank[:, : int(frames.max())]
-    real = torch.arange(fbank.shape[1], device=fbank.device) < frames[:, None]
-    return torch.where(real[..., None], fbank, 0.0), frames
+    return zero_padding(fbank[:, : int(frames.max())], frames), frames
+
+
+def _traceable_fbank(
+    speech: torch.Tensor, lengths: torch.Tensor
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """The same for `torch.compile` and `torch.export`: no step depends on the values.
+
+    The result is as long as the padded waveforms allow; `lengths` are not checked.
+    """
+    with torch.autocast(speech.device.type, enabled=False):
+        speech = zero_padding(speech.float(), lengths)
+        mean = speech.sum(1, keepdim=True) / lengths[:, None]
+        speech = zero_padding(speech - mean, lengths)
+        fbank = _log_mel(speech.unfold(1, FRAME_LENGTH, FRAME_SHIFT))
+    frames = num_frames(lengths)
+    return zero_padding(fbank, frames), frames
 
 
 def _log_mel(windows: torch.Tensor) -> torch.Tensor:
@@ -103,17 +118,28 @@ def _log_mel(windows: torch.Tensor) -> torch.Tensor:
     return energies.clamp(min=torch.finfo(torch.float32).eps).log()
 
 
+def zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Zeros beyond each clip's length (B,) in the second dimension of `x`."""
+    real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+    return torch.where(real.view(*real.shape, *[1] * (x.dim() - 2)), x, 0.0)
+
+
 _FILTERS = {}
 
 
 def mel_filters(device: torch.device) -> torch.Tensor:
     """Triangular mel filters (256 FFT bins, 128), computed once per device."""
+    if torch.compiler.is_compiling():  # a traced tensor must not stay in the cache
+        return _FILTERS[torch.device("cpu")].to(device)
     if device not in _FILTERS:
         filters, _ = get_mel_banks(
             NUM_MEL_BINS, FFT_SIZE, SAMPLE_RATE, LOWEST_FREQUENCY, 0.0, 100, -500, 1.0
         )
         _FILTERS[device] = filters.T.contiguous().to(device)
     return _FILTERS[device]
+
+
+mel_filters(torch.device("cpu"))  # for `torch.compile` and `torch.export`
 
 
 def checked_fbank(
@@ -130,10 +156,9 @@ def checked_fbank(
             f"{tuple(fbank.shape)}; set input_size: 1 for waveforms"
         )
     frames = frames.to(fbank.device)
-    if int(frames.min()) < 1:
+    if not torch.compiler.is_compiling() and int(frames.min()) < 1:
         raise ValueError("a clip has no frames: leave it out")
-    real = torch.arange(fbank.shape[1], device=fbank.device) < frames[:, None]
-    return torch.where(real[..., None], fbank, 0.0), frames
+    return zero_padding(fbank, frames), frames
 
 
 def fit_frames(fbank: torch.Tensor, target: int) -> torch.Tensor:

@@ -80,7 +80,8 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """Attend; `key_mask` (B, 1, 1, L) is True for the tokens to look at."""
         B, L, D = x.shape
-        q, k, v = self.qkv(x).view(B, L, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        heads = 3, self.num_heads, D // self.num_heads
+        q, k, v = self.qkv(x).view(B, L, *heads).permute(2, 0, 3, 1, 4)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
         return self.proj(x.transpose(1, 2).reshape(B, L, D))
 
