@@ -17,7 +17,7 @@ LAYERS = [
     "encoder decoder teacher".split(),
     "pretrain_model classifier checkpoint".split(),
     "tasks results corpus".split(),
-    "bin integrations".split(),
+    "bin integrations inference".split(),
 ]
 # They start the package up (version, registration, wrapper) and stand outside.
 OUTSIDE = ["__init__", "_hook", "__main__"]

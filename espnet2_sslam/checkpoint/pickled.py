@@ -8,6 +8,7 @@ become inert stand-ins that keep their attributes. Anything else is refused by n
 import codecs
 import pickle
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, List, Union
 
@@ -15,11 +16,11 @@ import numpy as np
 import torch
 
 from espnet2_sslam.checkpoint.errors import CheckpointError
+from espnet2_sslam.checkpoint.sniff import kind_of
 
 # Classes of these packages describe a configuration; stand-ins take their place.
 STAND_IN_PACKAGES = ("omegaconf.", "fairseq.", "argparse.Namespace", "typing.Any")
 NUMPY_SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-LFS_POINTER = b"version https://git-lfs"
 
 
 class StandIn:
@@ -44,7 +45,8 @@ def read_pickle(path: Union[str, Path]) -> Any:
             containers, numbers and configuration objects.
     """
     path = Path(path)
-    refuse_obvious(path)
+    if kind_of(path) != "pickle":
+        raise CheckpointError(f"{path} is not a file of torch.save")
     try:
         globals_ = _globals_wanted(path)
         with torch.serialization.safe_globals(_safe_globals(path, globals_)):
@@ -58,35 +60,6 @@ def read_pickle(path: Union[str, Path]) -> Any:
         raise CheckpointError(
             f"{path} is damaged or truncated ({_first_line(error)}): get it again"
         ) from None
-
-
-def refuse_obvious(path: Path) -> None:
-    """Say what a file is that cannot be a checkpoint, before anything reads it.
-
-    Raises:
-        CheckpointError: No file, an empty one, a Git LFS pointer, a web page, or
-            another file that is neither a zip archive nor a pickle.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(64)
-    if size == 0:
-        raise CheckpointError(f"{path} is empty (0 bytes): get it again")
-    if head.startswith(LFS_POINTER):
-        raise CheckpointError(
-            f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there"
-        )
-    if head.lstrip()[:1] == b"<":
-        raise CheckpointError(f"{path} is a web page, not a checkpoint: get it again")
-    if head[:4] == b"PK\x03\x04":
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(
-                f"{path} is a truncated checkpoint ({size} bytes): get it again"
-            )
-    elif head[:1] != b"\x80":
-        raise CheckpointError(f"{path} is not a checkpoint (.pt, .pth, .safetensors)")
 
 
 def plain(value: Any) -> Any:
@@ -142,6 +115,7 @@ def _harmless() -> Dict[str, Any]:
     known: Dict[str, Any] = {name: scalar for name in NUMPY_SCALAR}
     known["numpy.dtype"] = np.dtype
     known["_codecs.encode"] = codecs.encode
+    known["collections.defaultdict"] = defaultdict
     for kind in (dict, list, int, float, str, bool, tuple, set):
         for module in ("builtins", "__builtin__"):
             known[f"{module}.{kind.__name__}"] = kind
