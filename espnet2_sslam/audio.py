@@ -5,10 +5,12 @@ averaged, soxr resamples in blocks. A file that claims more audio than it holds 
 error here: libsndfile would hand out what is left without a word.
 """
 
+import io
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional, Union
+from typing import BinaryIO, Iterator, Optional, Union
 
 import numpy as np
 import soundfile
@@ -22,6 +24,9 @@ MAX_PEAK = 2.0  # float samples beyond are not scaled to [-1, 1]
 UNKNOWN_FRAMES = 1 << 48  # libsndfile's frame count when the header has none
 STREAM_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)  # written by programs that pipe
 MP3_SLACK = 2 * 1152  # frames that an MP3's header may count more than decoders give
+MP3_HEADER = 1 << 16  # bytes at the beginning in which an MP3 counts its frames
+
+AudioFile = Union[str, os.PathLike, BinaryIO]
 
 
 class AudioError(ValueError):
@@ -72,35 +77,68 @@ def read_audio(path: Union[str, Path]) -> np.ndarray:
 
 
 def read_blocks(
-    path: Union[str, Path], summary: Optional[AudioSummary] = None
+    source: AudioFile,
+    summary: Optional[AudioSummary] = None,
+    name: Optional[str] = None,
 ) -> Iterator[np.ndarray]:
     """Blocks of mono float32 samples at 16 kHz, with the memory of a few seconds.
 
     Args:
-        path: Audio file of any format, rate and number of channels.
+        source: Audio file of any format, rate and number of channels: its path, or an
+            object open for reading bytes. Of an object everything is read, wherever
+            it stands (in memory at once if it cannot seek), and it is left open.
         summary: Filled on the way; complete when the last block is out.
+        name: What errors call the file; by default its path or the object's name.
 
     Raises:
         AudioError: Missing, empty, not audio, truncated, without or with less than
             25 ms of audio, or with NaN or infinite samples. What has come out before
             is then to be thrown away.
     """
-    summary = AudioSummary() if summary is None else summary
-    check_file(path)
+    if hasattr(source, "read"):
+        name = name or str(getattr(source, "name", "file object"))
+        opened = source = _seekable(name, source)
+        _check_content(name, source)
+        source.seek(0)
+    else:
+        name, opened = name or str(source), os.fspath(source)
+        check_file(source, name)
     try:
-        file = soundfile.SoundFile(str(path))
+        file = soundfile.SoundFile(opened)
     except soundfile.SoundFileError as error:
-        raise AudioError(path, f"not audio: {_detail(error)}") from None
+        raise AudioError(name, f"not audio: {_detail(error)}") from None
     try:
         with file:
-            for block in _resampled(_mono_blocks(path, file), file.samplerate):
-                summary.add(block)
-                yield block
+            blocks = _file_blocks(name, source, file)
+            yield from mono_blocks(name, blocks, file.samplerate, summary)
     except soundfile.SoundFileError as error:
-        raise AudioError(path, f"damaged or truncated: {_detail(error)}") from None
+        raise AudioError(name, f"damaged or truncated: {_detail(error)}") from None
+
+
+def mono_blocks(
+    name: str,
+    blocks: Iterator[np.ndarray],
+    rate: float,
+    summary: Optional[AudioSummary] = None,
+) -> Iterator[np.ndarray]:
+    """Mono blocks (n,) at 16 kHz of float32 blocks (n, channels) at another rate.
+
+    Args:
+        name: What errors call the audio.
+        blocks: The audio from beginning to end.
+        rate: Its samples per second.
+        summary: Filled on the way; complete when the last block is out.
+
+    Raises:
+        AudioError: NaN or infinite samples, or less than 25 ms of audio.
+    """
+    summary = AudioSummary() if summary is None else summary
+    for block in _resampled(_averaged(name, blocks), rate):
+        summary.add(block)
+        yield block
     if summary.num_samples < FRAME_LENGTH:
         raise AudioError(
-            path,
+            name,
             f"too short: {summary.num_samples} samples at 16 kHz, needs {FRAME_LENGTH} "
             "(25 ms)",
         )
@@ -111,39 +149,62 @@ def _detail(error: Exception) -> str:
     return str(getattr(error, "error_string", error)).strip().rstrip(".")
 
 
-def _mono_blocks(path, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """Blocks (n,) of the file's own rate; checks their values and their number."""
+def _seekable(name: str, file: BinaryIO) -> BinaryIO:
+    """The object itself, or what it holds where it cannot seek."""
+    if not hasattr(file, "seek") or hasattr(file, "seekable") and not file.seekable():
+        file = io.BytesIO(file.read())
+    if not isinstance(file.read(0), bytes):
+        raise AudioError(name, "not audio: the object gives text, open it with 'rb'")
+    return file
+
+
+def _file_blocks(name, source, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """Blocks (n, channels) of the file's own rate; checks their number."""
     if file.frames == 0:
-        raise AudioError(path, "no audio: the file has a header and zero frames")
+        raise AudioError(name, "no audio: the file has a header and zero frames")
+    expected = _promised_frames(source, file)
     # The channels share the block, so that many of them need no more memory.
     size = max(1024, BLOCK_FRAMES // file.channels)
     frames = 0
     while len(block := file.read(size, dtype="float32", always_2d=True)):
-        if not np.isfinite(block).all():
-            bad = frames + int(np.flatnonzero(~np.isfinite(block).all(1))[0])
-            raise AudioError(path, f"not finite: NaN or infinity at frame {bad}")
         frames += len(block)
-        yield block.mean(1) if file.channels > 1 else block[:, 0]
-    expected = _promised_frames(path, file)
+        yield block
     if frames < expected:
         raise AudioError(
-            path, f"truncated: the header says {expected} frames, {frames} are there"
+            name, f"truncated: the header says {expected} frames, {frames} are there"
         )
 
 
-def _promised_frames(path, file: soundfile.SoundFile) -> int:
+def _averaged(name: str, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The mean over the channels (n,) of blocks (n, channels), checked to be finite."""
+    frames = 0
+    for block in blocks:
+        if not np.isfinite(block).all():
+            bad = frames + int(np.flatnonzero(~np.isfinite(block).all(1))[0])
+            raise AudioError(name, f"not finite: NaN or infinity at frame {bad}")
+        frames += len(block)
+        yield block.mean(1) if block.shape[1] > 1 else block[:, 0]
+
+
+def _promised_frames(source: AudioFile, file: soundfile.SoundFile) -> int:
     """Frames that the header counts; 0 where the number is a mere estimate."""
     if file.frames >= UNKNOWN_FRAMES:
         return 0
     if file.format != "MP3":
         return file.frames
-    with open(path, "rb") as raw:
-        head = raw.read(1 << 16)
+    if hasattr(source, "read"):
+        place = source.tell()  # where libsndfile goes on
+        source.seek(0)
+        head = source.read(MP3_HEADER)
+        source.seek(place)
+    else:
+        with open(source, "rb") as raw:
+            head = raw.read(MP3_HEADER)
     counted = any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
     return file.frames - MP3_SLACK if counted else 0
 
 
-def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+def _resampled(blocks: Iterator[np.ndarray], rate: float) -> Iterator[np.ndarray]:
     """The same audio at 16 kHz."""
     if rate == SAMPLE_RATE:
         yield from blocks
@@ -164,35 +225,41 @@ def is_formatted(path: Union[str, Path]) -> bool:
     )
 
 
-def check_file(path: Union[str, Path]) -> None:
+def check_file(path: Union[str, Path], name: Optional[str] = None) -> None:
     """Refuse what no decoder needs to be asked about: missing, empty or cut files.
 
     Raises:
         AudioError: Missing, not readable, empty, or a WAV, W64, AIFF, AU or Ogg file
             that ends before its own headers say so. (Others show it when decoded.)
     """
-    path = Path(path)
-    if not path.is_file():
-        raise AudioError(path, "missing: there is no such file")
+    name = name or str(path)
+    if not Path(path).is_file():
+        raise AudioError(name, "missing: there is no such file")
     try:
-        size = path.stat().st_size
         with open(path, "rb") as file:
-            magic = file.read(12)
-            if size == 0:
-                raise AudioError(path, "empty: the file has 0 bytes")
-            if magic[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
-                _check_chunks(path, file, size, magic)
-            elif magic[:4] == b"OggS":
-                _check_ogg(path, file, size)
-            elif magic[:4] in (b"riff", b".snd"):
-                _check_total(path, file, size, magic)
-            elif magic[:4] == b"caff":
-                _check_caf(path, file, size)
+            _check_content(name, file)
     except OSError as error:
-        raise AudioError(path, f"unreadable: {error.strerror}") from None
+        raise AudioError(name, f"unreadable: {error.strerror}") from None
 
 
-def _check_chunks(path: Path, file, size: int, magic: bytes) -> None:
+def _check_content(name: str, file: BinaryIO) -> None:
+    """The same of an open file."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    magic = file.read(12)
+    if size == 0:
+        raise AudioError(name, "empty: the file has 0 bytes")
+    if magic[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        _check_chunks(name, file, size, magic)
+    elif magic[:4] == b"OggS":
+        _check_ogg(name, file, size)
+    elif magic[:4] in (b"riff", b".snd"):
+        _check_total(name, file, size, magic)
+    elif magic[:4] == b"caff":
+        _check_caf(name, file, size)
+
+
+def _check_chunks(path: str, file, size: int, magic: bytes) -> None:
     """Compare the size of the audio chunk of a WAV or AIFF file to the bytes there."""
     order = ">" if magic[:4] in (b"FORM", b"RIFX") else "<"
     position, wide_size = 12, None
@@ -220,7 +287,7 @@ def _check_chunks(path: Path, file, size: int, magic: bytes) -> None:
     raise AudioError(path, "truncated: the file ends before its audio")
 
 
-def _check_caf(path: Path, file, size: int) -> None:
+def _check_caf(path: str, file, size: int) -> None:
     """Compare the size of the audio chunk of a CAF file to the bytes there."""
     position = 8
     while position + 12 <= size:
@@ -233,7 +300,7 @@ def _check_caf(path: Path, file, size: int) -> None:
         raise AudioError(path, f"truncated: {size} of {position} bytes are there")
 
 
-def _check_total(path: Path, file, size: int, magic: bytes) -> None:
+def _check_total(path: str, file, size: int, magic: bytes) -> None:
     """Compare the size in the first header of a W64 or AU file to the file's."""
     if magic[:4] == b"riff":
         file.seek(16)
@@ -245,7 +312,7 @@ def _check_total(path: Path, file, size: int, magic: bytes) -> None:
         raise AudioError(path, f"truncated: {size} of {expected} bytes are there")
 
 
-def _check_ogg(path: Path, file, size: int) -> None:
+def _check_ogg(path: str, file, size: int) -> None:
     """The last Ogg page must be whole and say that the stream ends."""
     tail = min(size, 2 * 65_536)  # a page is shorter than 64 KiB
     file.seek(size - tail)
