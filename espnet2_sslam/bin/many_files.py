@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from espnet2_sslam import __version__
 from espnet2_sslam.inference.files import AudioInput
-from espnet2_sslam.inference.journal import Journal, JournalRows
+from espnet2_sslam.inference.journal import Journal, JournalRows, Rows
 
 Compute = Callable[[List[str]], Iterator]  # paths -> FileResult of each, in order
 
@@ -94,6 +94,35 @@ def _fill(
             else:
                 failures[item.name] = result.error
             progress.update()
+
+
+def print_job(
+    items: Sequence[AudioInput],
+    compute: Compute,
+    lines: Callable[[Iterator[Rows]], Iterator[str]],
+) -> None:
+    """Run a model over files and print what comes out, file by file.
+
+    Args:
+        lines: Results, as they come, to lines.
+
+    Raises:
+        ValueError: Files that could not be used.
+    """
+    failures: Dict[str, str] = {}
+
+    def results() -> Iterator[Rows]:
+        with closing(compute([item.path for item in items])) as found:
+            for result in found:
+                name = items[result.index].name
+                if result.error is None:
+                    yield Rows(name, result.starts, result.ends, result.values)
+                else:
+                    failures[name] = result.error
+
+    for line in lines(results()):
+        print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
+    refuse_failures(failures, len(items), "")
 
 
 def refuse_failures(failures: Mapping[str, str], total: int, kept: str) -> None:

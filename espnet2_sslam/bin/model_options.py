@@ -144,14 +144,18 @@ def start_logging() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
 
-def load(args: argparse.Namespace):
-    """Return the `SSLAM` that the options ask for."""
+def load(args: argparse.Namespace, classifier: bool = False):
+    """Return the `SSLAM` that the options ask for.
+
+    Raises:
+        ValueError: It cannot be loaded, or has no classifier where one is needed.
+    """
     from espnet2_sslam.inference import SSLAM
 
     options = {}
     if args.target_frames is not None:
         options["target_frames"] = args.target_frames
-    return SSLAM.from_pretrained(
+    model = SSLAM.from_pretrained(
         args.model,
         revision=args.revision,
         weights=args.weights,
@@ -159,3 +163,9 @@ def load(args: argparse.Namespace):
         dtype=args.dtype,
         **options,
     )
+    if classifier and not model.classes:
+        raise ValueError(
+            f"{args.model} has no classifier: fine-tune it first; its features come "
+            "from `sslam embed`"
+        )
+    return model

@@ -29,6 +29,7 @@ from espnet2_sslam.inference.arrays import (
     write_ark,
     write_npz,
 )
+from espnet2_sslam.inference.events import HEADER, Event, event_lines
 from espnet2_sslam.inference.journal import Rows
 
 SUFFIXES = {
@@ -122,16 +123,55 @@ def write_scores(
 
 
 def best_labels(
-    classes: Sequence[str], top_k: int, threshold: float
+    classes: Sequence[str], top_k: int, limits: np.ndarray
 ) -> Callable[[np.ndarray], List[Label]]:
-    """Return the choice of the `top_k` (0: all) labels that reach a threshold."""
+    """Return the choice of the `top_k` (0: all) labels that reach their limit (C,)."""
 
     def choose(scores: np.ndarray) -> List[Label]:
         order = np.argsort(-scores, kind="stable")[: top_k or None]
-        limit = scores.dtype.type(threshold)
-        return [(classes[i], float(scores[i])) for i in order if scores[i] >= limit]
+        reached = scores >= limits.astype(scores.dtype)
+        return [(classes[i], float(scores[i])) for i in order if reached[i]]
 
     return choose
+
+
+def write_events(
+    output: Path,
+    format: str,
+    results: Results,
+    find: Callable[[Rows], List[Event]],
+) -> None:
+    """Write events: DESED's table (tsv, csv), or objects (json, jsonl).
+
+    Args:
+        find: A file's scores to its events, see `find_events`.
+    """
+    if format in ("json", "jsonl"):
+        write_text(output, _json_lines(format, _event_objects(results, find)))
+    elif format == "csv":
+        cells, _ = _cells(format)
+        lines = (cells(line.split("\t")) for line in event_table(results, find))
+        write_text(output, lines)
+    else:
+        write_text(output, event_table(results, find))
+
+
+def event_table(
+    results: Iterable[Rows], find: Callable[[Rows], List[Event]]
+) -> Iterator[str]:
+    """The lines of DESED's table, header first."""
+    yield "\t".join(HEADER)
+    for rows in results:
+        yield from event_lines(rows.name, find(rows))
+
+
+def _event_objects(results: Results, find) -> Iterator[str]:
+    for rows in results:
+        for onset, offset, label in find(rows):
+            yield (
+                f'{{"file": {json_text(rows.name)}, "onset": {seconds(onset)}, '
+                f'"offset": {seconds(offset)}, "label": {json_text(label)}}}'
+            )
 
 
 def write_text(output: Path, lines: Iterable[str]) -> None:
