@@ -1,0 +1,68 @@
+"""The encoder on its device: pieces of audio in, tokens of the layers out."""
+
+from typing import List, NamedTuple, Sequence, Union
+
+import numpy as np
+import torch
+
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.features import kaldi_fbank, num_frames
+from espnet2_sslam.inference.windows import pass_samples
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class States(NamedTuple):
+    """Tokens (B, 1+N, D) of each layer asked for; time patches and frames (B,)."""
+
+    tokens: List[torch.Tensor]
+    steps: torch.Tensor
+    frames: torch.Tensor
+
+
+class Backbone:
+    """An encoder with its device and its precision; keeps no state between calls.
+
+    Args:
+        encoder: In evaluation mode, on `device`.
+        device: Where it is.
+        dtype: "float32", or "bfloat16" for the matrix products of the transformer
+            (autocast: weights, norms and the log-mel stay float32).
+    """
+
+    def __init__(self, encoder: SSLAMEncoder, device: torch.device, dtype: str):
+        self.encoder, self.device, self.dtype = encoder, device, dtype
+        self.pass_frames = encoder.target_frames or encoder.max_frames
+        self.fixed = encoder.target_frames is not None
+
+    def cost(self, num_samples: int) -> int:
+        """Samples that the encoder works on for a piece of so many."""
+        return pass_samples(self.pass_frames) if self.fixed else num_samples
+
+    def states(
+        self, pieces: Sequence[np.ndarray], layer: Union[int, str] = -1
+    ) -> States:
+        """Encode pieces of at most one pass each.
+
+        Args:
+            pieces: Samples (n,) of each, at 16 kHz.
+            layer: -1 the last, 0 the patch embedding, 1.. the blocks, "all" all of
+                these from 0 on.
+        """
+        lengths = torch.tensor([len(piece) for piece in pieces])
+        speech = torch.zeros(len(pieces), int(lengths.max()))
+        for row, piece in enumerate(pieces):
+            speech[row, : len(piece)] = torch.from_numpy(piece)
+        speech, lengths = speech.to(self.device), lengths.to(self.device)
+        frames = num_frames(lengths)
+        if self.encoder.input_size != 1:
+            speech, lengths = kaldi_fbank(speech, lengths)
+        last = self.encoder.max_layer if layer in (-1, "all") else layer
+        low = self.dtype != "float32"
+        with torch.autocast(self.device.type, DTYPES[self.dtype], enabled=low):
+            tokens, steps = self.encoder.hidden_states(
+                speech, lengths, max(last, 1), collect=layer in (0, "all")
+            )
+        if layer != "all":
+            tokens = tokens[:1]
+        return States([state.float() for state in tokens], steps, frames)

@@ -1,0 +1,418 @@
+"""SSLAM for people who never train: embeddings and labels of any audio."""
+
+import logging
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+
+import numpy as np
+import torch
+
+from espnet2_sslam.audio import AudioError
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.features import FRAME_LENGTH, PATCH_SIZE, SAMPLE_RATE
+from espnet2_sslam.inference.backbone import DTYPES, Backbone
+from espnet2_sslam.inference.engine import reader_threads, run_job
+from espnet2_sslam.inference.jobs import (
+    POOLINGS,
+    EmbedClips,
+    EmbedFrames,
+    TagClips,
+    TagSteps,
+)
+from espnet2_sslam.inference.result import FileResult
+from espnet2_sslam.inference.sources import as_clips
+from espnet2_sslam.inference.windows import (
+    STEP,
+    CentredWindows,
+    Chunks,
+    ShiftedPasses,
+    WholeClip,
+)
+
+CONTEXT = 32  # time patches (5.12 s) that chunks of long recordings share
+WINDOW = 1.0  # s around a time step that is scored as a clip
+MIN_WINDOW = STEP / SAMPLE_RATE
+BATCH_SECONDS = {"cpu": 40.96}  # four clips of 10.24 s: more is no faster there
+BATCH_SECONDS_GPU = 655.36
+
+Label = Tuple[str, float]
+
+
+class SSLAM:
+    """A trained encoder or classifier, ready for audio of any kind.
+
+    Audio is a path, an object open for reading bytes, an array (NumPy or torch; (N,),
+    (N, channels) or (channels, N) with at most 8 channels; float in [-1, 1] or int16,
+    int32, uint8) with `rate`, a pair (array, rate), or a dictionary {"array": ...,
+    "sampling_rate": ...}; of any rate and number of channels. A list holds several
+    clips, of any lengths. What comes out for a clip does not depend on the others.
+
+    Threads may share an object; each iterator belongs to one thread.
+
+    Args:
+        model: SSLAMEncoder or SSLAMClassifier; moved to `device`, in evaluation mode.
+        config: Content of its config.json, of which `save_pretrained` keeps the origin.
+        device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
+        dtype: "float32" or "bfloat16". The latter is autocast: matrix products only.
+            Embeddings then differ by about 0.5 % (relative).
+        batch_seconds: Audio that is encoded at once; bounds the memory.
+
+    Raises:
+        ValueError: Another kind of model, or a device or dtype that is not there.
+    """
+
+    def __init__(
+        self,
+        model: Union[SSLAMEncoder, SSLAMClassifier],
+        config: Optional[Dict[str, Any]] = None,
+        *,
+        device: Optional[str] = None,
+        dtype: str = "float32",
+        batch_seconds: Optional[float] = None,
+    ):
+        if not isinstance(model, (SSLAMEncoder, SSLAMClassifier)):
+            raise ValueError(
+                "need an SSLAMEncoder or an SSLAMClassifier, got "
+                f"{type(model).__name__}; SSLAM.from_pretrained() loads one"
+            )
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
+        if batch_seconds is not None and not batch_seconds > 0:
+            raise ValueError(f"batch_seconds must be above 0, got {batch_seconds}")
+        self.device = find_device(device)
+        self.model = model.to(self.device).eval()
+        self.config = dict(config or {})
+        self.dtype = dtype
+        self.batch_seconds = batch_seconds or BATCH_SECONDS.get(
+            self.device.type, BATCH_SECONDS_GPU
+        )
+        self._backbone = Backbone(self.encoder, self.device, dtype)
+        self._warned = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Union[str, Path],
+        *,
+        revision: Optional[str] = None,
+        weights: str = "student",
+        device: Optional[str] = None,
+        dtype: str = "float32",
+        cache_dir: Optional[Union[str, Path]] = None,
+        batch_seconds: Optional[float] = None,
+        **encoder_options: Any,
+    ) -> "SSLAM":
+        """Load a model.
+
+        Args:
+            source: A folder of `save_pretrained`, a checkpoint of the authors, a
+                training folder or its .pth file, a Hugging Face id or an ESPnet model
+                zoo tag; see `checkpoint.load_model`.
+            revision: Of a Hugging Face id.
+            weights: "student" or "teacher" of a pre-training.
+            device, dtype, batch_seconds: See the class.
+            cache_dir: Where downloads go.
+            encoder_options: Options of `SSLAMEncoder` that replace the stored ones,
+                as target_frames=1024 or freq="concat".
+
+        Raises:
+            ValueError: What cannot be loaded, and why; see the class as well.
+        """
+        from espnet2_sslam.checkpoint import load_model
+
+        find_device(device)  # before a large download
+        loaded = load_model(
+            source,
+            revision=revision,
+            weights=weights,
+            cache_dir=cache_dir,
+            **encoder_options,
+        )
+        options = dict(device=device, dtype=dtype, batch_seconds=batch_seconds)
+        return cls(loaded.model, loaded.config, **options)
+
+    def save_pretrained(self, folder: Union[str, Path]) -> Path:
+        """Write model.safetensors and config.json, which `from_pretrained` reads."""
+        from espnet2_sslam.checkpoint import save_model
+
+        return save_model(self.model, folder, self.config.get("origin"))
+
+    @property
+    def encoder(self) -> SSLAMEncoder:
+        """The encoder, of a classifier too."""
+        return self.model.encoder if self.is_classifier else self.model
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the model has a head, which `tag` needs."""
+        return isinstance(self.model, SSLAMClassifier)
+
+    @property
+    def classes(self) -> Optional[List[str]]:
+        """Names of the classes; None for an encoder alone."""
+        return list(self.model.classes) if self.is_classifier else None
+
+    def embed(
+        self,
+        audio: Any,
+        *,
+        rate: Optional[float] = None,
+        layer: Union[int, str] = -1,
+        pooling: str = "mean",
+        chunk: Optional[float] = None,
+        hop: Optional[float] = None,
+    ) -> Union[np.ndarray, List[np.ndarray]]:
+        """Embeddings of one clip, or of a list of clips.
+
+        Args:
+            audio: See the class.
+            rate: Samples per second of arrays (files know theirs).
+            layer: -1 the last block, 1, 2, ... a block's output, 0 the patch
+                embedding, "all": one axis more, from 0 to the last.
+            pooling: "mean" over the patches, "cls", or "frames": a vector for each
+                160 ms (mean over frequency; 8 * D with the encoder's freq="concat").
+            chunk, hop: See `embed_files`.
+
+        Returns:
+            A clip: (D,); (T, D) with frames or chunks. A list: (clips, D), or a list
+            of (T, D). With layer="all" (L, D) stands for D.
+
+        Raises:
+            AudioError: Audio that cannot be used, in one line.
+            ValueError: An option outside its range.
+        """
+        clips, single = as_clips(audio)
+        job = self._embed_job(layer, pooling, chunk, hop)
+        values = [result.values for result in self._collect(job, clips, rate)]
+        if pooling != "frames" and chunk is None:
+            values = [value[0] for value in values]
+            if not single and values:
+                return np.stack(values)
+        return values[0] if single else values
+
+    def tag(
+        self, audio: Any, *, rate: Optional[float] = None, top_k: int = 5
+    ) -> Union[List[Label], List[List[Label]]]:
+        """The `top_k` labels with the highest scores, best first: [(label, score)].
+
+        Args:
+            audio: See the class.
+            rate: Samples per second of arrays (files know theirs).
+            top_k: Labels per clip; all of them if there are fewer.
+
+        Returns:
+            Labels of one clip, or for a list of clips a list of these. Scores are in
+            0..1: of each label by itself, or with the sum 1 if clips have one label.
+
+        Raises:
+            AudioError: Audio that cannot be used, in one line.
+            ValueError: The model is no classifier, or top_k below 1.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k must be 1 or more, got {top_k}")
+        clips, single = as_clips(audio)
+        job = TagClips(self._backbone, self._classifier(), self._layout(None, None))
+        tagged = []
+        for result in self._collect(job, clips, rate):
+            scores = result.values[0]
+            best = np.argsort(-scores, kind="stable")[:top_k]
+            tagged.append([(self.model.classes[c], float(scores[c])) for c in best])
+        return tagged[0] if single else tagged
+
+    def embed_files(
+        self,
+        files: Iterable[Any],
+        *,
+        layer: Union[int, str] = -1,
+        pooling: str = "mean",
+        chunk: Optional[float] = None,
+        hop: Optional[float] = None,
+    ) -> Iterator[FileResult]:
+        """Embeddings of many files, in their order, as soon as they are there.
+
+        Files are read by threads ahead of the model and encoded in batches of similar
+        lengths; the memory depends neither on their number nor on their lengths (but
+        on the result of one file). A file that cannot be used has an `error`.
+
+        Args:
+            files: Audio of any kind, see the class; any iterable.
+            layer, pooling: See `embed`.
+            chunk: Seconds of a window; by default the whole clip is one row (in passes
+                of the encoder's `max_frames`, as its `forward` does). The last window
+                may be shorter; less than 25 ms are left out.
+            hop: Seconds from one window to the next, by default `chunk`; if it is
+                more, audio between windows is left out.
+
+        Raises:
+            ValueError: An option outside its range (at once, not at the first result).
+        """
+        return self._run(self._embed_job(layer, pooling, chunk, hop), files)
+
+    def tag_files(
+        self,
+        files: Iterable[Any],
+        *,
+        chunk: Optional[float] = None,
+        hop: Optional[float] = None,
+    ) -> Iterator[FileResult]:
+        """Scores of all classes for many files; see `embed_files` and `tag`."""
+        layout = self._layout(chunk, hop)
+        return self._run(TagClips(self._backbone, self._classifier(), layout), files)
+
+    def tag_frames(
+        self,
+        files: Iterable[Any],
+        *,
+        resolution: float = 0.16,
+        window: Optional[float] = None,
+    ) -> Iterator[FileResult]:
+        """Scores of all classes for each time step of many files.
+
+        A head that pools patches is applied to the patches of each time step, all of
+        which have seen the whole pass (of long recordings: at least 5.12 s on each
+        side, or a quarter of a pass). A resolution finer than 160 ms takes that many
+        passes, shifted against each other; a step's 160 ms lie around its middle.
+
+        The CLS token belongs to no time step, and a head on it has seen whole clips
+        only. There each step is the score of a window around its middle, as of a clip
+        of that length; at the ends of the recording it is shorter. Neither was
+        trained for time steps, so use scores to rank, or choose thresholds on data.
+
+        Args:
+            files: Audio of any kind, see the class; any iterable.
+            resolution: Seconds of a step: 0.16, or 0.16 divided by 2 to 16.
+            window: Seconds of the windows (at least 0.16), which are then used for any
+                head. By default 1.0 for heads on the CLS token.
+
+        Raises:
+            ValueError: The model is no classifier, or an option outside its range.
+        """
+        classifier = self._classifier()
+        parts = round(MIN_WINDOW / resolution) if resolution > 0 else 0
+        if not 1 <= parts <= PATCH_SIZE or abs(parts * resolution / 0.16 - 1) > 1e-3:
+            raise ValueError(
+                f"resolution must be 0.16 s divided by 1 to {PATCH_SIZE} (0.16, 0.08, "
+                f"0.04, 0.02, 0.01, ...), got {resolution}"
+            )
+        if window is None and classifier.pooling.kind == "cls":
+            window = WINDOW
+        if window is not None:
+            if not MIN_WINDOW <= window < float("inf"):
+                raise ValueError(f"window must be {MIN_WINDOW} s or more, got {window}")
+            size = round(min(window, self._pass_seconds()) * SAMPLE_RATE)
+            layout = CentredWindows(size, parts)
+            return self._run(TagClips(self._backbone, classifier, layout), files)
+        frames = self._backbone.pass_frames
+        context = min(CONTEXT, frames // PATCH_SIZE // 4)
+        layout = ShiftedPasses(frames, context, parts)
+        return self._run(TagSteps(self._backbone, classifier, layout), files)
+
+    def _embed_job(self, layer, pooling, chunk, hop):
+        """The job of `embed`; options are checked."""
+        last = self.encoder.max_layer
+        if layer != "all" and (isinstance(layer, str) or not -1 <= layer <= last):
+            raise ValueError(f'layer must be "all" or in -1..{last}, got {layer!r}')
+        if pooling not in POOLINGS:
+            raise ValueError(
+                f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}"
+            )
+        layout = self._layout(chunk, hop)
+        if pooling == "frames":
+            return EmbedFrames(self._backbone, layout, layer)
+        return EmbedClips(self._backbone, layout, layer, pooling)
+
+    def _layout(self, chunk: Optional[float], hop: Optional[float]):
+        """Whole clips or chunks, in samples; options are checked."""
+        frames, fixed = self._backbone.pass_frames, self._backbone.fixed
+        if chunk is None:
+            if hop is not None:
+                raise ValueError("hop needs chunk: give the length of the windows too")
+            return WholeClip(frames, fixed)
+        hop = chunk if hop is None else hop
+        for name, value, least in (
+            ("chunk", chunk, FRAME_LENGTH / SAMPLE_RATE),
+            ("hop", hop, 1 / SAMPLE_RATE),
+        ):
+            if not least <= value < float("inf"):
+                raise ValueError(f"{name} must be {least:g} s or more, got {value}")
+        size, hop = round(chunk * SAMPLE_RATE), round(hop * SAMPLE_RATE)
+        return Chunks(size, hop, frames, fixed)
+
+    def _classifier(self) -> SSLAMClassifier:
+        """The model, if it has a head."""
+        if not self.is_classifier:
+            raise ValueError(
+                "this model is an encoder without a head, and labels need one: load a "
+                "fine-tuned model (a classification training of this package, or a "
+                "fine-tuned checkpoint of the authors); embed() works with this one"
+            )
+        return self.model
+
+    def _pass_seconds(self) -> float:
+        return self._backbone.pass_frames / 100
+
+    def _run(self, job, files, rate=None) -> Iterator[FileResult]:
+        """Results of files; warns once about what a fixed clip length leaves out."""
+        if isinstance(files, (str, Path)):
+            raise ValueError(f"need a list of files, got one: [{str(files)!r}]")
+        results = run_job(
+            job,
+            files,
+            rate=rate,
+            batch_seconds=self.batch_seconds,
+            num_threads=reader_threads(self.device),
+        )
+        return self._watched(results, job) if self._backbone.fixed else results
+
+    def _watched(self, results, job) -> Iterator[FileResult]:
+        """Results as they are; a warning for the first one that is cut."""
+        for result in results:
+            if not self._warned and result.error is None:
+                samples = round(result.duration * SAMPLE_RATE)
+                if job.layout.cuts(samples):
+                    self._warned = True
+                    logging.warning(
+                        "%s has %.2f s: the model has a fixed clip length "
+                        "(target_frames) and of each clip or chunk only the first "
+                        "%.2f s count; chunk=%.2f takes everything",
+                        result.name,
+                        result.duration,
+                        self._pass_seconds(),
+                        self._pass_seconds(),
+                    )
+            yield result
+
+    def _collect(self, job, clips, rate) -> Iterator[FileResult]:
+        """Results of clips; the first one that cannot be used is raised."""
+        for result in self._run(job, clips, rate):
+            if result.error is not None:
+                raise AudioError(result.name, result.error)
+            yield result
+
+
+def find_device(name: Optional[str]) -> torch.device:
+    """The device of that name; CUDA, else MPS, else the CPU without a name.
+
+    Raises:
+        ValueError: No such device here.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name is None:
+        name = next(kind for kind, there in available.items() if there)
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be cpu, cuda or mps, got {name!r}") from None
+    if not available.get(device.type, False):
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise ValueError(f"device {name!r} is not available here, only {there}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
