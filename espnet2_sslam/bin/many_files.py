@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
 from tqdm import tqdm
 
 from espnet2_sslam import __version__
+from espnet2_sslam.inference.arrays import plain
 from espnet2_sslam.inference.files import AudioInput
 from espnet2_sslam.inference.journal import Journal, JournalRows, Rows
 
@@ -121,7 +122,7 @@ def print_job(
                     failures[name] = result.error
 
     for line in lines(results()):
-        print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
+        print(plain(line), flush=True)
     refuse_failures(failures, len(items), "")
 
 
@@ -156,5 +157,4 @@ def fingerprint(model) -> str:
 
 def say(line: str) -> None:
     """A line for people, on stderr; results go to files or to stdout."""
-    text = f"{line}\n".encode(sys.stderr.encoding or "utf-8", "backslashreplace")
-    sys.stderr.write(text.decode(sys.stderr.encoding or "utf-8"))
+    sys.stderr.write(f"{plain(line)}\n")

@@ -40,13 +40,13 @@ def write_npz(
     if len(inner) != 1:
         raise ValueError(f"results of different shapes: {sorted(inner)}")
     total = sum(shape[0] for shape in shapes)
-    longest = max(len(name.encode()) for name in results.names)
+    longest = max(len(plain(name)) for name in results.names)
     with whole_files(output) as [stream], zipfile.ZipFile(stream, "w") as archive:
         # Repeated names deflate to nothing; values would not.
         ids = np.dtype(f"<U{max(longest, 1)}")
         with _member(archive, "ids", ids, (total,), zipfile.ZIP_DEFLATED) as file:
             for name, shape in zip(results.names, shapes):
-                file.write(np.full(shape[0], name, ids).tobytes())
+                file.write(np.full(shape[0], plain(name), ids).tobytes())
         times: Dict[str, List[np.ndarray]] = {"starts": [], "ends": []}
         values = np.dtype("<f4")
         with _member(archive, "values", values, (total, *inner.pop())) as file:
@@ -123,11 +123,16 @@ def write_ark(
             out[".classes.txt"].write(text.encode())
 
 
+def plain(name: str) -> str:
+    """A name as text, with escapes for bytes that are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def kaldi_id(name: str) -> str:
     """A name without blanks; `urllib.parse.unquote` gives the name back."""
-    plain = str.isprintable
     return "".join(
-        c if plain(c) and not c.isspace() and c != "%" else _quoted(c) for c in name
+        c if c.isprintable() and not c.isspace() and c != "%" else _quoted(c)
+        for c in name
     )
 
 

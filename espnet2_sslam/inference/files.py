@@ -54,13 +54,15 @@ def collect_files(
     left_out: Counter = Counter()
     found: Dict[str, AudioInput] = {}
     seen = set()
+    real_folder = lru_cache(maxsize=4096)(os.path.realpath)
     for item, named in _everything(paths, lists, left_out):
-        place = _real_folder(os.path.dirname(item.path)), os.path.basename(item.path)
+        folder, last = os.path.split(item.path)
+        place = real_folder(folder), last
         if not named and place in seen:
             continue
         seen.add(place)
         if names == "file" and not named:
-            item = item._replace(name=os.path.basename(item.path))
+            item = item._replace(name=last)
         other = found.setdefault(item.name, item)
         if other.path != item.path:
             raise ValueError(
@@ -148,11 +150,6 @@ def _scp_entry(line: str, where: str) -> AudioInput:
             f"{where}: commands are not run, {path!r}: write the audio to a file first"
         )
     return AudioInput(path, name)
-
-
-@lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
 
 
 def _nothing(paths: Sequence[str], lists: Sequence[str]) -> str:

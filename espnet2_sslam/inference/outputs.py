@@ -24,6 +24,7 @@ import numpy as np
 
 from espnet2_sslam.inference.arrays import (
     Results,
+    plain,
     seconds,
     whole_files,
     write_ark,
@@ -206,8 +207,7 @@ def _object(rows: Rows, row: int, key: str, value: str) -> str:
 
 def json_text(text: str) -> str:
     """A JSON string; what is no character (bytes of a file's name) stays escaped."""
-    quoted = json.dumps(text, ensure_ascii=False)
-    return quoted.encode("utf-8", "backslashreplace").decode()
+    return plain(json.dumps(text, ensure_ascii=False))
 
 
 def _embedding_objects(results: Results) -> Iterator[str]:

@@ -1,0 +1,146 @@
+"""Frame scores become events with the right onset and offset."""
+
+import numpy as np
+import pytest
+
+from espnet2_sslam.inference.events import (
+    Event,
+    class_thresholds,
+    event_lines,
+    find_events,
+    smooth,
+)
+
+STEP = 0.16
+
+
+def _grid(steps, step=STEP, total=None):
+    """Starts and ends of steps; the last may be cut."""
+    starts = np.arange(steps) * step
+    ends = starts + step
+    if total is not None:
+        ends[-1] = total
+    return starts, ends
+
+
+def _find(column, **options):
+    """(first, after last) step of the events of one class."""
+    scores = np.asarray(column, np.float32)[:, None]
+    events = find_events(scores, *_grid(len(scores)), ["a"], **options)
+    return [(round(e.onset / STEP), round(e.offset / STEP)) for e in events]
+
+
+def test_an_event_lasts_from_its_first_to_its_last_step_and_keeps_the_real_end():
+    scores = np.array([[0.1], [0.6], [0.9], [0.2], [0.8]], np.float32)
+    events = find_events(scores, *_grid(5, total=0.7), ["Dog"])
+    assert events[0] == Event(pytest.approx(0.16), pytest.approx(0.48), "Dog")
+    assert events[1] == Event(pytest.approx(0.64), pytest.approx(0.70), "Dog")
+
+
+@pytest.mark.parametrize(
+    "column, spans",
+    [
+        ([0, 0, 0], []),
+        ([1, 1, 1], [(0, 3)]),
+        ([1, 0, 0], [(0, 1)]),
+        ([0, 0, 1], [(2, 3)]),
+        ([1, 0, 1], [(0, 1), (2, 3)]),
+        ([1], [(0, 1)]),
+    ],
+)
+def test_events_at_the_edges_are_found(column, spans):
+    assert _find(column) == spans
+
+
+def test_no_steps_give_no_events():
+    empty = np.zeros(0)
+    assert find_events(np.zeros((0, 1)), empty, empty, ["a"], median=1.0) == []
+
+
+def test_a_score_at_the_threshold_counts_in_float32_as_well():
+    assert _find([0.7, 0.69], threshold=0.7) == [(0, 1)]
+
+
+def test_each_class_has_its_threshold_and_the_others_the_common_one():
+    scores = np.array([[0.4, 0.4, 0.4]], np.float32)
+    found = find_events(
+        scores, *_grid(1), ["a", "b", "c"], threshold={"b": 0.3, "": 0.45}
+    )
+    assert [event.label for event in found] == ["b"]
+    assert list(class_thresholds({"b": 0.3}, ["a", "b"])) == [0.5, 0.3]
+
+
+def test_the_median_filter_fills_holes_and_removes_spikes():
+    column = [0, 1, 0, 0, 1, 1, 0, 1, 1, 0]
+    assert _find(column) == [(1, 2), (4, 6), (7, 9)]
+    assert _find(column, median=3 * STEP) == [(4, 9)]
+
+
+def test_the_median_filter_repeats_the_scores_at_the_ends():
+    assert _find([1, 1, 0, 0, 1], median=3 * STEP) == [(0, 2), (4, 5)]
+
+
+def test_filtering_scores_equals_filtering_decisions():
+    scores = np.random.default_rng(0).random((50, 3))
+    decisions = (scores >= 0.5).astype(float)
+    same = (smooth(scores, 5) >= 0.5) == (smooth(decisions, 5) >= 0.5)
+    assert same.all() and len(np.unique(smooth(decisions, 5))) == 2
+
+
+@pytest.mark.parametrize("seconds, kept", [(0.1, 3), (0.32, 3), (0.48, 1), (4.0, 0)])
+def test_a_filter_of_any_length_becomes_an_odd_number_of_steps(seconds, kept):
+    column = [1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1]
+    column[0], column[-1] = 0, 0
+    column[1] = column[8] = 1
+    assert len(_find(column, median=seconds)) == kept
+
+
+def test_short_gaps_are_joined_before_short_events_are_dropped():
+    column = [1, 0, 1, 0, 0, 0, 1]
+    assert _find(column, min_duration=2 * STEP) == []
+    assert _find(column, merge_gap=STEP, min_duration=2 * STEP) == [(0, 3)]
+    assert _find(column, merge_gap=3 * STEP) == [(0, 7)]
+
+
+def test_an_event_of_exactly_the_least_duration_stays():
+    assert _find([0] * 30 + [1, 1, 1], min_duration=3 * STEP) == [(30, 33)]
+
+
+def test_overlapping_windows_give_one_event():
+    starts = np.arange(5) * 0.5
+    scores = np.array([0, 1, 1, 0, 1], np.float32)[:, None]
+    events = find_events(scores, starts, starts + 1.0, ["a"])
+    assert events == [(0.5, 3.0, "a")]
+
+
+def test_events_are_in_the_order_of_their_onsets():
+    scores = np.array([[0, 1], [1, 0], [0, 1]], np.float32)
+    found = find_events(scores, *_grid(3), ["a", "b"])
+    assert [event.label for event in found] == ["b", "a", "b"]
+
+
+def test_a_row_has_seconds_with_three_decimals_between_tabs():
+    lines = event_lines("a b.wav", [Event(0.16, 10.0004, "Rain, light")])
+    assert lines == ["a b.wav\t0.160\t10.000\tRain, light"]
+    assert event_lines("x", [Event(0, 1, "a\tb\nc")]) == ["x\t0.000\t1.000\ta b c"]
+    assert event_lines("silence.wav", []) == []
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"threshold": {"Cat": 0.5}}, "no such class"),
+        ({"threshold": 1.5}, "0..1"),
+        ({"threshold": {"a": -1}}, "0..1"),
+        ({"median": -1.0}, "median must be 0 or more"),
+        ({"merge_gap": float("nan")}, "merge_gap"),
+    ],
+)
+def test_wrong_options_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        _find([1, 0], **options)
+
+
+def test_scores_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="2 classes.*\\(3, 1\\)"):
+        find_events(np.zeros((3, 1)), *_grid(3), ["a", "b"])
