@@ -73,6 +73,11 @@ setup(
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={
-        "console_scripts": ["espnet2-sslam-python=espnet2_sslam.__main__:main"]
+        "console_scripts": [
+            "espnet2-sslam-python=espnet2_sslam.__main__:main",
+            "sslam=espnet2_sslam.bin.sslam:run",
+            "sslam-convert=espnet2_sslam.bin.sslam:run_convert",
+            "sslam-export=espnet2_sslam.bin.sslam:run_export",
+        ]
     },
 )

@@ -4,6 +4,7 @@ config.json is a valid Hugging Face configuration too. model.safetensors holds t
 state of `SSLAMEncoder` under `encoder.`, and of a classifier what stands beside it.
 """
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -24,6 +25,15 @@ from espnet2_sslam.features import SAMPLE_RATE
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+PREPROCESSOR = {  # the model computes the fbank itself: audio is only padded
+    "feature_extractor_type": "SSLAMFeatureExtractor",
+    "feature_size": 1,
+    "padding_side": "right",
+    "padding_value": 0.0,
+    "return_attention_mask": True,
+    "sampling_rate": SAMPLE_RATE,
+}
 NOT_STORED = ("num_batches",)  # the classifier's count of training batches
 Model = Union[SSLAMEncoder, SSLAMClassifier]
 
@@ -159,16 +169,19 @@ def save_model(
 def write_folder(
     config: Dict[str, Any], state: State, folder: Union[str, Path]
 ) -> Path:
-    """Write config.json and model.safetensors; each file is whole or not there."""
+    """Write config.json and model.safetensors; each file is whole or not there.
+
+    In our own format also what Hugging Face's AutoFeatureExtractor reads.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     files = {
         WEIGHTS_FILE: lambda path: save_file(tensors, path, metadata={"format": "pt"}),
-        CONFIG_FILE: lambda path: path.write_text(
-            json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        ),
+        CONFIG_FILE: functools.partial(_write_json, config),
     }
+    if "format_version" in config:
+        files[PREPROCESSOR_FILE] = functools.partial(_write_json, PREPROCESSOR)
     partial = {name: folder / f".{name}.{os.getpid()}.part" for name in files}
     try:
         for name, write in files.items():
@@ -181,6 +194,11 @@ def write_folder(
         for path in partial.values():
             path.unlink(missing_ok=True)
     return folder
+
+
+def _write_json(content: Dict[str, Any], path: Path) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def read_config(folder: Path) -> Dict[str, Any]:

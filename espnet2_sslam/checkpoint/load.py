@@ -9,6 +9,7 @@ import yaml
 
 import espnet2_sslam
 from espnet2_sslam.checkpoint.authors import from_fairseq, from_huggingface
+from espnet2_sslam.checkpoint.complete import complete
 from espnet2_sslam.checkpoint.errors import CheckpointError
 from espnet2_sslam.checkpoint.folder import (
     CONFIG_FILE,
@@ -72,12 +73,11 @@ def load_model(
         CheckpointError: One line that says what the source is and what is wrong.
     """
     parts = read_parts(source, revision=revision, cache_dir=cache_dir)
-    state = parts.chosen(weights)
-    config = {**parts.config, "origin": {**parts.config["origin"], "weights": weights}}
-    check_complete(config, str(source))
+    parts = complete(parts.chosen(weights), str(source))
+    config = parts.config
     model = build_model(config, **encoder_options)
     fbank = config["fbank_mean"], config["fbank_std"]
-    state = join_state(state, fbank, parts.head)
+    state = join_state(parts.encoder, fbank, parts.head)
     return Loaded(fill_model(model, state, str(source)), config)
 
 
@@ -103,6 +103,7 @@ def read_parts(
             "file": path.name,
             "sha256": sha256(path),
             "layout": layout,
+            "weights": "student",
             "converter": f"espnet2_sslam {espnet2_sslam.__version__}",
         }
     return parts
@@ -129,24 +130,6 @@ def weights_file(folder: Path) -> Path:
         if found
         else f"{folder} holds no weights ({WEIGHTS_FILE}, *.pth or *.pt)"
     )
-
-
-def check_complete(config: Dict[str, Any], source: str) -> None:
-    """Refuse a configuration with something left that only the user can know.
-
-    Raises:
-        CheckpointError: No number of heads, or no class names.
-    """
-    if config["encoder"].get("num_heads") is None:
-        raise CheckpointError(
-            f"{source} does not say how many attention heads it has: convert it with "
-            "sslam-convert --num_heads N"
-        )
-    head = config.get("classifier")
-    if head is not None and not head.get("classes"):
-        raise CheckpointError(
-            f"{source} has no class names: convert it with sslam-convert --labels FILE"
-        )
 
 
 def sha256(path: Path) -> str:

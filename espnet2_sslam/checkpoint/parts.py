@@ -1,6 +1,6 @@
 """A model taken apart: states under our names, and what config.json says of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Mapping, Optional
 
 import torch
@@ -31,8 +31,8 @@ class Parts:
     teacher: Optional[State] = None
     details: Dict[str, Any] = field(default_factory=dict)
 
-    def chosen(self, weights: str) -> State:
-        """The student's or the teacher's encoder.
+    def chosen(self, weights: str) -> "Parts":
+        """The same with the student's or the teacher's weights as the encoder's.
 
         Raises:
             CheckpointError: Another word, or a checkpoint without a teacher.
@@ -40,12 +40,14 @@ class Parts:
         if weights not in ("student", "teacher"):
             raise CheckpointError(f"weights are student or teacher, not {weights!r}")
         if weights == "student":
-            return self.encoder
+            return self
         if self.teacher is None:
             raise CheckpointError(
                 "the checkpoint holds no teacher (EMA): take weights student"
             )
-        return self.teacher
+        origin = {**self.config.get("origin", {}), "weights": "teacher"}
+        config = {**self.config, "origin": origin}
+        return replace(self, encoder=self.teacher, config=config)
 
 
 def encoder_sizes(encoder: State) -> Dict[str, Any]:

@@ -7,6 +7,7 @@ become inert stand-ins that keep their attributes. Anything else is refused by n
 
 import codecs
 import pickle
+import re
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -50,10 +51,14 @@ def read_pickle(path: Union[str, Path]) -> Any:
     try:
         globals_ = _globals_wanted(path)
         with torch.serialization.safe_globals(_safe_globals(path, globals_)):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            mmap = zipfile.is_zipfile(path)  # not for files from before torch 1.6
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        detail = str(error).split("WeightsUnpickler error: ")[-1].split("\n")[0]
-        raise CheckpointError(f"{path} is not read: {detail.strip()}") from None
+        # not torch's own advice, which is to read the file without care
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named:
+            raise _refusal(path, [named[1]]) from None
+        raise CheckpointError(f"{path} holds no plain tensors and values") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -100,13 +105,18 @@ def _safe_globals(path: Path, wanted: List[str]) -> List[Any]:
     names = {name for _, name in allowed}
     refused = [name for name in wanted if name not in names]
     if refused:
-        raise CheckpointError(
-            f"{path} asks for {', '.join(sorted(refused))}: no checkpoint of this kind "
-            "needs that, so it is not read (it could run code)"
-        )
+        raise _refusal(path, refused)
     if names & set(NUMPY_SCALAR):
         allowed += [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
     return allowed
+
+
+def _refusal(path: Path, names: List[str]) -> CheckpointError:
+    """What is said of a pickle that asks for more than values."""
+    return CheckpointError(
+        f"{path} asks for {', '.join(sorted(names))}: no checkpoint of this kind needs "
+        "that, so it is not read (it could run code)"
+    )
 
 
 def _harmless() -> Dict[str, Any]:

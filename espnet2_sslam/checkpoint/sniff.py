@@ -35,6 +35,10 @@ def kind_of(path: Path) -> str:
         )
     if head.lstrip()[:1] == b"<":
         raise CheckpointError(f"{path} is a web page, not a checkpoint: get it again")
+    # first: the length of the header may begin like a pickle
+    if size > 8 and head[8:9] == b"{":
+        if struct.unpack("<Q", head[:8])[0] <= min(size, LARGEST_HEADER):
+            return "safetensors"
     if head[:4] == b"PK\x03\x04":
         if not zipfile.is_zipfile(path):
             raise CheckpointError(
@@ -43,9 +47,6 @@ def kind_of(path: Path) -> str:
         return "pickle"
     if head[:1] == b"\x80":
         return "pickle"
-    if size > 8 and head[8:9] == b"{":
-        if struct.unpack("<Q", head[:8])[0] <= LARGEST_HEADER:
-            return "safetensors"
     raise CheckpointError(
         f"{path} is not a checkpoint: neither safetensors nor a file of torch.save"
     )

@@ -1,0 +1,374 @@
+"""Reading and writing the authors' checkpoints, our trainings and our own format."""
+
+import json
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from espnet2_sslam.checkpoint import (
+    CheckpointError,
+    load_model,
+    model_config,
+    model_state,
+    read_parts,
+    save_model,
+)
+from espnet2_sslam.checkpoint.authors import from_fairseq
+from espnet2_sslam.checkpoint.parts import differences
+from espnet2_sslam.checkpoint.pickled import StandIn, read_pickle
+from espnet2_sslam.checkpoint.write import to_fairseq, to_huggingface, to_training
+from espnet2_sslam.encoder import SSLAMEncoder
+from tests.checkpoint_case import (
+    FINETUNED,
+    PRETRAIN,
+    VARIANTS,
+    small_classifier,
+    small_encoder,
+    unpack,
+)
+from tests.golden_data import load, tiny_fbank
+
+OUTPUTS = "tiny_fairseq_outputs.npz"
+
+
+@pytest.fixture(scope="module")
+def authors(tmp_path_factory):
+    """Return a folder with the authors' tiny checkpoints."""
+    folder = tmp_path_factory.mktemp("authors")
+    for name in (PRETRAIN, FINETUNED, *VARIANTS):
+        unpack(name, folder)
+    return folder
+
+
+def tokens_of(encoder, fbank):
+    """Tokens of normalised log-mel."""
+    with torch.no_grad():
+        return encoder.encode(encoder.embed(fbank)).tokens
+
+
+def assert_close(given, name):
+    torch.testing.assert_close(
+        given, torch.from_numpy(load(OUTPUTS)[name]), rtol=1e-5, atol=1e-5
+    )
+
+
+def assert_same(one, other):
+    """Two state dicts have the same names in the same order and the same bits."""
+    assert list(one) == list(other)
+    for name, value in one.items():
+        if isinstance(value, dict):
+            assert_same(value, other[name])
+        else:
+            assert value.dtype == other[name].dtype and torch.equal(value, other[name])
+
+
+@pytest.mark.parametrize("name", (PRETRAIN, *VARIANTS))
+def test_pretraining_checkpoint_gives_the_authors_features(authors, name):
+    loaded = load_model(authors / name)
+    tokens = tokens_of(loaded.encoder, tiny_fbank()[:2])
+    assert_close(tokens[:, :65], "pretrain.features_all")
+    assert loaded.config["origin"]["layout"] == "fairseq"
+    assert len(loaded.config["origin"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize("frames", (1024, 128))
+def test_finetuned_checkpoint_gives_the_authors_logits(authors, frames):
+    loaded = load_model(authors / FINETUNED)
+    tokens = tokens_of(loaded.encoder, tiny_fbank()[:, :frames])
+    model = loaded.model
+    logits = model.head(model.fc_norm(model.pooling([tokens])))
+    assert_close(logits.detach(), f"finetuned.logits_T{frames}")
+    if frames == 128:
+        assert_close(tokens[:2], "finetuned.features_all_T128")
+        assert_close(model.scores(logits).detach(), "finetuned.sigmoid_T128")
+    assert loaded.classes == ["l0", "l1", "l2", "l3", "l4"]
+
+
+def test_teacher_and_student_are_taken_by_choice(authors):
+    content = read_pickle(authors / PRETRAIN)["model"]
+    name = "modality_encoders.IMAGE.extra_tokens"
+    for weights, state in (("student", content), ("teacher", content["_ema"])):
+        loaded = load_model(authors / PRETRAIN, weights=weights)
+        assert torch.equal(loaded.encoder.cls_token, state[name])
+        assert loaded.config["origin"]["weights"] == weights
+    with pytest.raises(CheckpointError, match="no teacher"):
+        load_model(authors / FINETUNED, weights="teacher")
+
+
+def test_flat_ema_bare_state_dict_and_half_precision_are_read_too(authors, tmp_path):
+    content = read_pickle(authors / PRETRAIN)["model"]
+    teacher = content.pop("_ema")
+    flat = {**content, **{f"_ema.{name}": v.half() for name, v in teacher.items()}}
+    parts = from_fairseq({"cfg": {"model": {"num_heads": 4}}, "model": flat}, "x")
+    assert parts.teacher["cls_token"].dtype == torch.float32
+    torch.save(flat, tmp_path / "bare.pt")
+    with pytest.raises(CheckpointError, match="attention heads.*--num_heads"):
+        load_model(tmp_path / "bare.pt")
+
+
+def test_full_size_checkpoints_map_one_to_one():
+    keys = load("base_checkpoint_keys.json")
+    states = {
+        kind: {name: torch.empty(shape, device="meta") for name, shape in names.items()}
+        for kind, names in keys.items()
+    }
+    states["pretrain"]["_ema"] = states["pretrain_ema"]
+    own = SSLAMEncoder().state_dict()
+    own = {name: v for name, v in own.items() if not name.startswith("log_mel.")}
+    pretrain = from_fairseq({"model": states["pretrain"]}, "pretrain")
+    classifier = from_fairseq({"model": states["classifier"]}, "classifier")
+    for state in (pretrain.encoder, pretrain.teacher, classifier.encoder):
+        assert differences(own, state) == []
+    assert len(pretrain.decoder) == 14 and len(classifier.head) == 4
+    assert pretrain.config["encoder"]["num_heads"] == 12
+    counted = sum(map(len, (pretrain.encoder, pretrain.decoder, pretrain.teacher)))
+    assert counted == len(keys["pretrain"]) + len(keys["pretrain_ema"])
+    assert len(classifier.encoder) + len(classifier.head) == len(keys["classifier"])
+
+
+@pytest.mark.parametrize("name", (PRETRAIN, FINETUNED))
+def test_round_trip_through_the_authors_layout_is_bit_identical(authors, name):
+    original = read_pickle(authors / name)
+    written = to_fairseq(read_parts(authors / name))
+    assert set(written["model"]) == set(original["model"])
+    for key, value in original["model"].items():
+        if key == "_ema":
+            assert set(value) == set(written["model"]["_ema"])
+            for inner in value:
+                assert torch.equal(value[inner], written["model"]["_ema"][inner])
+        else:
+            assert torch.equal(value, written["model"][key])
+    assert written["task_state"] == original["task_state"]
+
+
+@pytest.mark.parametrize("name", (PRETRAIN, FINETUNED))
+def test_written_configuration_says_what_the_authors_does(authors, name):
+    original = read_pickle(authors / name)["cfg"]
+    written = to_fairseq(read_parts(authors / name))["cfg"]
+    for section in ("model", "task"):
+        for key, value in written[section].items():
+            assert key in original[section], key
+    base, theirs = written["model"], original["model"]
+    if name == FINETUNED:
+        same = ("num_classes", "prediction_mode", "use_fc_norm", "_name")
+        assert {k: base[k] for k in same} == {k: theirs[k] for k in same}
+        base = base["pretrained_model_args"]["model"]
+        theirs = theirs["pretrained_model_args"]["model"]
+    # their fine-tuning adds its drop path to the configuration of pre-training
+    assert set(base) == set(theirs) - {"drop_path_rate"}
+    differing = {k for k in base if base[k] != theirs[k]}
+    assert differing <= {"clone_batch", "max_update", "modalities", "seed"}
+    image, their_image = (x["modalities"]["image"] for x in (base, theirs))
+    assert set(image) == set(their_image)
+    differing = {k for k in image if image[k] != their_image[k]}
+    assert differing <= ({"decoder"} if name == FINETUNED else set())
+
+
+@pytest.mark.parametrize("name", (PRETRAIN, FINETUNED))
+def test_round_trip_through_our_folder_and_the_export_layout(authors, tmp_path, name):
+    loaded = load_model(authors / name)
+    save_model(loaded.model, tmp_path / "ours", loaded.config["origin"])
+    again = load_model(tmp_path / "ours")
+    assert again.config == loaded.config
+    assert_same(again.model.state_dict(), loaded.model.state_dict())
+    state, config = to_huggingface(read_parts(tmp_path / "ours"))
+    (tmp_path / "export").mkdir()
+    save_file(state, tmp_path / "export/model.safetensors")
+    (tmp_path / "export/config.json").write_text(json.dumps(config))
+    exported = load_model(tmp_path / "export")
+    assert exported.config["origin"]["layout"] == "huggingface"
+    assert_same(exported.model.state_dict(), loaded.model.state_dict())
+
+
+def test_export_without_its_config_needs_heads_and_labels(authors, tmp_path):
+    state, _ = to_huggingface(read_parts(authors / FINETUNED))
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="--num_heads"):
+        load_model(tmp_path / "weights.safetensors")
+
+
+def test_training_file_with_decoder_and_teacher_is_read_back(authors, tmp_path):
+    parts = read_parts(authors / PRETRAIN)
+    state = to_training(parts)
+    torch.save(state, tmp_path / "latest.pth")
+    (tmp_path / "config.yaml").write_text(
+        "input_size: 1\nencoder_conf: {embed_dim: 48, depth: 3, num_heads: 4}\n"
+    )
+    again = read_parts(tmp_path)
+    assert_same(again.decoder, parts.decoder)
+    assert_same(
+        dict(sorted(again.teacher.items())), dict(sorted(parts.teacher.items()))
+    )
+    assert again.config["origin"]["layout"] == "espnet"
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(CheckpointError, match="needs the config.yaml"):
+        load_model(tmp_path / "latest.pth")
+
+
+@pytest.mark.parametrize(
+    "options",
+    (
+        {},
+        {"task": "multi_class", "pooling": "attentive"},
+        {"pooling": "concat", "head_norm": "batch"},
+        {"weighted_layers": True, "pooling": "mean"},
+    ),
+)
+def test_classifiers_of_every_kind_survive_our_folder(tmp_path, options):
+    model = small_classifier(**options)
+    speech = torch.randn(2, 8000, generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([8000, 4000])
+    save_model(model, tmp_path)
+    again = load_model(tmp_path).model
+    with torch.no_grad():
+        expected = model.inference(speech, lengths)
+        assert torch.equal(again.inference(speech, lengths), expected)
+    assert again.classes == model.classes and again.task == model.task
+
+
+def test_encoder_options_override_the_stored_ones(tmp_path):
+    save_model(small_encoder(target_frames=512), tmp_path)
+    assert load_model(tmp_path).encoder.target_frames == 512
+    loaded = load_model(tmp_path, target_frames=None, freq="concat", freeze=True)
+    assert loaded.encoder.target_frames is None and loaded.encoder.freq == "concat"
+    with pytest.raises(ValueError, match="fbank mean/std"):
+        load_model(tmp_path, fbank_mean=-6.6, fbank_std=5.4)
+
+
+def test_all_wrong_names_and_shapes_are_listed(authors, tmp_path):
+    content = read_pickle(authors / PRETRAIN)
+    del content["model"]["blocks.1.norm1.bias"]
+    del content["model"]["blocks.2.mlp.fc2.bias"]
+    content["model"]["blocks.0.norm1.weight"] = torch.ones(3)
+    torch.save({"model": content["model"], "cfg": content["cfg"]}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError) as error:
+        load_model(tmp_path / "x.pt")
+    for name in ("blocks.1.norm1.bias", "blocks.2.mlp.fc2.bias", "shape (3,)"):
+        assert name in str(error.value)
+    content["model"].update({"blocks_x.y": torch.ones(1), "zz": torch.ones(1)})
+    with pytest.raises(CheckpointError, match="blocks_x.y, zz"):
+        from_fairseq(content, "x")
+
+
+def test_another_architecture_is_named(authors):
+    content = read_pickle(authors / PRETRAIN)
+    content["cfg"]["model"]["layer_norm_first"] = True
+    content["cfg"]["model"]["modalities"]["image"]["use_alibi_encoder"] = True
+    with pytest.raises(CheckpointError, match="layer_norm_first.*use_alibi_encoder"):
+        from_fairseq(content, "x")
+    with pytest.raises(CheckpointError, match="not an EAT or SSLAM model: it holds"):
+        from_fairseq({"model": {"encoder.layers.0.fc1.weight": torch.ones(1)}}, "x")
+
+
+class Attack:
+    """Unpickled without care, this writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("place", ("model", "cfg", "extra_state"))
+@pytest.mark.parametrize("zipped", (True, False))
+def test_malicious_pickle_runs_nothing(authors, tmp_path, place, zipped):
+    content = read_pickle(authors / PRETRAIN)
+    mark = tmp_path / "attacked"
+    content[place] = {"x": Attack(mark)}
+    path = tmp_path / "bad.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="system"):
+        load_model(path)
+    assert not mark.exists()
+    with open(path, "rb") as file:  # the attack is a real one
+        torch.load(file, weights_only=False)
+    assert mark.exists()
+
+
+def test_configuration_classes_are_not_imported_but_stood_in_for(tmp_path):
+    # calls omegaconf's DictConfig with a word, as REDUCE does
+    payload = b"\x80\x02comegaconf.dictconfig\nDictConfig\nU\x04word\x85R."
+    torch.save({}, tmp_path / "empty.pt")
+    with zipfile.ZipFile(tmp_path / "empty.pt") as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as new:
+        for member, data in members.items():
+            new.writestr(member, payload if member.endswith("data.pkl") else data)
+    content = read_pickle(tmp_path / "x.pt")
+    assert isinstance(content, StandIn) and vars(content) == {}
+
+
+def test_legacy_files_from_before_zip_archives_are_read(authors, tmp_path):
+    content = read_pickle(authors / PRETRAIN)
+    torch.save(
+        {"model": dict(content["model"]), "cfg": content["cfg"]},
+        tmp_path / "old.pt",
+        _use_new_zipfile_serialization=False,
+    )
+    loaded = load_model(tmp_path / "old.pt")
+    assert loaded.encoder.embed_dim == 48
+
+
+def write_odd_files(folder, authors):
+    """Return {file name: what the error must say}."""
+    whole = (authors / PRETRAIN).read_bytes()
+    save_model(small_encoder(), folder / "ours")
+    safe = (folder / "ours/model.safetensors").read_bytes()
+    odd = {
+        "empty.pt": (b"", "empty"),
+        "lfs.pt": (b"version https://git-lfs.github.com/spec/v1\noid", "LFS pointer"),
+        "page.pt": (b"<!DOCTYPE html><html>", "web page"),
+        "text.pt": (b"hello, this is a text", "not a checkpoint"),
+        "cut.pt": (whole[: len(whole) // 2], "truncated"),
+        "pickle.pt": (pickle.dumps([1, 2]), "no plain tensors"),
+        "cut.safetensors": (safe[: len(safe) // 2], "truncated"),
+        "lfs.safetensors": (b"version https://git-lfs.github.com/spec", "LFS"),
+    }
+    for name, (content, _) in odd.items():
+        (folder / name).write_bytes(content)
+    torch.save([torch.ones(2)], folder / "list.pt")
+    torch.save({"model": {"a": 1}}, folder / "numbers.pt")
+    return {k: v[1] for k, v in odd.items()} | {
+        "list.pt": "holds a list",
+        "numbers.pt": "a is a int",
+        "nothing.pt": "no such file|there is no",
+    }
+
+
+def test_other_files_are_told_apart_in_one_line(authors, tmp_path):
+    for name, message in write_odd_files(tmp_path, authors).items():
+        with pytest.raises(CheckpointError, match=message) as error:
+            load_model(tmp_path / name)
+        assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_folders_without_or_with_several_weights_are_told(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        load_model(tmp_path)
+    for name in ("1epoch.pth", "2epoch.pth"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match="name one: 1epoch.pth, 2epoch.pth"):
+        load_model(tmp_path)
+
+
+def test_folder_is_written_whole_or_left_alone(tmp_path, monkeypatch):
+    save_model(small_encoder(), tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError("x")))
+    with pytest.raises(OSError):
+        save_model(small_encoder(embed_dim=16), tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_stored_names_are_the_models_names(tmp_path):
+    model = small_classifier()
+    save_model(model, tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(model_state(model))
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored == model_config(model)
+    assert set(model.state_dict()) - set(model_state(model)) == {"num_batches"}

@@ -1,0 +1,134 @@
+"""The command sslam-convert, as a user runs it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from espnet2_sslam.bin import sslam, sslam_convert
+from espnet2_sslam.checkpoint import load_model
+from espnet2_sslam.checkpoint.labels import read_labels
+from espnet2_sslam.checkpoint.pickled import read_pickle
+from tests.checkpoint_case import FINETUNED, PRETRAIN, unpack
+
+
+@pytest.fixture(scope="module")
+def authors(tmp_path_factory):
+    """Return a folder with the authors' tiny checkpoints."""
+    folder = tmp_path_factory.mktemp("authors")
+    for name in (PRETRAIN, FINETUNED):
+        unpack(name, folder)
+    return folder
+
+
+def convert(*words):
+    sslam_convert.main([str(word) for word in words])
+
+
+def test_folder_export_and_authors_file_hold_the_same_model(authors, tmp_path, capsys):
+    convert(authors / FINETUNED, tmp_path / "ours")
+    shown = capsys.readouterr().out
+    assert "3 blocks, 48 channels, 4 heads" in shown and "5 classes (l0" in shown
+    assert "fbank mean, std: -4.2680, 4.5690" in shown
+    convert(tmp_path / "ours", tmp_path / "back.pt")
+    convert(tmp_path / "ours", tmp_path / "export", "--to", "huggingface")
+    original = read_pickle(authors / FINETUNED)["model"]
+    written = read_pickle(tmp_path / "back.pt")["model"]
+    assert set(original) == set(written)
+    assert all(torch.equal(original[name], written[name]) for name in original)
+    again = load_model(tmp_path / "export")
+    assert again.classes == ["l0", "l1", "l2", "l3", "l4"]
+    files = {path.name for path in (tmp_path / "ours").iterdir()}
+    assert files == {"config.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def test_pretraining_goes_on_from_the_authors_weights(authors, tmp_path):
+    from espnet2_sslam.pretrain_model import SSLAMPretrainModel
+    from espnet2_sslam.tasks.weights import check_init_param
+    from tests.golden_data import tiny_model
+
+    convert(authors / PRETRAIN, tmp_path / "start.pth")
+    model = tiny_model()
+    encoder = type(model.encoder)(1, embed_dim=48, depth=3, num_heads=4)
+    model = SSLAMPretrainModel(encoder, decoder_conf=decoder_options())
+    for part in ("encoder", "decoder", "teacher"):
+        check_init_param(model, f"{tmp_path / 'start.pth'}:{part}:{part}")
+
+
+def decoder_options():
+    return {"num_layers": 2, "groups": 4}
+
+
+def test_labels_are_given_by_a_table_in_any_order(authors, tmp_path):
+    table = tmp_path / "labels.csv"
+    rows = [f'{i},l{i},"sound, number {i}"' for i in (3, 0, 4, 1, 2)]
+    table.write_text("\n".join(["index,mid,display_name", *rows]))
+    convert(authors / FINETUNED, tmp_path / "named", "--labels", table)
+    config = json.loads((tmp_path / "named/config.json").read_text())
+    assert config["id2label"]["3"] == "sound, number 3"
+    assert config["classifier"]["classes"] == [f"sound, number {i}" for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no labels"),
+        ("a\nb\na\nc\nd\n", "a more than once"),
+        ("a\nb\n", "has 2 labels, the checkpoint 5"),
+        ("0,a\n2,b\n", "does not number its classes"),
+        ("x,a\ny,b\n", "must be the class's number"),
+    ],
+)
+def test_wrong_label_files_are_refused(tmp_path, text, message):
+    (tmp_path / "labels").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_labels(tmp_path / "labels", known=list("abcde"))
+
+
+def test_fbank_and_task_are_set_by_the_user(authors, tmp_path):
+    words = ("--fbank_mean", "-5.275", "--fbank_std", "3.268", "--task", "multi_class")
+    convert(authors / FINETUNED, tmp_path / "spass", *words)
+    loaded = load_model(tmp_path / "spass")
+    assert abs(float(loaded.encoder.log_mel.std) - 3.268) < 1e-6
+    assert loaded.model.task == "multi_class"
+
+
+def test_an_output_that_is_there_is_not_replaced(authors, tmp_path):
+    (tmp_path / "x.pt").write_text("precious")
+    with pytest.raises(ValueError, match="--overwrite replaces it"):
+        convert(authors / PRETRAIN, tmp_path / "x.pt")
+    assert (tmp_path / "x.pt").read_text() == "precious"
+    convert(authors / PRETRAIN, tmp_path / "x.pt", "--overwrite")
+    assert load_model(tmp_path / "x.pt").encoder.depth == 3
+
+
+def test_wrong_options_end_in_one_line(authors, tmp_path):
+    for words, message in [
+        (("--fbank_mean", "1"), "together"),
+        (("--num_heads", "5"), "multiple of num_heads"),
+        (("--task", "multi_label"), "no classification head"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            convert(authors / PRETRAIN, tmp_path / "out", *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_top_level_command_names_its_commands(capsys):
+    sslam.main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"sslam {name}" in shown for name in sslam.COMMANDS)
+    with pytest.raises(ValueError, match="no command 'embedd'"):
+        sslam.main(["embedd"])
+
+
+def test_bad_input_is_one_line_on_stderr_and_status_1(tmp_path):
+    (tmp_path / "x.pt").write_text("nothing")
+    command = [sys.executable, "-m", "espnet2_sslam.bin.sslam", "convert"]
+    done = subprocess.run(
+        [*command, tmp_path / "x.pt", tmp_path / "y"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "not a checkpoint" in done.stderr
+    assert not (tmp_path / "y").exists()
