@@ -1,117 +1,88 @@
-"""Clips, and a quick stand-in for `SSLAM`, for the tests of the commands.
-
-The stand-in reads the files as the real one does, and its numbers depend on the audio
-alone, so a result that lands on another file shows.
-"""
-
-import os
-import time
-from pathlib import Path
-from typing import NamedTuple, Optional
+"""Small models, clips and files for the tests of the inference."""
 
 import numpy as np
 import soundfile
 import torch
 
-from espnet2_sslam.audio import AudioError, read_audio
-from espnet2_sslam.features import SAMPLE_RATE
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.inference import SSLAM
 
-CLASSES = ["Dog", "Rain, light", "Siren"]
-WIDTH = 4
-ROOT = Path(__file__).resolve().parent.parent
-
-
-class Result(NamedTuple):
-    """As `FileResult`."""
-
-    index: int
-    name: str
-    error: Optional[str] = None
-    starts: Optional[np.ndarray] = None
-    ends: Optional[np.ndarray] = None
-    values: Optional[np.ndarray] = None
+SMALL = dict(embed_dim=24, depth=2, num_heads=2)
+CLASSES = ["dog", "rain", "siren", "speech"]
 
 
-class FakeSSLAM:
-    """`SSLAM` with a mean and a spectrum instead of a network."""
-
-    asked = []  # what from_pretrained was given, newest last
-
-    def __init__(self, classes=CLASSES, seed=0):
-        self.classes = classes
-        self.model = torch.nn.Linear(2, 2)
-        torch.nn.init.constant_(self.model.weight, float(seed))
-        torch.nn.init.zeros_(self.model.bias)
-        self.files = []  # that were read
-        self.pause = float(os.environ.get("FAKE_PAUSE", "0"))
-
-    @classmethod
-    def from_pretrained(cls, source, **options):
-        cls.asked.append((source, options))
-        if source == "missing":
-            raise ValueError("missing: no such model")
-        return cls(None if source == "encoder" else CLASSES, seed=len(source))
-
-    def _files(self, files, width, chunk, hop, shape=None):
-        for index, path in enumerate(files):
-            time.sleep(self.pause)
-            self.files.append(str(path))
-            try:
-                wave = read_audio(path)
-            except AudioError as error:
-                yield Result(index, str(path), str(error))
-                continue
-            rows = []
-            size = len(wave) if chunk is None else int(chunk * SAMPLE_RATE)
-            step = size if hop is None else int(hop * SAMPLE_RATE)
-            first = range(0, max(len(wave) - size, 0) + step, step)
-            for begin in first:
-                part = wave[begin : begin + size]
-                if len(part):
-                    seconds = [begin / SAMPLE_RATE, (begin + len(part)) / SAMPLE_RATE]
-                    rows.append((*seconds, numbers(part, width)))
-            starts, ends, values = (np.array(column) for column in zip(*rows))
-            values = values.astype(np.float32)
-            if shape:
-                values = np.stack([values * layer for layer in range(shape)], 1)
-            yield Result(index, str(path), None, starts, ends, values)
-
-    def embed_files(self, files, *, layer=-1, pooling="mean", chunk=None, hop=None):
-        if pooling == "frames":
-            chunk = 0.16
-        yield from self._files(
-            files, WIDTH, chunk, hop, shape=3 if layer == "all" else None
-        )
-
-    def tag_files(self, files, *, chunk=None, hop=None):
-        yield from self._files(files, len(self.classes), chunk, hop)
-
-    def tag_frames(self, files, *, resolution=0.16, window=None):
-        yield from self._files(files, len(self.classes), resolution, None)
+def encoder(seed=0, **options):
+    """A random encoder whose outputs depend strongly on the audio."""
+    torch.manual_seed(seed)
+    model = SSLAMEncoder(**{**SMALL, **options})
+    for parameter in model.blocks.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
 
 
-def numbers(wave, width):
-    """Values in 0..1 that identify a piece of audio."""
-    parts = np.array_split(np.abs(wave.astype(np.float64)), width)
-    return np.array([min(part.mean() if len(part) else 0.0, 1.0) for part in parts])
+def classifier(pooling="cls", task="multi_label", weighted_layers=False, **options):
+    """A random classifier whose pooling and layer weights are not the plain mean."""
+    model = SSLAMClassifier(
+        encoder(**options),
+        CLASSES,
+        task=task,
+        pooling=pooling,
+        weighted_layers=weighted_layers,
+    )
+    for name, parameter in model.named_parameters():
+        if "pooling." in name or "head." in name:
+            torch.nn.init.normal_(parameter)
+    return model
 
 
-def make_clips(folder, count, seconds=0.2, rate=16_000):
-    """Clips `clip000.wav`, ... of different loudness and content."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        rng = np.random.default_rng(index)
-        wave = 0.2 * rng.standard_normal(int(seconds * rate)) * (1 + index % 5) / 5
-        soundfile.write(folder / f"clip{index:03d}.wav", wave, rate)
-    return sorted(folder.glob("*.wav"))
+def sslam(model=None, **options):
+    """A model on the CPU."""
+    return SSLAM(encoder() if model is None else model, device="cpu", **options)
 
 
-def install(monkeypatch=None):
-    """Let the commands load the stand-in."""
-    import espnet2_sslam.inference as package
+def noise(seconds, rate=16_000, seed=0):
+    """Noise whose loudness and colour change along time, float32."""
+    generator = np.random.default_rng(seed)
+    samples = generator.standard_normal(round(seconds * rate))
+    time = np.arange(len(samples)) / rate
+    low = np.convolve(samples, np.ones(8) / 8, "same")
+    mix = 0.5 + 0.5 * np.sin(2 * np.pi * time / 1.7 + seed)
+    loud = 0.05 + 0.2 * (np.sin(2 * np.pi * time / 0.9 + 2 * seed) > 0)
+    return (loud * (mix * samples + (1 - mix) * low) / 2).astype(np.float32)
 
-    FakeSSLAM.asked.clear()
-    if monkeypatch is None:
-        package.SSLAM = FakeSSLAM
-    else:
-        monkeypatch.setattr(package, "SSLAM", FakeSSLAM, raising=False)
+
+def write(path, samples, rate=16_000, **options):
+    """An audio file; its path as a string."""
+    soundfile.write(path, samples, rate, **options)
+    return str(path)
+
+
+@torch.no_grad()
+def forward(model, samples):
+    """What the encoder itself makes of a clip (T, D)."""
+    length = torch.tensor([len(samples)])
+    return model(torch.from_numpy(samples)[None], length)[0][0].numpy()
+
+
+@torch.no_grad()
+def tokens(model, samples, layer=-1):
+    """Tokens of one clip (1+N, D) of a layer."""
+    length = torch.tensor([len(samples)])
+    states, _ = model.hidden_states(torch.from_numpy(samples)[None], length)
+    return states[layer][0].numpy()
+
+
+@torch.no_grad()
+def clip_scores(model, samples):
+    """What the classifier itself makes of a clip (C,)."""
+    length = torch.tensor([len(samples)])
+    logits = model.inference(torch.from_numpy(samples)[None], length)
+    return model.scores(logits)[0].numpy()
+
+
+def difference(got, wanted):
+    """Relative difference of two arrays of one shape."""
+    assert got.shape == wanted.shape, (got.shape, wanted.shape)
+    return np.linalg.norm(got - wanted) / np.linalg.norm(wanted)

@@ -1,12 +1,12 @@
 """The encoder on its device: pieces of audio in, tokens of the layers out."""
 
-from typing import List, NamedTuple, Sequence, Union
+from typing import List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
 
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import kaldi_fbank, num_frames
+from espnet2_sslam.features import FRAME_SHIFT_MS, kaldi_fbank, num_frames
 from espnet2_sslam.inference.windows import pass_samples
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -34,6 +34,11 @@ class Backbone:
         self.encoder, self.device, self.dtype = encoder, device, dtype
         self.pass_frames = encoder.target_frames or encoder.max_frames
         self.fixed = encoder.target_frames is not None
+
+    @property
+    def pass_seconds(self) -> float:
+        """Length of the longest pass, or of the model's fixed clip length."""
+        return self.pass_frames * FRAME_SHIFT_MS / 1000
 
     def cost(self, num_samples: int) -> int:
         """Samples that the encoder works on for a piece of so many."""
@@ -66,3 +71,30 @@ class Backbone:
         if layer != "all":
             tokens = tokens[:1]
         return States([state.float() for state in tokens], steps, frames)
+
+
+def find_device(name: Optional[str]) -> torch.device:
+    """The device of that name; CUDA, else MPS, else the CPU without a name.
+
+    Raises:
+        ValueError: No such device here.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name is None:
+        name = next(kind for kind, there in available.items() if there)
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be cpu, cuda or mps, got {name!r}") from None
+    if not available.get(device.type, False):
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise ValueError(f"device {name!r} is not available here, only {there}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices"
+        )
+    return device

@@ -1,38 +1,22 @@
 """SSLAM for people who never train: embeddings and labels of any audio."""
 
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
-import torch
 
 from espnet2_sslam.audio import AudioError
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import FRAME_LENGTH, PATCH_SIZE, SAMPLE_RATE
-from espnet2_sslam.inference.backbone import DTYPES, Backbone
+from espnet2_sslam.features import SAMPLE_RATE
+from espnet2_sslam.inference.backbone import DTYPES, Backbone, find_device
 from espnet2_sslam.inference.engine import reader_threads, run_job
-from espnet2_sslam.inference.jobs import (
-    POOLINGS,
-    EmbedClips,
-    EmbedFrames,
-    TagClips,
-    TagSteps,
-)
+from espnet2_sslam.inference.plans import plan_embed, plan_frames, plan_tag
 from espnet2_sslam.inference.result import FileResult
 from espnet2_sslam.inference.sources import as_clips
-from espnet2_sslam.inference.windows import (
-    STEP,
-    CentredWindows,
-    Chunks,
-    ShiftedPasses,
-    WholeClip,
-)
 
-CONTEXT = 32  # time patches (5.12 s) that chunks of long recordings share
-WINDOW = 1.0  # s around a time step that is scored as a clip
-MIN_WINDOW = STEP / SAMPLE_RATE
 BATCH_SECONDS = {"cpu": 40.96}  # four clips of 10.24 s: more is no faster there
 BATCH_SECONDS_GPU = 655.36
 
@@ -183,7 +167,7 @@ class SSLAM:
             ValueError: An option outside its range.
         """
         clips, single = as_clips(audio)
-        job = self._embed_job(layer, pooling, chunk, hop)
+        job = plan_embed(self._backbone, layer, pooling, chunk, hop)
         values = [result.values for result in self._collect(job, clips, rate)]
         if pooling != "frames" and chunk is None:
             values = [value[0] for value in values]
@@ -212,7 +196,7 @@ class SSLAM:
         if top_k < 1:
             raise ValueError(f"top_k must be 1 or more, got {top_k}")
         clips, single = as_clips(audio)
-        job = TagClips(self._backbone, self._classifier(), self._layout(None, None))
+        job = plan_tag(self._backbone, self._classifier())
         tagged = []
         for result in self._collect(job, clips, rate):
             scores = result.values[0]
@@ -247,7 +231,7 @@ class SSLAM:
         Raises:
             ValueError: An option outside its range (at once, not at the first result).
         """
-        return self._run(self._embed_job(layer, pooling, chunk, hop), files)
+        return self._run(plan_embed(self._backbone, layer, pooling, chunk, hop), files)
 
     def tag_files(
         self,
@@ -257,8 +241,8 @@ class SSLAM:
         hop: Optional[float] = None,
     ) -> Iterator[FileResult]:
         """Scores of all classes for many files; see `embed_files` and `tag`."""
-        layout = self._layout(chunk, hop)
-        return self._run(TagClips(self._backbone, self._classifier(), layout), files)
+        job = plan_tag(self._backbone, self._classifier(), chunk, hop)
+        return self._run(job, files)
 
     def tag_frames(
         self,
@@ -282,62 +266,14 @@ class SSLAM:
         Args:
             files: Audio of any kind, see the class; any iterable.
             resolution: Seconds of a step: 0.16, or 0.16 divided by 2 to 16.
-            window: Seconds of the windows (at least 0.16), which are then used for any
-                head. By default 1.0 for heads on the CLS token.
+            window: Seconds of the windows (from 0.16 to a whole pass), which are then
+                used for any head. By default 1.0 for heads on the CLS token.
 
         Raises:
             ValueError: The model is no classifier, or an option outside its range.
         """
-        classifier = self._classifier()
-        parts = round(MIN_WINDOW / resolution) if resolution > 0 else 0
-        if not 1 <= parts <= PATCH_SIZE or abs(parts * resolution / 0.16 - 1) > 1e-3:
-            raise ValueError(
-                f"resolution must be 0.16 s divided by 1 to {PATCH_SIZE} (0.16, 0.08, "
-                f"0.04, 0.02, 0.01, ...), got {resolution}"
-            )
-        if window is None and classifier.pooling.kind == "cls":
-            window = WINDOW
-        if window is not None:
-            if not MIN_WINDOW <= window < float("inf"):
-                raise ValueError(f"window must be {MIN_WINDOW} s or more, got {window}")
-            size = round(min(window, self._pass_seconds()) * SAMPLE_RATE)
-            layout = CentredWindows(size, parts)
-            return self._run(TagClips(self._backbone, classifier, layout), files)
-        frames = self._backbone.pass_frames
-        context = min(CONTEXT, frames // PATCH_SIZE // 4)
-        layout = ShiftedPasses(frames, context, parts)
-        return self._run(TagSteps(self._backbone, classifier, layout), files)
-
-    def _embed_job(self, layer, pooling, chunk, hop):
-        """The job of `embed`; options are checked."""
-        last = self.encoder.max_layer
-        if layer != "all" and (isinstance(layer, str) or not -1 <= layer <= last):
-            raise ValueError(f'layer must be "all" or in -1..{last}, got {layer!r}')
-        if pooling not in POOLINGS:
-            raise ValueError(
-                f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}"
-            )
-        layout = self._layout(chunk, hop)
-        if pooling == "frames":
-            return EmbedFrames(self._backbone, layout, layer)
-        return EmbedClips(self._backbone, layout, layer, pooling)
-
-    def _layout(self, chunk: Optional[float], hop: Optional[float]):
-        """Whole clips or chunks, in samples; options are checked."""
-        frames, fixed = self._backbone.pass_frames, self._backbone.fixed
-        if chunk is None:
-            if hop is not None:
-                raise ValueError("hop needs chunk: give the length of the windows too")
-            return WholeClip(frames, fixed)
-        hop = chunk if hop is None else hop
-        for name, value, least in (
-            ("chunk", chunk, FRAME_LENGTH / SAMPLE_RATE),
-            ("hop", hop, 1 / SAMPLE_RATE),
-        ):
-            if not least <= value < float("inf"):
-                raise ValueError(f"{name} must be {least:g} s or more, got {value}")
-        size, hop = round(chunk * SAMPLE_RATE), round(hop * SAMPLE_RATE)
-        return Chunks(size, hop, frames, fixed)
+        job = plan_frames(self._backbone, self._classifier(), resolution, window)
+        return self._run(job, files)
 
     def _classifier(self) -> SSLAMClassifier:
         """The model, if it has a head."""
@@ -348,9 +284,6 @@ class SSLAM:
                 "fine-tuned checkpoint of the authors); embed() works with this one"
             )
         return self.model
-
-    def _pass_seconds(self) -> float:
-        return self._backbone.pass_frames / 100
 
     def _run(self, job, files, rate=None) -> Iterator[FileResult]:
         """Results of files; warns once about what a fixed clip length leaves out."""
@@ -367,52 +300,32 @@ class SSLAM:
 
     def _watched(self, results, job) -> Iterator[FileResult]:
         """Results as they are; a warning for the first one that is cut."""
-        for result in results:
-            if not self._warned and result.error is None:
-                samples = round(result.duration * SAMPLE_RATE)
-                if job.layout.cuts(samples):
-                    self._warned = True
-                    logging.warning(
-                        "%s has %.2f s: the model has a fixed clip length "
-                        "(target_frames) and of each clip or chunk only the first "
-                        "%.2f s count; chunk=%.2f takes everything",
-                        result.name,
-                        result.duration,
-                        self._pass_seconds(),
-                        self._pass_seconds(),
-                    )
-            yield result
+        with closing(results):
+            for result in results:
+                if not self._warned and result.error is None:
+                    self._warned = self._warn_if_cut(result, job.layout)
+                yield result
+
+    def _warn_if_cut(self, result: FileResult, layout) -> bool:
+        """Whether more than the fixed clip length was given."""
+        cut = layout.cuts(round(result.duration * SAMPLE_RATE))
+        if cut:
+            most = self._backbone.pass_seconds
+            logging.warning(
+                "%s has %.2f s: the model has a fixed clip length (target_frames), and "
+                "of each clip or chunk only the first %.2f s count; chunk=%g takes "
+                "everything",
+                result.name,
+                result.duration,
+                most,
+                most,
+            )
+        return cut
 
     def _collect(self, job, clips, rate) -> Iterator[FileResult]:
         """Results of clips; the first one that cannot be used is raised."""
-        for result in self._run(job, clips, rate):
-            if result.error is not None:
-                raise AudioError(result.name, result.error)
-            yield result
-
-
-def find_device(name: Optional[str]) -> torch.device:
-    """The device of that name; CUDA, else MPS, else the CPU without a name.
-
-    Raises:
-        ValueError: No such device here.
-    """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name is None:
-        name = next(kind for kind, there in available.items() if there)
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device must be cpu, cuda or mps, got {name!r}") from None
-    if not available.get(device.type, False):
-        there = ", ".join(kind for kind, is_there in available.items() if is_there)
-        raise ValueError(f"device {name!r} is not available here, only {there}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices"
-        )
-    return device
+        with closing(self._run(job, clips, rate)) as results:
+            for result in results:
+                if result.error is not None:
+                    raise AudioError(result.name, result.error)
+                yield result

@@ -1,0 +1,319 @@
+"""SSLAM on clips and files: values, kinds of audio, errors, order."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from espnet2_sslam.audio import AudioError, read_audio
+from espnet2_sslam.inference import SSLAM
+from tests.corpus_case import real_audio
+from tests.inference_case import (
+    CLASSES,
+    classifier,
+    clip_scores,
+    difference,
+    encoder,
+    forward,
+    noise,
+    sslam,
+    tokens,
+    write,
+)
+
+LENGTHS = [0.025, 0.4, 3.0, 1.013, 10.0, 0.4, 2.2]
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [noise(seconds, seed=seed) for seed, seconds in enumerate(LENGTHS)]
+
+
+def test_embed_is_the_mean_of_what_the_encoder_gives(clips):
+    model = sslam()
+    for clip in clips:
+        vector = model.embed(clip, rate=16_000)
+        assert vector.shape == (24,) and vector.dtype == np.float32
+        assert difference(vector, forward(model.encoder, clip).mean(0)) < 1e-6
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, -1])
+def test_embed_gives_each_layer_by_its_number(clips, layer):
+    model = sslam()
+    wanted = tokens(model.encoder, clips[2], layer)
+    options = dict(rate=16_000, layer=layer)
+    assert difference(model.embed(clips[2], **options), wanted[1:].mean(0)) < 1e-6
+    cls = model.embed(clips[2], pooling="cls", **options)
+    assert difference(cls, wanted[0]) < 1e-6
+
+
+def test_all_layers_are_an_axis_from_the_patch_embedding_on(clips):
+    model = sslam()
+    every = model.embed(clips[2], rate=16_000, layer="all")
+    one = [model.embed(clips[2], rate=16_000, layer=layer) for layer in range(3)]
+    assert difference(every, np.stack(one)) < 1e-6
+    frames = model.embed(clips[2], rate=16_000, layer="all", pooling="frames")
+    assert frames.shape == (19, 3, 24)
+    assert model.embed(clips, rate=16_000, layer="all").shape == (len(clips), 3, 24)
+
+
+@pytest.mark.parametrize("freq, rows, width", [("mean", 1, 24), ("concat", 1, 192)])
+def test_frames_are_what_the_encoder_gives(clips, freq, rows, width):
+    model = sslam(encoder(freq=freq))
+    for clip in clips:
+        frames = model.embed(clip, rate=16_000, pooling="frames")
+        assert difference(frames, forward(model.encoder, clip)) < 1e-6
+        assert frames.shape[1] == width
+
+
+def test_flattened_frames_keep_the_time_of_their_patch(clips):
+    model = sslam(encoder(freq="flatten"))
+    [result] = model.embed_files([(clips[2], 16_000)], pooling="frames")
+    assert difference(result.values, forward(model.encoder, clips[2])) < 1e-6
+    assert result.starts[:9].tolist() == [0.0] * 8 + [0.16]
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "concat", "attentive"])
+@pytest.mark.parametrize("weighted_layers", [False, True])
+def test_tag_gives_the_scores_of_the_classifier(clips, pooling, weighted_layers):
+    model = sslam(classifier(pooling, weighted_layers=weighted_layers))
+    results = list(model.tag_files([(clip, 16_000) for clip in clips]))
+    for clip, result in zip(clips, results):
+        assert result.values.shape == (1, 4)
+        assert difference(result.values[0], clip_scores(model.model, clip)) < 1e-5
+
+
+def test_tag_sorts_labels_by_score(clips):
+    model = sslam(classifier())
+    scores = clip_scores(model.model, clips[2])
+    best = np.argsort(-scores)
+    labels = model.tag(clips[2], rate=16_000, top_k=2)
+    assert [name for name, _ in labels] == [CLASSES[c] for c in best[:2]]
+    assert [score for _, score in labels] == pytest.approx(scores[best[:2]])
+    assert len(model.tag(clips[2], rate=16_000, top_k=99)) == 4
+    both = model.tag([clips[2], clips[3]], rate=16_000, top_k=2)
+    assert [name for name, _ in both[0]] == [name for name, _ in labels]
+    assert model.tag([]) == []
+
+
+def test_scores_of_one_label_per_clip_have_the_sum_one(clips):
+    model = sslam(classifier(task="multi_class"))
+    scores = dict(model.tag(clips[2], rate=16_000, top_k=4))
+    assert sum(scores.values()) == pytest.approx(1.0)
+
+
+def test_a_classifier_embeds_with_its_encoder(clips):
+    model = sslam(classifier())
+    wanted = forward(model.encoder, clips[2]).mean(0)
+    assert difference(model.embed(clips[2], rate=16_000), wanted) < 1e-6
+    assert model.classes == CLASSES and sslam().classes is None
+
+
+@pytest.mark.parametrize("batch_seconds", [0.01, 3.0, 12.0, 1000.0])
+@pytest.mark.parametrize("order", [1, -1])
+def test_values_do_not_depend_on_the_batch(clips, batch_seconds, order):
+    model = sslam(classifier("attentive"), batch_seconds=batch_seconds)
+    alone = [model.embed(clip, rate=16_000) for clip in clips]
+    scores = [clip_scores(model.model, clip) for clip in clips]
+    files = [(clip, 16_000) for clip in clips][::order]
+    embedded = [result.values[0] for result in model.embed_files(files)][::order]
+    tagged = [result.values[0] for result in model.tag_files(files)][::order]
+    for got, wanted in zip(embedded + tagged, alone + scores):
+        assert difference(got, wanted) < 1e-5
+
+
+def test_a_log_mel_encoder_takes_audio_too(clips):
+    waves, fbank = sslam(), sslam(encoder(input_size=128))
+    given = dict(rate=16_000)
+    assert difference(fbank.embed(clips, **given), waves.embed(clips, **given)) < 1e-5
+
+
+def test_bfloat16_changes_little(clips):
+    exact, low = sslam(), sslam(dtype="bfloat16")
+    for pooling in ("mean", "cls"):
+        given = dict(rate=16_000, pooling=pooling)
+        got, wanted = low.embed(clips[2], **given), exact.embed(clips[2], **given)
+        assert got.dtype == np.float32
+        assert 0 < difference(got, wanted) < 0.05
+    assert low.encoder.norm.weight.dtype == torch.float32
+
+
+def test_every_kind_of_audio_gives_the_same(tmp_path):
+    samples = np.round(noise(1.0, 8_000) * 2**15).astype(np.int16)
+    path = write(tmp_path / "clip.wav", samples, 8_000, subtype="PCM_16")
+    content = (tmp_path / "clip.wav").read_bytes()
+    model = sslam()
+    wanted = model.embed(path)
+    assert wanted.any()
+    floats = samples.astype(np.float32) / 2**15
+    stereo = np.stack([samples, samples])
+    with open(path, "rb") as file:
+        for audio in [
+            tmp_path / "clip.wav",
+            io.BytesIO(content),
+            file,
+            (floats, 8_000),
+            (samples, 8_000),
+            (samples.astype(np.int32) << 16, 8_000),
+            (stereo, 8_000.0),
+            (stereo.T, 8_000),
+            (torch.from_numpy(samples), 8_000),
+            (torch.from_numpy(floats).double().requires_grad_(), 8_000),
+            {"array": floats, "sampling_rate": 8_000, "path": None},
+        ]:
+            assert difference(model.embed(audio), wanted) < 1e-6
+        assert not file.closed
+    assert difference(model.embed(stereo, rate=8_000), wanted) < 1e-6
+    assert difference(model.embed([path, (floats, 8_000)])[1], wanted) < 1e-6
+    coarse = ((floats * 128) + 128).astype(np.uint8)
+    assert difference(model.embed(coarse, rate=8_000), wanted) < 0.1
+
+
+def test_a_file_object_is_read_from_its_beginning_and_left_open(tmp_path):
+    content = io.BytesIO()
+    samples = noise(0.5)
+    import soundfile
+
+    soundfile.write(content, samples, 16_000, format="FLAC")
+    model = sslam()
+    first = model.embed(content)  # stands at its end
+    assert np.array_equal(first, model.embed(content)) and not content.closed
+
+    class Pipe(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            part = source.read(len(buffer))
+            buffer[: len(part)] = part
+            return len(part)
+
+    content.seek(0)
+    source = content
+    assert np.array_equal(first, model.embed(Pipe()))
+
+
+@pytest.mark.parametrize("form", ["wav", "flac", "mp3", "ogg", "aiff"])
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_file_objects_of_any_format_equal_their_files(tmp_path, form, rate):
+    samples = np.stack([noise(0.5, rate), noise(0.5, rate, seed=1)], 1)
+    path = write(tmp_path / f"a.{form}", samples, rate)
+    content = io.BytesIO((tmp_path / f"a.{form}").read_bytes())
+    model = sslam()
+    assert np.array_equal(model.embed(path), model.embed(content))
+
+
+BAD = {
+    "no rate: an array needs its sampling rate": noise(1.0),
+    "no rate: need samples per second above 0": (noise(1.0), 0),
+    "too short": (noise(0.02), 16_000),
+    "not finite: NaN or infinity at frame 7": (
+        np.where(np.arange(9_000) == 7, np.nan, 0.1),
+        16_000,
+    ),
+    "shape: need an array": (np.zeros((20, 16_000)), 16_000),
+    "got (300, 300)": (np.zeros((300, 300)), 16_000),
+    "integers must be int16": (np.zeros(9_000, np.int64), 16_000),
+    "got complex64": (np.zeros(9_000, np.complex64), 16_000),
+    "too short: 0 samples": (np.zeros(0), 16_000),
+    "empty: the file has 0 bytes": io.BytesIO(),
+    "got NoneType": None,
+    "the object gives text": io.StringIO("text"),
+    "not audio: ": io.BytesIO(b"this is no audio at all, but has some bytes"),
+    "missing: there is no such file": "nowhere.wav",
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_audio_that_cannot_be_used_is_one_line_that_names_it(reason):
+    with pytest.raises(AudioError) as error:
+        sslam().embed(BAD[reason])
+    assert reason in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(("audio 0: ", "nowhere.wav: "))
+
+
+def test_failed_files_have_their_reason_and_the_others_go_on(tmp_path, clips):
+    good = [write(tmp_path / f"{n}.wav", clip) for n, clip in enumerate(clips[:3])]
+    cut = tmp_path / "cut.flac"
+    write(cut, noise(30.0))
+    cut.write_bytes(cut.read_bytes()[:-20_000])
+    files = [good[0], "missing.wav", good[1], cut, noise(1.0), good[2], None]
+    model = sslam(batch_seconds=2.0)
+    results = list(model.embed_files(iter(files)))
+    assert [result.index for result in results] == list(range(7))
+    names = ["missing.wav", good[1], str(cut), "audio 4", good[2], "audio 6"]
+    assert [result.name for result in results] == [good[0], *names]
+    assert [result.error is None for result in results] == [1, 0, 1, 0, 0, 1, 0]
+    assert results[1].error == "missing: there is no such file"
+    assert results[3].values is results[3].starts is results[3].ends is None
+    for result, path in [(results[n], files[n]) for n in (0, 2, 5)]:
+        assert difference(result.values[0], model.embed(path)) < 1e-5
+    with pytest.raises(AudioError, match="missing.wav: missing"):
+        model.embed(files[:3])
+
+
+def test_thousands_of_files_come_out_once_and_in_order():
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(300, 4_000, 3_000)  # some are too short
+    audio = noise(0.25)
+    model = sslam(encoder(depth=1, embed_dim=8))
+    results = model.embed_files((audio[:length], 16_000) for length in lengths)
+    for number, (result, length) in enumerate(zip(results, lengths)):
+        assert result.index == number
+        assert (result.error is None) == (length >= 400)
+        if result.error is None:
+            assert result.ends[0] == length / 16_000
+    assert number == 2_999
+
+
+def test_options_outside_their_range_are_refused_at_once(clips):
+    model, tagger = sslam(), sslam(classifier())
+    for call, complaint in [
+        (lambda: model.embed_files(["a"], layer=3), 'layer must be "all" or in -1..2'),
+        (lambda: model.embed_files(["a"], layer="last"), "layer must be"),
+        (lambda: model.embed_files(["a"], pooling="max"), "one of mean, cls, frames"),
+        (lambda: model.embed_files(["a"], hop=1.0), "hop needs chunk"),
+        (lambda: model.embed_files(["a"], chunk=0.01), "chunk must be 0.025 s or more"),
+        (lambda: model.embed_files(["a"], chunk=1.0, hop=0), "hop must be"),
+        (lambda: model.embed_files("a.wav"), "need a list of files"),
+        (lambda: model.tag_files(["a"]), "load a fine-tuned model"),
+        (lambda: model.tag(clips[0], rate=16_000), "load a fine-tuned model"),
+        (lambda: tagger.tag(clips[0], rate=16_000, top_k=0), "top_k must be"),
+        (lambda: tagger.tag_frames(["a"], resolution=0.1), "resolution must be"),
+        (lambda: tagger.tag_frames(["a"], resolution=0), "resolution must be"),
+        (lambda: tagger.tag_frames(["a"], window=0.1), "window must be from 0.16"),
+        (lambda: tagger.tag_frames(["a"], window=200), "to 122.88 s"),
+        (lambda: sslam(dtype="float16"), "dtype must be"),
+        (lambda: sslam(batch_seconds=0), "batch_seconds must be"),
+        (lambda: SSLAM(encoder(), device="tpu"), "device must be|not available"),
+        (lambda: SSLAM(encoder(), device="cuda:99"), "not available|CUDA devices"),
+        (lambda: SSLAM(torch.nn.Linear(1, 1)), "need an SSLAMEncoder"),
+    ]:
+        with pytest.raises(ValueError, match=complaint) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_integers_in_a_float_array_are_warned_about(caplog):
+    model = sslam()
+    model.embed(noise(0.5) * 2**15, rate=16_000)
+    assert "integers in a float array" in caplog.text
+    caplog.clear()
+    model.embed(noise(0.5), rate=16_000)
+    assert not caplog.text
+
+
+def test_real_clips_give_what_the_encoder_gives():
+    folder = real_audio("esc50-mini")
+    files = sorted((folder / "audio").glob("*.flac"))[:6]
+    files += sorted(real_audio("fsdd-mini").rglob("*.flac"))[:6]
+    files += sorted(real_audio("fsdd-mini").rglob("*.wav"))[:6]
+    assert len(files) >= 12
+    model = sslam(classifier("mean"))
+    embedded, tagged = model.embed_files(files), model.tag_files(files)
+    for file, one, other in zip(files, embedded, tagged):
+        samples = read_audio(file)
+        wanted = forward(model.encoder, samples).mean(0)
+        assert difference(one.values[0], wanted) < 1e-5
+        assert difference(other.values[0], clip_scores(model.model, samples)) < 1e-5
