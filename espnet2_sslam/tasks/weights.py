@@ -1,10 +1,11 @@
 """Loading weights with nothing missing, nothing left over, nothing misspelt."""
 
-import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+
+from espnet2_sslam.checkpoint.pickled import read_pickle
 
 
 def check_init_param(model: torch.nn.Module, init_param: str) -> None:
@@ -46,17 +47,14 @@ def check_init_param(model: torch.nn.Module, init_param: str) -> None:
 
 def load_states(path: str | Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a model file; ValueError if it is not one."""
-    try:
-        states = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    states = read_pickle(path)
+    flat = isinstance(states, Mapping)
+    if not flat or not all(isinstance(v, torch.Tensor) for v in states.values()):
         raise ValueError(
-            f"{path} is not a readable file of weights: give <N>epoch.pth or latest.pth"
-        ) from error
-    if not all(isinstance(value, torch.Tensor) for value in states.values()):
-        raise ValueError(
-            f"{path} holds more than weights: give <N>epoch.pth or latest.pth"
+            f"{path} holds more than weights: give <N>epoch.pth or latest.pth; for the "
+            f"authors' checkpoints, the output of `sslam-convert {path} OUT.pth`"
         )
-    return states
+    return dict(states)
 
 
 def compare_states(
