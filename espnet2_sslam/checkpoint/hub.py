@@ -54,7 +54,7 @@ def resolve(
     unpacked = Path(cache_dir or UNPACKED)
     try:
         path = Path(source).expanduser()
-        if path.exists():
+        if text and path.exists():
             _refuse_pins(text, "a local path", revision, sha256)
             local = path.is_file() and is_archive(path)
             return unpack(path, unpacked) if local else path
@@ -67,7 +67,7 @@ def resolve(
         name = text.removeprefix(HUB_URL)
         if not isinstance(source, str) or not _looks_like_id(name):
             raise CheckpointError(
-                f"{text}: there is no such file or folder (a Hugging Face id is "
+                f"{text!r}: there is no such file or folder (a Hugging Face id is "
                 "user/repo)"
             )
         return _from_hub(name, revision, cache_dir, sha256 or {})

@@ -77,7 +77,7 @@ class _Repository:
         if META_FILE in listing:
             return self._packed(commit, listing)
         weights = _choose_weights(listing, self.label)
-        names = [n for n in listing if any(fnmatch(n, text) for text in TEXTS)]
+        names = [n for n in listing if "/" not in n and _is_text(n)]
         unknown = set(self.pinned) - {*names, weights}
         if unknown:
             raise CheckpointError(
@@ -153,7 +153,7 @@ class _Repository:
             return commit, recorded
         paths = (path for path in snapshot.rglob("*") if path.is_file())
         names = [path.relative_to(snapshot).as_posix() for path in paths]
-        return commit, {name: Listed(name, None, None) for name in names}
+        return commit, {name: Listed(name) for name in names}
 
     def _file(self, commit: str, wanted: Listed) -> Path:
         """One file of the commit, checked; what is damaged is fetched once more."""
@@ -181,19 +181,23 @@ class _Repository:
                 "cannot be reached: connect to the network and run again"
             )
         try:
-            return Path(
-                hf_hub_download(
-                    self.repo, name, revision=commit, cache_dir=self.cache, **options
-                )
+            path = hf_hub_download(
+                self.repo,
+                name,
+                revision=commit,
+                cache_dir=self.cache,
+                **options,
             )
         except (hub_errors.HTTPError, OSError, RuntimeError) as error:
             if getattr(error, "errno", None) is not None:
                 raise  # the disk's, not the network's
             _raise_if_final(error, self.label)
             raise CheckpointError(
-                f"{self.label}: {name} is not in the cache ({self.cache}) and could not "
-                f"be fetched: {_unreachable(error)}: run again, whole files are kept"
+                f"{self.label}: {name} is not in the cache ({self.cache}) and "
+                f"could not be fetched, {_unreachable(error)}: run again, whole "
+                "files are kept"
             ) from error
+        return Path(path)
 
     def _is_sound(self, path: Path, wanted: Listed) -> bool:
         """Whether the file is what the Hub lists.
@@ -211,6 +215,11 @@ class _Repository:
                 f"{self.label}: {wanted.name} has SHA-256 {found}, pinned is {pin}"
             )
         return True
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file says something about the model."""
+    return any(fnmatch(name, pattern) for pattern in TEXTS)
 
 
 def _choose_weights(listing: Mapping[str, Any], label: str) -> str:
@@ -239,11 +248,11 @@ def _raise_if_final(error: Exception, label: str) -> None:
         line = "is gated: accept its terms on its page and log in (`hf auth login`)"
     elif isinstance(error, hub_errors.RevisionNotFoundError):
         line = f"has no revision {revision}: see its list of commits"
-    elif isinstance(error, hub_errors.RepositoryNotFoundError):
+    elif isinstance(error, hub_errors.RepositoryNotFoundError) or status == 401:
         line = "does not exist, or is private: check the name, or `hf auth login`"
     elif isinstance(error, hub_errors.EntryNotFoundError) and status == 404:
         line = "lacks a file that it lists: try another revision"
-    elif status in (401, 403):
+    elif status == 403:
         line = "may not be read with this token: `hf auth login` with another"
     elif status is not None and 400 <= status < 500 and status not in (408, 429):
         line = f"cannot be had: the Hub answers {status}"

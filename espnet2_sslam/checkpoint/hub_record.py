@@ -60,15 +60,16 @@ class Record:
         self, revision: Optional[str], commit: str, files: Dict[str, List]
     ) -> None:
         """Keep a listing: {name: [sha256 or None, git's sha1 or None]}."""
-        self.content["commits"][commit] = files
+        inside = {k: v for k, v in files.items() if ".." not in k.split("/")}
+        self.content["commits"][commit] = inside
         self.content["refs"][revision or MAIN] = commit
         self._write()
 
     def digest(self, path: Path, kind: str) -> str:
-        """Hash of a file ("sha256", or git's "sha1"), from the record if it is there."""
+        """Hash of a file: "sha256", or git's "sha1"; from the record if it is there."""
         status = path.stat()
         state = [status.st_size, status.st_mtime_ns]
-        known = self.content["digests"].setdefault(str(path.resolve()), {})
+        known = self.content["digests"].setdefault(str(path), {})
         if known.get("state") != state:
             known.clear()
             known["state"] = state
@@ -98,7 +99,7 @@ def expected_hash(path: Path, listed: Listed) -> Tuple[Optional[str], str]:
         return listed.sha256, "sha256"
     if listed.git_sha1:
         return listed.git_sha1, "sha1"
-    name = path.resolve().name
+    name = Path(os.readlink(path)).name if path.is_symlink() else ""
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return name, "sha256"
     return (name, "sha1") if COMMIT.fullmatch(name) else (None, "")

@@ -1,0 +1,478 @@
+"""Names to files: local paths, Hugging Face ids, ESPnet tags, packed models."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import constants, hf_hub_download
+
+from espnet2_sslam.checkpoint import archive, hub, hub_files
+from espnet2_sslam.checkpoint.errors import CheckpointError
+from tests.hub_case import COMMIT, Hub
+
+REPO = "someone/sslam"
+OTHER = "b" * 40
+FILES = {
+    "config.json": b'{"model_type": "sslam"}',
+    "preprocessor_config.json": b"{}",
+    "model.safetensors": b"weights " * 100,
+    "README.md": b"# not needed",
+    "pictures/curve.png": b"not needed",
+}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Hub()
+    server.add(REPO, FILES)
+    # huggingface_hub reads its environment variables once, when it is imported
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+    template = template.replace(constants.ENDPOINT, server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    waits = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: waits(min(seconds, 0.01)))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def get(server, tmp_path):
+    """resolve() with a cache folder of its own."""
+    return lambda name=REPO, **kw: hub.resolve(name, cache_dir=tmp_path / "hf", **kw)
+
+
+def _line(error):
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# --- local paths
+
+
+def test_a_local_path_comes_back_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "someone" / "sslam").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert hub.resolve(tmp_path) == tmp_path
+    assert hub.resolve(REPO) == Path(REPO)  # also where it looks like an id
+
+
+@pytest.mark.parametrize(
+    "name", ["./exp/model", "/no/such/folder", "exp/latest.pth", "model", "a/b/c", ""]
+)
+def test_a_path_that_is_not_there_is_never_downloaded(name, server):
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        hub.resolve(name)
+    assert server.requests == []
+
+
+def test_a_revision_of_a_local_path_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="local path: revision"):
+        hub.resolve(tmp_path, revision="main")
+
+
+# --- Hugging Face
+
+
+def test_the_files_of_a_model_are_downloaded_and_no_others(get, server, caplog):
+    caplog.set_level("INFO")
+    folder = get()
+    found = sorted(path.name for path in folder.iterdir())
+    assert found == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    assert folder.name == COMMIT
+    assert f"pin it with {REPO}@{COMMIT}" in caplog.text
+
+
+def test_a_second_call_downloads_nothing_and_reads_no_weights_again(
+    get, server, monkeypatch
+):
+    get()
+    files = [path for _, path in server.requests if "/resolve/" in path]
+    monkeypatch.setattr(hashlib, "file_digest", None)  # hashes are remembered
+    get()
+    assert [path for _, path in server.requests if "/resolve/" in path] == files
+
+
+def test_a_pinned_commit_needs_no_network_the_second_time(get, server):
+    get(f"{REPO}@{COMMIT}")
+    server.requests.clear()
+    assert get(revision=COMMIT) == get(f"{REPO}@{COMMIT}")
+    assert server.requests == []
+
+
+def test_a_revision_chooses_the_commit(get, server):
+    server.add(REPO, {**FILES, "config.json": b'{"new": 1}'}, OTHER)
+    assert b"new" in (get() / "config.json").read_bytes()
+    assert b"new" not in (get(f"{REPO}@{COMMIT}") / "config.json").read_bytes()
+    with pytest.raises(CheckpointError, match="two revisions"):
+        get(f"{REPO}@{COMMIT}", revision=OTHER)
+
+
+@pytest.mark.parametrize("how", ["offline", "no network"])
+def test_with_the_files_in_the_cache_no_network_is_needed(
+    get, server, monkeypatch, how
+):
+    folder = get()
+    if how == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        server.close()
+    assert get() == folder
+    assert get(revision="main") == folder
+
+
+@pytest.mark.parametrize("how", ["offline", "no network"])
+def test_without_files_and_network_one_line_says_so(get, server, monkeypatch, how):
+    if how == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        server.close()
+    with pytest.raises(CheckpointError) as error:
+        get()
+    line = _line(error)
+    assert "is not in the cache" in line and "connect to the network" in line
+    assert ("HF_HUB_OFFLINE is set" in line) == (how == "offline")
+
+
+def test_what_another_program_has_downloaded_is_used_offline(get, server, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        path = hf_hub_download(REPO, name, cache_dir=tmp_path / "hf")
+    folder = Path(path).parent
+    server.close()
+    assert get() == folder
+    weights = folder / "model.safetensors"
+    weights.resolve().chmod(0o644)
+    weights.resolve().write_bytes(b"damaged!" * 100)
+    with pytest.raises(CheckpointError, match="does not have the hash"):
+        get()
+
+
+def test_an_incomplete_cache_says_what_is_missing(get, server):
+    (get() / "model.safetensors").unlink()
+    server.close()
+    with pytest.raises(CheckpointError, match="model.safetensors is not in the cache"):
+        get()
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(get, server, caplog):
+    path = get() / "model.safetensors"
+    path.resolve().chmod(0o644)
+    path.resolve().write_bytes(b"x" * path.stat().st_size)
+    assert (get() / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    assert "damaged" in caplog.text
+
+
+def test_a_file_that_is_not_what_the_hub_lists_is_refused(get, server):
+    server.broken["model.safetensors"] = b"forged! " * 100
+    with pytest.raises(CheckpointError) as error:
+        get()
+    assert "does not have the hash" in _line(error)
+
+
+def test_small_files_are_checked_too(get, server):
+    server.broken["config.json"] = FILES["config.json"].replace(b"sslam", b"other")
+    with pytest.raises(CheckpointError, match="config.json does not have the hash"):
+        get()
+
+
+def test_a_pinned_hash_must_agree(get):
+    right = hashlib.sha256(FILES["model.safetensors"]).hexdigest()
+    get(sha256={"model.safetensors": right.upper()})
+    with pytest.raises(CheckpointError, match=f"SHA-256 {right}, pinned is 00"):
+        get(sha256={"model.safetensors": "00"})
+    with pytest.raises(CheckpointError, match="sha256 is given for weights.bin"):
+        get(sha256={"weights.bin": right})
+
+
+def test_an_interrupted_download_leaves_nothing_half_and_can_be_repeated(get, server):
+    server.broken["model.safetensors"] = 100
+    with pytest.raises(CheckpointError) as error:
+        get()
+    assert "could not be fetched" in _line(error) and "run again" in _line(error)
+    server.broken.clear()
+    server.requests.clear()
+    assert (get() / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    again = {path.split("/")[-1] for _, path in server.requests if "/resolve/" in path}
+    assert again == {"model.safetensors"}  # whole files were kept
+
+
+@pytest.mark.parametrize(
+    "status, code, line",
+    [
+        (404, "RepoNotFound", "does not exist, or is private"),
+        (401, None, "does not exist, or is private"),
+        (403, "GatedRepo", "is gated: accept its terms"),
+        (403, None, "may not be read with this token"),
+        (404, "RevisionNotFound", "has no revision"),
+        (503, None, "the Hub answers 503"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_one_line(get, server, status, code, line):
+    server.status[REPO], server.error_codes[REPO] = status, code
+    with pytest.raises(CheckpointError) as error:
+        get(revision="v1")
+    assert line in _line(error) and REPO in _line(error)
+
+
+def test_a_full_disk_is_said_in_one_line(get, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device", "/cache/x")
+
+    monkeypatch.setattr(hub_files, "hf_hub_download", full)
+    with pytest.raises(CheckpointError) as error:
+        get()
+    assert "no space left on the disk (/cache/x)" in _line(error)
+
+
+@pytest.mark.parametrize(
+    "files, line",
+    [
+        ({"README.md": b"x"}, "holds no weights"),
+        ({"a.pt": b"x", "b.pt": b"y"}, r"several files of weights \(a.pt, b.pt\)"),
+    ],
+)
+def test_a_repository_without_one_file_of_weights_is_refused(get, server, files, line):
+    server.add("someone/odd", files)
+    with pytest.raises(CheckpointError, match=line):
+        get("someone/odd")
+
+
+def test_a_repository_of_a_fairseq_checkpoint_gives_that_file(get, server):
+    server.add("someone/fairseq", {"sslam.pt": b"pickle", "README.md": b"x"})
+    path = get("someone/fairseq")
+    assert path.name == "sslam.pt" and path.read_bytes() == b"pickle"
+
+
+def test_safetensors_are_preferred_to_pickles(get, server):
+    server.add("someone/both", {**FILES, "sslam.pt": b"pickle"})
+    assert not (get("someone/both") / "sslam.pt").exists()
+
+
+def test_hf_hub_offline_in_the_environment_is_heeded(get, server, tmp_path):
+    folder = get()
+    server.requests.clear()
+    code = (
+        "from espnet2_sslam.checkpoint.hub import resolve\n"
+        f"print(resolve('{REPO}', cache_dir='{tmp_path / 'hf'}'))"
+    )
+    env = {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert run.stdout.strip() == str(folder), run.stderr
+    assert server.requests == []
+
+
+# --- packed models
+
+
+META = {
+    "yaml_files": {"classification_train_config": "exp/cls/config.yaml"},
+    "files": {"classification_model_file": "exp/cls/latest.pth"},
+}
+PACK = {
+    "meta.yaml": yaml.safe_dump(META).encode(),
+    "exp/cls/config.yaml": b"encoder_conf: {}\n",
+    "exp/cls/latest.pth": b"weights",
+    "exp/cls/images/loss.png": b"not needed",
+}
+
+
+def _zip(path, files=PACK):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return path
+
+
+def test_a_packed_model_is_unpacked_once(tmp_path):
+    path = _zip(tmp_path / "model.zip")
+    folder = hub.resolve(path, cache_dir=tmp_path / "cache")
+    found = sorted(p.name for p in folder.iterdir())
+    assert found == ["config.yaml", "latest.pth", "meta.yaml"]
+    assert (folder / "latest.pth").read_bytes() == b"weights"
+    (folder / "latest.pth").write_bytes(b"kept")
+    assert hub.resolve(path, cache_dir=tmp_path / "cache") == folder
+    assert (folder / "latest.pth").read_bytes() == b"kept"
+
+
+def test_a_new_archive_of_the_same_name_is_unpacked_anew(tmp_path):
+    path = _zip(tmp_path / "model.zip")
+    first = hub.resolve(path, cache_dir=tmp_path / "cache")
+    _zip(path, {**PACK, "exp/cls/latest.pth": b"other weights"})
+    second = hub.resolve(path, cache_dir=tmp_path / "cache")
+    assert second != first and (second / "latest.pth").read_bytes() == b"other weights"
+
+
+def test_the_unpacked_meta_yaml_names_the_files_beside_it(tmp_path):
+    folder = hub.resolve(_zip(tmp_path / "model.zip"), cache_dir=tmp_path / "cache")
+    packed = archive.read_meta((folder / "meta.yaml").read_text(), "x")
+    assert packed == ("config.yaml", "latest.pth")
+
+
+def test_paths_that_were_packed_from_elsewhere_are_found(tmp_path):
+    meta = {
+        "yaml_files": {"train_config": "/home/x/config.yaml"},
+        "files": {"model_file": "/home/x/latest.pth"},
+    }
+    files = {
+        "meta.yaml": yaml.safe_dump(meta).encode(),
+        "home/x/config.yaml": b"{}",
+        "home/x/latest.pth": b"weights",
+    }
+    folder = hub.resolve(_zip(tmp_path / "m.zip", files), cache_dir=tmp_path / "c")
+    assert (folder / "latest.pth").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("suffix, mode", [(".tar", "w"), (".tgz", "w:gz")])
+def test_tar_files_are_read_as_well(tmp_path, suffix, mode):
+    path = tmp_path / f"model{suffix}"
+    with tarfile.open(path, mode) as file:
+        for name, content in PACK.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    folder = hub.resolve(path, cache_dir=tmp_path / "cache")
+    assert (folder / "latest.pth").read_bytes() == b"weights"
+
+
+def _link_in_zip(file):
+    info = zipfile.ZipInfo("link")
+    info.external_attr = 0o120777 << 16
+    file.writestr(info, "/etc/passwd")
+
+
+EVIL = {
+    "parent": lambda file: file.writestr("../evil.txt", "x"),
+    "absolute": lambda file: file.writestr("/tmp/evil.txt", "x"),
+    "windows": lambda file: file.writestr("..\\evil.txt", "x"),
+    "link": _link_in_zip,
+    "twice": lambda file: file.writestr("exp/cls/latest.pth", b"other"),
+}
+
+
+@pytest.mark.parametrize("kind", EVIL)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, kind):
+    path = _zip(tmp_path / "model.zip")
+    with zipfile.ZipFile(path, "a") as file:
+        EVIL[kind](file)
+    with pytest.raises(CheckpointError, match="not safe to unpack"):
+        hub.resolve(path, cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_link_in_a_tar_is_refused(tmp_path):
+    path = tmp_path / "model.tar"
+    with tarfile.open(path, "w") as file:
+        info = tarfile.TarInfo("exp/cls/latest.pth")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(info)
+    with pytest.raises(CheckpointError, match="not safe to unpack"):
+        hub.resolve(path, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["exp/cls/latest.pth", "exp/cls/config.yaml"])
+def test_a_zip_bomb_is_refused(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(archive, "SMALL_BYTES", 1 << 20)
+    monkeypatch.setattr(archive, "MAX_TEXT_BYTES", 1 << 20)
+    path = tmp_path / "model.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for member, content in {**PACK, name: bytes(4 << 20)}.items():
+            file.writestr(member, content)
+    with pytest.raises(CheckpointError, match="would take 4194304 bytes"):
+        hub.resolve(path, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "files, line",
+    [
+        ({"a.txt": b"x"}, "holds no meta.yaml"),
+        ({"meta.yaml": b"[]"}, "not that of ESPnet's pack"),
+        ({"meta.yaml": b"{yaml_files: {}, files: {}}"}, "must name one train_config"),
+        ({"meta.yaml": PACK["meta.yaml"]}, "lacks exp/cls/config.yaml"),
+    ],
+)
+def test_an_archive_without_a_model_says_so(tmp_path, files, line):
+    with pytest.raises(CheckpointError, match=line):
+        hub.resolve(_zip(tmp_path / "m.zip", files), cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["m.zip", "m.tar"])
+def test_a_damaged_archive_says_so(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"PK\3\4 cut off")
+    with pytest.raises(CheckpointError, match="not a readable archive"):
+        hub.resolve(path, cache_dir=tmp_path / "cache")
+    _zip(path)
+    path.write_bytes(path.read_bytes().replace(b"weights", b"changed"))
+    if name.endswith(".zip"):  # a wrong checksum inside
+        with pytest.raises(CheckpointError, match="not a readable archive"):
+            hub.resolve(path, cache_dir=tmp_path / "cache")
+
+
+def test_a_packed_model_on_the_hub_gives_its_weights(get, server):
+    server.add("espnet/sslam_cls", PACK)
+    path = get("espnet/sslam_cls")
+    assert path.name == "latest.pth"
+    assert (path.parent / "config.yaml").read_bytes() == PACK["exp/cls/config.yaml"]
+    assert not (path.parent / "images").exists()
+
+
+# --- ESPnet's model zoo
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """espnet_model_zoo with one tag more, whose file is already in its cache."""
+    from espnet_model_zoo import downloader
+
+    url = "http://127.0.0.1:9/files/sslam.zip?download=1"
+    table = Path(downloader.__file__).with_name("table.csv").read_text()
+    table += f"\n,,someone/packed sslam,{url},,,,,,,true\n"
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "table.csv").write_text(table)
+    (tmp_path / "zoo" / "downloader.py").write_text("")
+    monkeypatch.setattr(downloader, "__file__", str(tmp_path / "zoo" / "downloader.py"))
+    known = hub.zoo_table()
+    monkeypatch.setattr(
+        hub, "zoo_table", lambda: {**known, "someone/packed sslam": url}
+    )
+    return downloader.str_to_hash(url)
+
+
+def test_the_installed_zoo_is_read():
+    assert any(
+        url.startswith("https://zenodo.org/") for url in hub.zoo_table().values()
+    )
+
+
+def test_a_zoo_tag_in_the_cache_needs_no_network(zoo, tmp_path):
+    folder = tmp_path / "cache" / zoo
+    folder.mkdir(parents=True)
+    _zip(folder / "sslam.zip")
+    (folder / "url").write_text("...")
+    found = hub.resolve("someone/packed sslam", cache_dir=tmp_path / "cache")
+    assert (found / "latest.pth").read_bytes() == b"weights"
+
+
+def test_a_zoo_tag_without_network_says_so(zoo, tmp_path):
+    with pytest.raises(CheckpointError) as error:
+        hub.resolve("someone/packed sslam", cache_dir=tmp_path / "cache")
+    assert "neither in the cache" in _line(error)
+
+
+def test_the_preprocessor_is_described_without_transformers():
+    text = json.dumps(hub.preprocessor_config())
+    assert "SSLAMFeatureExtractor" in text and "16000" in text
