@@ -138,7 +138,7 @@ def main():
         files = {rate: write_clips(Path(folder), args, rate) for rate in args.rates}
         times = measure(model, files, args)
     setting = (
-        f"D {encoder.embed_dim}, depth {encoder.depth}, {args.dtype} on {model.device}, "
+        f"D {encoder.embed_dim}, depth {encoder.depth}, {args.dtype}, {model.device}, "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"{platform.machine()}; {args.num_clips} clips of {args.seconds:g} s, "
         f"{args.channels} channels, {args.rounds} rounds"
@@ -159,9 +159,8 @@ def main():
             f"({min(ratios):.3f} to {max(ratios):.3f})"
         )
     if args.output:
-        args.output.write_text(
-            json.dumps(dict(setting=setting, results=rows), indent=2)
-        )
+        numbers = dict(setting=setting, results=rows)
+        args.output.write_text(json.dumps(numbers, indent=2))
 
 
 if __name__ == "__main__":

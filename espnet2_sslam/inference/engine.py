@@ -90,6 +90,8 @@ def run_job(
         for batch in make_batches(queue, limit):
             _run_batch(job, batch)
             yield from _complete(job, files)
+        if reader.failure is not None:
+            raise reader.failure
     finally:
         reader.close()
 

@@ -64,7 +64,7 @@ def plan_frames(
 ) -> Union[TagClips, TagSteps]:
     """The job of `SSLAM.tag_frames`."""
     parts = round(STEP_SECONDS / resolution) if resolution > 0 else 0
-    exact = abs(parts * resolution / STEP_SECONDS - 1) < 1e-3  # 0.0533 will do for a third
+    exact = abs(parts * resolution / STEP_SECONDS - 1) < 1e-3  # 0.0533: a third
     if not (1 <= parts <= PATCH_SIZE and exact):
         raise ValueError(
             f"resolution must be {STEP_SECONDS} s divided by 1 to {PATCH_SIZE} (0.16, "

@@ -40,6 +40,8 @@ class Reader:
         num_threads: Files read at the same time.
         max_samples: Bound of the samples that wait for the model (and at least one
             piece of the file that is next).
+
+    `failure` is what ended `sources` before its end, if anything.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Reader:
         self._waiting = 0  # samples of all pieces in `_files`
         self._count = 0
         self._exhausted = self._closed = False
-        self._failure: Optional[BaseException] = None
+        self.failure: Optional[BaseException] = None
         self._threads: List[threading.Thread] = [
             threading.Thread(target=self._work, name=f"sslam-reader-{n}", daemon=True)
             for n in range(num_threads)
@@ -73,8 +75,6 @@ class Reader:
             with self._changed:
                 self._changed.wait_for(self._ready)
                 if not self._files:
-                    if self._failure is not None:
-                        raise self._failure
                     return
                 file, piece = self._files[0], None
                 if file.pieces:
@@ -134,7 +134,7 @@ class Reader:
                 failure = error
             with self._changed:
                 if file is None:
-                    self._exhausted, self._failure = True, failure
+                    self._exhausted, self.failure = True, failure
                 else:
                     self._count += 1
                     self._files.append(file)

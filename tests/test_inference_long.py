@@ -1,0 +1,402 @@
+"""SSLAM on recordings: passes, chunks, time steps, threads, memory."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tests.inference_case import (
+    classifier,
+    clip_scores,
+    difference,
+    encoder,
+    forward,
+    noise,
+    sslam,
+    tokens,
+    write,
+)
+
+RATE = 16_000
+PASS = 320 * 160  # samples of a pass of 320 frames
+LONG = [
+    PASS + 239,
+    PASS + 240,
+    PASS + 399,
+    PASS + 400,
+    3 * PASS + 240,
+    3 * PASS + 9_000,
+]
+
+
+def readers():
+    return [t for t in threading.enumerate() if t.name.startswith("sslam-reader")]
+
+
+def local(model):
+    """Cut a model's tokens off from each other and from their place in the pass."""
+    encoder = getattr(model, "encoder", model)
+    with torch.no_grad():
+        encoder.positions.zero_()
+        for block in encoder.blocks:
+            block.attn.proj.weight.zero_()
+    return model
+
+
+@pytest.mark.parametrize("samples", LONG)
+def test_recordings_longer_than_a_pass_equal_the_encoders_chunks(samples):
+    clip = noise(samples / RATE)
+    model = sslam(encoder(max_frames=320))
+    state = tokens(model.encoder, clip)
+    given = dict(rate=RATE)
+    assert difference(model.embed(clip, **given), state[1:].mean(0)) < 1e-4
+    assert difference(model.embed(clip, pooling="cls", **given), state[0]) < 1e-4
+    frames = model.embed(clip, pooling="frames", **given)
+    assert difference(frames, forward(model.encoder, clip)) < 1e-4
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "concat", "attentive"])
+@pytest.mark.parametrize("weighted_layers", [False, True])
+def test_tags_of_long_recordings_equal_the_classifiers(pooling, weighted_layers):
+    options = dict(pooling=pooling, weighted_layers=weighted_layers, max_frames=320)
+    model = sslam(classifier(**options))
+    for samples in LONG:
+        clip = noise(samples / RATE)
+        [result] = model.tag_files([(clip, RATE)])
+        assert difference(result.values[0], clip_scores(model.model, clip)) < 1e-4
+
+
+def test_linear_softmax_pooling_joins_passes_by_probability():
+    model = classifier("lin_softmax", max_frames=320)
+    for samples in (16_000, *LONG):
+        clip = noise(samples / RATE)
+        [result] = sslam(model).tag_files([(clip, RATE)])
+        assert difference(result.values[0], clip_scores(model, clip)) < 1e-4
+
+
+def test_a_file_in_blocks_equals_its_samples_at_once(tmp_path):
+    clip = noise(70.0, 44_100)  # several blocks of the reader, resampled
+    path = write(tmp_path / "a.flac", clip, 44_100)
+    model = sslam(encoder(max_frames=1_600))
+    from espnet2_sslam.audio import read_audio
+
+    wanted = forward(model.encoder, read_audio(path)).mean(0)
+    assert difference(model.embed(path), wanted) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "seconds, chunk, hop, spans",
+    [
+        (4.0, 1.0, None, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+        (2.5, 1.0, None, [(0, 1), (1, 2), (2, 2.5)]),
+        (2.02, 1.0, None, [(0, 1), (1, 2)]),  # 20 ms are too short for a row
+        (2.025, 1.0, None, [(0, 1), (1, 2), (2, 2.025)]),
+        (2.0, 1.0, 0.5, [(0, 1), (0.5, 1.5), (1, 2)]),
+        (2.2, 1.0, 0.5, [(0, 1), (0.5, 1.5), (1, 2), (1.5, 2.2)]),
+        (5.0, 1.0, 2.0, [(0, 1), (2, 3), (4, 5)]),
+        (4.5, 1.0, 2.0, [(0, 1), (2, 3), (4, 4.5)]),
+        (4.0, 1.0, 2.0, [(0, 1), (2, 3)]),
+        (0.3, 1.0, None, [(0, 0.3)]),
+        (9.0, 8.0, None, [(0, 8), (8, 9)]),  # longer than a pass
+    ],
+)
+def test_chunks_have_their_times_and_are_encoded_as_clips(seconds, chunk, hop, spans):
+    model = sslam(classifier("mean", max_frames=320))
+    clip = noise(seconds)
+    files = [(clip, RATE)]
+    [embedded] = model.embed_files(files, chunk=chunk, hop=hop)
+    [tagged] = model.tag_files(files, chunk=chunk, hop=hop)
+    for result in (embedded, tagged):
+        times = np.stack([result.starts, result.ends], 1)
+        np.testing.assert_allclose(times, spans, atol=1e-9)
+        assert result.duration == seconds
+    assert embedded.values.shape == (len(spans), 24)
+    for row, (start, end) in enumerate(spans):
+        part = clip[round(start * RATE) : round(end * RATE)]
+        wanted = tokens(model.encoder, part)[1:].mean(0)
+        assert difference(embedded.values[row], wanted) < 1e-4
+        assert difference(tagged.values[row], clip_scores(model.model, part)) < 1e-4
+    assert model.embed(clip, rate=RATE, chunk=chunk, hop=hop).shape == (len(spans), 24)
+
+
+@pytest.mark.parametrize("seconds", [0.025, 0.16, 0.175, 1.0, 1.16, 7.0])
+def test_frames_have_a_time_each_and_cover_the_recording(seconds):
+    model = sslam(encoder(max_frames=320))
+    clip = noise(seconds)
+    [result] = model.embed_files([(clip, RATE)], pooling="frames")
+    assert result.values.shape == forward(model.encoder, clip).shape
+    assert result.starts == pytest.approx(0.16 * np.arange(len(result.values)))
+    assert result.ends[:-1] == pytest.approx(result.starts[1:])
+    assert result.ends[-1] == len(clip) / RATE
+
+
+def test_frames_of_chunks_have_the_times_of_the_recording():
+    model = sslam()
+    clip = noise(2.5)
+    [result] = model.embed_files([(clip, RATE)], pooling="frames", chunk=1.0)
+    starts = [c + 0.16 * step for c in (0, 1) for step in range(7)]
+    starts += [2 + 0.16 * step for step in range(3)]
+    assert result.starts == pytest.approx(starts)
+    assert result.ends[6] == 1.0 and result.ends[-1] == 2.5
+    second = forward(model.encoder, clip[RATE : 2 * RATE])
+    assert difference(result.values[7:14], second) < 1e-5
+
+
+def test_a_fixed_clip_length_pads_short_clips_and_cuts_long_ones(caplog):
+    model = sslam(classifier("mean", target_frames=320))
+    short, long = noise(1.0), noise(8.0)
+    for clip in (short, long):
+        wanted = forward(model.encoder, clip)
+        assert difference(model.embed(clip, rate=RATE), wanted.mean(0)) < 1e-5
+        [result] = model.tag_files([(clip, RATE)])
+        assert difference(result.values[0], clip_scores(model.model, clip)) < 1e-5
+    assert result.ends[0] == 3.2 and result.duration == 8.0
+    frames = model.embed(short, rate=RATE, pooling="frames")  # padding is no time
+    assert difference(frames, forward(model.encoder, short)[:7]) < 1e-5
+    assert len(caplog.records) == 1 and "only the first 3.20 s" in caplog.text
+
+
+def test_chunks_take_all_of_a_recording_with_a_fixed_clip_length(caplog):
+    model = sslam(encoder(target_frames=320))
+    clip = noise(8.0)
+    [result] = model.embed_files([(clip, RATE)], chunk=3.2)
+    assert result.ends == pytest.approx([3.2, 6.4, 8.0]) and not caplog.records
+    last = forward(model.encoder, clip[round(6.4 * RATE) :]).mean(0)
+    assert difference(result.values[2], last) < 1e-5
+
+
+@pytest.mark.parametrize("pooling", ["mean", "concat", "attentive", "lin_softmax"])
+@pytest.mark.parametrize("weighted_layers", [False, True])
+def test_a_pooling_head_scores_each_time_step_by_its_patches(pooling, weighted_layers):
+    model = classifier(pooling, weighted_layers=weighted_layers)
+    clip = noise(3.0)
+    [result] = sslam(model).tag_frames([(clip, RATE)])
+    assert result.values.shape == (19, 4)
+    length = torch.tensor([len(clip)])
+    with torch.no_grad():
+        states, _ = model.encoder.hidden_states(torch.from_numpy(clip)[None], length)
+        states = states if weighted_layers else states[-1:]
+        for step in (0, 7, 18):
+            own = [
+                torch.cat([s[:, :1], s[:, 1:][:, 8 * step :][:, :8]], 1) for s in states
+            ]
+            logits = model.head(model.fc_norm(model.pooling(own)))
+            wanted = model.scores(logits)[0].numpy()
+            assert difference(result.values[step], wanted) < 1e-5
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 8, 16])
+def test_finer_steps_are_read_around_their_middle(parts):
+    model = local(classifier("mean"))
+    clip = noise(1.3)
+    [result] = sslam(model).tag_frames([(clip, RATE)], resolution=0.16 / parts)
+    frames = (len(clip) - 400) // 160 + 1
+    rows = -(-frames * parts // 16)
+    assert result.values.shape == (rows, 4)
+    assert result.starts == pytest.approx(np.arange(rows) * 0.16 / parts)
+    assert result.ends[:-1] == pytest.approx(result.starts[1:])
+    assert result.ends[-1] == len(clip) / RATE
+    for row in range(rows):
+        first = round((row + 0.5) * 2_560 / parts - 1_280)
+        part = clip[max(0, first) : first + 2_800]
+        part = np.pad(part, (max(0, -first), 0))
+        whole = (len(part) - 400) // 160 * 160 + 400
+        assert difference(result.values[row], clip_scores(model, part[:whole])) < 1e-4
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 16])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_seams_of_long_recordings_neither_lose_nor_double_a_step(parts, fixed):
+    options = dict(target_frames=320) if fixed else dict(max_frames=320)
+    pieces = local(classifier("mean", **options))
+    whole = local(classifier("mean"))
+    sizes = [400, PASS // 2, *LONG, 100_000, 143_203]
+    files = [(noise(size / RATE), RATE) for size in sizes]
+    given = dict(resolution=0.16 / parts)
+    results = zip(
+        sslam(pieces).tag_frames(files, **given),
+        sslam(whole).tag_frames(files, **given),
+    )
+    for got, wanted in results:
+        assert difference(got.values, wanted.values) < 1e-4
+        assert np.array_equal(got.starts, wanted.starts)
+        assert np.array_equal(got.ends, wanted.ends)
+
+
+@pytest.mark.parametrize("frames", [16, 32, 48, 64])
+def test_passes_of_few_steps_give_every_step(frames):
+    model = local(classifier("mean", max_frames=frames))
+    wanted = local(classifier("mean"))
+    files = [(noise(seconds), RATE) for seconds in (0.1, 0.32, 1.0, 3.337)]
+    for resolution in (0.16, 0.04):
+        got = sslam(model).tag_frames(files, resolution=resolution)
+        for one, other in zip(
+            got, sslam(wanted).tag_frames(files, resolution=resolution)
+        ):
+            assert difference(one.values, other.values) < 1e-4
+
+
+@pytest.mark.parametrize("seconds", [0.025, 0.1, 0.5, 0.77, 3.0])
+@pytest.mark.parametrize("resolution", [0.16, 0.04])
+@pytest.mark.parametrize("window", [None, 0.16, 0.4])
+def test_a_head_on_the_cls_token_scores_windows_around_each_step(
+    seconds, resolution, window
+):
+    model = classifier("cls")
+    clip = noise(seconds)
+    options = dict(resolution=resolution, window=window)
+    [result] = sslam(model).tag_frames([(clip, RATE)], **options)
+    frames = (len(clip) - 400) // 160 + 1
+    assert len(result.values) == -(-frames // round(resolution * 100))
+    assert result.starts == pytest.approx(np.arange(len(result.values)) * resolution)
+    assert result.ends[-1] == len(clip) / RATE
+    half = (window or 1.0) / 2
+    for row in (0, len(result.values) // 2, len(result.values) - 1):
+        middle = (row + 0.5) * resolution
+        first = max(0, round((middle - half) * RATE))
+        part = clip[first : round((middle + half) * RATE)]
+        assert difference(result.values[row], clip_scores(model, part)) < 1e-5
+
+
+def test_a_window_is_used_for_any_head_that_is_asked_to():
+    model = classifier("mean")
+    clip = noise(2.0)
+    [result] = sslam(model).tag_frames([(clip, RATE)], window=0.5)
+    part = clip[round(0.56 * RATE) - 4_000 : round(0.56 * RATE) + 4_000]
+    assert difference(result.values[3], clip_scores(model, part)) < 1e-5
+
+
+def test_closing_the_iterator_ends_the_threads():
+    model = sslam(batch_seconds=1.0)
+    results = model.embed_files((noise(1.0), RATE) for _ in iter(int, 1))  # endless
+    assert next(results).index == 0 and readers()
+    results.close()
+    assert not readers()
+    results = model.embed_files((noise(1.0), RATE) for _ in iter(int, 1))
+    next(results)
+    del results
+    assert not readers()
+
+
+def test_an_iterator_that_is_never_started_starts_no_thread():
+    results = sslam().embed_files(["a.wav"])
+    assert not readers()
+    del results
+
+
+def test_an_error_of_the_list_of_files_is_raised_after_the_files_before():
+    def files():
+        yield noise(0.1), RATE
+        raise RuntimeError("the list is broken")
+
+    results = sslam().embed_files(files())
+    assert next(results).error is None
+    with pytest.raises(RuntimeError, match="the list is broken"):
+        next(results)
+    assert not readers()
+
+
+def test_reading_ahead_is_bounded():
+    taken = []
+
+    def files():
+        for number in range(2_000):
+            taken.append(number)
+            yield noise(1.0), RATE
+
+    results = sslam(batch_seconds=2.0).embed_files(files())
+    next(results)
+    time.sleep(0.2)
+    assert len(taken) <= 2 * (4 * 2) + 4  # gathered, read ahead, in the threads' hands
+    results.close()
+
+
+def test_threads_may_share_a_model():
+    model = sslam()
+    clips = [noise(0.5, seed=seed) for seed in range(20)]
+    wanted = model.embed(clips, rate=RATE)
+    found = {}
+
+    def work(name):
+        found[name] = model.embed(clips, rate=RATE)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(difference(found[name], wanted) < 1e-5 for name in range(4))
+
+
+ENDLESS = """
+import numpy as np
+from tests.inference_case import noise, sslam
+clip = noise(1.0), 16_000
+results = sslam(batch_seconds=1.0).embed_files(clip for _ in iter(int, 1))
+print(next(results).index, flush=True)
+"""
+
+
+def python(code, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.slow
+def test_an_open_iterator_does_not_keep_the_interpreter_from_ending():
+    out, err = python(ENDLESS).communicate(timeout=60)
+    assert (out, err) == ("0\n", "")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run():
+    process = python(ENDLESS + "for _ in results: pass")
+    assert process.stdout.readline() == "0\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert err.strip().endswith("KeyboardInterrupt") and process.returncode != 0
+
+
+PEAK = """
+import resource, sys
+import torch
+torch.set_num_threads(1)
+from tests.inference_case import classifier, sslam
+model = sslam(classifier("mean", embed_dim=16, depth=1))
+path = sys.argv[1]
+[result] = model.embed_files([path])
+assert result.values.shape == (1, 16) and result.ends[0] == result.duration
+[result] = model.tag_frames([path])
+assert len(result.values) == len(result.starts) == round(result.duration / 0.16)
+[result] = model.tag_files([path], chunk=10.0)
+assert len(result.values) == round(result.duration / 10.0)
+print(result.duration, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_three_hours_need_less_than_two_gibibytes(tmp_path):
+    path = tmp_path / "long.flac"
+    minute = np.round(noise(60.0, 8_000) * 500).astype(np.int16)
+    with soundfile.SoundFile(path, "w", 8_000, 1, "PCM_16") as file:
+        for _ in range(180):
+            file.write(minute)
+    code = PEAK.replace("sys.argv[1]", repr(str(path)))
+    out, err = python(code).communicate(timeout=500)
+    assert not err, err
+    duration, peak = out.split()
+    assert float(duration) == 3 * 3_600
+    print(f"peak {int(peak) / 2**20:.2f} GiB")
+    assert int(peak) < 2 * 2**20  # KiB
