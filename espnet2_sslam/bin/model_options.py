@@ -110,6 +110,26 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_step_options(parser: argparse.ArgumentParser, frames: str) -> None:
+    """Add --frames, --resolution and --window."""
+    add = parser.add_argument_group("time steps").add_argument
+    add("--frames", action="store_true", help=frames)
+    add(
+        "--resolution",
+        type=positive,
+        metavar="S",
+        help="seconds of a time step: 0.16 divided by 1 to 16, below 0.16 by "
+        "overlapping passes (default: 0.16)",
+    )
+    add(
+        "--window",
+        type=positive,
+        metavar="S",
+        help="score each time step by a window of S seconds around it (default: 1 for "
+        "a model that classifies by its CLS token, else the context of a whole pass)",
+    )
+
+
 def positive(text: str) -> float:
     """A number of seconds above zero."""
     value = float(text)
@@ -130,6 +150,16 @@ def check_windows(args: argparse.Namespace) -> None:
     """Refuse --hop without --chunk."""
     if args.hop is not None and args.chunk is None:
         raise ValueError("--hop needs --chunk: the length of the windows in seconds")
+
+
+def check_steps(args: argparse.Namespace) -> None:
+    """Refuse --chunk together with time steps."""
+    steps = args.frames or args.window is not None or args.resolution is not None
+    if args.chunk is not None and steps:
+        raise ValueError(
+            "--chunk gives a row per window, --frames, --resolution and --window a row "
+            "per time step: choose one (--window is what each time step hears)"
+        )
 
 
 def check_output(path: Path) -> None:

@@ -59,50 +59,33 @@ def get_parser() -> argparse.ArgumentParser:
         "LABEL=NUMBER for one class, or a JSON file {label: number}; may be repeated",
     )
     model_options.add_window_options(parser)
-    add = parser.add_argument_group("over time").add_argument
-    add(
-        "--frames",
-        action="store_true",
-        help="a row per time step instead of one per file",
-    )
+    model_options.add_step_options(parser, "a row per time step instead of per file")
+    add = parser.add_argument_group("events").add_argument
     add(
         "--events",
         action="store_true",
         help="onset and offset of each sound, from the scores of the time steps",
     )
     add(
-        "--resolution",
-        type=model_options.positive,
-        metavar="S",
-        default=0.16,
-        help="seconds of a time step; below 0.16 by overlapping passes (default: 0.16)",
-    )
-    add(
-        "--window",
-        type=model_options.positive,
-        metavar="S",
-        help="score each time step by a window of S seconds around it",
-    )
-    add(
         "--median",
         type=model_options.not_negative,
         metavar="S",
         default=0.0,
-        help="events: median filter of S seconds over the scores (default: none)",
+        help="median filter of S seconds over the scores (default: none)",
     )
     add(
         "--min_duration",
         type=model_options.not_negative,
         metavar="S",
         default=0.0,
-        help="events: drop those shorter than S seconds",
+        help="drop those shorter than S seconds",
     )
     add(
         "--merge_gap",
         type=model_options.not_negative,
         metavar="S",
         default=0.0,
-        help="events: join those of a class with at most S seconds between them",
+        help="join those of a class with at most S seconds between them",
     )
     model_options.add_output_options(parser, FORMATS, required=False)
     return parser
@@ -137,14 +120,12 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 def _check(args: argparse.Namespace) -> None:
     """Refuse options that contradict each other."""
     model_options.check_windows(args)
-    over_time = args.frames or args.events
-    if over_time and args.chunk is not None:
-        raise ValueError(
-            "--chunk gives a row per window, --frames and --events per time step: "
-            "choose one (--window sets how much each time step hears)"
-        )
-    if not over_time and args.window is not None:
-        raise ValueError("--window needs --frames or --events")
+    model_options.check_steps(args)
+    steps = args.frames or args.events
+    if args.events and args.chunk is not None:
+        raise ValueError("--events are made of time steps: --window instead of --chunk")
+    if not steps and (args.window is not None or args.resolution is not None):
+        raise ValueError("--resolution and --window need --frames or --events")
     if not args.events and (args.median or args.min_duration or args.merge_gap):
         raise ValueError("--median, --min_duration and --merge_gap need --events")
     if args.events and args.top_k is not None:
@@ -158,7 +139,7 @@ def _check(args: argparse.Namespace) -> None:
 def _computation(args, model) -> Tuple[Dict[str, Any], Callable]:
     """What the scores depend on, and the function from paths to `FileResult`."""
     if args.frames or args.events:
-        options = {"resolution": args.resolution, "window": args.window}
+        options = {"resolution": args.resolution or 0.16, "window": args.window}
         return options, lambda files: model.tag_frames(files, **options)
     options = {"chunk": args.chunk, "hop": args.hop}
     return options, lambda files: model.tag_files(files, **options)

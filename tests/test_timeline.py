@@ -1,0 +1,223 @@
+"""The picture shows each sound where it is, whatever the recording is like."""
+
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet2_sslam.audio import read_audio
+from espnet2_sslam.features import kaldi_fbank
+from espnet2_sslam.inference import spectrogram as spectrogram_module
+from espnet2_sslam.inference.spectrogram import Spectrogram, read_spectrogram
+from espnet2_sslam.inference.timeline import (
+    LABEL_COLUMNS,
+    draw_timeline,
+    make_timeline,
+    mel_position,
+    plain_text,
+    save_picture,
+    time_ticks,
+    wrap_label,
+)
+
+CLASSES = ["Dog", "Rain", "Siren"]
+
+
+def _tone(path, frequency, seconds=1.0, rate=16_000, before=0.0):
+    """A file with a tone, after some silence."""
+    time = np.arange(int(seconds * rate)) / rate
+    wave = 0.5 * np.sin(2 * np.pi * frequency * time)
+    soundfile.write(path, np.r_[np.zeros(int(before * rate)), wave], rate)
+    return path
+
+
+def _picture(seconds=2.0, columns=50):
+    level = np.linspace(-80, 0, 128 * columns).reshape(128, columns)
+    return Spectrogram(level, np.linspace(0, seconds, columns + 1))
+
+
+def _steps(count, step=0.16):
+    starts = np.arange(count) * step
+    return starts, starts + step
+
+
+@pytest.mark.parametrize("frequency", [125, 500, 1000, 4000, 7000])
+def test_a_tone_lies_at_the_tick_of_its_frequency(tmp_path, frequency):
+    level = read_spectrogram(_tone(tmp_path / "tone.wav", frequency)).level
+    loudest = level.mean(1).argmax() + 0.5
+    assert abs(loudest - mel_position(frequency)) < 2
+
+
+def test_frequencies_beyond_the_axis_stay_on_it():
+    assert mel_position(20) == 0 and mel_position(8000) == 128
+
+
+def test_the_spectrogram_is_that_of_the_whole_file(tmp_path):
+    path = tmp_path / "noise.wav"
+    wave = np.random.default_rng(0).standard_normal(3 * 16_000) * 0.1
+    soundfile.write(path, wave, 16_000)
+    found = read_spectrogram(path)
+    whole, _ = kaldi_fbank(torch.from_numpy(read_audio(path))[None])
+    expected = whole[0].double().numpy().T * 10 / np.log(10)
+    np.testing.assert_allclose(found.level, expected - expected.max(), atol=0.02)
+    assert found.edges[0] == 0 and found.edges[-1] == 3.0
+
+
+def test_a_long_recording_has_few_columns_and_its_energy(tmp_path, monkeypatch):
+    path = _tone(tmp_path / "tone.wav", 1000, seconds=5.0, before=7.3)
+    exact = read_spectrogram(path)
+    monkeypatch.setattr(spectrogram_module, "MAX_COLUMNS", 40)
+    coarse = read_spectrogram(path)
+    assert exact.level.shape[1] > 1200 and 20 < coarse.level.shape[1] <= 40
+    power = [np.exp(s.level.max(0) * np.log(10) / 10) for s in (exact, coarse)]
+    onset = [s.edges[np.argmax(p > 0.5)] for s, p in zip((exact, coarse), power)]
+    assert onset[0] == pytest.approx(7.3, abs=0.03)
+    assert onset[1] == pytest.approx(7.3, abs=0.33)
+    assert coarse.edges[-1] == exact.edges[-1] == pytest.approx(12.3)
+    widths = np.diff(coarse.edges)
+    np.testing.assert_allclose(widths[:-1], widths[0])
+    assert widths[-1] <= widths[0] + 0.02
+
+
+def test_blocks_do_not_show_in_the_spectrogram(tmp_path, monkeypatch):
+    path = _tone(tmp_path / "tone.wav", 700, seconds=2.0)
+    whole = read_spectrogram(path)
+    monkeypatch.setattr("espnet2_sslam.audio.BLOCK_FRAMES", 1100)
+    pieces = read_spectrogram(path)
+    np.testing.assert_allclose(pieces.level[20:60], whole.level[20:60], atol=0.05)
+
+
+def test_silence_is_dark(tmp_path):
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(16_000), 16_000)
+    assert (read_spectrogram(path).level <= -79.9).all()
+
+
+def test_the_labels_with_the_highest_peak_are_drawn_best_first():
+    scores = np.array([[0.1, 0.5, 0.2], [0.1, 0.5, 0.9], [0.2, 0.5, 0.0]])
+    timeline = make_timeline(scores, *_steps(3), CLASSES, 2, 0.48)
+    assert timeline.labels == ["Siren", "Rain"]
+    assert list(timeline.peaks) == [0.9, 0.5]
+
+
+def test_wanted_labels_are_drawn_in_their_order():
+    scores = np.array([[0.1, 0.5, 0.2]])
+    wanted = ["Rain", "Dog"]
+    timeline = make_timeline(scores, *_steps(1), CLASSES, 1, 0.16, wanted=wanted)
+    assert timeline.labels == wanted and timeline.scores[0].tolist() == [0.5, 0.1]
+    with pytest.raises(ValueError, match="no label Cat"):
+        make_timeline(scores, *_steps(1), CLASSES, 1, 0.16, wanted=["Cat"])
+
+
+def test_each_step_covers_its_part_of_the_grid():
+    scores = np.arange(12).reshape(4, 3) / 12
+    timeline = make_timeline(scores, *_steps(4), CLASSES, 3, 0.64)
+    quarter = LABEL_COLUMNS // 4
+    for step in range(4):
+        part = timeline.scores[step * quarter : (step + 1) * quarter]
+        assert (part == scores[step, ::-1]).all()
+
+
+def test_one_short_sound_in_hours_is_seen():
+    scores = np.zeros((100_000, 3), np.float32)
+    scores[77_777, 1] = 0.8
+    timeline = make_timeline(scores, *_steps(100_000), CLASSES, 1, 16_000.0)
+    [column] = np.flatnonzero(timeline.scores[:, 0])
+    assert timeline.labels == ["Rain"]
+    assert column == int(77_777 / 100_000 * LABEL_COLUMNS)
+
+
+def test_overlapping_windows_are_drawn_where_they_are_nearest():
+    scores = np.array([[0.0], [1.0], [0.0]])
+    starts = np.array([0.0, 5.0, 10.0])
+    timeline = make_timeline(scores, starts, starts + 10, ["Dog"], 1, 20.0)
+    high = np.flatnonzero(timeline.scores[:, 0]) * 20 / LABEL_COLUMNS
+    assert high[0] == pytest.approx(7.5, abs=0.05)
+    assert high[-1] == pytest.approx(12.5, abs=0.05)
+
+
+def test_what_was_left_out_is_grey_not_zero():
+    starts = np.array([0.0, 20.0])
+    timeline = make_timeline(np.ones((2, 1)), starts, starts + 10, ["Dog"], 1, 40.0)
+    left_out = np.isnan(timeline.scores[:, 0])
+    assert left_out.mean() == pytest.approx(0.5, abs=0.01)
+    figure = draw_timeline(_picture(40.0), timeline, "title")
+    assert "grey: left out" in figure.axes[0].get_title(loc="left")
+
+
+@pytest.mark.parametrize("end", [0.05, 0.5, 5.0, 119, 121, 3599, 10_800, 90_000])
+def test_time_ticks_are_few_and_within_the_recording(end):
+    places, texts, _ = time_ticks(end)
+    assert 2 <= len(places) <= 11 and places[0] == 0 and places[-1] <= end * 1.001
+    assert len(set(texts)) == len(texts)
+
+
+def test_time_ticks_are_read_as_clock_times():
+    assert time_ticks(5.0)[1][:3] == ["0", "0.5", "1"] and time_ticks(5.0)[2] == "s"
+    assert time_ticks(300)[1][1] == "0:30" and time_ticks(300)[2] == "min:s"
+    assert time_ticks(10_800)[1][-1] == "3:00" and time_ticks(10_800)[2] == "h:min"
+
+
+def test_long_labels_are_wrapped_and_shortened():
+    assert wrap_label("Dog") == "Dog"
+    long = wrap_label("Inside, large room or hall, with many people and their dogs")
+    assert len(long.split("\n")) == 2 and max(map(len, long.split("\n"))) <= 28
+    assert long.endswith("…")
+
+
+@pytest.mark.parametrize("labels", [1, 3, 12])
+def test_no_text_overlaps_another(labels):
+    names = [f"Label number {i} of a very long name, and more of it" for i in range(12)]
+    scores = np.random.default_rng(0).random((20, 12))
+    timeline = make_timeline(scores, *_steps(20), names, labels, 3.2, "every 0.16 s")
+    figure = draw_timeline(_picture(3.2), timeline, "a file.wav\nmodel: x")
+    figure.canvas.draw()
+    boxes = [figure._suptitle.get_window_extent()]
+    for axis in figure.axes:
+        texts = [*axis.get_xticklabels(), *axis.get_yticklabels(), axis.yaxis.label]
+        texts += [axis.xaxis.label, axis._left_title]
+        boxes += [t.get_window_extent() for t in texts if t.get_text()]
+    size = figure.bbox
+    for number, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= size.x1 and box.y1 <= size.y1
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+
+
+def test_a_picture_can_be_read_without_the_code(tmp_path):
+    scores = np.random.default_rng(0).random((20, 3))
+    names = ["Dog", "Kosten $5$ & mehr", "Wärme"]
+    timeline = make_timeline(scores, *_steps(20), names, 3, 3.2, "every 0.16 s")
+    figure = draw_timeline(_picture(3.2), timeline, "a_b$c$.wav\nmodel: m")
+    save_picture(figure, tmp_path / "x.svg")
+    svg = (tmp_path / "x.svg").read_text(encoding="utf-8")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    for text in (
+        "a_b$c$.wav",
+        "model: m",
+        "time (s)",
+        "frequency (Hz)",
+        "1k",
+        "score",
+        "level (dB, maximum = 0)",
+        f"Kosten $5$ &amp; mehr  {scores[:, 1].max():.2f}",
+        "labels with their highest scores (every 0.16 s)",
+    ):
+        assert text in texts
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_the_same_picture_has_the_same_bytes_and_global_settings_stay(tmp_path, suffix):
+    before = dict(matplotlib.rcParams)
+    for name in ("a", "b"):
+        figure = draw_timeline(_picture(), None, "title", "no labels")
+        save_picture(figure, tmp_path / f"{name}.{suffix}")
+    first, second = ((tmp_path / f"{n}.{suffix}").read_bytes() for n in "ab")
+    assert first == second and len(first) > 5_000
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_names_are_shown_as_they_are():
+    assert plain_text("a$b$") == r"a\$b\$" and plain_text("\udcff") == "\\udcff"
