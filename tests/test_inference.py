@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from espnet2_sslam.audio import AudioError, read_audio
@@ -173,8 +174,6 @@ def test_every_kind_of_audio_gives_the_same(tmp_path):
 def test_a_file_object_is_read_from_its_beginning_and_left_open(tmp_path):
     content = io.BytesIO()
     samples = noise(0.5)
-    import soundfile
-
     soundfile.write(content, samples, 16_000, format="FLAC")
     model = sslam()
     first = model.embed(content)  # stands at its end
@@ -293,6 +292,27 @@ def test_options_outside_their_range_are_refused_at_once(clips):
         with pytest.raises(ValueError, match=complaint) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_a_saved_model_gives_the_same_when_it_is_loaded(tmp_path, clips):
+    for model in (sslam(), sslam(classifier("mean"))):
+        folder = model.save_pretrained(tmp_path / str(model.is_classifier))
+        loaded = SSLAM.from_pretrained(folder, device="cpu")
+        given = dict(rate=16_000)
+        assert np.array_equal(loaded.embed(clips, **given), model.embed(clips, **given))
+        assert loaded.classes == model.classes and repr(loaded) == repr(model)
+    assert loaded.tag(clips, **given) == model.tag(clips, **given)
+    wide = SSLAM.from_pretrained(folder, device="cpu", freq="concat")
+    assert wide.embed(clips[2], pooling="frames", **given).shape == (19, 192)
+    with pytest.raises(ValueError, match="not available|CUDA devices"):
+        SSLAM.from_pretrained("nobody/nothing", device="cuda:99")
+
+
+def test_no_clips_give_no_rows():
+    assert sslam().embed([]).shape == (0, 24)
+    assert sslam().embed([], layer="all").shape == (0, 3, 24)
+    assert sslam().embed([], pooling="frames") == []
+    assert list(sslam().embed_files([])) == []
 
 
 def test_integers_in_a_float_array_are_warned_about(caplog):

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 
+from espnet2_sslam.audio import read_audio
 from tests.inference_case import (
     classifier,
     clip_scores,
@@ -61,6 +62,14 @@ def test_recordings_longer_than_a_pass_equal_the_encoders_chunks(samples):
     assert difference(frames, forward(model.encoder, clip)) < 1e-4
 
 
+def test_a_drifting_offset_makes_no_difference_between_passes_and_the_whole():
+    drift = 0.9 * np.linspace(-0.5, 1.0, 9 * RATE) ** 2
+    clip = (1e-4 * noise(9.0) + drift).astype(np.float32)
+    model = sslam(encoder(max_frames=320))
+    frames = model.embed(clip, rate=RATE, pooling="frames")
+    assert difference(frames, forward(model.encoder, clip)) < 1e-4
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean", "concat", "attentive"])
 @pytest.mark.parametrize("weighted_layers", [False, True])
 def test_tags_of_long_recordings_equal_the_classifiers(pooling, weighted_layers):
@@ -84,8 +93,6 @@ def test_a_file_in_blocks_equals_its_samples_at_once(tmp_path):
     clip = noise(70.0, 44_100)  # several blocks of the reader, resampled
     path = write(tmp_path / "a.flac", clip, 44_100)
     model = sslam(encoder(max_frames=1_600))
-    from espnet2_sslam.audio import read_audio
-
     wanted = forward(model.encoder, read_audio(path)).mean(0)
     assert difference(model.embed(path), wanted) < 1e-4
 

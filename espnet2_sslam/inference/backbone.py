@@ -9,7 +9,7 @@ from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.features import FRAME_SHIFT_MS, kaldi_fbank, num_frames
 from espnet2_sslam.inference.windows import pass_samples
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "bfloat16")
 
 
 class States(NamedTuple):
@@ -64,7 +64,7 @@ class Backbone:
             speech, lengths = kaldi_fbank(speech, lengths)
         last = self.encoder.max_layer if layer in (-1, "all") else layer
         low = self.dtype != "float32"
-        with torch.autocast(self.device.type, DTYPES[self.dtype], enabled=low):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             tokens, steps = self.encoder.hidden_states(
                 speech, lengths, max(last, 1), collect=layer in (0, "all")
             )

@@ -146,6 +146,8 @@ def _complete(job: Any, files: deque) -> Iterator[FileResult]:
 
 
 def reader_threads(device: torch.device) -> int:
-    """Files to read at the same time: two beside a busy CPU, more for a GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-    return 2 if device.type == "cpu" else max(2, min(16, cores))
+    """Files to read at the same time: few beside a busy CPU, more for a GPU."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return max(2, min(16, cores // 8 if device.type == "cpu" else cores))

@@ -44,6 +44,12 @@ class EmbedClips:
         self.backbone, self.layout = backbone, layout
         self.layer, self.pooling = layer, pooling
 
+    def nothing(self) -> np.ndarray:
+        """The vectors of no clips at all (0, D) or (0, L, D)."""
+        encoder = self.backbone.encoder
+        layers = (encoder.max_layer + 1,) if self.layer == "all" else ()
+        return np.empty((0, *layers, encoder.embed_dim), np.float32)
+
     def run(self, pieces: Sequence[np.ndarray]) -> List[Tuple[np.ndarray, np.ndarray]]:
         """Per piece its vector (D,) or (L, D), and the logarithm of its weight."""
         states = self.backbone.states(pieces, self.layer)

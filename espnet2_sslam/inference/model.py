@@ -8,6 +8,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 import numpy as np
 
 from espnet2_sslam.audio import AudioError
+from espnet2_sslam.checkpoint import load_model, save_model
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.features import SAMPLE_RATE
@@ -38,8 +39,8 @@ class SSLAM:
         model: SSLAMEncoder or SSLAMClassifier; moved to `device`, in evaluation mode.
         config: Content of its config.json, of which `save_pretrained` keeps the origin.
         device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
-        dtype: "float32" or "bfloat16". The latter is autocast: matrix products only.
-            Embeddings then differ by about 0.5 % (relative).
+        dtype: "float32" or "bfloat16". The latter is autocast (matrix products only);
+            embeddings then differ by about 0.5 % (ViT-Base, random weights).
         batch_seconds: Audio that is encoded at once; bounds the memory.
 
     Raises:
@@ -103,8 +104,6 @@ class SSLAM:
         Raises:
             ValueError: What cannot be loaded, and why; see the class as well.
         """
-        from espnet2_sslam.checkpoint import load_model
-
         find_device(device)  # before a large download
         loaded = load_model(
             source,
@@ -116,10 +115,13 @@ class SSLAM:
         options = dict(device=device, dtype=dtype, batch_seconds=batch_seconds)
         return cls(loaded.model, loaded.config, **options)
 
+    def __repr__(self) -> str:
+        head = f"{len(self.classes)} classes" if self.is_classifier else "no head"
+        size = f"depth {self.encoder.depth}, {self.encoder.embed_dim} channels"
+        return f"SSLAM({size}, {head}, {self.device}, {self.dtype})"
+
     def save_pretrained(self, folder: Union[str, Path]) -> Path:
         """Write model.safetensors and config.json, which `from_pretrained` reads."""
-        from espnet2_sslam.checkpoint import save_model
-
         return save_model(self.model, folder, self.config.get("origin"))
 
     @property
@@ -171,8 +173,8 @@ class SSLAM:
         values = [result.values for result in self._collect(job, clips, rate)]
         if pooling != "frames" and chunk is None:
             values = [value[0] for value in values]
-            if not single and values:
-                return np.stack(values)
+            if not single:
+                return np.stack(values) if values else job.nothing()
         return values[0] if single else values
 
     def tag(

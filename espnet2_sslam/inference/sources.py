@@ -119,7 +119,7 @@ def _to_numpy(array: Any, name: str) -> np.ndarray:
     """A torch tensor of any device and dtype as a NumPy array; arrays as they are."""
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
-        array = (array.float() if array.is_floating_point() else array).numpy()
+        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
     if array.dtype.kind not in "fiu":
         raise AudioError(
             name, f"not audio: need an array of real numbers, got {array.dtype}"
