@@ -149,8 +149,12 @@ class SSLAMEncoder(AbsEncoder):
         return self.embed_dim * (PATCHES_PER_STEP if self.freq == "concat" else 1)
 
     def train(self, mode: bool = True):
-        """Set the mode; a frozen encoder stays in evaluation mode."""
-        return super().train(mode and not self.freeze)
+        """Set the mode; a frozen encoder stays in evaluation mode.
+
+        Frozen by `freeze`, or all weights from outside (ESPnet's --freeze_param).
+        """
+        trained = any(weight.requires_grad for weight in self.parameters())
+        return super().train(mode and trained and not self.freeze)
 
     def fbank(
         self,
@@ -300,14 +304,16 @@ class SSLAMEncoder(AbsEncoder):
             xs_pad, ilens, max(wanted, 1), collect=everything or wanted == 0
         )
         if not everything:
-            out, olens = self._shape(states[0], steps)
+            out, olens = self.shaped(states[0], steps)
             return out, olens, None
-        shaped = [self._shape(state, steps) for state in states]
+        shaped = [self.shaped(state, steps) for state in states]
         layers = [(index, out) for index, (out, _) in enumerate(shaped)]
         return (shaped[-1][0], layers[1:]), shaped[-1][1], None
 
-    def _shape(self, tokens, steps):
-        """Tokens (B, 1+N, D) to the output asked for, and its lengths."""
+    def shaped(
+        self, tokens: torch.Tensor, steps: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (B, 1+N, D), of `steps` time patches (B,), as asked; lengths (B,)."""
         cls, patches = tokens[:, :1], tokens[:, 1:]
         B, N, D = patches.shape
         S = N // PATCHES_PER_STEP
