@@ -1,0 +1,1 @@
+"""Other hosts of our models; each may be missing, the core never imports them."""

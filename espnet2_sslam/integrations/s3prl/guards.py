@@ -1,0 +1,165 @@
+"""Checks around parts of s3prl where it goes on in silence and learns nothing.
+
+`add` puts them on a module of s3prl right after it was executed.
+"""
+
+import functools
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Optional, Sequence
+
+ENOUGH_CLIPS = 16  # labels against frames are judged on so many
+
+
+def check_learnable(
+    downsample_rate: int,
+    num_samples: Sequence[int],
+    num_labels: Optional[Sequence[int]] = None,
+) -> None:
+    """Refuse clips that s3prl would train on without learning anything.
+
+    Args:
+        downsample_rate: Samples per step of the upstream (2560 for sslam).
+        num_samples: Samples of each clip, at 16 kHz.
+        num_labels: Labels of each clip where the loss is CTC.
+
+    Raises:
+        ValueError: A clip that gets no step in run_downstream (its features would be
+            NaN); or, with CTC, more than half of the clips with more labels than steps
+            (s3prl's loss would be 0 for them).
+    """
+    empty = [n for n in num_samples if round(n / downsample_rate) == 0]
+    if empty:
+        raise ValueError(_no_steps(min(empty), downsample_rate, len(empty)))
+    if num_labels is None:
+        return
+    pairs = list(zip(num_samples, num_labels))
+    lost = [(n, m) for n, m in pairs if round(n / downsample_rate) < m]
+    if 2 * len(lost) > len(pairs):
+        samples, labels = lost[0]
+        steps = round(samples / downsample_rate)
+        raise ValueError(_too_many_labels(len(lost), len(pairs), labels, steps))
+
+
+def _no_steps(samples: int, rate: int, clips: int) -> str:
+    return (
+        f"{clips} clip(s) get no step at {rate} samples per step, the shortest has "
+        f"{samples} samples: leave clips up to {rate // 2} samples out, pad them, or "
+        "set upsample: 8"
+    )
+
+
+def _too_many_labels(lost: int, clips: int, labels: int, steps: int) -> str:
+    return (
+        f"CTC cannot learn {lost} of {clips} clips, for example {labels} labels in "
+        f"{steps} steps, and s3prl would count their loss as 0: take shorter steps "
+        "(upsample: 8), fewer labels (BPE) or another upstream"
+    )
+
+
+def add(module: ModuleType) -> None:
+    """Put the guards on a module of s3prl; again is harmless."""
+    guard = _GUARDS.get(module.__name__)
+    if guard is not None and not hasattr(module, "_sslam_guarded"):
+        guard(module)
+        module._sslam_guarded = True
+
+
+def _guard_features(module: ModuleType) -> None:
+    """Clips without a step are an error, not NaN (run_downstream)."""
+    cut = module.Featurizer.tolist
+
+    @functools.wraps(cut)
+    def tolist(self, paired_wavs, paired_feature):
+        check_learnable(self.downsample_rate, [len(wav) for wav in paired_wavs])
+        return cut(self, paired_wavs, paired_feature)
+
+    module.Featurizer.tolist = tolist
+
+
+def _guard_ctc(class_name: str, attribute: str):
+    """More labels than steps is an error in the first batches, not a loss of 0."""
+
+    def guard(module: ModuleType) -> None:
+        cls = getattr(module, class_name)
+        build = cls.__init__
+
+        @functools.wraps(build)
+        def init(self, *args, **options):
+            build(self, *args, **options)
+            getattr(self, attribute).register_forward_pre_hook(_LabelCounter())
+
+        cls.__init__ = init
+
+    return guard
+
+
+class _LabelCounter:
+    """Forward hook of a CTC loss that judges its first clips."""
+
+    def __init__(self):
+        self.clips, self.lost = 0, 0
+
+    def __call__(self, loss, arguments) -> None:
+        """Arguments of torch.nn.CTCLoss with targets (B, labels)."""
+        if self.clips >= ENOUGH_CLIPS:
+            return
+        _, targets, steps, labels = arguments
+        for target, frames, length in zip(targets, steps.tolist(), labels.tolist()):
+            target = target[:length]  # equal neighbours need a blank between them
+            needed = length + int((target[1:] == target[:-1]).sum())
+            self.clips += 1
+            if needed > frames:
+                self.lost, example = self.lost + 1, (needed, frames)
+        if self.clips >= ENOUGH_CLIPS and 2 * self.lost > self.clips:
+            raise ValueError(_too_many_labels(self.lost, self.clips, *example))
+
+
+def _guard_resampling(module: ModuleType) -> None:
+    """A half-resampled HEAR corpus is an error or made again, never used.
+
+    Threads instead of processes: what `compat` fills in is not there in joblib's.
+    """
+    module.Parallel = functools.partial(module.Parallel, backend="threading")
+    resample = module.resample_hear_corpus
+
+    @functools.wraps(resample)
+    def whole(task_dir, target_sr=16000, num_workers=6):
+        target = Path(task_dir) / str(target_sr)
+        mark = Path(task_dir) / f".{target_sr}.unfinished"
+        if mark.exists():  # ours, from a run that was stopped
+            shutil.rmtree(target, ignore_errors=True)
+        if target.is_dir():
+            return _check_resampled(Path(task_dir) / "48000", target)
+        if target.parent.is_dir():
+            mark.touch()
+        try:
+            resample(task_dir, target_sr=target_sr, num_workers=num_workers)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        finally:
+            mark.unlink(missing_ok=True)
+
+    module.resample_hear_corpus = whole
+
+
+def _check_resampled(source: Path, target: Path) -> None:
+    """Raise a ValueError if the target lacks files of the source."""
+    wanted = {p.relative_to(source) for p in source.glob("*/*.wav")}
+    lacking = [path for path in sorted(wanted) if not (target / path).is_file()]
+    if lacking:
+        raise ValueError(
+            f"{target} lacks {len(lacking)} of {len(wanted)} files, for example "
+            f"{lacking[0]}: delete the folder and run again"
+        )
+
+
+_GUARDS = {
+    "s3prl.upstream.interfaces": _guard_features,
+    "s3prl.problem.common._hear_util": _guard_resampling,
+    "s3prl.downstream.asr.expert": _guard_ctc("DownstreamExpert", "objective"),
+    "s3prl.downstream.ctc.expert": _guard_ctc("DownstreamExpert", "objective"),
+    "s3prl.task.speech2text_ctc_task": _guard_ctc("Speech2TextCTCTask", "criterion"),
+}

@@ -1,0 +1,51 @@
+"""The upstreams as s3prl and torch.hub call them.
+
+All of them take what s3prl's callers give: `ckpt` (-k, path_or_url), `model_config`
+(-g: a YAML file of options), `refresh` (-r) and options by name (extra_conf). The
+options are those of `expert.read_options`.
+"""
+
+from pathlib import Path as _Path
+
+from espnet2_sslam.integrations.s3prl.expert import UpstreamExpert as _UpstreamExpert
+
+
+def sslam(ckpt=None, model_config=None, refresh=False, **options):
+    """SSLAM, the frequency patches of a step side by side: 8 * D per 160 ms.
+
+    Args:
+        ckpt: Folder, file, Hugging Face id or URL of a model. Without it an encoder
+            with random weights of the sizes in the options.
+        model_config: YAML file (or dict) with options.
+        refresh: Download a URL again.
+        options: See `expert.read_options`; they win over `model_config`.
+    """
+    return _UpstreamExpert(ckpt, model_config, refresh, **options)
+
+
+def sslam_mean(ckpt=None, model_config=None, refresh=False, **options):
+    """SSLAM, the mean over the frequency patches of a step: D per 160 ms."""
+    return _UpstreamExpert(ckpt, model_config, refresh, **{"freq": "mean", **options})
+
+
+def sslam_local(ckpt=None, model_config=None, refresh=False, **options):
+    """SSLAM from a folder or file on this disk."""
+    if ckpt is None or not _Path(ckpt).expanduser().exists():
+        raise ValueError(f"sslam_local needs a file or folder as ckpt, got {ckpt!r}")
+    return sslam(ckpt, model_config, refresh, **options)
+
+
+def sslam_url(ckpt=None, model_config=None, refresh=False, **options):
+    """SSLAM from an http(s) address of a file, or a Hugging Face id."""
+    if ckpt is None or _Path(ckpt).expanduser().exists():
+        raise ValueError(
+            f"sslam_url needs an http address or a Hugging Face id, got {ckpt!r}"
+        )
+    return sslam(ckpt, model_config, refresh, **options)
+
+
+def sslam_custom(ckpt=None, model_config=None, refresh=False, **options):
+    """SSLAM from wherever `ckpt` says: path, URL or Hugging Face id."""
+    if ckpt is None:
+        raise ValueError("sslam_custom needs a path, URL or Hugging Face id as ckpt")
+    return sslam(ckpt, model_config, refresh, **options)
