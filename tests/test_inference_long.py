@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -322,6 +323,21 @@ def test_reading_ahead_is_bounded():
     time.sleep(0.2)
     assert len(taken) <= 2 * (4 * 2) + 4  # gathered, read ahead, in the threads' hands
     results.close()
+
+
+def test_memory_does_not_grow_with_the_number_of_files():
+    model = sslam(encoder(depth=1, embed_dim=8), batch_seconds=2.0)
+    clip = noise(0.1), RATE
+    results = model.embed_files(clip for _ in range(2_500))
+    tracemalloc.start()
+    try:
+        for result in results:
+            if result.index == 500:
+                before = tracemalloc.get_traced_memory()[0]
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert result.index == 2_499 and grown < 200_000  # bytes: not 100 per file
 
 
 def test_threads_may_share_a_model():

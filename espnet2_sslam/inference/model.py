@@ -16,7 +16,7 @@ from espnet2_sslam.inference.backbone import DTYPES, Backbone, find_device
 from espnet2_sslam.inference.engine import reader_threads, run_job
 from espnet2_sslam.inference.plans import plan_embed, plan_frames, plan_tag
 from espnet2_sslam.inference.result import FileResult
-from espnet2_sslam.inference.sources import as_clips
+from espnet2_sslam.inference.sources import as_clips, is_single, source_name
 
 BATCH_SECONDS = {"cpu": 40.96}  # four clips of 10.24 s: more is no faster there
 BATCH_SECONDS_GPU = 655.36
@@ -289,8 +289,9 @@ class SSLAM:
 
     def _run(self, job, files, rate=None) -> Iterator[FileResult]:
         """Results of files; warns once about what a fixed clip length leaves out."""
-        if isinstance(files, (str, Path)):
-            raise ValueError(f"need a list of files, got one: [{str(files)!r}]")
+        if is_single(files):
+            name = source_name(files, 0)
+            raise ValueError(f"need a list of files, got one ({name}): put it in [...]")
         results = run_job(
             job,
             files,

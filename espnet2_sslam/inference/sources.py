@@ -22,20 +22,25 @@ MAX_CHANNELS = 8  # of an array: more rows than that are taken for a batch of cl
 SCALES = {"int16": 2**15, "int32": 2**31, "uint8": 2**7}  # full scale of integers
 
 
-def as_clips(audio: Any) -> Tuple[List[Any], bool]:
-    """The clips of what was given, and whether it was a single one.
+def is_single(audio: Any) -> bool:
+    """Whether this is one clip, not several.
 
     A list, a tuple or another iterable holds several; paths, file objects, arrays,
     (array, rate) and {"array": ..., "sampling_rate": ...} are one.
     """
-    single = (
-        isinstance(audio, (str, os.PathLike, Mapping))
+    return (
+        isinstance(audio, (str, bytes, os.PathLike, Mapping))
         or hasattr(audio, "read")
         or _is_array(audio)
         or _is_pair(audio)
         or not hasattr(audio, "__iter__")
     )
-    return ([audio], True) if single else (list(audio), False)
+
+
+def as_clips(audio: Any) -> Tuple[List[Any], bool]:
+    """The clips of what was given, and whether it was a single one."""
+    single = is_single(audio)
+    return [audio] if single else list(audio), single
 
 
 def source_name(source: Any, index: int) -> str:
