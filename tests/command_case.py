@@ -1,0 +1,141 @@
+"""Clips, and a quick stand-in for `SSLAM`, for the tests of the commands.
+
+The stand-in reads the files as the real one does, and its numbers depend on the audio
+alone, so a result that lands on another file shows.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet2_sslam.audio import AudioError, read_audio
+from espnet2_sslam.bin import sslam_embed
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.features import SAMPLE_RATE
+
+CLASSES = ["Dog", "Rain, light", "Siren"]
+WIDTH = 4
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Result(NamedTuple):
+    """As `FileResult`."""
+
+    index: int
+    name: str
+    error: Optional[str] = None
+    starts: Optional[np.ndarray] = None
+    ends: Optional[np.ndarray] = None
+    values: Optional[np.ndarray] = None
+
+
+class FakeSSLAM:
+    """`SSLAM` with a mean and a spectrum instead of a network."""
+
+    asked = []  # what from_pretrained was given, newest last
+
+    def __init__(self, classes=CLASSES, seed=0):
+        self.classes = classes
+        self.model = torch.nn.Linear(2, 2)
+        torch.nn.init.constant_(self.model.weight, float(seed))
+        torch.nn.init.zeros_(self.model.bias)
+        self.files = []  # that were read
+        self.pause = float(os.environ.get("FAKE_PAUSE", "0"))
+
+    @classmethod
+    def from_pretrained(cls, source, **options):
+        cls.asked.append((source, options))
+        if source == "missing":
+            raise ValueError("missing: no such model")
+        return cls(None if source == "encoder" else CLASSES, seed=len(source))
+
+    def _files(self, files, width, chunk, hop, shape=None):
+        for index, path in enumerate(files):
+            time.sleep(self.pause)
+            self.files.append(str(path))
+            try:
+                wave = read_audio(path)
+            except AudioError as error:
+                yield Result(index, str(path), str(error))
+                continue
+            rows = []
+            size = len(wave) if chunk is None else int(chunk * SAMPLE_RATE)
+            step = size if hop is None else int(hop * SAMPLE_RATE)
+            first = range(0, max(len(wave) - size, 0) + step, step)
+            for begin in first:
+                part = wave[begin : begin + size]
+                if len(part):
+                    seconds = [begin / SAMPLE_RATE, (begin + len(part)) / SAMPLE_RATE]
+                    rows.append((*seconds, numbers(part, width)))
+            starts, ends, values = (np.array(column) for column in zip(*rows))
+            values = values.astype(np.float32)
+            if shape:
+                values = np.stack([values * layer for layer in range(shape)], 1)
+            yield Result(index, str(path), None, starts, ends, values)
+
+    def embed_files(self, files, *, layer=-1, pooling="mean", chunk=None, hop=None):
+        if pooling == "frames":
+            chunk = 0.16
+        yield from self._files(
+            files, WIDTH, chunk, hop, shape=3 if layer == "all" else None
+        )
+
+    def tag_files(self, files, *, chunk=None, hop=None):
+        yield from self._files(files, len(self.classes), chunk, hop)
+
+    def tag_frames(self, files, *, resolution=0.16, window=None):
+        yield from self._files(files, len(self.classes), resolution, None)
+
+
+def numbers(wave, width):
+    """Values in 0..1 that identify a piece of audio."""
+    parts = np.array_split(np.abs(wave.astype(np.float64)), width)
+    return np.array([min(part.mean() if len(part) else 0.0, 1.0) for part in parts])
+
+
+def make_clips(folder, count, seconds=0.2, rate=16_000):
+    """Clips `clip000.wav`, ... of different loudness and content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        wave = 0.2 * rng.standard_normal(int(seconds * rate)) * (1 + index % 5) / 5
+        soundfile.write(folder / f"clip{index:03d}.wav", wave, rate)
+    return sorted(folder.glob("*.wav"))
+
+
+def install(monkeypatch=None):
+    """Let the commands load the stand-in."""
+    import espnet2_sslam.inference as package
+
+    FakeSSLAM.asked.clear()
+    if monkeypatch is None:
+        package.SSLAM = FakeSSLAM
+    else:
+        monkeypatch.setattr(package, "SSLAM", FakeSSLAM, raising=False)
+
+
+def command(capsys, main, *options):
+    """Run a command as from the shell: (exit status, stdout, stderr)."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run_main(lambda: main([str(option) for option in options]))
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def embed_apart(folder, pause, options):
+    """`sslam embed` with the stand-in as a process of its own; stderr goes to `log`."""
+    os.chdir(folder)
+    os.environ["FAKE_PAUSE"] = str(pause)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    install()
+    with open("log", "w") as sys.stderr:
+        run_main(lambda: sslam_embed.main(["model", *options]))

@@ -1,0 +1,323 @@
+"""`sslam embed`: every file's features, under its own name, whatever happens."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kaldiio
+import numpy as np
+import pytest
+import torch
+
+from espnet2_sslam.bin import sslam_embed
+from espnet2_sslam.encoder import SSLAMEncoder
+from tests.command_case import (
+    ROOT,
+    FakeSSLAM,
+    command,
+    embed_apart,
+    install,
+    make_clips,
+)
+from tests.corpus_case import real_audio
+
+# A process that runs the command with the stand-in for the model.
+DRIVER = """
+import sys
+from tests.command_case import install
+install()
+from espnet2_sslam.bin import cli, sslam_embed
+cli.run_main(lambda: sslam_embed.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def clips(tmp_path, monkeypatch):
+    """Eight clips in `clips`; the commands load the stand-in."""
+    install(monkeypatch)
+    make_clips(tmp_path / "clips", 8)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "clips"
+
+
+def _embed(capsys, *options):
+    return command(capsys, sslam_embed.main, "model", *options)
+
+
+def test_a_folder_becomes_one_row_per_clip(clips, capsys):
+    status, out, err = _embed(capsys, "clips", "-o", "out.npz")
+    assert (status, out) == (0, "") and "8 of 8 files, 8 rows" in err
+    found = np.load("out.npz")
+    assert list(found["ids"]) == [f"clips/clip{i:03d}.wav" for i in range(8)]
+    assert list(found["ends"]) == [pytest.approx(0.2)] * 8
+    own = np.concatenate([r.values for r in FakeSSLAM().embed_files(found["ids"])])
+    np.testing.assert_array_equal(found["values"], own)
+    assert not Path("out.npz.part").exists()
+
+
+def test_the_options_reach_the_model(clips, capsys):
+    options = "--weights teacher --revision v1 --device cpu --dtype bfloat16"
+    status, _, _ = _embed(
+        capsys, "clips", "-o", "o.csv", *options.split(), "--target_frames", "1024"
+    )
+    assert status == 0
+    assert FakeSSLAM.asked == [
+        (
+            "model",
+            dict(
+                revision="v1",
+                weights="teacher",
+                device="cpu",
+                dtype="bfloat16",
+                target_frames=1024,
+            ),
+        )
+    ]
+    info = "--layer 3 --pooling cls -o o.npz".split()
+    assert _embed(capsys, "clips", *info)[0] == 0
+    record = json.loads(str(np.load("o.npz")["info"]))
+    assert (record["layer"], record["pooling"]) == (3, "cls")
+    assert len(record["weights_sha256"]) == 64
+
+
+def test_windows_have_their_times(clips, capsys):
+    options = "--chunk 0.1 --hop 0.05 --names file -o out.npz".split()
+    assert _embed(capsys, "clips", *options)[0] == 0
+    found = np.load("out.npz")
+    own = found["ids"] == "clip003.wav"
+    np.testing.assert_allclose(found["starts"][own], [0, 0.05, 0.1])
+    np.testing.assert_allclose(found["ends"][own], [0.1, 0.15, 0.2])
+
+
+def test_frames_become_a_matrix_per_utterance(clips, capsys):
+    Path("wav.scp").write_text("utt2 clips/clip001.wav\nutt1 clips/clip000.wav\n")
+    options = "--list wav.scp --pooling frames -o feats.scp".split()
+    assert _embed(capsys, *options)[0] == 0
+    found = kaldiio.load_scp("feats.scp")
+    assert list(found) == ["utt2", "utt1"] and found["utt1"].shape == (2, 4)
+    lines = Path("feats.segments").read_text().splitlines()
+    assert lines[1] == "utt2-000001 utt2 0.16 0.2"
+
+
+def test_a_single_window_is_a_matrix_too(clips, capsys):
+    assert _embed(capsys, "clips", "--chunk", "10", "-o", "feats.ark")[0] == 0
+    found = kaldiio.load_scp("feats.scp")
+    assert {matrix.shape for matrix in found.values()} == {(1, 4)}
+
+
+def test_unreadable_files_are_listed_and_all_others_done(clips, capsys):
+    (clips / "clip002.wav").write_text("no audio")
+    (clips / "clip005.wav").write_bytes(b"")
+    status, out, err = _embed(capsys, "clips", "gone.wav", "-o", "out.csv")
+    assert (status, out) == (1, "")
+    *_, first, second, third, last = err.splitlines()
+    assert first.startswith("  clips/clip002.wav: not audio")
+    assert second == "  clips/clip005.wav: empty: the file has 0 bytes"
+    assert third == "  gone.wav: missing: there is no such file"
+    assert last.startswith("error: 3 of 9 files could not be used (listed above)")
+    names = [row.split(",")[0] for row in Path("out.csv").read_text().splitlines()]
+    assert names[1:] == [f"clips/clip{i:03d}.wav" for i in (0, 1, 3, 4, 6, 7)]
+
+
+def test_after_a_repair_only_the_repaired_files_are_read(clips, capsys, monkeypatch):
+    whole = (clips / "clip002.wav").read_bytes()
+    assert _embed(capsys, "clips", "-o", "whole.csv")[0] == 0
+    (clips / "clip002.wav").write_text("no audio")
+    assert _embed(capsys, "clips", "-o", "out.csv")[0] == 1
+    (clips / "clip002.wav").write_bytes(whole)
+    read = []
+    original = FakeSSLAM.embed_files
+
+    def watched(self, files, **options):
+        read.extend(files)
+        return original(self, files, **options)
+
+    monkeypatch.setattr(FakeSSLAM, "embed_files", watched)
+    status, _, err = _embed(capsys, "clips", "-o", "out.csv")
+    assert status == 0 and read == ["clips/clip002.wav"]
+    assert "7 of 8 files are done already, 1 to go" in err
+    assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+    assert not Path("out.csv.part").exists()
+
+
+def test_no_usable_file_leaves_no_output(clips, capsys):
+    status, _, err = _embed(capsys, "gone.wav", "-o", "out.csv")
+    assert status == 1 and "out.csv is not written" in err
+    assert not Path("out.csv").exists() and not Path("out.csv.part").exists()
+
+
+def test_a_mistake_of_ours_keeps_what_is_done(clips, capsys, monkeypatch):
+    def broken(self, files, **options):
+        for number, result in enumerate(original(self, files, **options)):
+            if number == 5:
+                raise RuntimeError("device lost")
+            yield result
+
+    original = FakeSSLAM.embed_files
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeSSLAM, "embed_files", broken)
+        with pytest.raises(RuntimeError):
+            _embed(capsys, "clips", "-o", "out.csv")
+    _, _, err = _embed(capsys, "clips", "-o", "out.csv")
+    assert "5 of 8 files are done already" in err
+
+
+def test_other_options_do_not_mix_with_a_stopped_run(clips, capsys):
+    (clips / "clip002.wav").write_text("no audio")
+    assert _embed(capsys, "clips", "-o", "out.csv")[0] == 1
+    for options in (["--layer", "1"], ["--pooling", "cls"], ["--dtype", "bfloat16"]):
+        status, _, err = _embed(capsys, "clips", "-o", "out.csv", *options)
+        assert status == 1 and err.count("\n") == 1
+        assert f"{options[0][2:]}: " in err and "--restart" in err
+    other = ["other model", "clips", "-o", "out.csv"]
+    status, _, err = command(capsys, sslam_embed.main, *other)
+    assert status == 1 and "weights_sha256" in err
+    status, _, err = _embed(capsys, "clips", "-o", "out.csv", "--layer=1", "--restart")
+    assert status == 1 and "7 of 8 files, 7 rows" in err
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["clips", "-o", "out.xyz"], "need one of the formats npz, csv"),
+        (["clips", "-o", "clips"], "formats"),
+        (["clips", "-o", "out.csv", "--hop", "1"], "--hop needs --chunk"),
+        (["clips", "-o", "out.csv", "--chunk", "0"], "more than 0 seconds"),
+        (["clips", "-o", "out.csv", "--layer", "last"], "a number or all"),
+        (["clips"], "-o/--output"),
+        (["-o", "out.csv"], "no audio given"),
+        (["empty", "-o", "out.csv"], "no audio files in empty"),
+        (
+            "clips -o out.ark --layer all --pooling frames".split(),
+            "choose one --layer",
+        ),
+    ],
+)
+def test_wrong_options_are_one_line(clips, capsys, options, words):
+    Path("empty").mkdir()
+    status, out, err = _embed(capsys, *options)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert words in err and err.startswith("error: ")
+    assert FakeSSLAM.asked == []
+
+
+def test_a_missing_model_is_one_line(clips, capsys):
+    options = ["missing", "clips", "-o", "out.csv"]
+    status, _, err = command(capsys, sslam_embed.main, *options)
+    assert (status, err) == (1, "error: missing: no such model\n")
+
+
+# Children of a server that has imported torch, which takes a fresh process seconds.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        "tests.command_case",
+        "espnet2_sslam.bin.many_files",
+        "espnet2_sslam.inference.outputs",
+    ]
+)
+
+
+def _start(pause, *options):
+    """Run the command with the stand-in in a process, its stderr in `log`."""
+    child = SERVER.Process(target=embed_apart, args=(os.getcwd(), pause, options))
+    child.start()
+    return child
+
+
+def _wait_for(index, lines):
+    """Wait until so many results are on the disk."""
+    for _ in range(6000):
+        if index.exists() and index.read_bytes().count(b"\n") >= lines:
+            return
+        time.sleep(0.005)
+    raise AssertionError("no results")
+
+
+@pytest.mark.parametrize("format", ["npz", "csv", "ark"])
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes(clips, format):
+    for path in make_clips(clips, 60, seconds=0.1)[7::20]:
+        path.write_text("no audio")
+    output, log = Path(f"out.{format}"), Path("log")
+    index = Path(f"{output}.part") / "index.jsonl"
+    for lines, end in ((5, signal.SIGKILL), (21, signal.SIGINT), (40, signal.SIGKILL)):
+        child = _start(0.01, "clips", "-o", str(output))
+        _wait_for(index, lines)
+        os.kill(child.pid, end)
+        child.join()
+        assert child.exitcode == (130 if end == signal.SIGINT else -end)
+        assert not output.exists()
+    child = _start(0, "clips", "-o", str(output))
+    child.join()
+    assert child.exitcode == 1 and "files are done already" in log.read_text()
+    assert "57 of 60 files, 57 rows" in log.read_text()
+    interrupted = output.read_bytes()
+    output.unlink()
+    child = _start(0, "clips", "-o", str(output), "--restart")
+    child.join()
+    assert child.exitcode == 1 and "done already" not in log.read_text()
+    assert output.read_bytes() == interrupted
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    make_clips(tmp_path / "clips", 60, seconds=0.1)
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, "model", "clips", "-o", "out.csv"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FAKE_PAUSE": "0.02"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for(tmp_path / "out.csv.part" / "index.jsonl", 3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "of 60 files are done and kept in out.csv.part" in err
+    assert err.endswith("error: interrupted\n")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny encoder in our own format."""
+    from espnet2_sslam.checkpoint import save_model
+
+    torch.manual_seed(0)
+    model = SSLAMEncoder(embed_dim=16, depth=2, num_heads=2, max_frames=320)
+    return str(save_model(model, tmp_path_factory.mktemp("model") / "encoder"))
+
+
+def test_real_features_belong_to_their_files(tmp_path, encoder, capsys):
+    from espnet2_sslam.inference import SSLAM
+
+    for index, seconds in enumerate((3.0, 0.2, 7.0, 1.0, 0.5)):
+        make_clips(tmp_path / str(index), 2, seconds=seconds, rate=8000 + 4000 * index)
+    (tmp_path / "2" / "clip000.wav").write_text("no audio")
+    output = tmp_path / "out.npz"
+    options = [encoder, str(tmp_path), "-o", str(output), "--layer", "all"]
+    status, _, err = command(capsys, sslam_embed.main, *options)
+    assert status == 1 and "9 of 10 files, 9 rows" in err
+    found = np.load(output)
+    model = SSLAM.from_pretrained(encoder)
+    assert found["values"].shape == (9, 3, 16)
+    for name, values in zip(found["ids"], found["values"]):
+        alone = model.embed(str(name), layer="all")
+        np.testing.assert_allclose(values, alone, atol=1e-5)
+
+
+def test_real_clips_give_real_features(tmp_path, encoder, capsys):
+    folder = real_audio("esc50-mini") / "audio"
+    names = sorted(path.name for path in folder.glob("*.flac"))[:6]
+    files = [str(folder / name) for name in names]
+    output = tmp_path / "out.scp"
+    options = [encoder, *files, "-o", str(output), "--pooling", "frames"]
+    options += ["--names", "file"]
+    assert command(capsys, sslam_embed.main, *options)[0] == 0
+    found = kaldiio.load_scp(str(output))
+    assert list(found) == names
+    assert {matrix.shape for matrix in found.values()} == {(32, 16)}
+    assert all(np.isfinite(matrix).all() for matrix in found.values())
