@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -471,8 +470,3 @@ def test_a_zoo_tag_without_network_says_so(zoo, tmp_path):
     with pytest.raises(CheckpointError) as error:
         hub.resolve("someone/packed sslam", cache_dir=tmp_path / "cache")
     assert "neither in the cache" in _line(error)
-
-
-def test_the_preprocessor_is_described_without_transformers():
-    text = json.dumps(hub.preprocessor_config())
-    assert "SSLAMFeatureExtractor" in text and "16000" in text

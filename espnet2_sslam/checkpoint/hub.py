@@ -11,11 +11,10 @@ import importlib.util
 import logging
 import re
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Dict, Mapping, Optional, Union
 
 from espnet2_sslam.checkpoint.archive import is_archive, unpack
 from espnet2_sslam.checkpoint.errors import CheckpointError
-from espnet2_sslam.features import SAMPLE_RATE
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 HUB_URL = "https://huggingface.co/"
@@ -73,22 +72,6 @@ def resolve(
         return _from_hub(name, revision, cache_dir, sha256 or {})
     except OSError as error:
         raise CheckpointError(_os_error_line(text, error)) from error
-
-
-def preprocessor_config(model: Any = None) -> Dict[str, Any]:
-    """The content of preprocessor_config.json, for Hugging Face's AutoFeatureExtractor.
-
-    Args:
-        model: Not needed yet: every model takes waveforms of 16 kHz.
-    """
-    return {
-        "feature_extractor_type": "SSLAMFeatureExtractor",
-        "feature_size": 1,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "return_attention_mask": True,
-        "sampling_rate": SAMPLE_RATE,
-    }
 
 
 def zoo_table() -> Dict[str, str]:

@@ -1,0 +1,109 @@
+"""Models as ESPnet packs them: one .zip that needs no other file.
+
+Such a file is read by ESPnet's own `unpack`, by espnet_model_zoo's `ModelDownloader`
+and by `checkpoint.load_model`. A classifier is packed as a training of
+`SSLAMClassificationTask`; an encoder as what other trainings start from: config.yaml
+has `encoder: sslam` and `encoder_conf`, model.pth the names `encoder.*`, for
+`--init_param model.pth:encoder:encoder`.
+"""
+
+import io
+import os
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, Union
+
+import torch
+import yaml
+
+import espnet2_sslam
+from espnet2_sslam.checkpoint import model_config
+from espnet2_sslam.checkpoint.archive import META_FILE
+from espnet2_sslam.checkpoint.folder import Model
+from espnet2_sslam.classifier import SSLAMClassifier
+
+CONFIG_FILE = "config.yaml"
+WEIGHTS_FILE = "model.pth"
+INPUT = {"input_size": 1, "frontend": None, "normalize": None}  # waveforms
+
+
+def pack_model(model: Model, path: Union[str, Path]) -> Path:
+    """Write an encoder or a classifier as a packed model.
+
+    Args:
+        model: `SSLAMEncoder` or `SSLAMClassifier`, as `load_model` gives it.
+        path: The .zip file; its folder is made, an older file replaced.
+
+    Raises:
+        ValueError: The name is not that of a .zip file.
+        OSError: It cannot be written; an older file is left as it was.
+    """
+    path = Path(path)
+    if path.suffix != ".zip":
+        raise ValueError(f"a packed model is a .zip file, got {path}")
+    classifier = isinstance(model, SSLAMClassifier)
+    kind = "classification" if classifier else "ssl"  # ESPnet's names for these tasks
+    meta = {
+        "yaml_files": {f"{kind}_train_config": CONFIG_FILE},
+        "files": {f"{kind}_model_file": WEIGHTS_FILE},
+        "timestamp": time.time(),
+        "python": sys.version,
+        "torch": str(torch.__version__),
+        "espnet2_sslam": espnet2_sslam.__version__,
+    }
+    state = model.state_dict()
+    if not classifier:
+        state = {f"encoder.{name}": value for name, value in state.items()}
+    weights = io.BytesIO()
+    torch.save({k: v.detach().cpu().contiguous() for k, v in state.items()}, weights)
+    members = {
+        META_FILE: yaml.safe_dump(meta).encode(),
+        CONFIG_FILE: yaml.safe_dump(
+            training_config(model), allow_unicode=True
+        ).encode(),
+        WEIGHTS_FILE: weights.getbuffer(),
+    }
+    _write_zip(path, members)
+    return path
+
+
+def training_config(model: Model) -> Dict[str, Any]:
+    """The config.yaml of a model: what ESPnet needs to build it.
+
+    Args:
+        model: `SSLAMEncoder` or `SSLAMClassifier`.
+    """
+    described = model_config(model)
+    encoder_conf = dict(described["encoder"])
+    for name in ("fbank_mean", "fbank_std"):
+        encoder_conf[name] = described[name]
+    if described["classifier"] is None:
+        return {"encoder": "sslam", "encoder_conf": encoder_conf, **INPUT}
+    head = dict(described["classifier"])
+    return {
+        "class_list": list(head.pop("classes")),
+        "encoder_conf": encoder_conf,
+        "model_conf": head,
+        "augment_conf": {},
+        "input_size": 1,
+        "max_samples": None,
+        "seed": 0,
+    }
+
+
+def _write_zip(path: Path, members: Dict[str, Any]) -> None:
+    """Write the archive whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as stream:
+            with zipfile.ZipFile(stream, "w") as archive:  # weights do not shrink
+                for name, content in members.items():
+                    archive.writestr(name, content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

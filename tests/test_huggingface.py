@@ -1,0 +1,445 @@
+"""Our folders in Hugging Face transformers, without trust_remote_code."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    pipeline,
+)
+
+import espnet2_sslam.integrations.huggingface as ours
+from espnet2_sslam.checkpoint import load_model, save_model
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.encoder import SSLAMEncoder
+
+SIZES = dict(embed_dim=48, depth=2, num_heads=4, max_frames=256)
+CLASSES = ["dog", "rain", "siren"]
+HEADS = [
+    {},
+    {"task": "multi_class", "pooling": "mean"},
+    {"pooling": "attentive", "weighted_layers": True},
+    {"pooling": "concat", "head_norm": "batch"},
+    {"pooling": "lin_softmax"},
+]
+
+
+def _encoder(**options):
+    torch.manual_seed(0)
+    return SSLAMEncoder(**SIZES, fbank_mean=-5.5, fbank_std=3.25, **options).eval()
+
+
+def _classifier(**options):
+    model = SSLAMClassifier(_encoder(), CLASSES, **options)
+    for parameter in model.pooling.parameters():
+        torch.nn.init.normal_(parameter)
+    for name, buffer in model.fc_norm.named_buffers():
+        if name == "running_mean":
+            buffer.normal_()
+    torch.nn.init.normal_(model.head.bias)
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_model(_encoder(), tmp_path / "encoder", origin={"file": "x.pt"})
+
+
+@pytest.fixture
+def tagger(tmp_path):
+    return save_model(_classifier(), tmp_path / "classifier")
+
+
+def _clips(*sizes):
+    rng = np.random.default_rng(1)
+    return [rng.normal(scale=0.1, size=n).astype(np.float32) for n in sizes]
+
+
+def _batch(clips):
+    lengths = torch.tensor([len(clip) for clip in clips])
+    rows = [torch.from_numpy(clip) for clip in clips]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths
+
+
+def _same_states(a, b):
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert value.dtype == b[name].dtype and torch.equal(value, b[name]), name
+
+
+# --- configuration
+
+
+@pytest.mark.parametrize("head", [None, *HEADS])
+def test_config_json_is_written_as_it_was_read(tmp_path, head):
+    model = _encoder(target_frames=64) if head is None else _classifier(**head)
+    folder = save_model(model, tmp_path / "a", origin={"file": "x.pt", "sha256": "0"})
+    auto = AutoModel if head is None else AutoModelForAudioClassification
+    auto.from_pretrained(folder).save_pretrained(tmp_path / "b")
+    read = [
+        json.loads((path / "config.json").read_text())
+        for path in (folder, tmp_path / "b")
+    ]
+    assert read[0] == read[1]
+
+
+def test_the_config_answers_under_the_usual_names(tagger):
+    config = AutoConfig.from_pretrained(tagger)
+    assert isinstance(config, ours.SSLAMConfig)
+    assert (config.hidden_size, config.num_hidden_layers) == (48, 2)
+    assert config.num_attention_heads == 4 and config.num_labels == 3
+    assert config.id2label[2] == "siren" and config.label2id["siren"] == 2
+    assert config.problem_type == "multi_label_classification"
+
+
+def test_another_format_version_is_refused(folder):
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), "format_version": 2}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="format_version 1"):
+        AutoConfig.from_pretrained(folder)
+
+
+# --- the same numbers
+
+
+def test_the_encoder_gives_the_same_tokens(folder):
+    clips = _clips(9_000, 60_000, 16_000)  # the second one longer than one pass
+    inputs = AutoFeatureExtractor.from_pretrained(folder)(
+        clips, sampling_rate=16_000, return_tensors="pt"
+    )
+    model = AutoModel.from_pretrained(folder)
+    assert isinstance(model, ours.SSLAMModel) and not model.training
+    with torch.no_grad():
+        out = model(**inputs, output_hidden_states=True)
+        states, steps = _encoder().hidden_states(*_batch(clips))
+        last, lengths, _ = _encoder(freq="flatten", cls_token=True)(*_batch(clips))
+    assert torch.equal(out.last_hidden_state, last)
+    assert torch.equal(out.token_mask.sum(1), lengths)
+    assert torch.equal(out.pooler_output, last[:, 0])
+    assert len(out.hidden_states) == len(states) == 3
+    for found, wanted in zip(out.hidden_states, states):
+        assert torch.equal(found[out.token_mask], wanted[out.token_mask])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_classifier_gives_the_same_logits(tmp_path, head):
+    classifier = _classifier(**head)
+    folder = save_model(classifier, tmp_path)
+    clips = _clips(9_000, 16_000)
+    inputs = AutoFeatureExtractor.from_pretrained(folder)(clips, return_tensors="pt")
+    model = AutoModelForAudioClassification.from_pretrained(folder)
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        wanted = classifier.inference(*_batch(clips))
+    assert torch.equal(logits, wanted)
+
+
+def test_padding_has_no_effect(tagger):
+    extract = AutoFeatureExtractor.from_pretrained(tagger)
+    model = AutoModelForAudioClassification.from_pretrained(tagger)
+    clips = _clips(5_000, 16_000)
+    with torch.no_grad():
+        together = model(**extract(clips, return_tensors="pt")).logits
+        alone = [model(**extract(c, return_tensors="pt")).logits for c in clips]
+        longer = extract(
+            clips, padding="max_length", max_length=30_000, return_tensors="pt"
+        )
+        padded = model(**longer).logits
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together, padded, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tuple_comes_back_where_it_is_asked_for(tagger):
+    model = AutoModelForAudioClassification.from_pretrained(tagger)
+    [clip] = _clips(8_000)
+    (logits,) = model(torch.from_numpy(clip)[None], return_dict=False)
+    assert logits.shape == (1, 3)
+
+
+# --- save and load
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["encoder", "classifier"])
+def test_save_and_load_are_bit_identical(tmp_path, kind, dtype):
+    model = _encoder() if kind == "encoder" else _classifier()
+    auto = AutoModel if kind == "encoder" else AutoModelForAudioClassification
+    first = auto.from_pretrained(save_model(model, tmp_path / "a"), dtype=dtype)
+    first.save_pretrained(tmp_path / "b")
+    second = auto.from_pretrained(tmp_path / "b")
+    _same_states(first.state_dict(), second.state_dict())
+    assert second.dtype == dtype
+    if dtype == torch.float32:
+        stored = [load_file(tmp_path / x / "model.safetensors") for x in "ab"]
+        _same_states(*stored)
+
+
+@pytest.mark.parametrize("how", ["load", "to", "half", "config"])
+def test_positions_and_fbank_statistics_stay_float32(folder, how):
+    exact = _encoder().state_dict()
+    if how == "load":
+        model = AutoModel.from_pretrained(folder, dtype=torch.float16)
+    elif how == "config":
+        config = AutoConfig.from_pretrained(folder)
+        model = AutoModel.from_config(config, dtype=torch.bfloat16)
+    else:
+        model = AutoModel.from_pretrained(folder)
+        model = model.half() if how == "half" else model.to(torch.bfloat16)
+    state = model.encoder.state_dict()
+    assert state["norm.weight"].dtype != torch.float32
+    for name in ("positions", "log_mel.mean", "log_mel.std"):
+        assert torch.equal(state[name], exact[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_computes_nearly_the_same(tagger, dtype):
+    inputs = _batch(_clips(9_000, 16_000))[0]
+    model = AutoModelForAudioClassification.from_pretrained(tagger)
+    low = AutoModelForAudioClassification.from_pretrained(tagger, dtype=dtype)
+    with torch.no_grad():
+        wanted, found = model(inputs).logits, low(inputs).logits
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), wanted, rtol=0.05, atol=0.05)
+
+
+def test_our_own_loader_reads_what_transformers_has_saved(tagger, tmp_path):
+    model = AutoModelForAudioClassification.from_pretrained(tagger)
+    model.save_pretrained(tmp_path / "saved")
+    loaded = load_model(tmp_path / "saved")
+    assert loaded.classes == CLASSES
+    _same_states(loaded.model.state_dict(), _classifier().state_dict())
+
+
+def test_the_encoder_of_a_classifier_can_be_loaded_and_saved(tagger, tmp_path):
+    AutoModel.from_pretrained(tagger).save_pretrained(tmp_path / "encoder")
+    loaded = load_model(tmp_path / "encoder")
+    assert loaded.classes is None
+    _same_states(loaded.model.state_dict(), _encoder().state_dict())
+
+
+def test_a_saved_folder_serves_a_pipeline_by_itself(tagger, tmp_path):
+    model = AutoModelForAudioClassification.from_pretrained(tagger)
+    model.save_pretrained(tmp_path / "saved")
+    written = (tmp_path / "saved" / "preprocessor_config.json").read_text()
+    stored = (tagger / "preprocessor_config.json").read_text()
+    assert json.loads(written) == json.loads(stored)
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        (lambda s: s.pop("encoder.norm.weight"), "missing encoder.norm.weight"),
+        (lambda s: s.update(x=torch.zeros(1)), "unknown x"),
+        (lambda s: s.pop("head.bias"), "missing head.bias"),
+    ],
+)
+def test_weights_that_do_not_fit_are_an_error(tagger, change, line):
+    from safetensors.torch import save_file
+
+    path = tagger / "model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=line):
+        AutoModelForAudioClassification.from_pretrained(tagger)
+
+
+# --- training
+
+
+def test_a_new_head_on_a_pretrained_encoder_learns(folder, tmp_path):
+    torch.manual_seed(0)
+    model = AutoModelForAudioClassification.from_pretrained(
+        folder,
+        id2label={0: "low", 1: "high"},
+        label2id={"low": 0, "high": 1},
+        problem_type="single_label_classification",
+    )
+    weight = model.head.weight
+    assert weight.shape == (2, 48) and 0.005 < weight.std() < 0.04
+    assert not model.head.bias.any() and (model.fc_norm.weight == 1).all()
+    _same_states(model.encoder.state_dict(), _encoder().state_dict())
+    tones = torch.tensor([300.0, 5000.0, 400.0, 6000.0])[:, None]
+    batch = 0.1 * torch.sin(2 * torch.pi * tones * torch.arange(8_000) / 16_000)
+    labels = torch.tensor([0, 1, 0, 1])
+    optimizer = torch.optim.AdamW(model.train().parameters(), 3e-3)
+    losses = []
+    for _ in range(15):
+        loss = model(batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    model.save_pretrained(tmp_path / "tuned")
+    loaded = load_model(tmp_path / "tuned")
+    assert loaded.classes == ["low", "high"] and loaded.model.task == "multi_class"
+    with torch.no_grad():
+        wanted = model.eval()(batch).logits
+        found = loaded.model.inference(batch, torch.full((4,), 8_000))
+    assert torch.equal(found, wanted)
+
+
+def test_the_loss_follows_the_problem_type(tagger):
+    batch, _ = _batch(_clips(8_000, 8_000))
+    multi = AutoModelForAudioClassification.from_pretrained(tagger)
+    labels = torch.tensor([[1, 0, 1], [0, 0, 1]])
+    out = multi(batch, labels=labels)
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(
+        out.logits, labels.float()
+    )
+    assert torch.equal(out.loss, wanted)
+    single = AutoModelForAudioClassification.from_pretrained(
+        tagger, problem_type="single_label_classification"
+    )
+    out = single(batch, labels=torch.tensor([2, 0]))
+    wanted = torch.nn.functional.cross_entropy(out.logits, torch.tensor([2, 0]))
+    torch.testing.assert_close(out.loss, wanted)
+
+
+def test_a_head_for_other_classes_replaces_the_old_one(tagger):
+    model = AutoModelForAudioClassification.from_pretrained(
+        tagger, num_labels=5, ignore_mismatched_sizes=True
+    )
+    assert model.head.weight.shape == (5, 48) and model.config.num_labels == 5
+    assert model.head.weight.abs().max() < 0.2
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tagger):
+    batch, _ = _batch(_clips(8_000, 8_000))
+    labels = torch.ones(2, 3)
+    plain = AutoModelForAudioClassification.from_pretrained(tagger).train()
+    thrifty = copy.deepcopy(plain)
+    thrifty.gradient_checkpointing_enable({"use_reentrant": False})
+    calls = []
+    thrifty.encoder.blocks[0].mlp.register_forward_hook(lambda *a: calls.append(1))
+    for model in (plain, thrifty):
+        model(batch, labels=labels).loss.backward()
+    assert len(calls) == 2  # forward, and again in the backward pass
+    pairs = zip(plain.parameters(), thrifty.parameters())
+    assert all(torch.equal(a.grad, b.grad) for a, b in pairs)
+    thrifty.gradient_checkpointing_disable()
+    thrifty(batch, labels=labels).loss.backward()
+    assert len(calls) == 3
+
+
+# --- feature extractor
+
+
+@pytest.fixture
+def extract():
+    return ours.SSLAMFeatureExtractor()
+
+
+def test_one_clip_in_any_form_is_a_batch_of_one(extract):
+    [clip] = _clips(500)
+    forms = [clip, clip.astype(np.float64), clip.tolist(), torch.from_numpy(clip)]
+    forms += [[clip], clip[None], torch.from_numpy(clip)[None]]
+    for form in forms:
+        out = extract(form, return_tensors="np")
+        assert np.array_equal(out["input_values"], clip[None])
+        assert out["input_values"].dtype == np.float32
+
+
+def test_integers_are_scaled_to_one(extract):
+    for dtype, lowest in ((np.int16, -(2**15)), (np.int32, -(2**31))):
+        out = extract(np.array([lowest, 0], dtype), return_tensors="pt")
+        assert out["input_values"].tolist() == [[-1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "clip, line",
+    [
+        (np.full(500, np.nan), "NaN or infinite"),
+        (np.zeros((1, 2, 500)), "need mono audio"),
+        (np.zeros(0), "need mono audio"),
+    ],
+)
+def test_what_is_no_clip_is_refused(extract, clip, line):
+    with pytest.raises(ValueError, match=line):
+        extract(clip)
+
+
+def test_another_rate_is_refused(extract):
+    with pytest.raises(ValueError, match="need audio of 16000 Hz, got 44100 Hz"):
+        extract(np.zeros(500), sampling_rate=44_100)
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        ((torch.zeros(2, 1, 800),), "need input_values of shape"),
+        ((torch.zeros(1, 800), torch.ones(1, 700)), "use SSLAMFeatureExtractor"),
+        ((torch.zeros(1, 800), torch.arange(800)[None] > 9), "padded at the end"),
+        ((torch.zeros(1, 100),), "a clip has 100 samples"),
+    ],
+)
+def test_a_wrong_batch_is_refused(folder, arguments, line):
+    with pytest.raises(ValueError, match=line):
+        AutoModel.from_pretrained(folder)(*arguments)
+
+
+# --- pipeline
+
+
+@pytest.fixture
+def classify(tagger):
+    return pipeline("audio-classification", model=str(tagger))
+
+
+def _as_pairs(result):
+    return {row["label"]: row["score"] for row in result}
+
+
+def test_the_pipeline_scores_as_the_classifier_does(classify):
+    [clip] = _clips(12_000)
+    model = _classifier()
+    with torch.no_grad():
+        wanted = model.scores(model.inference(*_batch([clip])))[0]
+    found = _as_pairs(classify(clip))
+    assert found == pytest.approx(dict(zip(CLASSES, wanted.tolist())), abs=1e-6)
+
+
+def test_the_pipeline_takes_other_rates_files_and_bytes(classify, tmp_path):
+    time = np.arange(32_000) / 32_000
+    wave = (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    path = tmp_path / "clip.flac"
+    soundfile.write(path, np.stack([wave, wave], 1), 32_000)
+    resampled = _as_pairs(classify({"sampling_rate": 32_000, "raw": wave}))
+    results = [classify(str(path)), classify(path), classify(path.read_bytes())]
+    for result in results:
+        # another resampler than torchaudio's: close, not equal
+        assert _as_pairs(result) == pytest.approx(resampled, abs=2e-3)
+
+
+def test_the_pipeline_refuses_a_damaged_file_in_one_line(classify, tmp_path):
+    path = tmp_path / "clip.wav"
+    path.write_text("no audio")
+    with pytest.raises(ValueError, match="not audio"):
+        classify(str(path))
+
+
+def test_the_pipeline_works_in_batches_and_in_half_precision(tagger):
+    classify = pipeline(
+        "audio-classification", model=str(tagger), dtype=torch.bfloat16, batch_size=2
+    )
+    clips = _clips(8_000, 12_000, 9_000)
+    quiet = [1e-3 * clip for clip in clips]  # bfloat16 samples would change them
+    exact = pipeline("audio-classification", model=str(tagger))
+    for found, wanted in zip(classify(quiet), exact(quiet)):
+        assert _as_pairs(found) == pytest.approx(_as_pairs(wanted), abs=0.03)
+
+
+def test_the_waveform_stays_float32_in_half_precision(extract):
+    batch = extract(_clips(500)[0], return_tensors="pt")
+    assert batch.to(torch.bfloat16)["input_values"].dtype == torch.float32
+    assert batch.to("cpu", dtype=torch.float16)["input_values"].dtype == torch.float32

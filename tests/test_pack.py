@@ -1,0 +1,158 @@
+"""Packed models: what we write, ESPnet reads; what ESPnet packs, we read."""
+
+import argparse
+import zipfile
+
+import pytest
+import torch
+import yaml
+from espnet2.main_funcs.pack_funcs import pack, unpack
+from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
+from espnet_model_zoo.downloader import ModelDownloader
+
+from espnet2_sslam.checkpoint import load_model
+from espnet2_sslam.checkpoint.hub import resolve
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.integrations.pack import pack_model, training_config
+from espnet2_sslam.tasks.classification import (
+    SSLAMClassificationTask,
+    inherited_options,
+)
+
+CLASSES = ["dog", "rain", "Flöte"]
+
+
+def _encoder():
+    torch.manual_seed(0)
+    options = dict(embed_dim=48, depth=2, num_heads=4, max_frames=256)
+    return SSLAMEncoder(**options, fbank_mean=-5.5, fbank_std=3.25).eval()
+
+
+def _classifier(**options):
+    options = {"task": "multi_class", "pooling": "mean", **options}
+    return SSLAMClassifier(_encoder(), CLASSES, **options).eval()
+
+
+@pytest.fixture
+def clips():
+    torch.manual_seed(1)
+    return 0.1 * torch.randn(2, 16_000), torch.tensor([16_000, 9_000])
+
+
+@pytest.fixture
+def classifier_zip(tmp_path):
+    return pack_model(_classifier(), tmp_path / "new" / "classifier.zip")
+
+
+@pytest.fixture
+def encoder_zip(tmp_path):
+    return pack_model(_encoder(), tmp_path / "encoder.zip")
+
+
+def _same(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.mark.parametrize("reader", ["unpack", "zoo"])
+def test_espnet_reads_a_packed_classifier(classifier_zip, tmp_path, reader, clips):
+    if reader == "unpack":
+        files = unpack(classifier_zip, tmp_path / "out")
+    else:
+        downloader = ModelDownloader(tmp_path / "zoo")
+        files = downloader.download_and_unpack(str(classifier_zip))
+    # the names of espnet2.bin.pack cls
+    model, args = SSLAMClassificationTask.build_model_from_file(
+        files["classification_train_config"], files["classification_model_file"]
+    )
+    wanted = _classifier()
+    _same(model.state_dict(), wanted.state_dict())
+    assert args.class_list == CLASSES
+    with torch.no_grad():
+        assert torch.equal(model.eval().inference(*clips), wanted.inference(*clips))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "classifier"])
+def test_load_model_reads_a_packed_model(tmp_path, kind):
+    model = _encoder() if kind == "encoder" else _classifier()
+    path = pack_model(model, tmp_path / "m.zip")
+    loaded = load_model(resolve(path, cache_dir=tmp_path / "cache"))
+    assert type(loaded.model) is type(model)
+    assert loaded.classes == (None if kind == "encoder" else CLASSES)
+    _same(loaded.model.state_dict(), model.state_dict())
+
+
+def test_a_packed_encoder_starts_another_training(encoder_zip, tmp_path):
+    files = unpack(encoder_zip, tmp_path / "out")
+    with open(files["ssl_train_config"], encoding="utf-8") as stream:
+        config = yaml.safe_load(stream)
+    assert config["encoder"] == "sslam" and config["input_size"] == 1
+    encoder = SSLAMEncoder(config["input_size"], **config["encoder_conf"])
+    model = torch.nn.ModuleDict({"encoder": encoder})  # as in ESPnet's own models
+    load_pretrained_model(f"{files['ssl_model_file']}:encoder:encoder", model, False)
+    _same(encoder.state_dict(), _encoder().state_dict())
+
+
+def test_fine_tuning_takes_the_sizes_from_beside_the_packed_encoder(
+    encoder_zip, tmp_path
+):
+    file = unpack(encoder_zip, tmp_path / "out")["ssl_model_file"]
+    args = argparse.Namespace(
+        encoder_config=None, init_param=[f"{file}:encoder:encoder"]
+    )
+    found = inherited_options(args)
+    assert found["embed_dim"] == 48 and found["fbank_mean"] == -5.5
+
+
+def test_a_packed_model_names_no_other_file(classifier_zip):
+    with zipfile.ZipFile(classifier_zip) as archive:
+        names = archive.namelist()
+        meta = yaml.safe_load(archive.read("meta.yaml"))
+        config = yaml.safe_load(archive.read("config.yaml"))
+    assert names == ["meta.yaml", "config.yaml", "model.pth"]
+    named = [*meta["files"].values(), *meta["yaml_files"].values()]
+    assert sorted(named) == ["config.yaml", "model.pth"]
+    assert "/" not in str([v for v in config.values() if v != CLASSES])
+
+
+def test_every_option_of_the_head_is_packed(tmp_path):
+    options = {"head_norm": "batch", "weighted_layers": True, "task": "multi_label"}
+    conf = training_config(_classifier(**options))["model_conf"]
+    assert {**conf, **options, "pooling": "mean"} == conf
+
+
+def test_what_espnet_packs_is_read(tmp_path, clips, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = _classifier()
+    folder = tmp_path / "exp" / "cls_tiny"
+    folder.mkdir(parents=True)
+    torch.save(model.state_dict(), folder / "latest.pth")
+    (folder / "config.yaml").write_text(yaml.safe_dump(training_config(model)))
+    pack(
+        {"classification_model_file": "exp/cls_tiny/latest.pth"},
+        {"classification_train_config": "exp/cls_tiny/config.yaml"},
+        "packed.zip",
+    )
+    folder = resolve(tmp_path / "packed.zip", cache_dir=tmp_path / "cache")
+    loaded = load_model(folder)
+    with torch.no_grad():
+        assert torch.equal(loaded.model.inference(*clips), model.inference(*clips))
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is a .zip file"):
+        pack_model(_encoder(), tmp_path / "model.pth")
+
+
+def test_an_older_file_survives_a_failure(encoder_zip, monkeypatch):
+    before = encoder_zip.read_bytes()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("espnet2_sslam.integrations.pack.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        pack_model(_encoder(), encoder_zip)
+    assert encoder_zip.read_bytes() == before
+    assert len(list(encoder_zip.parent.iterdir())) == 1
