@@ -87,6 +87,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{args.output}: need a picture with suffix {', '.join(FORMATS)}"
         )
+    if os.path.isdir(args.file):
+        raise ValueError(f"{args.file} is a folder: name the recording to draw")
     if args.top_k < 1:
         raise ValueError(f"--top_k must be 1 or more, got {args.top_k}")
     model_options.check_output(args.output)
