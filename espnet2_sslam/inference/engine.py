@@ -14,7 +14,7 @@ from espnet2_sslam.inference.result import FileResult
 from espnet2_sslam.inference.windows import Piece
 
 LOOK_AHEAD = 4  # batches that are gathered and sorted by length
-MAX_PADDING = 0.15  # of the samples of a batch
+MAX_PADDING = 0.08  # of the samples of a batch
 MAX_FILES = 4096  # that wait for their results
 
 
