@@ -77,7 +77,7 @@ def test_espnet_reads_a_packed_classifier(classifier_zip, tmp_path, reader, clip
 def test_load_model_reads_a_packed_model(tmp_path, kind):
     model = _encoder() if kind == "encoder" else _classifier()
     path = pack_model(model, tmp_path / "m.zip")
-    loaded = load_model(resolve(path, cache_dir=tmp_path / "cache"))
+    loaded = load_model(path, cache_dir=tmp_path / "cache")
     assert type(loaded.model) is type(model)
     assert loaded.classes == (None if kind == "encoder" else CLASSES)
     _same(loaded.model.state_dict(), model.state_dict())

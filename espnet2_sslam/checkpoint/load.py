@@ -88,11 +88,9 @@ def read_parts(
     cache_dir: Union[str, Path, None] = None,
 ) -> Parts:
     """Take a source apart; see `load_model`. The config has its `origin`."""
-    path = Path(source)
-    if not path.exists():
-        from espnet2_sslam.checkpoint.hub import resolve
+    from espnet2_sslam.checkpoint.hub import resolve
 
-        path = resolve(str(source), revision=revision, cache_dir=cache_dir)
+    path = resolve(source, revision=revision, cache_dir=cache_dir)
     path = weights_file(path) if path.is_dir() else path
     if kind_of(path) == "safetensors":
         parts, layout = _from_safetensors(path)
