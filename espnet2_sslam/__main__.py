@@ -1,15 +1,21 @@
-"""Python with our encoder registered: python -m espnet2_sslam -m espnet2.bin.asr_train
+"""Python with SSLAM registered: python -m espnet2_sslam -m espnet2.bin.asr_train
 
-Takes the place of `python` in ESPnet's scripts: `--python "python -m espnet2_sslam"`,
-or the command espnet2-sslam-python where one word is needed.
+Takes the place of `python` in ESPnet's and s3prl's commands:
+`--python "python -m espnet2_sslam"`, or espnet2-sslam-python where one word is needed.
 """
 
 import importlib
 import importlib.util
+import logging
 import runpy
 import sys
+import traceback
+
+from espnet2_sslam.tasks.quiet import without_flash_attention_note
 
 USAGE = "usage: python -m espnet2_sslam (-m MODULE | -c CODE | SCRIPT) [ARGUMENT ...]"
+# Their modules have a main() and nothing else to do when they are run.
+HOSTS = ("espnet2.bin.", "espnet2_sslam.bin.", "s3prl.")
 
 
 def main() -> object:
@@ -34,23 +40,37 @@ def main() -> object:
 
 
 def _run_module(name: str, arguments: list[str]) -> object:
-    """Run a module; ESPnet's commands in a way that its spawned ranks survive.
+    """Run a module; the hosts' commands in a way that spawned processes survive.
 
-    A spawned process imports the parent's __main__ again by the name in its __spec__,
-    and never one called `*.__main__`: with runpy the ranks would miss our encoder.
+    A spawned process (a rank of ESPnet, a worker of a DataLoader) imports the parent's
+    __main__ again by the name in its __spec__, and never one called `*.__main__`: with
+    runpy it would miss SSLAM.
     """
-    if not name.startswith(("espnet2.bin.", "espnet2_sslam.bin.")):
+    if not name.startswith(HOSTS):
         sys.argv = [name, *arguments]
         runpy.run_module(name, run_name="__main__", alter_sys=True)
         return None
-    spec = importlib.util.find_spec("espnet2_sslam._hook")
-    sys.modules["__main__"].__spec__ = spec
-    module = importlib.import_module(name)
-    sys.argv = [module.__file__, *arguments]
-    if not hasattr(module, "main"):
-        runpy.run_module(name, run_name="__main__")
-        return None
-    return module.main()
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("espnet2_sslam._hook")
+    try:
+        with without_flash_attention_note():  # it would get into --print_config
+            module = importlib.import_module(name)
+        sys.argv = [module.__file__, *arguments]
+        if hasattr(module, "main"):
+            return module.main()
+    except (ValueError, ImportError) as error:
+        if not _is_ours(error):
+            raise
+        logging.debug("traceback of the error below", exc_info=True)
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(1)
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether our own code raised it: then the message says all, without traceback."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("espnet2_sslam.")
 
 
 if __name__ == "__main__":

@@ -1,68 +1,89 @@
-"""Make `--encoder sslam` known to ESPnet's own tasks, when and if they are imported.
+"""Make SSLAM known to ESPnet and s3prl, when and if they are imported.
 
-ESPnet has no plug-in mechanism. Here a finder on sys.meta_path adds our encoder to the
-choices of each espnet2.tasks module right after it is executed. Standard library only:
-`import espnet2_sslam` stays fast. See the README for what works through it.
+Neither has a plug-in mechanism that reaches all its commands. Here a finder on
+sys.meta_path calls our integrations around the execution of the modules below. Standard
+library only: `import espnet2_sslam` stays fast. The README says what works through it.
 """
 
+import importlib
 import sys
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-NAME = "sslam"
-PREFIX = "espnet2.tasks."
+TASKS = "espnet2.tasks."
+INTEGRATIONS = "espnet2_sslam.integrations."
 
 
-class TaskFinder:
-    """Finds espnet2.tasks modules as Python does, and registers in them afterwards."""
+def before(name: str) -> Callable[[], None] | None:
+    """What to do before a module is executed, if anything."""
+    if name == "s3prl":
+        return lambda: _call("s3prl.compat", "apply")
+    return None
 
-    @staticmethod
+
+def after(name: str) -> Callable[[ModuleType], None] | None:
+    """What to do with a module after it was executed, if anything.
+
+    Raises (when called):
+        ImportError: Somebody else has taken one of our names.
+    """
+    if name.startswith(TASKS):
+        return lambda module: _call("espnet", "register", module)
+    if name == "s3prl.hub":
+        return lambda module: _call("s3prl.register", "register", module)
+    return None
+
+
+def _call(module: str, function: str, *arguments: object) -> None:
+    """Call a function of one of our integrations."""
+    getattr(importlib.import_module(INTEGRATIONS + module), function)(*arguments)
+
+
+class HostFinder:
+    """Finds the hosts' modules as Python does, and acts around their execution."""
+
+    @classmethod
     def find_spec(
-        name: str, path=None, target: ModuleType | None = None
+        cls, name: str, path=None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the module's spec with a loader that registers after execution."""
-        if not name.startswith(PREFIX):
+        """Return the module's spec with a loader that does what is to be done."""
+        first, then = before(name), after(name)
+        if first is None and then is None:
             return None
-        spec = PathFinder.find_spec(name, path, target)
+        spec = cls._spec_of_others(name, path, target)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
-        def execute_and_register(module: ModuleType) -> None:
+        def execute_and_act(module: ModuleType) -> None:
+            if first is not None:
+                first()
             execute(module)
-            register(module)
+            if then is not None:
+                then(module)
 
-        spec.loader.exec_module = execute_and_register
+        spec.loader.exec_module = execute_and_act
         return spec
+
+    @classmethod
+    def _spec_of_others(cls, name, path, target) -> ModuleSpec | None:
+        """The spec that Python would use without us."""
+        for finder in sys.meta_path:
+            if finder is not cls and hasattr(finder, "find_spec"):
+                spec = finder.find_spec(name, path, target)
+                if spec is not None:
+                    return spec
+        return None
 
 
 def install() -> None:
-    """Register in all espnet2.tasks modules, loaded or to come; again is harmless."""
-    if TaskFinder in sys.meta_path:
+    """Act on all modules concerned, loaded or to come; again is harmless."""
+    if HostFinder in sys.meta_path:
         return
-    sys.meta_path.insert(0, TaskFinder)
+    sys.meta_path.insert(0, HostFinder)
     for name, module in list(sys.modules.items()):
-        if name.startswith(PREFIX):
-            register(module)
-
-
-def register(module: ModuleType) -> None:
-    """Add SSLAMEncoder to the module's choices of audio encoders.
-
-    Raises:
-        ImportError: if another class has the name already.
-    """
-    from espnet2.asr.encoder.abs_encoder import AbsEncoder
-    from espnet2.train.class_choices import ClassChoices
-
-    for variable, value in list(vars(module).items()):
-        if not isinstance(value, ClassChoices) or value.base_type is not AbsEncoder:
-            continue
-        from espnet2_sslam.encoder import SSLAMEncoder
-
-        known = value.classes.setdefault(NAME, SSLAMEncoder)
-        if known is not SSLAMEncoder:
-            raise ImportError(
-                f"{module.__name__}.{variable} has another class named {NAME} "
-                f"({known.__module__}.{known.__qualname__}): remove one of the two"
-            )
+        if before(name) is not None:
+            before(name)()
+        if after(name) is not None:
+            after(name)(module)

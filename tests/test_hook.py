@@ -1,35 +1,14 @@
-"""The encoder in ESPnet's own tasks, and the wrapper that takes the place of python."""
+"""When the hosts are imported SSLAM is made known to them; the wrapper for python."""
 
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import yaml
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
-from espnet2.train.class_choices import ClassChoices
 
 from espnet2_sslam import _hook
-from espnet2_sslam.encoder import SSLAMEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class OtherEncoder(AbsEncoder):
-    """Something else with our name."""
-
-    def forward(self, xs_pad, ilens, prev_states=None):
-        """Not used."""
-
-    def output_size(self):
-        """Not used."""
-
-
-def task(**choices):
-    module = ModuleType("espnet2.tasks.fake")
-    vars(module).update(choices)
-    return module
 
 
 def python(*arguments, **options):
@@ -38,33 +17,93 @@ def python(*arguments, **options):
         cwd=ROOT,
         text=True,
         capture_output=True,
-        **options
+        **options,
     )
-
-
-def test_encoder_is_added_to_choices_of_audio_encoders_only():
-    audio = ClassChoices("encoder", {"other": OtherEncoder}, type_check=AbsEncoder)
-    rest = ClassChoices("decoder", {"other": OtherEncoder})
-    for _ in range(2):
-        _hook.register(task(encoder_choices=audio, decoder_choices=rest))
-    assert audio.get_class("sslam") is SSLAMEncoder
-    assert list(rest.classes) == ["other"]
-
-
-def test_a_clash_of_names_is_an_error():
-    taken = ClassChoices("encoder", {"sslam": OtherEncoder}, type_check=AbsEncoder)
-    with pytest.raises(ImportError, match="encoder_choices has another class"):
-        _hook.register(task(encoder_choices=taken))
 
 
 def test_installing_twice_registers_once():
     _hook.install()
-    assert sys.meta_path.count(_hook.TaskFinder) == 1
+    assert sys.meta_path.count(_hook.HostFinder) == 1
 
 
 def test_importing_the_package_is_light():
-    code = "import espnet2_sslam, sys; print('torch' in sys.modules)"
-    assert python("-c", code).stdout.strip() == "False"
+    code = """
+import sys, time
+began = time.process_time()
+import espnet2_sslam
+print(time.process_time() - began)
+print([name for name in ("torch", "numpy", "espnet2", "s3prl") if name in sys.modules])
+"""
+    seconds, loaded = python("-c", code).stdout.splitlines()
+    assert float(seconds) < 0.5 and loaded == "[]"
+
+
+FAKE_HOSTS = """
+import sys, types
+
+def fake(name, **functions):
+    name = "espnet2_sslam.integrations." + name
+    sys.modules[name] = types.SimpleNamespace(**functions)
+
+sys.path.insert(0, sys.argv[1])
+fake("s3prl.compat", apply=lambda: print("compat"))
+fake("s3prl.register", register=lambda hub: print("register in", hub.__name__))
+fake("espnet", register=lambda task: print("register in", task.__name__))
+"""
+EARLY = "import espnet2_sslam; import s3prl.hub, s3prl.nn, espnet2.tasks.asr"
+LATE = "import s3prl.hub, s3prl.nn, espnet2.tasks.asr; import espnet2_sslam"
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """A folder with an s3prl and an espnet2 whose modules print their names."""
+    for name in ("s3prl/hub.py", "s3prl/nn.py", "espnet2/tasks/asr.py"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("print(__name__)\n")
+    (tmp_path / "s3prl/__init__.py").write_text("print(__name__)\n")
+    (tmp_path / "espnet2/__init__.py").touch()
+    (tmp_path / "espnet2/tasks/__init__.py").touch()
+    return tmp_path
+
+
+def test_hosts_imported_later_are_prepared_before_and_registered_in_after(hosts):
+    lines = python("-c", FAKE_HOSTS + EARLY, str(hosts)).stdout.splitlines()
+    assert lines == [
+        "compat",
+        "s3prl",
+        "s3prl.hub",
+        "register in s3prl.hub",
+        "s3prl.nn",
+        "espnet2.tasks.asr",
+        "register in espnet2.tasks.asr",
+    ]
+
+
+def test_hosts_imported_earlier_are_registered_in_at_once(hosts):
+    lines = python("-c", FAKE_HOSTS + LATE, str(hosts)).stdout.splitlines()
+    assert lines[:4] == ["s3prl", "s3prl.hub", "s3prl.nn", "espnet2.tasks.asr"]
+    assert lines[4:] == [
+        "compat",
+        "register in s3prl.hub",
+        "register in espnet2.tasks.asr",
+    ]
+
+
+def test_a_host_that_another_finder_finds_is_registered_in_too(hosts):
+    """As setuptools' editable installations do it."""
+    editable = """
+from importlib.machinery import PathFinder
+class Editable:
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, path or [sys.path.pop(0)], target)
+import espnet2_sslam
+sys.meta_path.append(Editable)
+sys.meta_path.remove(PathFinder)
+import s3prl.hub
+"""
+    run = python("-c", FAKE_HOSTS + editable, str(hosts))
+    assert run.stdout.splitlines()[-1] == "register in s3prl.hub", run.stderr
 
 
 PROBE = """
@@ -83,10 +122,21 @@ sys.modules[module.__name__] = module
 """
 
 
-def test_processes_spawned_under_the_wrapper_know_the_encoder():
+def test_processes_spawned_under_the_wrapper_know_sslam():
     run = "wrapper._run_module(module.__name__, [])"
     assert python("-c", PROBE + run).stdout.strip() == "True"
     assert python("-c", PROBE + "main()").stdout.strip() == "False"
+
+
+def test_errors_of_ours_are_one_line_and_those_of_others_keep_their_traceback():
+    ours = "from espnet2_sslam.pooling import Pooling; module.main = lambda: "
+    run = "\nwrapper._run_module(module.__name__, [])"
+    result = python("-c", PROBE + ours + "Pooling('max', 8)" + run)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: pooling must be one of cls, mean")
+    assert len(result.stderr.splitlines()) == 1
+    result = python("-c", PROBE + ours + "int('x')" + run)
+    assert result.returncode == 1 and "Traceback" in result.stderr
 
 
 def test_wrapper_runs_code_scripts_and_modules(tmp_path):
@@ -103,12 +153,3 @@ def test_wrapper_runs_code_scripts_and_modules(tmp_path):
 def test_wrapper_used_wrongly_shows_its_usage(arguments):
     result = python("-m", "espnet2_sslam", *arguments)
     assert result.returncode == 1 and result.stderr.startswith("usage:")
-
-
-@pytest.mark.slow
-def test_espnet_commands_offer_the_encoder_through_the_wrapper():
-    command = ("-m", "espnet2.bin.asr_train", "--print_config", "--encoder", "sslam")
-    result = python("-m", "espnet2_sslam", *command)
-    assert result.returncode == 0, result.stderr
-    assert yaml.safe_load(result.stdout)["encoder_conf"]["embed_dim"] == 768
-    assert python(*command).returncode != 0

@@ -16,14 +16,15 @@ LAYERS = [
     + "randomness validation audio".split(),
     "encoder decoder teacher".split(),
     "pretrain_model classifier checkpoint".split(),
-    "tasks results corpus".split(),
+    "tasks results corpus pretrained frontend".split(),
     "bin integrations inference".split(),
 ]
 # They start the package up (version, registration, wrapper) and stand outside.
 OUTSIDE = ["__init__", "_hook", "__main__"]
 ESPNET = re.compile(
-    r"espnet2\.(tasks\.abs_task|train|asr\.encoder\.abs_encoder|samplers\.abs_sampler"
-    r"|iterators|schedulers\.abs_scheduler|torch_utils|utils)(\.|$)"
+    r"espnet2\.(tasks\.abs_task|train|asr\.(encoder|frontend)\.abs_(encoder|frontend)"
+    r"|samplers\.abs_sampler|iterators|schedulers\.abs_scheduler|torch_utils|utils)"
+    r"(\.|$)"
 )
 IMPORT_NAMES = {  # distribution -> module, where they differ
     "scikit-learn": "sklearn",

@@ -1,0 +1,212 @@
+"""SSLAM in ESPnet's tasks: choices, building models, CTC without enough frames."""
+
+import argparse
+import logging
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.train.class_choices import ClassChoices
+
+from espnet2_sslam.checkpoint import CheckpointError, save_model
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.frontend import SSLAMFrontend
+from espnet2_sslam.pretrained import PretrainedEncoder
+from espnet2_sslam.tasks.quiet import without_flash_attention_note
+
+with without_flash_attention_note():
+    from espnet2.asr.ctc import CTC
+    from espnet2.tasks.abs_task import AbsTask
+    from espnet2.train.abs_espnet_model import AbsESPnetModel
+    from espnet2.utils.get_default_kwargs import get_default_kwargs
+
+    from espnet2_sslam.integrations import espnet
+    from espnet2_sslam.integrations.ctc import missing_frames
+
+TINY = {"embed_dim": 48, "depth": 1, "num_heads": 3, "mlp_ratio": 1.0}
+
+
+class OtherEncoder(AbsEncoder):
+    """Something else with our name."""
+
+    def forward(self, xs_pad, ilens, prev_states=None):
+        """Not used."""
+
+    def output_size(self):
+        """Not used."""
+
+
+def choices(name="encoder", base=AbsEncoder, **classes):
+    return ClassChoices(name, classes, type_check=base, default=None, optional=True)
+
+
+def register(**content):
+    """Register in a module of tasks with this content."""
+    module = ModuleType("espnet2.tasks.fake")
+    vars(module).update(content)
+    espnet.register(module)
+
+
+def test_sslam_is_added_to_choices_of_audio_encoders_and_frontends_only():
+    audio, front = choices(other=OtherEncoder), choices("frontend", AbsFrontend)
+    rest = ClassChoices("decoder", {"other": OtherEncoder})
+    for _ in range(2):
+        register(audio=audio, front=front, rest=rest)
+    assert audio.get_class("sslam") is PretrainedEncoder
+    assert issubclass(PretrainedEncoder, SSLAMEncoder)
+    assert front.get_class("sslam") is SSLAMFrontend
+    assert list(rest.classes) == ["other"]
+
+
+def test_a_clash_of_names_is_an_error():
+    with pytest.raises(ImportError, match="taken has another class named sslam .*Othe"):
+        register(taken=choices(sslam=OtherEncoder))
+
+
+class FakeModel(AbsESPnetModel):
+    """Frontend, encoder and CTC, without anything else."""
+
+    def __init__(self, frontend, encoder):
+        super().__init__()
+        self.frontend, self.encoder = frontend, encoder
+        self.ctc = CTC(5, encoder.output_size())
+
+    def forward(self, **batch):
+        """Not used."""
+
+    def collect_feats(self, **batch):
+        """Not used."""
+
+
+class FakeTask(AbsTask):
+    """A task that chooses frontend and encoder as ESPnet's do."""
+
+    class_choices_list = [choices("frontend", AbsFrontend), choices()]
+    add_task_arguments = build_collate_fn = build_preprocess_fn = None
+    required_data_names = optional_data_names = None
+
+    @classmethod
+    def build_model(cls, args):
+        front, encoder = (c.get_class(getattr(args, c.name)) for c in cls.choices())
+        front = front and front(**args.frontend_conf)
+        return FakeModel(front, encoder(**args.encoder_conf))
+
+    @classmethod
+    def choices(cls):
+        return cls.class_choices_list
+
+
+for number, choice in enumerate(FakeTask.class_choices_list):
+    register(**{f"choices{number}": choice})
+register(FakeTask=FakeTask)
+
+
+def build(frontend_conf=None, encoder_conf=TINY, **more):
+    """The model of FakeTask and its changed configuration."""
+    args = argparse.Namespace(
+        frontend=frontend_conf and "sslam",
+        frontend_conf=frontend_conf or {},
+        encoder="sslam",
+        encoder_conf=encoder_conf,
+        **more,
+    )
+    return FakeTask.build_model(args=args), args
+
+
+@pytest.fixture
+def source(tmp_path):
+    torch.manual_seed(3)
+    return save_model(SSLAMEncoder(1, **TINY, max_frames=64), tmp_path / "source")
+
+
+@pytest.mark.parametrize("place", ["frontend", "encoder"])
+def test_a_trained_model_needs_no_source_of_pre_trained_weights(
+    source, tmp_path, place
+):
+    conf = {"pretrained": str(source), "freq": "mean"}
+    model, args = build(**{f"{place}_conf": conf})
+    saved = yaml.safe_dump(vars(args))
+    assert yaml.safe_load(saved)[f"{place}_conf"] == {**conf, **TINY, "max_frames": 64}
+    (tmp_path / "config.yaml").write_text(saved)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    source.rename(tmp_path / "gone")
+    again, _ = FakeTask.build_model_from_file(
+        tmp_path / "config.yaml", tmp_path / "model.pth"
+    )
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        FakeTask.build_model_from_file(tmp_path / "config.yaml")
+
+
+def test_a_mistyped_option_is_named():
+    with pytest.raises(ValueError, match="--encoder_conf has no key embed_dimm: use"):
+        build(encoder_conf={"embed_dimm": 48})
+    with pytest.raises(ValueError, match="--encoder_conf has no key input_size"):
+        build(encoder_conf={"input_size": 1})
+
+
+def test_random_frozen_features_are_mentioned(caplog):
+    build({**TINY, "freeze": False})
+    build(TINY, init_param=["some.pth:encoder:frontend.encoder"])
+    assert not caplog.messages
+    build(TINY)
+    assert "frontend sslam is random and frozen" in caplog.text
+
+
+def test_printed_options_are_those_that_a_configuration_may_have():
+    printed = get_default_kwargs(PretrainedEncoder)
+    assert printed["embed_dim"] == 768 and printed["pretrained"] is None
+    assert "input_size" not in printed  # ESPnet gives it beside encoder_conf
+    PretrainedEncoder(1, **{**printed, **TINY})
+    SSLAMFrontend(**{**get_default_kwargs(SSLAMFrontend), **TINY})
+
+
+def test_ctc_needs_a_frame_per_label_and_one_between_equal_ones():
+    labels = torch.tensor([[1, 2, 3, -1], [1, 1, 1, 2], [2, -1, -1, -1]])
+    missing = missing_frames(labels, torch.tensor([3, 4, 1]), torch.tensor([3, 5, 4]))
+    assert missing.tolist() == [0, 1, -3]
+    losses = torch.nn.CTCLoss(reduction="none")(
+        torch.randn(5, 3, 5).log_softmax(2),
+        labels.clamp(min=0),
+        torch.tensor([3, 5, 4]),
+        torch.tensor([3, 4, 1]),
+    )
+    assert torch.isinf(losses).tolist() == [False, True, False]
+
+
+def ctc_step(model, frames, labels):
+    """CTC's loss of utterances with so many frames and labels."""
+    width = model.encoder.output_size()
+    text = torch.arange(max(labels)).expand(len(labels), -1) % 4 + 1
+    return model.ctc(
+        torch.randn(len(frames), max(frames), width),
+        torch.tensor(frames),
+        text,
+        torch.tensor(labels),
+    )
+
+
+def test_ctc_with_more_labels_than_frames_is_an_error_at_the_first_batch():
+    with pytest.raises(ValueError) as error:
+        ctc_step(build()[0], [6, 6, 30], [7, 12, 9])
+    assert str(error.value).startswith(
+        "CTC cannot learn: 2 of the first 3 utterances have more labels than encoder "
+        "frames (one: 12 labels, 6 frames): raise upsample"
+    )
+
+
+def test_a_few_utterances_without_enough_frames_are_mentioned_once(caplog):
+    model, _ = build()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            ctc_step(model, [30, 30, 6], [7, 8, 9])
+    assert len(caplog.messages) == 1 and "1 of the first 3" in caplog.text
+
+
+def test_ctc_of_models_without_sslam_is_left_alone():
+    model = FakeModel(None, SSLAMEncoder(1, **TINY))
+    assert torch.isfinite(ctc_step(model, [6], [12]))  # ESPnet makes it zero

@@ -1,0 +1,231 @@
+"""SSLAM's features as `frontend: sslam`, and pre-trained weights in ESPnet's tasks."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from espnet2_sslam.checkpoint import CheckpointError, save_model
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.frontend import SSLAMFrontend
+from espnet2_sslam.pretrained import PretrainedEncoder, weights_follow, with_sizes
+
+TINY = {"embed_dim": 48, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0}
+SIZES = {**TINY, "max_frames": 64}
+
+
+def waves(*lengths, seed=0):
+    """Noise (B, samples), zero beyond each clip's end, and the lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = 0.1 * torch.randn(len(lengths), max(lengths), generator=generator)
+    for clip, length in zip(batch, lengths):
+        clip[length:] = 0
+    return batch, torch.tensor(lengths)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A folder with a tiny model with fbank statistics of its own."""
+    torch.manual_seed(3)
+    encoder = SSLAMEncoder(1, **SIZES, fbank_mean=-5.0, fbank_std=4.0)
+    return str(save_model(encoder, tmp_path_factory.mktemp("model")))
+
+
+@pytest.mark.parametrize("freq, width", [("concat", 8 * 48), ("mean", 48)])
+@pytest.mark.parametrize("upsample", [1, 3])
+def test_features_have_the_size_and_the_lengths_that_are_promised(
+    freq, width, upsample
+):
+    frontend = SSLAMFrontend(**TINY, freq=freq, upsample=upsample)
+    features, lengths = frontend(*waves(16_000, 2_960, 400))
+    assert frontend.output_size() == width == features.shape[2]
+    # 98, 17 and 1 frames of 10 ms: 7, 2 and 1 steps of 160 ms
+    assert lengths.tolist() == [7 * upsample, 2 * upsample, upsample]
+    assert features.shape[1] == 7 * upsample
+    for clip, length in zip(features, lengths):
+        assert (clip[length:] == 0).all() and (clip[:length] != 0).any()
+
+
+def test_upsampling_repeats_each_step():
+    torch.manual_seed(0)
+    plain = SSLAMFrontend(**TINY)
+    torch.manual_seed(0)
+    finer = SSLAMFrontend(**TINY, upsample=4)
+    batch = waves(8_000)
+    expected = plain(*batch)[0].repeat_interleave(4, 1)
+    assert torch.equal(finer(*batch)[0], expected)
+
+
+def test_features_start_as_the_mean_of_all_layers_patch_embedding_included():
+    frontend = SSLAMFrontend(**TINY, freq="mean")
+    batch = waves(8_000)
+    states, _ = frontend.encoder.hidden_states(*batch)
+    assert len(states) == 3
+    mean = torch.stack(states).mean(0)[:, 1:].unflatten(1, (-1, 8)).mean(2)
+    assert torch.allclose(frontend(*batch)[0], mean, atol=1e-6)
+
+
+def test_layer_weights_choose_among_the_layers():
+    frontend = SSLAMFrontend(**TINY)
+    one = SSLAMFrontend(**TINY, layer=1)
+    one.encoder.load_state_dict(frontend.encoder.state_dict())
+    with torch.no_grad():
+        frontend.layer_weights[1] = 50.0
+    batch = waves(8_000, 4_000)
+    assert torch.allclose(frontend(*batch)[0], one(*batch)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, -1])
+def test_a_single_layer_is_that_of_the_encoder(layer):
+    frontend = SSLAMFrontend(**TINY, layer=layer, freq="mean")
+    assert not hasattr(frontend, "layer_weights")
+    batch = waves(8_000)
+    states, _ = frontend.encoder.hidden_states(*batch)
+    expected, _ = frontend.encoder.shaped(states[layer], torch.tensor([3]))
+    assert torch.allclose(frontend(*batch)[0], expected, atol=1e-6)
+
+
+def test_a_clip_has_the_same_features_alone_and_in_a_batch():
+    frontend = SSLAMFrontend(**TINY).eval()
+    batch, lengths = waves(16_000, 5_000)
+    together, steps = frontend(batch, lengths)
+    alone, _ = frontend(batch[1:, :5_000], lengths[1:])
+    assert torch.allclose(together[1:, : steps[1]], alone, atol=1e-5)
+
+
+def test_a_frozen_model_stays_in_evaluation_mode_and_gets_no_gradient():
+    frontend = SSLAMFrontend(**TINY, drop_path=0.5).train()
+    assert frontend.training and not any(m.training for m in frontend.encoder.modules())
+    batch = waves(8_000)
+    features, _ = frontend(*batch)
+    features.square().sum().backward()
+    assert frontend.layer_weights.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in frontend.encoder.parameters())
+    assert torch.equal(frontend(*batch)[0], features)
+
+
+def test_a_frozen_model_keeps_nothing_but_the_layers_for_the_backward_pass():
+    def kept(freeze):
+        saved = []
+        frontend = SSLAMFrontend(**TINY, freeze=freeze)
+        own = {weight.data_ptr() for weight in frontend.parameters()}
+        keep = torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
+        )
+        with keep:
+            features, _ = frontend(*waves(32_000))
+        assert features.requires_grad
+        return sum(t.numel() for t in saved if t.data_ptr() not in own)
+
+    tokens = 1 + 8 * 13
+    assert kept(True) <= 3 * tokens * 48 + 10 * tokens  # three layers, a mask
+    assert kept(False) > 5 * kept(True)
+
+
+def test_not_frozen_every_weight_gets_a_gradient():
+    frontend = SSLAMFrontend(**TINY, freeze=False).train()
+    frontend(*waves(8_000))[0].square().sum().backward()
+    none = [name for name, p in frontend.named_parameters() if p.grad is None]
+    assert none == []
+
+
+def test_blocks_above_the_layer_ask_for_no_gradient():
+    frontend = SSLAMFrontend(**TINY, freeze=False, layer=1)
+    frontend(*waves(8_000))[0].square().sum().backward()
+    for name, weight in frontend.named_parameters():
+        assert weight.requires_grad == (weight.grad is not None), name
+
+
+def test_freezing_from_outside_keeps_evaluation_mode_too():
+    frontend = SSLAMFrontend(**TINY, freeze=False)
+    frontend.encoder.requires_grad_(False)
+    assert not frontend.train().encoder.training
+
+
+def test_weights_sizes_and_statistics_are_those_of_the_source(source):
+    frontend = SSLAMFrontend(pretrained=source)
+    assert frontend.output_size() == 8 * 48 and frontend.encoder.max_frames == 64
+    assert float(frontend.encoder.log_mel.mean) == -5.0
+    encoder = PretrainedEncoder(1, pretrained=source, upsample=2)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, frontend.encoder.state_dict()[name]), name
+    assert encoder.upsample == 2
+
+
+def test_sizes_that_contradict_the_source_are_an_error(source):
+    with pytest.raises(CheckpointError, match="depth is 3 .* but 2 in .*: leave depth"):
+        SSLAMFrontend(pretrained=source, depth=3)
+    with pytest.raises(CheckpointError, match="embed_dim is 96"):
+        PretrainedEncoder(1, pretrained=source, embed_dim=96)
+    with pytest.raises(CheckpointError, match="num_heads is 2"):
+        with_sizes({"pretrained": source, "num_heads": 2})
+
+
+def test_other_fbank_statistics_than_the_source_s_are_an_error(source):
+    with pytest.raises(ValueError, match="fbank mean/std .* override_fbank_stats"):
+        SSLAMFrontend(pretrained=source, fbank_mean=0.0, fbank_std=1.0)
+    options = {"fbank_mean": 0.0, "fbank_std": 1.0, "override_fbank_stats": True}
+    assert float(SSLAMFrontend(pretrained=source, **options).encoder.log_mel.std) == 1
+
+
+def test_a_source_that_is_not_there_is_one_line(tmp_path):
+    gone = str(tmp_path / "gone")
+    for build in SSLAMFrontend, PretrainedEncoder:
+        with pytest.raises(CheckpointError, match="^pretrained: .*gone") as error:
+            build(pretrained=gone)
+        assert "\n" not in str(error.value)
+
+
+def test_the_sizes_let_a_model_be_built_without_its_source(source, tmp_path):
+    conf = with_sizes({"pretrained": source, "freq": "mean"})
+    assert conf == {"pretrained": source, "freq": "mean", **SIZES}
+    gone = {**conf, "pretrained": str(tmp_path / "gone")}
+    with weights_follow():
+        assert with_sizes(gone) == gone
+        frontend, encoder = SSLAMFrontend(**gone), PretrainedEncoder(1, **gone)
+    frontend.load_state_dict(SSLAMFrontend(**conf).state_dict())
+    assert encoder.output_size() == 48
+    with pytest.raises(CheckpointError):
+        SSLAMFrontend(**gone)
+
+
+def test_initialised_weights_can_be_loaded_again(source):
+    for module in SSLAMFrontend(pretrained=source), PretrainedEncoder(
+        pretrained=source
+    ):
+        before = copy.deepcopy(module.state_dict())
+        for name, weight in module.named_parameters():
+            if name != "layer_weights":
+                weight.data.zero_()
+        module.reload_pretrained_parameters()
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, before[name]), name
+
+
+def test_it_can_be_copied_and_pickled(source):
+    frontend = SSLAMFrontend(pretrained=source)
+    batch = waves(8_000)
+    expected = frontend(*batch)[0]
+    assert torch.equal(copy.deepcopy(frontend)(*batch)[0], expected)
+    assert torch.equal(pickle.loads(pickle.dumps(frontend))(*batch)[0], expected)
+
+
+@pytest.mark.parametrize("fs", [16_000, "16000", "16k", "16 kHz", 16e3])
+def test_sampling_rate_of_recipes_is_understood(fs):
+    SSLAMFrontend(fs, **TINY)
+
+
+@pytest.mark.parametrize(
+    "options, complaint",
+    [
+        ({"fs": "8k"}, "needs audio at 16000 Hz, fs is 8k"),
+        ({"fs": "fast"}, "fs must be a rate"),
+        ({"freq": "flatten"}, "freq must be concat or mean"),
+        ({"layer": 3}, "layer must be in -1..2"),
+        ({"upsample": 0}, "upsample >= 1"),
+    ],
+)
+def test_wrong_options_are_refused(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        SSLAMFrontend(**{**TINY, **options})
