@@ -22,6 +22,7 @@ from espnet2_sslam.checkpoint.parts import differences
 from espnet2_sslam.checkpoint.pickled import StandIn, read_pickle
 from espnet2_sslam.checkpoint.write import to_fairseq, to_huggingface, to_training
 from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.layers import sincos_positions
 from tests.checkpoint_case import (
     FINETUNED,
     PRETRAIN,
@@ -237,6 +238,17 @@ def test_encoder_options_override_the_stored_ones(tmp_path):
     assert loaded.encoder.target_frames is None and loaded.encoder.freq == "concat"
     with pytest.raises(ValueError, match="fbank mean/std"):
         load_model(tmp_path, fbank_mean=-6.6, fbank_std=5.4)
+
+
+@pytest.mark.parametrize("frames", (1024, 16_384))
+def test_passes_may_be_shorter_or_longer_than_the_stored_positions(authors, frames):
+    stored = load_model(authors / PRETRAIN).encoder
+    encoder = load_model(authors / PRETRAIN, max_frames=frames).encoder
+    both = min(frames, stored.max_frames) // 16 * 8
+    assert encoder.positions.shape[1] == frames // 16 * 8
+    assert torch.equal(encoder.positions[:, :both], stored.positions[:, :both])
+    table = sincos_positions(48, frames // 16)
+    torch.testing.assert_close(encoder.positions, table, rtol=0, atol=2**-11)
 
 
 def test_all_wrong_names_and_shapes_are_listed(authors, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
@@ -22,7 +23,7 @@ from espnet2_sslam.checkpoint.folder import (
     read_config,
     read_tensors,
 )
-from espnet2_sslam.checkpoint.parts import Parts
+from espnet2_sslam.checkpoint.parts import Parts, fit_positions
 from espnet2_sslam.checkpoint.pickled import read_pickle
 from espnet2_sslam.checkpoint.sniff import kind_of
 from espnet2_sslam.checkpoint.training import from_training, is_training_state
@@ -77,6 +78,10 @@ def load_model(
     config = parts.config
     model = build_model(config, **encoder_options)
     fbank = config["fbank_mean"], config["fbank_std"]
+    if "max_frames" in encoder_options:
+        frames = encoder_options["max_frames"]
+        table = fit_positions(parts.encoder["positions"], frames)
+        parts = replace(parts, encoder={**parts.encoder, "positions": table})
     state = join_state(parts.encoder, fbank, parts.head)
     return Loaded(fill_model(model, state, str(source)), config)
 

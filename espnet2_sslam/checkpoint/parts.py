@@ -7,6 +7,8 @@ import torch
 
 from espnet2_sslam.checkpoint.errors import CheckpointError
 from espnet2_sslam.checkpoint.names import State
+from espnet2_sslam.features import PATCH_SIZE, PATCHES_PER_STEP
+from espnet2_sslam.layers import sincos_positions
 
 FBANK_NAMES = ("log_mel.mean", "log_mel.std")
 
@@ -66,8 +68,22 @@ def encoder_sizes(encoder: State) -> Dict[str, Any]:
         "embed_dim": width,
         "depth": len(blocks),
         "mlp_ratio": len(encoder["blocks.0.mlp.fc1.weight"]) / width,
-        "max_frames": encoder["positions"].shape[1] // 8 * 16,
+        "max_frames": encoder["positions"].shape[1] // PATCHES_PER_STEP * PATCH_SIZE,
     }
+
+
+def fit_positions(stored: torch.Tensor, max_frames: int) -> torch.Tensor:
+    """A stored position table for passes of another length.
+
+    Args:
+        stored: (1, steps * 8, D); its rows are kept, rounded as they may be.
+        max_frames: Length wanted; rows beyond the stored ones are computed.
+    """
+    steps = max_frames // PATCH_SIZE
+    fitted = sincos_positions(stored.shape[-1], steps)
+    both = min(fitted.shape[1], stored.shape[1])
+    fitted[:, :both] = stored[:, :both]
+    return fitted
 
 
 def float32(state: Mapping[str, torch.Tensor]) -> State:
