@@ -20,6 +20,7 @@ from espnet2_sslam.features import (
     PATCH_SIZE,
     PATCHES_PER_STEP,
     num_patch_steps,
+    zero_padding,
 )
 
 STEP = PATCH_SIZE * FRAME_SHIFT  # samples of a time patch: 2560, 160 ms
@@ -105,6 +106,7 @@ class UpstreamExpert(nn.Module):
         self.encoder = _encoder(ckpt, refresh, options).eval()
         self.rate = STEP // (PATCHES_PER_STEP if freq == "flatten" else upsample)
         self.layers = _checked_layers(shape["layers"], self.encoder.depth)
+        self.last = max(1, self.layers[-1])  # no need to run the blocks after it
         self.target_frames = _checked_window(
             shape["target_frames"], self.encoder.max_frames
         )
@@ -128,42 +130,38 @@ class UpstreamExpert(nn.Module):
         """
         wavs = [_lengthened(wav) for wav in wavs]
         lengths = torch.tensor([len(wav) for wav, _ in wavs])
-        steps = -(-max(samples for _, samples in wavs) // self.rate)
+        steps = torch.tensor([-(-samples // self.rate) for _, samples in wavs])
         speech = pad_sequence([wav for wav, _ in wavs], batch_first=True)
-        lengths = lengths.to(speech.device)
+        lengths, steps = lengths.to(speech.device), steps.to(speech.device)
         if self.target_frames is None:
             states, patch_steps = self.encoder.hidden_states(
-                speech, lengths, max_layer=max(1, *self.layers, 1)
+                speech, lengths, max_layer=self.last
             )
         else:
             states, patch_steps = self._windows(speech, lengths)
-        chosen = [states[layer] for layer in self.layers]
-        shaped = [self.encoder.shaped(s, patch_steps)[0][:, :steps] for s in chosen]
+        shaped = []
+        for layer in self.layers:
+            state, _ = self.encoder.shaped(states[layer], patch_steps)
+            shaped.append(zero_padding(state[:, : int(steps.max())], steps))
         named = {f"hidden_state_{i}": state for i, state in zip(self.layers, shaped)}
         return {"hidden_states": shaped, "last_hidden_state": shaped[-1], **named}
 
     def _windows(self, speech, lengths):
         """Hidden states from windows of `target_frames`, padding attended to."""
-        encoder, frames = self.encoder, self.target_frames
-        fbank, real = encoder.fbank(speech, lengths)
-        silence = float(encoder.log_mel.normalize(torch.zeros(1, device=fbank.device)))
-        fbank = F.pad(fbank, (0, 0, 0, -fbank.shape[1] % frames), value=silence)
-        windows = fbank.reshape(-1, frames, fbank.shape[-1])
+        encoder, batch = self.encoder, len(speech)
+        fbank, frames = encoder.fbank(speech, lengths)
+        padding = float(encoder.log_mel.normalize(torch.zeros(())))
+        missing = -fbank.shape[1] % self.target_frames
+        fbank = F.pad(fbank, (0, 0, 0, missing), value=padding)
+        windows = fbank.reshape(-1, self.target_frames, fbank.shape[-1])
         patches = encoder.embed(windows)
-        last = max(1, *self.layers, 1)
-        hidden = encoder.encode(patches, None, last, collect=True).hidden
-        rows = [(h[:, :1], h[:, 1:]) for h in hidden]
-        joined = [
-            torch.cat(
-                [
-                    cls.reshape(len(speech), -1, cls.shape[-1]).mean(1, keepdim=True),
-                    tokens.reshape(len(speech), -1, tokens.shape[-1]),
-                ],
-                1,
-            )
-            for cls, tokens in rows
-        ]
-        return joined, num_patch_steps(real)
+        hidden = encoder.encode(patches, None, self.last, collect=True).hidden
+        joined = []
+        for tokens in hidden:  # the CLS token of the first window stands for all
+            patches = tokens[:, 1:].reshape(batch, -1, tokens.shape[-1])
+            first = tokens[:: len(tokens) // batch, :1]
+            joined.append(torch.cat([first, patches], 1))
+        return joined, num_patch_steps(frames)
 
 
 def _encoder(ckpt, refresh, options) -> SSLAMEncoder:
@@ -192,8 +190,9 @@ def _download(source: str, refresh: bool) -> str:
     """The source itself, or the local copy of an http address."""
     if not source.startswith(("http://", "https://")):
         return source
-    if source.removeprefix("https://huggingface.co/").count("/") == 1:
-        return source  # the page of a repository: an id
+    page = source.removeprefix("https://huggingface.co/").strip("/")
+    if page.count("/") == 1:  # user/repo
+        return page
     from s3prl.util.download import _urls_to_filepaths
 
     try:

@@ -4,7 +4,7 @@ Each function fills in one piece where it is missing and returns what it filled 
 """
 
 import argparse
-import importlib.util
+import importlib
 import sys
 from types import ModuleType
 from typing import Any, List
@@ -21,18 +21,26 @@ def audio_backend() -> List[str]:
 
 
 def audio_files() -> List[str]:
-    """`torchaudio.load`, `save` (need torchcodec since 2.9) and `info` (gone in 2.9)."""
+    """`torchaudio.load` and `save` need torchcodec since 2.9, `info` is gone."""
     import torchaudio
 
     from espnet2_sslam.integrations.s3prl import sound
 
-    names = [] if hasattr(torchaudio, "info") else ["info"]
-    needs_torchcodec = hasattr(torchaudio, "load_with_torchcodec")
-    if needs_torchcodec and importlib.util.find_spec("torchcodec") is None:
-        names = ["load", "save", *names]
+    if hasattr(torchaudio, "info"):  # before 2.9
+        return []
+    names = ["info"] if _torchcodec_works() else ["load", "save", "info"]
     for name in names:
         setattr(torchaudio, name, getattr(sound, name))
     return [f"torchaudio.{name}" for name in names]
+
+
+def _torchcodec_works() -> bool:
+    """Whether torchcodec and the FFmpeg libraries that it needs are here."""
+    try:
+        importlib.import_module("torchcodec.decoders")
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
 
 
 def sox_effects() -> List[str]:
@@ -96,7 +104,7 @@ def _raise_gone(name: str) -> None:
 
 
 def stored_arguments() -> List[str]:
-    """Let `torch.load` read the arguments in s3prl's checkpoints (refused since 2.6)."""
+    """`argparse.Namespace`, refused by `torch.load` since 2.6: it is in checkpoints."""
     import torch
 
     if argparse.Namespace in torch.serialization.get_safe_globals():

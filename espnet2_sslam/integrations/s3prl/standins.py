@@ -20,20 +20,27 @@ STANDINS = {
 
 
 class _MissingType(type):
-    """Type of a name that is not here: it can be named but not used."""
+    """Type of a name that is not here: it can be named but not called."""
 
     def __call__(cls, *args: Any, **options: Any):
-        raise ImportError(_complaint(cls.__module__, cls.__name__))
+        raise ImportError(_complaint(cls))
 
     def __getattr__(cls, name: str):
         if name.startswith("__"):
             raise AttributeError(name)
-        raise ImportError(_complaint(cls.__module__, f"{cls.__name__}.{name}"))
+        return _missing(cls.__module__, f"{cls.__name__}.{name}")
 
 
-def _complaint(module: str, name: str) -> str:
-    package = module.split(".")[0]
-    return f"this part of s3prl needs {module}.{name}: pip install {package}"
+def _missing(module: str, name: str) -> type:
+    """A name of a module that is not here."""
+    return _MissingType(name, (), {"__module__": module})
+
+
+def _complaint(cls: type) -> str:
+    missing = cls.__mro__[-2]  # of which s3prl may have derived its own
+    package = missing.__module__.split(".")[0]
+    name = f"{missing.__module__}.{missing.__name__}"
+    return f"this part of s3prl needs {name}: pip install {package}"
 
 
 class _StandIn(ModuleType):
@@ -42,7 +49,7 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str):
         if name.startswith("__"):
             raise AttributeError(name)
-        return _MissingType(name, (), {"__module__": self.__name__})
+        return _missing(self.__name__, name)
 
 
 def standin_modules(name: str) -> Dict[str, ModuleType]:

@@ -1,0 +1,255 @@
+"""What s3prl lacks is filled in where it is missing, and what would fail in silence."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet2_sslam.integrations.s3prl import compat, guards, sound, standins
+from tests.corpus_case import noise
+
+ROOT = Path(__file__).resolve().parent.parent
+SUPERB_EFFECTS = [["channels", "1"], ["rate", "16000"], ["gain", "-3.0"]]
+
+
+@pytest.fixture
+def wav(tmp_path):
+    """A mono file at 16 kHz and its samples."""
+    soundfile.write(tmp_path / "clip.wav", noise(16000), 16000)
+    return tmp_path / "clip.wav", soundfile.read(tmp_path / "clip.wav")[0]
+
+
+def test_superbs_effects_are_a_gain_for_mono_files_at_16_khz(wav):
+    path, samples = wav
+    wave, rate = sound.apply_effects_file(str(path), SUPERB_EFFECTS)
+    assert (rate, wave.shape) == (16000, (1, 16000))
+    assert np.abs(wave[0].numpy() - samples * 10**-0.15).max() < 1e-7
+
+
+def test_effects_mix_channels_and_resample(tmp_path):
+    time = np.arange(8000) / 8000
+    tone = np.stack([np.sin(2000 * time), np.zeros(8000)], 1)
+    soundfile.write(tmp_path / "stereo.wav", tone, 8000)
+    wave, rate = sound.apply_effects_file(tmp_path / "stereo.wav", SUPERB_EFFECTS[:2])
+    want = 0.5 * np.sin(2000 * np.arange(16000) / 16000)
+    assert (rate, wave.shape) == (16000, (1, 16000))
+    assert np.abs(wave[0].numpy() - want)[200:-200].max() < 1e-3
+
+
+def test_effects_never_leave_the_range_of_audio():
+    wave, _ = sound.apply_effects_tensor(
+        torch.tensor([[0.9, -0.9]]), 16000, [["vol", "3"]]
+    )
+    assert wave.tolist() == [[1.0, -1.0]]
+
+
+@pytest.mark.parametrize(
+    "effect", [["silence", "1", "0.1"], ["gain", "loud"], ["rate"]]
+)
+def test_an_effect_that_needs_libsox_is_one_clear_line(effect):
+    with pytest.raises(ValueError, match=f"SoX effect '{effect[0]}.*libsox"):
+        sound.apply_effects_tensor(torch.zeros(1, 9), 16000, [effect])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_a_saved_wav_keeps_its_samples(tmp_path, dtype):
+    wave = torch.from_numpy(noise(4000, channels=2)).T
+    if dtype == torch.int16:
+        wave = (wave * 32767).to(dtype)
+    sound.save(str(tmp_path / "clip.wav"), wave, 16000)
+    back, rate = sound.load(tmp_path / "clip.wav")
+    assert rate == 16000 and back.shape == (2, 4000)
+    want = wave / 32768 if dtype == torch.int16 else wave
+    assert torch.equal(back, want)
+    part, _ = sound.load(tmp_path / "clip.wav", frame_offset=100, num_frames=50)
+    assert torch.equal(part, want[:, 100:150])
+
+
+def test_info_of_a_file_is_what_torchaudio_said(wav):
+    found = sound.info(wav[0])
+    assert found == (16000, 16000, 1, 16, "PCM_S")
+    assert found.num_frames == 16000
+
+
+def execute(code):
+    """Run code as a module of s3prl is run, and return the module."""
+    module = ModuleType("s3prl.made_up")
+    run = compat._filling(module.__name__, lambda m: exec(code, vars(m)))
+    run(module)
+    return module
+
+
+def test_standins_are_seen_by_s3prl_only_and_fail_when_used(monkeypatch):
+    monkeypatch.setitem(standins.STANDINS, "not_here", ("inner",))
+    monkeypatch.setattr(compat, "_standins", ["not_here"])
+    monkeypatch.setattr(compat, "_filled", [])
+    module = execute(
+        "import not_here\nfrom not_here.inner import Tool\n"
+        "class Own(Tool): pass\ndef table(x: not_here.Table): pass"
+    )
+    assert "not_here" not in sys.modules
+    for use in (module.Tool, module.Own, lambda: module.not_here.Table.read("x")):
+        with pytest.raises(ImportError, match="needs not_here.*pip install not_here"):
+            use()
+
+
+def test_standins_that_work_do_their_work(tmp_path):
+    distance = standins.standin_modules("editdistance")["editdistance"].eval
+    assert distance("kitten", "sitting") == 3
+    assert distance([1, 2], []) == 2
+    Writer = standins.standin_modules("tensorboardX")["tensorboardX"].SummaryWriter
+    with Writer(str(tmp_path)) as writer:
+        writer.add_scalar("loss", 1.0, global_step=1)
+    assert list(tmp_path.iterdir())
+
+
+def test_everything_that_s3prl_calls_is_there_after_filling_in(tmp_path, wav, capsys):
+    import huggingface_hub
+    import torchaudio
+
+    compat.fill()
+    assert compat.fill() == compat.fill()
+    assert capsys.readouterr().err.count("fills in for s3prl") <= 1
+    torchaudio.set_audio_backend("sox_io")
+    assert torchaudio.info(str(wav[0])).num_frames == 16000
+    clip, _ = torchaudio.load(str(wav[0]))
+    torchaudio.save(str(tmp_path / "copy.wav"), clip, sample_rate=16000)
+    assert torch.equal(torchaudio.load(str(tmp_path / "copy.wav"))[0], clip)
+    louder, _ = torchaudio.sox_effects.apply_effects_file(str(wav[0]), SUPERB_EFFECTS)
+    assert torch.allclose(louder, clip * 10**-0.15, atol=1e-6)
+    for name in ("HfFolder", "Repository"):
+        with pytest.raises(ImportError, match=f"no {name}.*upload"):
+            getattr(huggingface_hub, name)("x")
+    torch.save({"Args": argparse.Namespace(device="cpu")}, tmp_path / "states.ckpt")
+    assert torch.load(tmp_path / "states.ckpt")["Args"].device == "cpu"
+
+
+def test_what_espnet_imports_of_s3prl_fills_in_nothing():
+    code = (
+        "import espnet2_sslam, s3prl.upstream.wav2vec2.wav2vec2_model, sys\n"
+        "from espnet2_sslam.integrations.s3prl import compat\n"
+        "compat.apply()\n"
+        "print(sys.meta_path.count(compat._Finder), compat._filled)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True
+    )
+    assert run.stdout.split() == ["1", "None"], run.stderr
+    assert "fills in" not in run.stderr
+
+
+def test_clips_that_get_no_step_are_refused():
+    guards.check_learnable(2560, [16000, 1281])
+    with pytest.raises(
+        ValueError, match="1 clip.* 1280 samples: leave clips up to 1280"
+    ):
+        guards.check_learnable(2560, [16000, 1280])
+
+
+def test_more_labels_than_steps_are_refused():
+    guards.check_learnable(320, [160000] * 3, [110, 145, 100])
+    guards.check_learnable(2560, [160000] * 3, [60, 145, 50])
+    with pytest.raises(
+        ValueError, match="2 of 3 clips.*145 labels in 62 steps.*upsample"
+    ):
+        guards.check_learnable(2560, [160000] * 3, [145, 145, 50])
+
+
+def ctc_task():
+    """A module with a task as s3prl's, guarded."""
+    module = ModuleType("s3prl.task.speech2text_ctc_task")
+
+    class Speech2TextCTCTask:
+        def __init__(self):
+            self.criterion = torch.nn.CTCLoss(zero_infinity=True)
+
+    module.Speech2TextCTCTask = Speech2TextCTCTask
+    for _ in range(2):
+        guards.add(module)
+    return module.Speech2TextCTCTask()
+
+
+def ctc_loss(task, steps, labels, clips=4):
+    logits = torch.zeros(steps, clips, 5).log_softmax(-1)
+    lengths = torch.full((clips,), steps), torch.tensor([len(labels)] * clips)
+    return task.criterion(logits, torch.tensor([labels] * clips), *lengths)
+
+
+def test_s3prls_zero_loss_of_impossible_clips_becomes_an_error():
+    unguarded = SimpleNamespace(criterion=torch.nn.CTCLoss(zero_infinity=True))
+    assert ctc_loss(unguarded, 4, [1, 2, 3, 4, 1]) == 0  # the trap
+    with pytest.raises(ValueError, match="16 of 16 clips.*6 labels in 5 steps"):
+        ctc_loss(ctc_task(), 5, [1, 2, 3, 3, 4], clips=16)
+
+
+def test_a_few_impossible_clips_train_on():
+    task = ctc_task()
+    for _ in range(3):
+        assert ctc_loss(task, 9, [1, 2, 3]) > 0
+    ctc_loss(task, 2, [1, 2, 3])
+    assert ctc_loss(task, 2, [1, 2, 3]) == 0  # judged already
+
+
+def resampling(fails=False):
+    """A module like s3prl's HEAR helper, guarded; its function counts its calls."""
+    module = ModuleType("s3prl.problem.common._hear_util")
+    module.calls = []
+    module.Parallel = dict
+
+    def resample_hear_corpus(task_dir, target_sr=16000, num_workers=6):
+        module.calls.append(task_dir)
+        target = Path(task_dir) / str(target_sr) / "fold00"
+        target.mkdir(parents=True)
+        (target / "a.wav").touch()
+        if fails:
+            raise OSError("disk full")
+        (target / "b.wav").touch()
+
+    module.resample_hear_corpus = resample_hear_corpus
+    guards.add(module)
+    return module
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Two clips of a HEAR corpus."""
+    (tmp_path / "48000" / "fold00").mkdir(parents=True)
+    for name in "ab":
+        (tmp_path / "48000" / "fold00" / f"{name}.wav").touch()
+    (tmp_path / "fold00.json").write_text(json.dumps({"a.wav": ["x"]}))
+    return tmp_path
+
+
+def test_a_failed_resampling_leaves_nothing_that_the_next_run_would_trust(corpus):
+    with pytest.raises(OSError, match="disk full"):
+        resampling(fails=True).resample_hear_corpus(corpus)
+    assert not (corpus / "16000").exists()
+    module = resampling()
+    for _ in range(2):
+        module.resample_hear_corpus(corpus)
+    assert len(module.calls) == 1
+    assert module.Parallel() == {"backend": "threading"}
+
+
+def test_a_resampling_that_was_killed_is_made_again(corpus):
+    (corpus / "16000" / "fold00").mkdir(parents=True)
+    (corpus / ".16000.unfinished").touch()
+    resampling().resample_hear_corpus(corpus)
+    assert (corpus / "16000" / "fold00" / "b.wav").exists()
+    assert not (corpus / ".16000.unfinished").exists()
+
+
+def test_a_half_resampled_corpus_of_unknown_origin_is_refused(corpus):
+    (corpus / "16000" / "fold00").mkdir(parents=True)
+    (corpus / "16000" / "fold00" / "a.wav").touch()
+    with pytest.raises(
+        ValueError, match="lacks 1 of 2 files.*b.wav: delete the folder"
+    ):
+        resampling().resample_hear_corpus(corpus)

@@ -1,0 +1,349 @@
+"""SSLAM as an upstream of s3prl: its own checks, lengths, batch mates, weights."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from espnet2_sslam.checkpoint import CheckpointError, save_model
+from espnet2_sslam.integrations.s3prl import register, upstreams
+from espnet2_sslam.integrations.s3prl.upstreams import sslam, sslam_mean
+from tests.checkpoint_case import PRETRAIN, small_encoder, unpack
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = dict(embed_dim=32, depth=2, num_heads=4, max_frames=64)
+LENGTHS = (1, 100, 399, 400, 800, 1280, 2560, 2561, 2959, 2960, 5119, 16000, 40001)
+
+
+def clips(*lengths, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [0.1 * torch.randn(length, generator=generator) for length in lengths]
+
+
+def states(upstream, *lengths, seed=0):
+    """Hidden states, (layers, B, T, D)."""
+    with torch.no_grad():
+        return torch.stack(upstream(clips(*lengths, seed=seed))["hidden_states"])
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """s3prl's hub, with our upstreams in it."""
+    import s3prl.hub
+
+    register.register(s3prl.hub)
+    return s3prl.hub
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model in our own format."""
+    return save_model(small_encoder(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize(
+    "options, width, rate",
+    [
+        ({}, 256, 2560),
+        ({"freq": "mean"}, 32, 2560),
+        ({"upsample": 8}, 256, 320),
+        ({"freq": "flatten"}, 32, 320),
+        ({"target_frames": 48}, 256, 2560),
+    ],
+    ids=str,
+)
+def test_there_is_one_step_for_every_begun_rate(options, width, rate):
+    upstream = sslam(**TINY, **options)
+    assert upstream.get_downsample_rates("hidden_states") == rate
+    for length in LENGTHS:
+        steps = len(range(0, length, rate))
+        assert states(upstream, length).shape == (3, 1, steps, width), length
+    mixed = states(upstream, 40001, 300, 2600)
+    assert mixed.shape == (3, 3, len(range(0, 40001, rate)), width)
+    assert mixed[:, 1, -(-300 // rate) :].abs().max() == 0
+
+
+def test_minutes_of_audio_keep_their_length():
+    assert states(sslam(**TINY), 16000 * 190).shape == (3, 1, 1188, 256)
+
+
+def test_all_keys_that_s3prl_may_ask_for_are_there():
+    out = sslam(**TINY)(clips(16000))
+    assert set(out) == {
+        "hidden_states",
+        "last_hidden_state",
+        *(f"hidden_state_{layer}" for layer in range(3)),
+    }
+    assert out["last_hidden_state"] is out["hidden_states"][-1]
+
+
+def test_hidden_states_are_those_of_the_encoder(folder):
+    encoder, speech = small_encoder(freq="concat"), torch.stack(clips(16000, 16000))
+    with torch.no_grad():
+        hidden, steps = encoder.hidden_states(speech, torch.tensor([16000, 16000]))
+        want = torch.stack([encoder.shaped(tokens, steps)[0] for tokens in hidden])
+    assert torch.equal(states(sslam(str(folder)), 16000, 16000), want)
+
+
+def test_chosen_layers_are_those_of_all(folder):
+    every = states(sslam(folder), 16000)
+    assert torch.equal(states(sslam(folder, layers=[0, -1]), 16000), every[[0, 2]])
+    assert torch.equal(states(sslam(folder, layers=1), 16000), every[[1]])
+
+
+def test_the_mean_variant_is_the_mean_of_the_frequency_patches(folder):
+    concat = states(sslam(folder), 16000).unflatten(-1, (8, 32))
+    mean = states(sslam_mean(folder), 16000)
+    assert torch.allclose(concat.mean(-2), mean, atol=1e-6)
+
+
+def test_upsampling_repeats_steps_and_cuts_the_last(folder):
+    once, often = states(sslam(folder), 16000), states(sslam(folder, upsample=8), 16000)
+    assert torch.equal(often, once.repeat_interleave(8, 2)[:, :, :50])
+
+
+def test_windows_are_padded_as_in_pretraining(folder):
+    padded = small_encoder(freq="concat", target_frames=64)
+    speech = clips(16000 + 2560 * 4)[0][None]
+    windowed = states(sslam(folder, target_frames=64), speech.shape[1])
+    with torch.no_grad():
+        first, steps = padded.hidden_states(speech, torch.tensor([speech.shape[1]]))
+    assert torch.allclose(
+        windowed[-1, :, :4], padded.shaped(first[-1], steps)[0][:, :4]
+    )
+    assert windowed.shape[2] == 11
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"target_frames": 48}, {"upsample": 8}], ids=str
+)
+def test_a_clip_does_not_hear_its_batch_mates(options):
+    upstream = sslam(**TINY, **options)
+    for length in (300, 2900, 10240, 16001):
+        alone = states(upstream, length)
+        pair = states(upstream, length, 80000)[:, :1, : alone.shape[2]]
+        assert (pair - alone).norm() < 1e-5 * alone.norm(), length
+
+
+def test_training_mode_changes_nothing_unless_drop_path_is_asked_for():
+    upstream = sslam(**TINY)
+    calm = states(upstream, 16000)
+    assert torch.equal(states(upstream.train(), 16000), calm)
+    assert not sslam(**TINY).encoder.training
+    wild = sslam(**TINY, drop_path=0.5).train()
+    torch.manual_seed(1)
+    eight = [16000] * 8
+    assert not torch.equal(states(wild, *eight), states(wild, *eight))
+
+
+def test_random_weights_depend_on_the_seed_only():
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    first = states(sslam(**TINY, seed=3), 16000)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(8)
+    assert torch.equal(states(sslam(**TINY, seed=3), 16000), first)
+    assert not torch.equal(states(sslam(**TINY), 16000), first)
+
+
+def test_options_come_from_a_file_and_keywords_win(tmp_path):
+    path = tmp_path / "conf.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "freq": "mean", "upsample": 8}))
+    upstream = sslam(ckpt=None, model_config=str(path), refresh=False)
+    assert (upstream.rate, states(upstream, 16000).shape[-1]) == (320, 32)
+    assert sslam(model_config=path, upsample=4).rate == 640
+    assert sslam_mean(model_config={**TINY, "freq": "concat"}).encoder.freq == "mean"
+
+
+@pytest.mark.parametrize(
+    "options, complaint",
+    [
+        ({}, "needs weights: give a folder, .*or for random weights their sizes"),
+        ({"seed": 1}, "needs weights"),
+        ({**TINY, "frequency": "mean"}, "no option frequency; it has cache_dir, "),
+        ({**TINY, "freq": "max"}, "freq must be"),
+        ({**TINY, "upsample": 3}, "upsample must divide 2560, got 3"),
+        ({**TINY, "upsample": 8, "freq": "flatten"}, "not for flatten"),
+        ({**TINY, "layers": [3]}, r"layers must be numbers in 0..2, got \[3\]"),
+        ({**TINY, "target_frames": 100}, "multiple of 16 up to 64, got 100"),
+        ({**TINY, "num_heads": 5}, "32"),
+        ({**TINY, "model_config": "nowhere.yaml"}, "nowhere.yaml is not a file"),
+        ({"ckpt": "nowhere/model.pt"}, "nowhere/model.pt"),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_one_clear_line(options, complaint):
+    with pytest.raises(ValueError, match=complaint) as error:
+        sslam(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_beside_weights_are_refused(folder):
+    with pytest.raises(ValueError, match="depth are for random weights"):
+        sslam(folder, depth=1)
+
+
+def test_a_config_file_without_options_is_refused(tmp_path):
+    (tmp_path / "list.yaml").write_text("- freq\n")
+    with pytest.raises(ValueError, match="list.yaml must hold options"):
+        sslam(model_config=tmp_path / "list.yaml")
+
+
+def test_the_authors_files_and_both_sets_of_weights_are_read(tmp_path):
+    path = unpack(PRETRAIN, tmp_path)
+    student = states(upstreams.sslam_local(path), 16000)
+    teacher = states(upstreams.sslam_custom(str(path), weights="teacher"), 16000)
+    assert student.shape == teacher.shape and not torch.equal(student, teacher)
+
+
+def test_local_url_and_custom_say_what_they_want(folder):
+    upstreams.sslam_local(folder)
+    for function, source in (("local", "user/repo"), ("url", str(folder))):
+        with pytest.raises(ValueError, match=f"sslam_{function} needs .*{source}"):
+            getattr(upstreams, f"sslam_{function}")(source)
+    with pytest.raises(ValueError, match="sslam_custom needs a path, URL"):
+        upstreams.sslam_custom()
+
+
+def test_an_id_that_is_nowhere_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match="nobody/nothing"):
+        upstreams.sslam_url("nobody/nothing", cache_dir=str(tmp_path))
+
+
+def test_registering_again_is_harmless_and_a_clash_is_not(hub):
+    register.register(hub)
+    names = set(hub.options()) & {n for n in hub.options() if "sslam" in n}
+    assert names == set(register.NAMES)
+    taken = type(hub)("s3prl.hub")
+    taken.sslam_url = print
+    with pytest.raises(
+        ValueError, match="another upstream named sslam_url .of builtins"
+    ):
+        register.register(taken)
+    assert not hasattr(taken, "sslam")
+
+
+def test_a_file_behind_an_address_is_downloaded_once(hub, tmp_path, monkeypatch):
+    from s3prl.util import download
+
+    path = unpack(PRETRAIN, tmp_path)
+    calls = []
+
+    def fetch(url, target, *args, **options):
+        calls.append(url)
+        Path(target).write_bytes(path.read_bytes())
+
+    monkeypatch.setattr(download, "_download_dir", tmp_path / "cache")
+    monkeypatch.setattr(download, "_download_url_to_file", fetch)
+    for refresh in (False, False, True):
+        address = "https://example.org/sslam.pt?download=1"
+        got = states(hub.sslam_url(ckpt=address, refresh=refresh), 16000)
+    assert torch.equal(got, states(sslam(path), 16000)) and len(calls) == 1
+    monkeypatch.setattr(download, "_download_url_to_file", lambda *a: 1 / 0)
+    failing = {"_download_url_to_file_requests": lambda *a: open(tmp_path / "no" / "x")}
+    monkeypatch.setattr(download, *failing.popitem())
+    with pytest.raises(ValueError, match="example.org/other.pt cannot be downloaded"):
+        hub.sslam_url(ckpt="https://example.org/other.pt")
+
+
+def pseudo_states(model, **options):
+    """What s3prl's own test extracts: hidden states of random clips."""
+    from s3prl.util.pseudo_data import get_pseudo_wavs
+
+    return model(*get_pseudo_wavs(padded=True, **options))[0]
+
+
+@pytest.mark.parametrize("name", ["sslam", "sslam_mean"])
+def test_s3prls_own_checks_of_an_upstream_pass(hub, name):
+    """Those of s3prl's test/test_upstream.py; for a new name there is no reference."""
+    from s3prl.nn import S3PRLUpstream
+
+    model = S3PRLUpstream(name, extra_conf=TINY).eval()
+    with torch.no_grad():
+        first = pseudo_states(model)
+        for _ in range(2):
+            assert all(map(torch.allclose, pseudo_states(model), first))
+        for seed in range(1, 3):
+            assert len(pseudo_states(model, seed=seed)) == len(first)
+    model.train()
+    for seed in range(1, 6):
+        assert len(pseudo_states(model, seed=seed)) == len(first)
+    for seconds, number in (((0.05, 0.05), 1), ((0.05, 0.05), 2), ((0.05, 1), 3)):
+        with torch.autograd.set_detect_anomaly(True):
+            model = S3PRLUpstream(name, extra_conf=TINY)
+            shortest, longest = seconds
+            hidden = pseudo_states(model, min_secs=shortest, max_secs=longest, n=number)
+            sum(state.sum() for state in hidden).backward()
+            assert model.upstream.encoder.cls_token.grad is not None
+
+
+def test_a_model_from_a_path_gives_both_featurizers_the_right_lengths(hub, folder):
+    from s3prl.nn import Featurizer, S3PRLUpstream
+    from s3prl.upstream.interfaces import Featurizer as LegacyFeaturizer
+
+    assert set(register.NAMES) <= set(S3PRLUpstream.available_names())
+    assert "sslam_url" not in S3PRLUpstream.available_names(True)
+    model = S3PRLUpstream("sslam", path_or_url=str(folder)).eval()
+    assert (model.num_layers, model.hidden_sizes[0]) == (3, 256)
+    lengths = torch.tensor([80000, 2600, 300])
+    speech = torch.zeros(3, 80000)
+    features, steps = Featurizer(model)(*model(speech, lengths))
+    assert features.shape == (3, 32, 256) and steps.tolist() == [32, 2, 1]
+
+    legacy = LegacyFeaturizer(model.upstream, upstream_device="cpu")
+    assert (legacy.output_dim, legacy.downsample_rate) == (256, 2560)
+    wavs = clips(80000, 2600)
+    cut = legacy(wavs, model.upstream(wavs))
+    assert [len(feature) for feature in cut] == [31, 1]
+    wavs = clips(80000, 1280)  # the trap: no step, and NaN from mean pooling
+    with pytest.raises(ValueError, match="1 clip.* 1280 samples.*upsample: 8"):
+        legacy(wavs, model.upstream(wavs))
+
+
+def test_espnets_s3prl_frontend_takes_it(hub, folder):
+    from espnet2.asr.frontend.s3prl import S3prlFrontend
+
+    conf = {
+        "upstream": "sslam",
+        "path_or_url": str(folder),
+        "extra_conf": {"upsample": 8},
+    }
+    frontend = S3prlFrontend(frontend_conf=conf, multilayer_feature=True)
+    assert (frontend.output_size(), frontend.hop_length) == (256, 320)
+    features, lengths = frontend(torch.zeros(2, 32000), torch.tensor([32000, 9280]))
+    assert features.shape == (2, 100, 256) and lengths.tolist() == [100, 29]
+
+
+def test_nothing_of_fairseq_is_loaded(hub):
+    sslam(**TINY)(clips(16000))
+    assert not [n for n in sys.modules if n.split(".")[0] == "fairseq"]
+
+
+def test_torch_hub_loads_it_without_s3prl(folder):
+    code = (
+        "import sys, torch\n"
+        "here, ckpt = sys.argv[1:]\n"
+        "model = torch.hub.load(here, 'sslam', source='local', ckpt=ckpt)\n"
+        "hidden = model([torch.zeros(16000)])['hidden_states']\n"
+        "print(len(hidden), 's3prl' in sys.modules)"
+    )
+    here = str(Path(register.__file__).parent)
+    run = subprocess.run(
+        [sys.executable, "-c", code, here, str(folder)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+    )
+    assert run.stdout.split() == ["3", "False"], run.stderr
+
+
+def test_global_randomness_of_the_caller_is_not_touched():
+    random.seed(1)
+    state = random.getstate()
+    sslam(**TINY)(clips(16000))
+    assert random.getstate() == state
