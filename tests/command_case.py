@@ -82,9 +82,11 @@ class FakeSSLAM:
             yield Result(index, str(path), None, starts, ends, values)
 
     def embed_files(self, files, *, layer=-1, pooling="mean", chunk=None, hop=None):
+        if layer not in ("all", -1, 0, 1, 2, 3):
+            raise ValueError(f'layer must be "all" or in -1..3, got {layer!r}')
         if pooling == "frames":
             chunk = 0.16
-        yield from self._files(
+        return self._files(
             files, WIDTH, chunk, hop, shape=3 if layer == "all" else None
         )
 

@@ -61,7 +61,8 @@ def test_a_folder_becomes_one_row_per_clip(clips, capsys):
 
 
 def test_the_options_reach_the_model(clips, capsys):
-    options = "--weights teacher --revision v1 --device cpu --dtype bfloat16"
+    options = "--weights teacher --revision v1 --device cpu --dtype bfloat16 "
+    options += "--batch_seconds 20"
     status, _, _ = _embed(
         capsys, "clips", "-o", "o.csv", *options.split(), "--target_frames", "1024"
     )
@@ -74,6 +75,7 @@ def test_the_options_reach_the_model(clips, capsys):
                 weights="teacher",
                 device="cpu",
                 dtype="bfloat16",
+                batch_seconds=20.0,
                 target_frames=1024,
             ),
         )
@@ -165,6 +167,42 @@ def test_a_mistake_of_ours_keeps_what_is_done(clips, capsys, monkeypatch):
             _embed(capsys, "clips", "-o", "out.csv")
     _, _, err = _embed(capsys, "clips", "-o", "out.csv")
     assert "5 of 8 files are done already" in err
+
+
+def test_a_refused_option_leaves_nothing_that_stands_in_the_way(clips, capsys):
+    options = "clips -o out.csv --layer 99".split()
+    status, _, err = _embed(capsys, *options)
+    assert status == 1 and "layer" in err and err.count("\n") == 1
+    assert [path.name for path in Path().iterdir()] == ["clips"]
+    assert _embed(capsys, "clips", "-o", "out.csv")[0] == 0
+
+
+def test_a_result_that_is_not_finite_is_a_failure(clips, capsys, monkeypatch):
+    def broken(self, files, **options):
+        for result in original(self, files, **options):
+            if result.index == 3:
+                result.values[0, 1] = np.nan
+            yield result
+
+    original = FakeSSLAM.embed_files
+    monkeypatch.setattr(FakeSSLAM, "embed_files", broken)
+    status, _, err = _embed(capsys, "clips", "-o", "out.json")
+    assert status == 1 and "  clips/clip003.wav: not finite: the model" in err
+    assert len(json.loads(Path("out.json").read_text())) == 7
+
+
+def test_too_little_memory_is_one_line_and_keeps_what_is_done(
+    clips, capsys, monkeypatch
+):
+    def broken(self, files, **options):
+        yield from original(self, files[:4], **options)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+
+    original = FakeSSLAM.embed_files
+    monkeypatch.setattr(FakeSSLAM, "embed_files", broken)
+    status, _, err = _embed(capsys, "clips", "-o", "out.json")
+    assert status == 1 and err.count("\n") == 1 and "--batch_seconds" in err
+    assert len(Path("out.json.part/index.jsonl").read_text().splitlines()) == 4
 
 
 def test_other_options_do_not_mix_with_a_stopped_run(clips, capsys):

@@ -354,6 +354,7 @@ def test_other_options_are_refused_with_the_difference_or_begin_anew(tmp_path, i
         assert journal.pending(items) == items
     with Journal(output, other) as journal:
         assert len(journal) == 0
+    assert not Path(f"{output}.part").exists()
 
 
 def test_two_processes_do_not_write_one_output(tmp_path):

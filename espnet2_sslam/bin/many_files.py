@@ -5,14 +5,17 @@ import hashlib
 import sys
 import time
 from contextlib import closing
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from espnet2_sslam import __version__
 from espnet2_sslam.inference.arrays import plain
 from espnet2_sslam.inference.files import AudioInput
-from espnet2_sslam.inference.journal import Journal, JournalRows, Rows
+from espnet2_sslam.inference.journal import Journal
+from espnet2_sslam.inference.rows import Rows, StoredRows
 
 Compute = Callable[[List[str]], Iterator]  # paths -> FileResult of each, in order
 
@@ -23,7 +26,7 @@ def run_job(
     model,
     options: Mapping[str, Any],
     compute: Compute,
-    write: Callable[[JournalRows, Dict[str, Any]], None],
+    write: Callable[[StoredRows, Dict[str, Any]], None],
 ) -> None:
     """Run a model over the files that the options name and write one output.
 
@@ -50,21 +53,22 @@ def run_job(
         failures: Dict[str, str] = {}
         try:
             _fill(journal, items, compute, failures)
+            results = journal.rows(items)
+            if len(results):
+                write(results, job)
         except KeyboardInterrupt:
             say(
                 f"{len(journal)} of {len(items)} files are done and kept in "
                 f"{journal.folder}: the same command goes on from there"
             )
             raise
-        results = journal.rows(items)
         if len(results):
-            write(results, job)
             rows = sum(shape[0] for shape in results.shapes)
             say(
                 f"{args.output}: {len(results):,} of {len(items):,} files, {rows:,} "
                 f"rows ({time.monotonic() - began:.0f} s)"
             )
-        if not failures or not len(results):
+        if not failures:
             journal.discard()
     if len(results):
         kept = f"{journal.folder} keeps the others for a run with these repaired"
@@ -87,14 +91,33 @@ def _fill(
     progress = tqdm(
         total=len(items), initial=done, unit="file", disable=None, smoothing=0.05
     )
-    with progress, closing(compute([item.path for item in todo])) as results:
+    with progress, closing(_results(compute, todo)) as results:
         for result in results:
             item = todo[result.index]
-            if result.error is None:
+            reason = problem(result)
+            if reason is None:
                 journal.add(item, result.starts, result.ends, result.values)
             else:
-                failures[item.name] = result.error
+                failures[item.name] = reason
             progress.update()
+
+
+def _results(compute: Compute, items: Sequence[AudioInput]) -> Iterator:
+    """Run the model; too little memory is a matter of options."""
+    try:
+        yield from compute([item.path for item in items])
+    except torch.OutOfMemoryError:
+        raise ValueError(
+            "out of memory on the device: try a smaller --batch_seconds, or another "
+            "--device"
+        ) from None
+
+
+def problem(result) -> Optional[str]:
+    """Why a `FileResult` cannot be used, or None."""
+    if result.error is None and not np.isfinite(result.values).all():
+        return "not finite: the model gives NaN or infinity, see --dtype and the model"
+    return result.error
 
 
 def print_job(
@@ -113,13 +136,13 @@ def print_job(
     failures: Dict[str, str] = {}
 
     def results() -> Iterator[Rows]:
-        with closing(compute([item.path for item in items])) as found:
+        with closing(_results(compute, items)) as found:
             for result in found:
-                name = items[result.index].name
-                if result.error is None:
+                name, reason = items[result.index].name, problem(result)
+                if reason is None:
                     yield Rows(name, result.starts, result.ends, result.values)
                 else:
-                    failures[name] = result.error
+                    failures[name] = reason
 
     for line in lines(results()):
         print(plain(line), flush=True)
@@ -145,8 +168,6 @@ def refuse_failures(failures: Mapping[str, str], total: int, kept: str) -> None:
 
 def fingerprint(model) -> str:
     """SHA-256 over the weights of an `SSLAM`: what its results depend on."""
-    import torch
-
     digest = hashlib.sha256()
     for name, tensor in sorted(model.model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

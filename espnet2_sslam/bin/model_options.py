@@ -33,6 +33,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="precision of the encoder (default: float32)",
     )
     add(
+        "--batch_seconds",
+        type=positive,
+        metavar="S",
+        help="seconds of audio that are encoded at once; less needs less memory",
+    )
+    add(
         "--target_frames",
         type=int,
         metavar="N",
@@ -191,6 +197,7 @@ def load(args: argparse.Namespace, classifier: bool = False):
         weights=args.weights,
         device=args.device,
         dtype=args.dtype,
+        batch_seconds=args.batch_seconds,
         **options,
     )
     if classifier and not model.classes:

@@ -19,7 +19,7 @@ from typing import (
 import kaldiio
 import numpy as np
 
-from espnet2_sslam.inference.journal import Rows
+from espnet2_sslam.inference.rows import Rows
 
 
 class Results(Protocol):

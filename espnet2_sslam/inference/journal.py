@@ -11,10 +11,8 @@ size and time of change, never by its position.
 import fcntl
 import io
 import json
-import math
 import os
 import shutil
-import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import (
@@ -23,7 +21,6 @@ from typing import (
     Iterator,
     List,
     Mapping,
-    NamedTuple,
     Optional,
     Sequence,
     Tuple,
@@ -32,27 +29,18 @@ from typing import (
 import numpy as np
 
 from espnet2_sslam.inference.files import AudioInput
+from espnet2_sslam.inference.rows import (
+    TIMES,
+    VALUES,
+    Place,
+    StoredRows,
+    checksum,
+    read_arrays,
+)
 
 FORMAT_VERSION = 1
 SUFFIX = ".part"
 Stamp = Optional[List[int]]  # size in bytes, time of change in ns
-TIMES, VALUES = np.dtype("<f8"), np.dtype("<f4")
-
-
-class Rows(NamedTuple):
-    """One file's result: starts and ends in seconds (W,), values (W, ...)."""
-
-    name: str
-    starts: np.ndarray
-    ends: np.ndarray
-    values: np.ndarray
-
-
-class _Place(NamedTuple):
-    """Where a file's arrays are: bytes from the start, and the shape of its values."""
-
-    offset: int
-    shape: Tuple[int, ...]
 
 
 class Journal:
@@ -73,10 +61,11 @@ class Journal:
         self.folder = self.output.with_name(self.output.name + SUFFIX)
         self.job = json.loads(json.dumps({"format_version": FORMAT_VERSION, **job}))
         self.restart = restart
-        self._index: Dict[str, _Place] = {}
+        self._index: Dict[str, Place] = {}
         self._before: Dict[str, Tuple[str, Stamp]] = {}  # of an earlier run
         self._stamps: Dict[str, Stamp] = {}  # of the files to do
         self._files: Dict[str, io.IOBase] = {}
+        self._owned = False
 
     def __enter__(self) -> "Journal":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +73,7 @@ class Journal:
             self._open("lock", "ab")
             self._lock()
             self._begin()
+            self._owned = True
         except BaseException:
             self.__exit__()
             raise
@@ -96,6 +86,9 @@ class Journal:
                 file.close()
             except OSError:  # a full disk: what is in the index is whole all the same
                 pass
+        if self._owned and not self._index:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._owned = False
 
     def __len__(self) -> int:
         return len(self._index)
@@ -135,7 +128,7 @@ class Journal:
             "stamp": self._stamps.pop(item.name),
             "offset": data.tell(),
             "shape": list(arrays[2].shape),
-            "crc": _checksum(arrays),
+            "crc": checksum(arrays),
         }
         with self._full_disk():
             for array in arrays:
@@ -143,18 +136,18 @@ class Journal:
             data.flush()
             index.write(json.dumps(entry).encode() + b"\n")
             index.flush()
-        self._index[item.name] = _Place(entry["offset"], arrays[2].shape)
+        self._index[item.name] = Place(entry["offset"], arrays[2].shape)
 
-    def rows(self, items: Sequence[AudioInput]) -> "JournalRows":
+    def rows(self, items: Sequence[AudioInput]) -> "StoredRows":
         """Return the results of those files that have one, in this order."""
         names = [item.name for item in items if item.name in self._index]
         places = [self._index[name] for name in names]
-        return JournalRows(self.folder / "data.bin", names, places)
+        return StoredRows(self.folder / "data.bin", names, places)
 
     def discard(self) -> None:
         """Remove the journal: the output is whole, and all files are in it."""
+        self._index.clear()
         self.__exit__()
-        shutil.rmtree(self.folder)
 
     def _open(self, name: str, mode: str) -> None:
         self._files[name] = open(self.folder / name, mode)
@@ -174,7 +167,8 @@ class Journal:
     def _begin(self) -> None:
         """Take over what is there, or begin with nothing."""
         record = self.folder / "job.json"
-        if self.restart:
+        index = self.folder / "index.jsonl"
+        if self.restart or not index.exists() or index.stat().st_size == 0:
             record.unlink(missing_ok=True)
         old = _read_json(record)
         if old is not None and old != self.job:
@@ -185,7 +179,7 @@ class Journal:
             )
         size = 0
         if old is None:
-            (self.folder / "index.jsonl").unlink(missing_ok=True)
+            index.unlink(missing_ok=True)
             with self._full_disk():
                 record.write_text(json.dumps(self.job, indent=2) + "\n")
         else:
@@ -208,8 +202,8 @@ class Journal:
                 entry = _parsed(line)
                 if entry is None:
                     break
-                place = _Place(entry["offset"], tuple(entry["shape"]))
-                if _checksum(_read(data, place)) != entry["crc"]:
+                place = Place(entry["offset"], tuple(entry["shape"]))
+                if checksum(read_arrays(data, place)) != entry["crc"]:
                     break
                 name = entry["name"]
                 self._index[name] = place
@@ -225,49 +219,6 @@ class Journal:
             yield
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.folder)) from error
-
-
-class JournalRows:
-    """Results in the order of the output, read one by one, as often as needed."""
-
-    def __init__(self, path: Path, names: List[str], places: List[_Place]):
-        self.names = names
-        self._path, self._places = path, places
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[Rows]:
-        with open(self._path, "rb") as data:
-            for name, place in zip(self.names, self._places):
-                yield Rows(name, *_read(data, place))
-
-    @property
-    def shapes(self) -> List[Tuple[int, ...]]:
-        """Shape of each file's values."""
-        return [place.shape for place in self._places]
-
-
-def _read(data, place: _Place) -> List[np.ndarray]:
-    """The three arrays of a result; shorter ones where the data end early."""
-    data.seek(place.offset)
-    rows, count = place.shape[0], math.prod(place.shape)
-    starts = np.fromfile(data, TIMES, rows)
-    ends = np.fromfile(data, TIMES, rows)
-    values = np.fromfile(data, VALUES, count)
-    return [
-        starts,
-        ends,
-        values.reshape(place.shape) if len(values) == count else values,
-    ]
-
-
-def _checksum(arrays: Sequence[np.ndarray]) -> int:
-    """CRC-32 over the bytes of the arrays."""
-    crc = 0
-    for array in arrays:
-        crc = zlib.crc32(memoryview(array).cast("B") if array.size else b"", crc)
-    return crc
 
 
 def _stamp(path: str) -> Stamp:
@@ -300,5 +251,13 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     words = []
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
-            words.append(f"{key}: {old.get(key)} there, {new.get(key)} now")
+            words.append(
+                f"{key}: {_brief(old.get(key))} there, {_brief(new.get(key))} now"
+            )
     return ", ".join(words)
+
+
+def _brief(value: Any) -> str:
+    """A value as text; of a checksum the beginning."""
+    text = str(value)
+    return text if len(text) <= 16 else f"{text[:12]}..."

@@ -31,7 +31,7 @@ from espnet2_sslam.inference.arrays import (
     write_npz,
 )
 from espnet2_sslam.inference.events import HEADER, Event, event_lines
-from espnet2_sslam.inference.journal import Rows
+from espnet2_sslam.inference.rows import Rows
 
 SUFFIXES = {
     ".csv": "csv",
