@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple, Optional
 
 import numpy as np
 import pytest
@@ -20,21 +19,11 @@ from espnet2_sslam.audio import AudioError, read_audio
 from espnet2_sslam.bin import sslam_embed
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.features import SAMPLE_RATE
+from espnet2_sslam.inference.result import FileResult
 
 CLASSES = ["Dog", "Rain, light", "Siren"]
 WIDTH = 4
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class Result(NamedTuple):
-    """As `FileResult`."""
-
-    index: int
-    name: str
-    error: Optional[str] = None
-    starts: Optional[np.ndarray] = None
-    ends: Optional[np.ndarray] = None
-    values: Optional[np.ndarray] = None
 
 
 class FakeSSLAM:
@@ -64,7 +53,7 @@ class FakeSSLAM:
             try:
                 wave = read_audio(path)
             except AudioError as error:
-                yield Result(index, str(path), str(error))
+                yield FileResult(index, str(path), str(error))
                 continue
             rows = []
             size = len(wave) if chunk is None else int(chunk * SAMPLE_RATE)
@@ -79,7 +68,7 @@ class FakeSSLAM:
             values = values.astype(np.float32)
             if shape:
                 values = np.stack([values * layer for layer in range(shape)], 1)
-            yield Result(index, str(path), None, starts, ends, values)
+            yield FileResult(index, str(path), None, starts, ends, values)
 
     def embed_files(self, files, *, layer=-1, pooling="mean", chunk=None, hop=None):
         if layer not in ("all", -1, 0, 1, 2, 3):
