@@ -1,5 +1,6 @@
 """SSLAM as an upstream of s3prl: its own checks, lengths, batch mates, weights."""
 
+import importlib
 import random
 import subprocess
 import sys
@@ -347,3 +348,22 @@ def test_global_randomness_of_the_caller_is_not_touched():
     state = random.getstate()
     sslam(**TINY)(clips(16000))
     assert random.getstate() == state
+
+
+@pytest.mark.parametrize(
+    "task", "speech_commands fluent_commands voxceleb1 emotion asr diarization".split()
+)
+def test_tasks_of_superb_can_be_imported(hub, task):
+    module = importlib.import_module(f"s3prl.downstream.{task}.expert")
+    assert issubclass(module.DownstreamExpert, torch.nn.Module)
+
+
+def test_problems_of_hear_and_superb_are_there_and_guarded(hub):
+    import s3prl.problem
+
+    assert len(s3prl.problem.__all__) == 26
+    for name in ("task.speech2text_ctc_task", "problem.common._hear_util"):
+        assert sys.modules[f"s3prl.{name}"]._sslam_guarded
+    for name in ("catalyst", "sed_eval", "tensorboardX"):
+        module = sys.modules.get(name)
+        assert module is None or module.__spec__ is not None  # no stand-in stays
