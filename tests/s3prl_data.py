@@ -45,8 +45,8 @@ def tone_digits(per_speaker: int, seed: int = 0) -> list[Clip]:
         for speaker in ("ann", "bob", "eve"):
             for index in range(per_speaker):
                 time = np.arange(int(RATE * rng.uniform(0.3, 1.0))) / RATE
-                tone = 0.2 * np.sin(2 * np.pi * 200 * 1.4**digit * time)
-                wave = tone + 0.02 * rng.standard_normal(len(time))
+                tone = 0.05 * np.sin(2 * np.pi * 200 * 1.4**digit * time)
+                wave = tone + 0.1 * rng.standard_normal(len(time))
                 clips.append(Clip(wave.astype(np.float32), str(digit), speaker, index))
     return clips
 
@@ -114,8 +114,8 @@ def write_ks_config(path: Path, train: Path, test: Path, steps: int, **runner) -
         "optimizer": {"name": "Adam", "lr": 1.0e-3},
         "downstream_expert": {
             "datarc": {
-                "speech_commands_root": str(train),
-                "speech_commands_test_root": str(test),
+                "speech_commands_root": str(train.resolve()),
+                "speech_commands_test_root": str(test.resolve()),
                 "num_workers": 1,
                 "batch_size": 32,
             },

@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -224,6 +227,7 @@ def resampling(fails=False):
         target = Path(task_dir) / str(target_sr) / "fold00"
         target.mkdir(parents=True)
         (target / "a.wav").touch()
+        time.sleep(0.1)
         if fails:
             raise OSError("disk full")
         (target / "b.wav").touch()
@@ -256,10 +260,25 @@ def test_a_failed_resampling_leaves_nothing_that_the_next_run_would_trust(corpus
 
 def test_a_resampling_that_was_killed_is_made_again(corpus):
     (corpus / "16000" / "fold00").mkdir(parents=True)
-    (corpus / ".16000.unfinished").touch()
+    (corpus / ".16000.unfinished").write_text("being written")
     resampling().resample_hear_corpus(corpus)
     assert (corpus / "16000" / "fold00" / "b.wav").exists()
     assert not (corpus / ".16000.unfinished").exists()
+
+
+def test_folds_that_run_side_by_side_resample_once(corpus):
+    modules = [resampling() for _ in range(4)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda module: module.resample_hear_corpus(corpus), modules))
+    assert sum(len(module.calls) for module in modules) == 1
+
+
+def test_a_resampled_corpus_needs_neither_its_source_nor_a_writable_folder(corpus):
+    resampling().resample_hear_corpus(corpus)
+    shutil.rmtree(corpus / "48000")
+    corpus.chmod(0o500)
+    resampling().resample_hear_corpus(corpus)
+    corpus.chmod(0o700)
 
 
 def test_a_half_resampled_corpus_of_unknown_origin_is_refused(corpus):

@@ -3,11 +3,14 @@
 `add` puts them on a module of s3prl right after it was executed.
 """
 
+import fcntl
 import functools
+import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence, TextIO
 
 ENOUGH_CLIPS = 16  # labels against frames are judged on so many
 
@@ -127,23 +130,36 @@ def _guard_resampling(module: ModuleType) -> None:
 
     @functools.wraps(resample)
     def whole(task_dir, target_sr=16000, num_workers=6):
-        target = Path(task_dir) / str(target_sr)
-        mark = Path(task_dir) / f".{target_sr}.unfinished"
-        if mark.exists():  # ours, from a run that was stopped
-            shutil.rmtree(target, ignore_errors=True)
-        if target.is_dir():
-            return _check_resampled(Path(task_dir) / "48000", target)
-        if target.parent.is_dir():
-            mark.touch()
-        try:
-            resample(task_dir, target_sr=target_sr, num_workers=num_workers)
-        except BaseException:
-            shutil.rmtree(target, ignore_errors=True)
-            raise
-        finally:
-            mark.unlink(missing_ok=True)
+        source, target = Path(task_dir) / "48000", Path(task_dir) / str(target_sr)
+        lock = target.with_name(f".{target_sr}.unfinished")
+        if source.is_dir() and (lock.exists() or not target.is_dir()):
+            with open(lock, "a+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # folds may run side by side
+                if os.fstat(file.fileno()).st_size:  # a run was killed
+                    shutil.rmtree(target, ignore_errors=True)
+                if not target.is_dir():
+                    file.write("being written\n")
+                    file.flush()
+                    with _nothing_on_failure(target, file):
+                        resample(task_dir, target_sr=target_sr, num_workers=num_workers)
+        elif not target.is_dir():
+            resample(task_dir, target_sr=target_sr)  # says what is missing
+        _check_resampled(source, target)
 
     module.resample_hear_corpus = whole
+
+
+@contextmanager
+def _nothing_on_failure(target: Path, lock: TextIO) -> Iterator[None]:
+    """Remove the folder when the block fails, and what the lock says in any case."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    finally:
+        lock.truncate(0)  # for those who wait for it
+        os.unlink(lock.name)
 
 
 def _check_resampled(source: Path, target: Path) -> None:
