@@ -184,7 +184,7 @@ def test_data_sh_passes_options_on_and_explains_mistakes(tmp_path):
 
     folder = touch(tmp_path / "my files", *(f"{i} x.wav" for i in range(4)))
     for args, message in (
-        (("--corpus", "nope"), "mini, esc50 or folder"),
+        (("--corpus", "nope"), "use one of audioset esc50 folder"),
         (("--corpus", "esc50"), "needs --corpus_dir"),
         (("--corpus",), "--corpus needs a value"),
     ):

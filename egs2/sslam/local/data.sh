@@ -4,8 +4,13 @@
 # own script; `local/data.sh --corpus esc50 --help` shows them.
 set -euo pipefail
 
-usage="Usage: local/data.sh --corpus mini|esc50|folder [--corpus_dir DIR] [--datadir data]
+usage="Usage: local/data.sh --corpus NAME [--corpus_dir DIR] [--datadir data]
        [--nj 1] [--python python3] [options of local/data_<corpus>.py]"
+
+local_dir="$(dirname "${BASH_SOURCE[0]}")"
+corpora=("${local_dir}"/data_*.sh)
+corpora=("${corpora[@]##*/data_}")
+corpora=("${corpora[@]%.sh}")
 
 corpus=mini
 corpus_dir=
@@ -35,17 +40,15 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-case "${corpus}" in
-    mini | esc50 | folder) ;;
-    *)
-        echo "error: unknown --corpus '${corpus}': use mini, esc50 or folder" >&2
-        exit 1
-        ;;
-esac
-script="$(dirname "$0")/data_${corpus}.py"
+if [[ ! " ${corpora[*]} " == *" ${corpus} "* ]]; then
+    echo "error: unknown --corpus '${corpus}': use one of ${corpora[*]}" >&2
+    exit 1
+fi
+export python
+script="${local_dir}/data_${corpus}.sh"
 if "${help}"; then
     echo "${usage}"
-    exec "${python}" "${script}" --help
+    exec "${script}" --help
 fi
 if [ "${corpus}" != mini ]; then
     if [ -z "${corpus_dir}" ]; then
@@ -54,4 +57,4 @@ if [ "${corpus}" != mini ]; then
     fi
     options+=(--corpus_dir "${corpus_dir}")
 fi
-exec "${python}" "${script}" --datadir "${datadir}" --nj "${nj}" ${options[@]+"${options[@]}"}
+exec "${script}" --datadir "${datadir}" --nj "${nj}" ${options[@]+"${options[@]}"}

@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+"""Prepare AudioSet from its official CSVs and audio in any folder layout.
+
+--corpus_dir holds (anywhere below it) balanced_train_segments.csv, eval_segments.csv,
+unbalanced_train_segments.csv and class_labels_indices.csv; the audio lies below it or
+below --audio_dir, one file for each segment, named <ytid> or Y<ytid>, with or without
+the start (and end) time behind it: Yabc...xyz.flac, abc...xyz_30.000.wav. Sub-folders
+do not matter.
+
+--subsets 20k: as20k/{train,eval}, the balanced segments. --subsets 2m: as2m/{train,
+eval}, the balanced and unbalanced segments, with as2m/train/weights for sampling (for
+each clip the sum over its labels of 1000 / (count + 0.01), counted on the clips that
+are there), and pretrain/{train,valid}. AudioSet has no validation split: eval is what
+validation reports on, too, so last and best are reported separately.
+
+Labels are the ids of AudioSet (/m/09x0r), in the order of class_labels_indices.csv;
+label_names.tsv has their names. Segments without audio are listed in missing.csv of
+each split.
+"""
+
+import argparse
+import csv
+import hashlib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Set
+
+from audio_index import scan
+
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.corpus.datadir import Downstream
+from espnet2_sslam.corpus.labels import label_word, write_classes
+from espnet2_sslam.corpus.writer import Clip, CorpusWriter
+
+CSV_FILES = {
+    "balanced": "balanced_train_segments.csv",
+    "unbalanced": "unbalanced_train_segments.csv",
+    "eval": "eval_segments.csv",
+}
+CLASS_TABLE = "class_labels_indices.csv"
+SUBSETS = {  # set: parts of its training split
+    "as20k": ("balanced",),
+    "as2m": ("balanced", "unbalanced"),
+}
+FILE_NAME = re.compile(
+    r"Y?([\w-]{11})(?:[_-](\d+(?:\.\d+)?)(?:[_-]\d+(?:\.\d+)?)?)?", re.ASCII
+)
+EXPECTED = (
+    "--corpus_dir with the CSVs of AudioSet and the audio as <ytid>.wav, Y<ytid>.flac "
+    "and the like, in any sub-folders (or in --audio_dir)"
+)
+
+
+class Segment(NamedTuple):
+    """One line of a segments CSV."""
+
+    ytid: str
+    start: str
+    labels: str  # words separated by blanks
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """The file of this name in the folder or up to two levels below it.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    for pattern in (name, f"*/{name}", f"*/*/{name}"):
+        for path in sorted(folder.glob(pattern)):
+            return path
+    raise ValueError(
+        f"{name} is not in {folder}: {EXPECTED}; local/download.sh --corpus audioset "
+        "fetches the CSVs"
+    )
+
+
+def read_class_table(path: Path) -> Dict[str, str]:
+    """Display name of each AudioSet id, in class order.
+
+    Raises:
+        ValueError: Not such a table, or an id or number twice.
+    """
+    rows = {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        for row in csv.reader(file, skipinitialspace=True):
+            if not row or row[0].strip().lower() == "index":
+                continue
+            if len(row) != 3 or not row[0].strip().isdigit():
+                raise ValueError(f"{path}: {row} is not index,mid,display_name")
+            number, mid, name = int(row[0]), row[1].strip(), row[2].strip()
+            if number in rows or mid in {mid for mid, _ in rows.values()}:
+                raise ValueError(f"{path}: {number} or {mid} occurs twice")
+            rows[number] = (label_word(mid), name)
+    if sorted(rows) != list(range(len(rows))) or not rows:
+        raise ValueError(f"{path} does not number its classes 0, 1, 2, ...")
+    return dict(rows[number] for number in range(len(rows)))
+
+
+def read_segments(path: Path, classes: Dict[str, str]) -> Iterator[Segment]:
+    """Segments of a CSV, in file order: `YTID, start, end, "mid,mid"`, `#` comments.
+
+    Raises:
+        ValueError: A line with other fields, or with an unknown label.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if not row or row[0].lstrip().startswith("#") or not "".join(row).strip():
+                continue
+            if len(row) < 4 or not re.fullmatch(r"[\w-]{11}", row[0].strip(), re.ASCII):
+                raise ValueError(
+                    f'{where}: it must read YTID, start, end, "label,label", not {row}'
+                )
+            # Without the quotes the labels are fields of their own.
+            labels = [word.strip() for word in ",".join(row[3:]).split(",")]
+            labels = [label_word(word) for word in dict.fromkeys(labels) if word]
+            unknown = [word for word in labels if word not in classes]
+            if unknown or not labels:
+                what = f"the label {unknown[0]}" if unknown else "no label"
+                raise ValueError(f"{where}: {what}: {CLASS_TABLE} does not have it")
+            yield Segment(row[0].strip(), row[1].strip(), " ".join(labels))
+
+
+class AudioFiles:
+    """Path and start time in the name of each clip's file."""
+
+    def __init__(self, root: Path, journal: Path, nj: int):
+        self.root = root
+        self.paths: Dict[str, str] = {}
+        self.copies: List[str] = []
+        self.foreign = 0
+        for folder, names in scan(root, journal, nj):
+            for name in names:
+                match = FILE_NAME.fullmatch(os.path.splitext(name)[0])
+                if match is None:
+                    self.foreign += 1
+                    continue
+                self._take(match.group(1), os.path.join(folder, name))
+
+    def _take(self, ytid: str, path: str) -> None:
+        """Of several files of a clip keep the one whose path sorts first."""
+        other = self.paths.get(ytid)
+        if other is not None:
+            path, dropped = sorted((path, other))
+            self.copies.append(dropped)
+        self.paths[ytid] = path
+
+    def clip(self, segment: Segment) -> Clip:
+        """The clip of a segment; an empty path where there is no file."""
+        path = self.paths.get(segment.ytid, "")
+        if path:
+            path = os.path.join(self.root, path)
+        reason = "" if path else f"no audio file of {segment.ytid}"
+        return Clip(f"Y{segment.ytid}", path, segment.labels, "", reason)
+
+    def has_other_start(self, segment: Segment) -> bool:
+        """Whether the file's name gives a start time that the CSV does not."""
+        path = self.paths.get(segment.ytid)
+        if path is None:
+            return False
+        stem = os.path.splitext(os.path.basename(path))[0]
+        start = FILE_NAME.fullmatch(stem).group(2)
+        if start is None:
+            return False
+        # Seconds, or milliseconds as some downloaders write them.
+        return float(start) not in (float(segment.start), 1000 * float(segment.start))
+
+
+class Corpus:
+    """The CSVs, read as often as a split needs them."""
+
+    def __init__(self, args, writer: CorpusWriter):
+        self.folder = args.corpus_dir.resolve()
+        self.writer = writer
+        self.known_labels: Dict[str, str] = {}  # one text for many clips: memory
+        self.classes = read_class_table(find_file(self.folder, CLASS_TABLE))
+        needed = {part for name in args.sets for part in SUBSETS[name]} | {"eval"}
+        self.csv = {part: find_file(self.folder, CSV_FILES[part]) for part in needed}
+        root = (args.audio_dir or args.corpus_dir).resolve()
+        if not root.is_dir():
+            raise ValueError(f"--audio_dir {root} is no directory")
+        self.files = AudioFiles(root, args.datadir / ".index.jsonl", args.nj)
+        logging.info("%d audio files of AudioSet clips", len(self.files.paths))
+        self._note_files()
+
+    def _note_files(self) -> None:
+        """Say which audio files are not used."""
+        note, files = self.writer.note, self.files
+        if files.copies:
+            note(
+                f"audioset: {len(files.copies)} files are a second copy of a clip and "
+                f"not used, for example {files.copies[0]}"
+            )
+        if files.foreign:
+            note(f"audioset: {files.foreign} audio files are not named like a clip")
+
+    def clips(self, parts: tuple, split: str) -> Iterator[Clip]:
+        """Clips of some CSVs; one listed again is left out and counted."""
+        seen: Dict[str, str] = {}
+        again, elsewhere = 0, 0
+        for part in parts:
+            for segment in read_segments(self.csv[part], self.classes):
+                labels = self.known_labels.setdefault(segment.labels, segment.labels)
+                segment = segment._replace(labels=labels)
+                if segment.ytid in seen:
+                    if sorted(seen[segment.ytid].split()) != sorted(labels.split()):
+                        raise ValueError(
+                            f"{self.csv[part]}: {segment.ytid} is listed twice with "
+                            "different labels; keep one line of it"
+                        )
+                    again += 1
+                    continue
+                seen[segment.ytid] = labels
+                elsewhere += self.files.has_other_start(segment)
+                yield self.files.clip(segment)
+        if again:
+            self.writer.note(f"{split}: {again} lines list a clip again, used once")
+        if elsewhere:
+            self.writer.note(
+                f"{split}: {elsewhere} files have another start time in their names "
+                "than the CSV"
+            )
+
+
+def held_out(clips: Iterator[Clip], count: int, seed: int) -> Set[str]:
+    """`count` ids with audio (at most a tenth), chosen by a hash of seed and id."""
+    keys = [clip.key for clip in clips if clip.path]
+    keys.sort(key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())
+    return set(keys[: max(1, min(count, len(keys) // 10))])
+
+
+def write_pretrain(corpus: Corpus, writer: CorpusWriter, count: int, seed: int) -> None:
+    """Write pretrain/{train,valid}: the training segments of as2m, without labels."""
+    parts = SUBSETS["as2m"]
+
+    def clips():
+        return (c._replace(labels="") for c in corpus.clips(parts, "pretrain"))
+
+    notes = len(writer.notes)
+    valid = held_out(clips(), count, seed)
+    options = {"labelled": False, "known_to_exist": True}
+    there = (clip for clip in clips() if clip.path)
+    writer.add("pretrain/train", (c for c in there if c.key not in valid), **options)
+    there = (clip for clip in clips() if clip.path)
+    writer.add("pretrain/valid", (c for c in there if c.key in valid), **options)
+    del writer.notes[notes:]  # as2m/train has said it
+    writer.note(
+        "audioset: pretrain/train and pretrain/valid hold the clips of as2m/train, "
+        f"without labels; {len(valid)} of them are kept for valid"
+    )
+
+
+def prepare(args) -> None:
+    """Write all splits below --datadir."""
+    args.sets = [f"as{name}" for name in ("20k", "2m") if name in args.subsets]
+    if not args.corpus_dir.is_dir():
+        raise ValueError(f"{args.corpus_dir} is no directory; expected: {EXPECTED}")
+    if args.pretrain_valid < 1:
+        raise ValueError(f"--pretrain_valid starts at 1, got {args.pretrain_valid}")
+    writer = CorpusWriter(args.datadir, EXPECTED)
+    corpus = Corpus(args, writer)
+    runs = []
+    for name in args.sets:
+        train, test = f"{name}/train", f"{name}/eval"
+        for split, parts in ((train, SUBSETS[name]), (test, ("eval",))):
+            clips = corpus.clips(parts, split)
+            weighted = split == "as2m/train"
+            writer.add(split, clips, weighted=weighted, known_to_exist=True)
+        write_classes(args.datadir / name, corpus.classes)
+        runs.append(Downstream(name, "multi_label", train, test, [test]))
+    if "as2m" in args.sets:
+        write_pretrain(corpus, writer, args.pretrain_valid, args.seed)
+    writer.finish(runs)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--corpus_dir", type=Path, required=True)
+    add("--audio_dir", type=Path, help="where the audio is [--corpus_dir]")
+    add("--datadir", type=Path, default=Path("data"))
+    add("--subsets", nargs="+", choices=("2m", "20k"), default=["20k"], help="[20k]")
+    add("--pretrain_valid", type=int, default=2000, help="clips held out [2000]")
+    add("--seed", type=int, default=0, help="of what is held out [0]")
+    add("--nj", type=int, default=1, help="processes that list directories [1]")
+    return parser
+
+
+def main(argv=None) -> None:
+    """Entry point."""
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    prepare(args)
+
+
+if __name__ == "__main__":
+    run_main(main)

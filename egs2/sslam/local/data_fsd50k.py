@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Prepare FSD50K: FSD50K.{dev_audio,eval_audio,ground_truth}, in its own splits.
+
+fsd50k/{train,valid,test} are the official train and val parts of the development set
+and the evaluation set. Labels are the 200 words of ground_truth/vocabulary.csv in its
+order, propagated upwards in the ontology as in the official files.
+"""
+
+import argparse
+import csv
+import logging
+from pathlib import Path
+from typing import Dict, List
+
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.corpus.datadir import Downstream
+from espnet2_sslam.corpus.labels import unique_words, write_classes
+from espnet2_sslam.corpus.writer import Clip, CorpusWriter
+
+SPLITS = {"train": "train", "val": "valid"}  # of dev.csv
+EXPECTED = (
+    "--corpus_dir with FSD50K.dev_audio/, FSD50K.eval_audio/ and FSD50K.ground_truth/ "
+    "(dev.csv, eval.csv, vocabulary.csv)"
+)
+
+
+def read_vocabulary(path: Path) -> List[str]:
+    """Labels in class order: `index,label,mid` without header.
+
+    Raises:
+        ValueError: Not such a file.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.reader(file) if row and row[0].strip().isdigit()]
+    labels = [row[1].strip() for row in sorted(rows, key=lambda row: int(row[0]))]
+    if not labels or len(set(labels)) != len(labels):
+        raise ValueError(f"{path} is not a list of index,label,mid with unique labels")
+    return labels
+
+
+def read_rows(path: Path, columns: tuple) -> List[dict]:
+    """Rows of dev.csv or eval.csv.
+
+    Raises:
+        ValueError: A column is missing.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        lacking = [name for name in columns if name not in (reader.fieldnames or [])]
+        if lacking:
+            raise ValueError(f"{path} lacks the column(s) {', '.join(lacking)}")
+        return list(reader)
+
+
+def read_clips(root: Path, classes: List[str]) -> Dict[str, List[Clip]]:
+    """Clips of each split.
+
+    Raises:
+        ValueError: An unknown split or label.
+    """
+    truth = root / "FSD50K.ground_truth"
+    clips: Dict[str, List[Clip]] = {"train": [], "valid": [], "test": []}
+    for part in ("dev", "eval"):
+        path = truth / f"{part}.csv"
+        columns = ("fname", "labels") + (("split",) if part == "dev" else ())
+        for row in read_rows(path, columns):
+            name = (row["fname"] or "").strip()
+            split = SPLITS.get(row["split"].strip()) if part == "dev" else "test"
+            if split is None:
+                raise ValueError(
+                    f"{path}: {name} is in the split {row['split']!r}, train and val "
+                    "are known"
+                )
+            labels = unique_words((row["labels"] or "").split(","))
+            unknown = [label for label in labels if label not in classes]
+            if unknown:
+                raise ValueError(
+                    f"{path}: the label {unknown[0]!r} of {name} is not in "
+                    "vocabulary.csv"
+                )
+            audio = root / f"FSD50K.{part}_audio" / f"{name}.wav"
+            clips[split].append(Clip(f"{part}-{name}", str(audio), " ".join(labels)))
+    return clips
+
+
+def prepare(args) -> None:
+    """Write all splits below --datadir."""
+    root = args.corpus_dir.resolve()
+    vocabulary = root / "FSD50K.ground_truth" / "vocabulary.csv"
+    if not vocabulary.is_file():
+        raise ValueError(f"{vocabulary} is missing; expected: {EXPECTED}")
+    writer = CorpusWriter(args.datadir, EXPECTED)
+    classes = read_vocabulary(vocabulary)
+    for split, clips in read_clips(root, classes).items():
+        writer.add(f"fsd50k/{split}", clips)
+    names = {name: name.replace("_", " ") for name in classes}
+    write_classes(args.datadir / "fsd50k", names)
+    train, valid, test = (f"fsd50k/{split}" for split in ("train", "valid", "test"))
+    writer.finish([Downstream("fsd50k", "multi_label", train, valid, [test])])
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--corpus_dir", type=Path, required=True)
+    add("--datadir", type=Path, default=Path("data"))
+    add("--nj", type=int, default=1, help="not needed here")
+    return parser
+
+
+def main(argv=None) -> None:
+    """Entry point."""
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    prepare(args)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""Prepare SPASS, each of its five scenes as a benchmark of its own.
+
+--corpus_dir holds, directly or in a folder such as SPASS_META_DATA, the tables
+1_MatrixLabelsMarket.csv ... 5_MatrixLabelsWaterfront.csv (columns audio_filename and
+class, one row for each event) and for each scene the folder of its audio, `Market audio
+files` or Market_audio_files.
+
+spass_<scene>/{train,test}: as the authors split, the first 75 % of the names in sorted
+order are for training. There is no validation split: the test clips are also what
+validation reports on, so last and best are reported separately. Classes are sorted (the
+authors' order was arbitrary and differed from run to run).
+"""
+
+import argparse
+import csv
+import logging
+import os
+from pathlib import Path
+from typing import Dict, List
+
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.corpus.datadir import Downstream, slug
+from espnet2_sslam.corpus.labels import label_word, write_classes
+from espnet2_sslam.corpus.writer import Clip, CorpusWriter
+
+SCENES = {
+    "market": "1_MatrixLabelsMarket.csv",
+    "park": "2_MatrixLabelsPark.csv",
+    "square": "3_MatrixLabelsSquare.csv",
+    "street": "4_MatrixLabelsStreet.csv",
+    "waterfront": "5_MatrixLabelsWaterfront.csv",
+}
+TRAIN_SHARE = 0.75
+COLUMNS = ("audio_filename", "class")
+EXPECTED = (
+    "--corpus_dir with SPASS_META_DATA/1_MatrixLabelsMarket.csv ... and "
+    "Market_audio_files/ ... (blanks instead of `_` are fine)"
+)
+
+
+def plain(name: str) -> str:
+    """A name without case and with `_` for blanks, to compare folders with."""
+    return "_".join(name.lower().split())
+
+
+def find_entry(folder: Path, name: str, depth: int) -> Path | None:
+    """The entry of this name (case and blanks aside) down to some depth."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    for entry in entries:
+        if plain(entry.name) == plain(name):
+            return entry
+    if depth:
+        for entry in entries:
+            found = find_entry(entry, name, depth - 1) if entry.is_dir() else None
+            if found is not None:
+                return found
+    return None
+
+
+def need_entry(folder: Path, name: str) -> Path:
+    """As `find_entry`, two levels deep.
+
+    Raises:
+        ValueError: It is not there.
+    """
+    found = find_entry(folder, name, depth=2)
+    if found is None:
+        raise ValueError(f"{name} is not in {folder}; expected: {EXPECTED}")
+    return found
+
+
+def read_labels(path: Path) -> Dict[str, List[str]]:
+    """Labels (each once) of every audio file of a table.
+
+    Raises:
+        ValueError: Missing columns, or a row without a file name.
+    """
+    labels: Dict[str, List[str]] = {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        names = [(name or "").strip() for name in reader.fieldnames or []]
+        reader.fieldnames = names
+        lacking = [name for name in COLUMNS if name not in names]
+        if lacking:
+            raise ValueError(
+                f"{path} lacks the column(s) {', '.join(lacking)}; it has: "
+                f"{', '.join(names)}"
+            )
+        for row in reader:
+            name, label = ((row[column] or "").strip() for column in COLUMNS)
+            if not name:
+                raise ValueError(f"{path}, line {reader.line_num}: no audio_filename")
+            of_clip = labels.setdefault(name, [])
+            if label and label_word(label) not in of_clip:
+                of_clip.append(label_word(label))
+    if len(labels) < 2:
+        raise ValueError(f"{path} lists {len(labels)} clip(s), two or more are needed")
+    return labels
+
+
+def clip_path(folder: Path, name: str) -> str:
+    """Path of a clip, whose file may have `_` where the table has blanks."""
+    path = folder / name
+    if not path.is_file() and (folder / name.replace(" ", "_")).is_file():
+        path = folder / name.replace(" ", "_")
+    return str(path)
+
+
+def prepare_scene(scene: str, corpus_dir: Path, writer: CorpusWriter) -> Downstream:
+    """Write the two splits of one scene."""
+    labels = read_labels(need_entry(corpus_dir, SCENES[scene]))
+    folder = need_entry(corpus_dir, f"{scene}_audio_files")
+    names = sorted(labels)
+    cut = int(len(names) * TRAIN_SHARE)
+    parts = {"train": names[:cut], "test": names[cut:]}
+    for split, of_split in parts.items():
+        clips = [
+            Clip(
+                slug(f"{scene}-{os.path.splitext(name)[0]}"),
+                clip_path(folder, name),
+                " ".join(labels[name]),
+            )
+            for name in of_split
+        ]
+        writer.add(f"spass_{scene}/{split}", clips)
+    classes = sorted({label for name in names for label in labels[name]})
+    write_classes(writer.datadir / f"spass_{scene}", {name: name for name in classes})
+    _note_differences(scene, writer, labels, parts, folder)
+    train, test = (f"spass_{scene}/{split}" for split in parts)
+    return Downstream(f"spass_{scene}", "multi_label", train, test, [test])
+
+
+def _note_differences(scene, writer, labels, parts, folder) -> None:
+    """Say what is odd about a scene, instead of dropping it."""
+    trained = {label for name in parts["train"] for label in labels[name]}
+    tested = {label for name in parts["test"] for label in labels[name]}
+    if tested - trained:
+        only = ", ".join(sorted(tested - trained))
+        writer.note(f"spass_{scene}: only test clips have the label(s) {only}")
+    bare = [name for name in labels if not labels[name]]
+    if bare:
+        writer.note(f"spass_{scene}: {len(bare)} clips have no label, as {bare[0]}")
+    known = {plain(name) for name in labels}
+    extra = [p.name for p in folder.glob("*.wav") if plain(p.name) not in known]
+    if extra:
+        writer.note(
+            f"spass_{scene}: {len(extra)} audio files are not in the table and not "
+            f"used, as {min(extra)}"
+        )
+
+
+def prepare(args) -> None:
+    """Write all scenes below --datadir."""
+    corpus_dir = args.corpus_dir.resolve()
+    if not corpus_dir.is_dir():
+        raise ValueError(f"{corpus_dir} is no directory; expected: {EXPECTED}")
+    writer = CorpusWriter(args.datadir, EXPECTED)
+    scenes = [scene for scene in SCENES if scene in args.scenes]
+    writer.finish([prepare_scene(scene, corpus_dir, writer) for scene in scenes])
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--corpus_dir", type=Path, required=True)
+    add("--datadir", type=Path, default=Path("data"))
+    add("--scenes", nargs="+", choices=tuple(SCENES), default=list(SCENES))
+    add("--nj", type=int, default=1, help="not needed here")
+    return parser
+
+
+def main(argv=None) -> None:
+    """Entry point."""
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    prepare(args)
+
+
+if __name__ == "__main__":
+    run_main(main)
