@@ -5,6 +5,7 @@ sslam tag      labels of audio files, of windows of them, or of time steps
 sslam plot     a spectrogram with the labels above it
 sslam convert  weights from and to the authors' files, Hugging Face and ESPnet
 sslam export   an ONNX file
+sslam publish  a folder for others with a model card, and its upload to Hugging Face
 
 Each has --help.
 """
@@ -22,6 +23,7 @@ COMMANDS = {
     "plot": "sslam_plot",
     "convert": "sslam_convert",
     "export": "sslam_export",
+    "publish": "sslam_publish",
 }
 
 

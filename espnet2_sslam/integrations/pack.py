@@ -29,12 +29,14 @@ WEIGHTS_FILE = "model.pth"
 INPUT = {"input_size": 1, "frontend": None, "normalize": None}  # waveforms
 
 
-def pack_model(model: Model, path: Union[str, Path]) -> Path:
+def pack_model(model: Model, path: Union[str, Path], *, timestamp: bool = True) -> Path:
     """Write an encoder or a classifier as a packed model.
 
     Args:
         model: `SSLAMEncoder` or `SSLAMClassifier`, as `load_model` gives it.
         path: The .zip file; its folder is made, an older file replaced.
+        timestamp: Note the time, as ESPnet does; without it the same model gives the
+            same bytes.
 
     Raises:
         ValueError: The name is not that of a .zip file.
@@ -48,11 +50,12 @@ def pack_model(model: Model, path: Union[str, Path]) -> Path:
     meta = {
         "yaml_files": {f"{kind}_train_config": CONFIG_FILE},
         "files": {f"{kind}_model_file": WEIGHTS_FILE},
-        "timestamp": time.time(),
         "python": sys.version,
         "torch": str(torch.__version__),
         "espnet2_sslam": espnet2_sslam.__version__,
     }
+    if timestamp:
+        meta["timestamp"] = time.time()
     state = model.state_dict()
     if not classifier:
         state = {f"encoder.{name}": value for name, value in state.items()}
@@ -101,7 +104,10 @@ def _write_zip(path: Path, members: Dict[str, Any]) -> None:
         with open(partial, "wb") as stream:
             with zipfile.ZipFile(stream, "w") as archive:  # weights do not shrink
                 for name, content in members.items():
-                    archive.writestr(name, content)
+                    # A plain ZipInfo holds no time.
+                    info = zipfile.ZipInfo(name)
+                    info.external_attr = 0o644 << 16
+                    archive.writestr(info, content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)

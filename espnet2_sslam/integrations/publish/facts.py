@@ -1,0 +1,153 @@
+"""Everything that a model card says, gathered once; the unknown is None or listed."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import yaml
+
+from espnet2_sslam.integrations.publish.evaluation import (
+    Score,
+    experiment_of,
+    over_folds,
+    own_scores,
+    read_metrics_files,
+)
+from espnet2_sslam.integrations.publish.lineage import Lineage, read_lineage
+from espnet2_sslam.integrations.publish.seeds import (
+    fold_names,
+    read_made_with,
+    read_table,
+    seed_table,
+)
+from espnet2_sslam.integrations.publish.source import Source
+
+CORPORA_FILE = Path(__file__).with_name("corpora.yaml")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What only the publisher knows.
+
+    Args:
+        name: The model's name in the card.
+        license: Licence of the weights, in Hugging Face's word.
+        data_license: Licence of the data, in words.
+        datasets: Names of the data sets; by default what the records say.
+        hf_repo: user/name where the model will be found.
+        revision: Branch there.
+        metrics: DATASET/SPLIT=metrics.json, see `read_metrics_files`.
+        results: Experiments or runs with scores beside the model's own place.
+    """
+
+    name: str
+    license: Optional[str] = None
+    data_license: Optional[str] = None
+    datasets: List[str] = field(default_factory=list)
+    hf_repo: Optional[str] = None
+    revision: Optional[str] = None
+    metrics: List[str] = field(default_factory=list)
+    results: List[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about a model.
+
+    Args:
+        source: Model and origin of its weights.
+        options: What the publisher says.
+        lineage: The trainings behind it.
+        scores: Of exactly these weights, averaged over folds.
+        table: Markdown of the experiment with all its seeds, or nothing.
+        made_with: Date, commit, machine and versions of the table.
+        corpora: Entries of corpora.yaml that the trainings' data belong to, by name.
+    """
+
+    source: Source
+    options: Options
+    lineage: Lineage
+    scores: List[Score]
+    table: List[str]
+    made_with: Dict[str, str]
+    corpora: Dict[str, Dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.options.name
+
+    @property
+    def license(self) -> Optional[str]:
+        """Licence of the weights, None where nobody has said it."""
+        return self.options.license
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the model has a head."""
+        return self.source.is_classifier
+
+    @property
+    def hub(self) -> Optional[str]:
+        """user/name@commit that the weights were fetched from."""
+        return self.source.hub
+
+    @property
+    def datasets(self) -> List[str]:
+        """Names of the data sets of training, as far as they are known."""
+        if self.options.datasets:
+            return self.options.datasets
+        return [entry["dataset"] for entry in self.corpora.values()] or self.set_names
+
+    @property
+    def set_names(self) -> List[str]:
+        """The sets with labels of the data reports."""
+        reports = [t.data.report for t in self.lineage.trainings if t.data]
+        return sorted({name for report in reports for name in report["classes"]})
+
+
+def gather(source: Source, options: Options) -> Facts:
+    """Read the records around a model.
+
+    Raises:
+        ValueError: Scores that are asked for and are not of this model, or records that
+            contradict each other.
+    """
+    student = source.run is not None
+    lineage = read_lineage(source.weights) if student else Lineage()
+    folders, experiments = _places(source, options.results)
+    scores = own_scores(source, folders)
+    read = {experiment: read_table(experiment) for experiment in experiments}
+    tables = [table for table in read.values() if table is not None]
+    folds = {k: v for table in tables for k, v in fold_names(table).items()}
+    if not source.is_classifier:  # a classifier was trained for one of the folds
+        scores = over_folds(scores, folds)
+    table = seed_table(tables[0], scores, folds) if tables else []
+    shown = next((e for e in experiments if read[e] is not None), None)
+    made_with = read_made_with(shown) if table else {}
+    scores += read_metrics_files(options.metrics, source)
+    corpora = _corpora(lineage)
+    return Facts(source, options, lineage, scores, table, made_with, corpora)
+
+
+def _places(source: Source, results: List[Path]):
+    """Folders with scores that the user names, and experiments with their tables."""
+    folders = []
+    for path in map(Path, results):
+        if not path.exists():
+            raise ValueError(f"--results {path}: there is no such file or folder")
+        folders.append(path.parent if path.is_file() else path)
+    home = experiment_of(source.run) if source.run else None
+    named = [f for f in folders if (f / "results" / "scores.csv").is_file()]
+    return folders, [*named, *([home] if home else [])]
+
+
+def _corpora(lineage: Lineage) -> Dict[str, Dict[str, Any]]:
+    """What is known of the corpora whose data reports the trainings have."""
+    known = yaml.safe_load(CORPORA_FILE.read_text(encoding="utf-8"))
+    notes = [n for t in lineage.trainings if t.data for n in t.data.report["notes"]]
+    return {
+        name: entry
+        for name, entry in known.items()
+        if any(note.startswith(entry["notes"]) for note in notes)
+    }

@@ -1,0 +1,165 @@
+"""Which trainings made a model, on what, and for how long: read from their records."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import yaml
+
+from espnet2_sslam.integrations.publish.records import (
+    find,
+    read_record,
+    recorded,
+    state_of,
+    without_machine,
+)
+from espnet2_sslam.results.history import History, read_history
+
+EPOCH_FILE = re.compile(r"(\d+)epoch\.pth")
+REPORT = Path("report") / "report.json"
+
+
+class Data(NamedTuple):
+    """The clips of a training; `report` is stage 3's report on their corpus."""
+
+    split: str
+    clips: int
+    hours: float
+    sha256: str
+    report: Dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run, as far as its files tell.
+
+    Args:
+        run: Its folder.
+        config: Its config.yaml.
+        weights: The file of weights that was used of it.
+        history: Epochs, updates and hours; None where the folder lacks them.
+        data: None where the data are not there any more, or were changed.
+    """
+
+    run: Path
+    config: Dict[str, Any]
+    weights: Path
+    history: Optional[History]
+    data: Optional[Data]
+
+    @property
+    def kind(self) -> str:
+        """What this training is called."""
+        model = self.config.get("model_conf") or {}
+        if "class_list" in self.config:
+            return "linear evaluation" if model.get("freeze_encoder") else "fine-tuning"
+        return "phase 2" if model.get("mixture") else "phase 1"
+
+    @property
+    def epoch(self) -> Optional[int]:
+        """The epoch of the weights; None for an average, or where it is not known."""
+        found = EPOCH_FILE.fullmatch(self.weights.resolve().name)
+        return int(found[1]) if found else None
+
+    @property
+    def updates(self) -> Optional[int]:
+        """Optimizer updates up to the weights."""
+        if self.history is None or not 1 <= (self.epoch or 0) <= self.history.epochs:
+            return None
+        return int(self.history.steps("train")[self.epoch - 1])
+
+    @property
+    def hours(self) -> Optional[float]:
+        """Wall hours of the training up to the weights, validation included."""
+        if self.updates is None:
+            return None
+        parts = (p for e in range(1, self.epoch + 1) for p in self._stats(e))
+        return sum(part["time"].total_seconds() for part in parts) / 3600
+
+    def _stats(self, epoch: int) -> List[dict]:
+        return list(self.history.stats.get(epoch, {}).values())
+
+
+@dataclass
+class Lineage:
+    """The trainings behind a model, the last one first, and what is not known."""
+
+    trainings: List[Training] = field(default_factory=list)
+    unknown: List[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing about the data and the length of the training is unknown."""
+        known = (t.data is not None and t.updates is not None for t in self.trainings)
+        return bool(self.trainings) and not self.unknown and all(known)
+
+
+def read_lineage(weights: Path) -> Lineage:
+    """Follow a model's weights back through the trainings that they started from.
+
+    Args:
+        weights: A .pth file in the folder of a training of ours.
+    """
+    lineage, seen = Lineage(), set()
+    while weights is not None and weights.resolve() not in seen:
+        seen.add(weights.resolve())
+        training = _read_training(weights, lineage)
+        lineage.trainings.append(training)
+        weights = _start_of(training, lineage)
+    return lineage
+
+
+def _read_training(weights: Path, lineage: Lineage) -> Training:
+    """One training; notes what its folder lacks."""
+    run = weights.parent
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    name = f"{run.parent.name}/{run.name}"
+    try:
+        history = read_history(run)
+    except (FileNotFoundError, ValueError):
+        history = None
+        lineage.unknown.append(f"how long {name} was trained")
+    data = _read_data(run, config)
+    if data is None:
+        lineage.unknown.append(f"what {name} was trained on")
+    return Training(run, config, weights, history, data)
+
+
+def _start_of(training: Training, lineage: Lineage) -> Optional[Path]:
+    """The weights that a training started from, if they are those of a training."""
+    for text in training.config.get("init_param") or []:
+        name = text.split(":")[0]
+        path = find(name, training.run)
+        before = recorded(read_record(training.run)["inputs"], name)
+        what = f"how the weights were made that {training.kind} started from"
+        if path is None:
+            lineage.unknown.append(f"{what} ({without_machine(name)} is not there)")
+        elif before is not None and before != state_of(path):
+            lineage.unknown.append(f"{what} ({without_machine(name)} has changed)")
+        elif not (path.parent / "config.yaml").is_file():
+            lineage.unknown.append(f"{what} (the file {path.name})")
+        else:
+            return path
+    return None
+
+
+def _read_data(run: Path, config: Dict[str, Any]) -> Optional[Data]:
+    """The training's clips, if the data report still speaks of the same."""
+    lists = config.get("train_data_path_and_name_and_type") or []
+    path = find(lists[0][0], run) if lists else None
+    if path is None:
+        return None
+    before = recorded(read_record(run)["inputs"], lists[0][0])
+    if before is not None and before != state_of(path):
+        return None
+    for dump in list(path.resolve().parents)[1:5]:
+        if (dump / REPORT).is_file():
+            split = path.resolve().parent.relative_to(dump).as_posix()
+            report = json.loads((dump / REPORT).read_text(encoding="utf-8"))
+            found = report["splits"].get(split)
+            if found is not None:
+                content = found["content_sha256"]
+                return Data(split, found["usable"], found["hours"], content, report)
+    return None
