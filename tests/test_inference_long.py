@@ -184,7 +184,7 @@ def test_chunks_take_all_of_a_recording_with_a_fixed_clip_length(caplog):
 def test_a_pooling_head_scores_each_time_step_by_its_patches(pooling, weighted_layers):
     model = classifier(pooling, weighted_layers=weighted_layers)
     clip = noise(3.0)
-    [result] = sslam(model).tag_frames([(clip, RATE)])
+    [result] = sslam(model).tag_frames([(clip, RATE)], window=0)
     assert result.values.shape == (19, 4)
     length = torch.tensor([len(clip)])
     with torch.no_grad():
@@ -203,7 +203,9 @@ def test_a_pooling_head_scores_each_time_step_by_its_patches(pooling, weighted_l
 def test_finer_steps_are_read_around_their_middle(parts):
     model = local(classifier("mean"))
     clip = noise(1.3)
-    [result] = sslam(model).tag_frames([(clip, RATE)], resolution=0.16 / parts)
+    [result] = sslam(model).tag_frames(
+        [(clip, RATE)], resolution=0.16 / parts, window=0
+    )
     frames = (len(clip) - 400) // 160 + 1
     rows = -(-frames * parts // 16)
     assert result.values.shape == (rows, 4)
@@ -226,7 +228,7 @@ def test_seams_of_long_recordings_neither_lose_nor_double_a_step(parts, fixed):
     whole = local(classifier("mean"))
     sizes = [400, PASS // 2, *LONG, 100_000, 143_203]
     files = [(noise(size / RATE), RATE) for size in sizes]
-    given = dict(resolution=0.16 / parts)
+    given = dict(resolution=0.16 / parts, window=0)
     results = zip(
         sslam(pieces).tag_frames(files, **given),
         sslam(whole).tag_frames(files, **given),
@@ -243,20 +245,20 @@ def test_passes_of_few_steps_give_every_step(frames):
     wanted = local(classifier("mean"))
     files = [(noise(seconds), RATE) for seconds in (0.1, 0.32, 1.0, 3.337)]
     for resolution in (0.16, 0.04):
-        got = sslam(model).tag_frames(files, resolution=resolution)
-        for one, other in zip(
-            got, sslam(wanted).tag_frames(files, resolution=resolution)
-        ):
+        given = dict(resolution=resolution, window=0)
+        got = sslam(model).tag_frames(files, **given)
+        for one, other in zip(got, sslam(wanted).tag_frames(files, **given)):
             assert difference(one.values, other.values) < 1e-4
 
 
 @pytest.mark.parametrize("seconds", [0.025, 0.1, 0.5, 0.77, 3.0])
 @pytest.mark.parametrize("resolution", [0.16, 0.04])
 @pytest.mark.parametrize("window", [None, 0.16, 0.4])
-def test_a_head_on_the_cls_token_scores_windows_around_each_step(
-    seconds, resolution, window
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_time_steps_are_scored_by_windows_around_them(
+    seconds, resolution, window, pooling
 ):
-    model = classifier("cls")
+    model = classifier(pooling)
     clip = noise(seconds)
     options = dict(resolution=resolution, window=window)
     [result] = sslam(model).tag_frames([(clip, RATE)], **options)
@@ -272,12 +274,9 @@ def test_a_head_on_the_cls_token_scores_windows_around_each_step(
         assert difference(result.values[row], clip_scores(model, part)) < 1e-5
 
 
-def test_a_window_is_used_for_any_head_that_is_asked_to():
-    model = classifier("mean")
-    clip = noise(2.0)
-    [result] = sslam(model).tag_frames([(clip, RATE)], window=0.5)
-    part = clip[round(0.56 * RATE) - 4_000 : round(0.56 * RATE) + 4_000]
-    assert difference(result.values[3], clip_scores(model, part)) < 1e-5
+def test_a_head_on_the_cls_token_cannot_score_the_patches_of_a_step():
+    with pytest.raises(ValueError, match="head is on the CLS token: give a window"):
+        sslam(classifier("cls")).tag_frames([(noise(1.0), RATE)], window=0)
 
 
 def test_closing_the_iterator_ends_the_threads():
@@ -401,7 +400,7 @@ model = sslam(classifier("mean", embed_dim=16, depth=1))
 path = sys.argv[1]
 [result] = model.embed_files([path])
 assert result.values.shape == (1, 16) and result.ends[0] == result.duration
-[result] = model.tag_frames([path])
+[result] = model.tag_frames([path], window=0)
 assert len(result.values) == len(result.starts) == round(result.duration / 0.16)
 [result] = model.tag_files([path], chunk=10.0)
 assert len(result.values) == round(result.duration / 10.0)

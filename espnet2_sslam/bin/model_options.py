@@ -129,10 +129,10 @@ def add_step_options(parser: argparse.ArgumentParser, frames: str) -> None:
     )
     add(
         "--window",
-        type=positive,
+        type=not_negative,
         metavar="S",
-        help="score each time step by a window of S seconds around it (default: 1 for "
-        "a model that classifies by its CLS token, else the context of a whole pass)",
+        help="score each time step by a window of S seconds around it (default: 1); 0: "
+        "by its own patches, for a head that was trained on time steps",
     )
 
 

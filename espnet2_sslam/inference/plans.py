@@ -22,7 +22,7 @@ from espnet2_sslam.inference.windows import (
 
 CONTEXT = 32  # time patches (5.12 s) that chunks of long recordings share
 STEP_SECONDS = STEP / SAMPLE_RATE
-CLS_WINDOW = 1.0  # s around a time step that a head on the CLS token scores
+STEP_WINDOW = 1.0  # s around a time step that are scored as a clip
 
 
 def plan_embed(
@@ -70,13 +70,18 @@ def plan_frames(
             f"resolution must be {STEP_SECONDS} s divided by 1 to {PATCH_SIZE} (0.16, "
             f"0.08, 0.04, 0.02, 0.01, ...), got {resolution}"
         )
-    if window is None and classifier.pooling.kind == "cls":
-        window = min(CLS_WINDOW, backbone.pass_seconds)
-    if window is not None:
+    if window is None:
+        window = min(STEP_WINDOW, backbone.pass_seconds)
+    if window == 0 and classifier.pooling.kind == "cls":
+        raise ValueError(
+            "window 0 scores the patches of a time step, and this model's head is on "
+            f"the CLS token: give a window, as {STEP_WINDOW}"
+        )
+    if window != 0:
         if not STEP_SECONDS <= window <= backbone.pass_seconds:
             raise ValueError(
-                f"window must be from {STEP_SECONDS} to {backbone.pass_seconds} s (a "
-                f"pass of the encoder), got {window}"
+                f"window must be 0 or from {STEP_SECONDS} to {backbone.pass_seconds} s "
+                f"(a pass of the encoder), got {window}"
             )
         layout = CentredWindows(round(window * SAMPLE_RATE), parts)
         return TagClips(backbone, classifier, layout)
