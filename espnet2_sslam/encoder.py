@@ -170,11 +170,7 @@ class SSLAMEncoder(AbsEncoder):
             target_frames: As in the constructor, whose value is the default.
         """
         target_frames = target_frames or self.target_frames
-        if self.input_size == 1:
-            xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
-            raw, frames = kaldi_fbank(xs_pad, ilens)
-        else:
-            raw, frames = checked_fbank(xs_pad, ilens)
+        raw, frames = self.raw_fbank(xs_pad, ilens)
         if target_frames is not None:
             raw = fit_frames(raw, target_frames)
             frames = torch.full_like(frames, target_frames)
@@ -184,6 +180,15 @@ class SSLAMEncoder(AbsEncoder):
         else:
             raw = fit_frames(raw, int(num_patch_steps(frames.max())) * PATCH_SIZE)
         return self.log_mel.normalize(raw), frames
+
+    def raw_fbank(
+        self, xs_pad: torch.Tensor, ilens: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Un-normalised log-mel (B, T, 128), zero beyond a clip's end, and frames."""
+        if self.input_size == 1:
+            xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
+            return kaldi_fbank(xs_pad, ilens)
+        return checked_fbank(xs_pad, ilens)
 
     def embed(self, fbank: torch.Tensor) -> torch.Tensor:
         """Patch embedding plus positions: (B, T, 128) -> (B, N, D), without CLS."""

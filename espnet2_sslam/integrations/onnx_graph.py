@@ -8,7 +8,6 @@ import math
 from typing import Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from espnet2_sslam.classifier import SSLAMClassifier
@@ -17,12 +16,10 @@ from espnet2_sslam.features import (
     FFT_SIZE,
     FRAME_LENGTH,
     FRAME_SHIFT,
-    PATCH_SIZE,
     PATCHES_PER_STEP,
     PRE_EMPHASIS,
     mel_filters,
     num_frames,
-    num_patch_steps,
     zero_padding,
 )
 from espnet2_sslam.pooling import Pooling
@@ -84,16 +81,8 @@ class TraceableEncoder(SSLAMEncoder):
         new.waveform_fbank = TraceableFbank()
         return new
 
-    def fbank(self, xs_pad, ilens, target_frames=None):
-        raw, frames = self.waveform_fbank(xs_pad, ilens)
-        target = target_frames or self.target_frames
-        if target is not None:
-            raw = F.pad(raw, (0, 0, 0, target))[:, :target]
-            frames = torch.full_like(frames, target)
-        else:
-            whole = num_patch_steps(raw.shape[1]) * PATCH_SIZE
-            raw = F.pad(raw, (0, 0, 0, whole - raw.shape[1]))
-        return self.log_mel.normalize(raw), frames
+    def raw_fbank(self, xs_pad, ilens):
+        return self.waveform_fbank(xs_pad, ilens)
 
     def embed(self, fbank):
         return super().embed(fbank.to(self.positions.dtype))

@@ -1,0 +1,279 @@
+"""sslam-export: one file, any batch and length, the numbers of PyTorch, or no file."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet2_sslam.bin import sslam_export
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.checkpoint import save_model
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.features import kaldi_fbank
+from espnet2_sslam.integrations import onnx as export
+from espnet2_sslam.integrations import onnx_graph
+from espnet2_sslam.integrations.onnx_check import made_clips, read_clips
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+REAL_AUDIO = Path(os.environ.get("SSLAM_REAL_AUDIO", SHARED))
+SMALL = dict(embed_dim=24, depth=2, num_heads=2, max_frames=320)
+LIMIT = 51_599  # samples that 320 frames hold
+CLASSES = ["dog bark", "pluie", "水"]
+
+
+def encoder(**options):
+    torch.manual_seed(0)
+    return SSLAMEncoder(1, **{**SMALL, **options}).eval()
+
+
+def classifier(pooling="mean", **options):
+    torch.manual_seed(0)
+    return SSLAMClassifier(encoder(), CLASSES, pooling=pooling, **options).eval()
+
+
+def padded(sizes):
+    """Waveforms of such sizes in one batch, and the sizes."""
+    generator = torch.Generator().manual_seed(sum(sizes))
+    waves = [0.1 * torch.randn(size, generator=generator) for size in sizes]
+    batch = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    return batch, torch.tensor(sizes)
+
+
+def session_of(path):
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def run(session, speech, lengths):
+    inputs = {"speech": speech.numpy(), "speech_lengths": lengths.numpy()}
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, inputs)))
+
+
+@pytest.fixture(scope="module")
+def encoder_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "encoder.onnx"
+    return export.export_onnx(encoder(), path, origin={"file": "a.pt"}).path
+
+
+@pytest.fixture(scope="module")
+def classifier_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "classifier.onnx"
+    return export.export_onnx(classifier(), path).path
+
+
+@pytest.mark.parametrize(
+    "sizes", [[400], [2_960], [LIMIT], [16_000] * 5, [30_000, 400, 2_000, LIMIT, 801]]
+)
+@torch.no_grad()
+def test_the_file_gives_the_encoders_features_for_any_batch(encoder_file, sizes):
+    speech, lengths = padded(sizes)
+    features, steps, _ = encoder()(speech, lengths)
+    found = run(session_of(encoder_file), speech, lengths)
+    np.testing.assert_allclose(found["features"], features, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(found["feature_lengths"], steps)
+    means = [clip[:n].mean(0) for clip, n in zip(features, steps)]
+    np.testing.assert_allclose(found["embedding"], torch.stack(means), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_file_gives_the_classifiers_logits_and_scores(classifier_file):
+    speech, lengths = padded([30_000, 400, 2_000])
+    logits = classifier().inference(speech, lengths)
+    found = run(session_of(classifier_file), speech, lengths)
+    np.testing.assert_allclose(found["logits"], logits, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found["scores"], logits.sigmoid(), rtol=0, atol=1e-5)
+
+
+def test_real_clips_pass_the_check(encoder_file):
+    files = sorted((REAL_AUDIO / "esc50-mini/audio").glob("*.flac"))[::40]
+    files += sorted((REAL_AUDIO / "fsdd-mini/recordings").glob("*.flac"))[::400]
+    if not files:
+        pytest.skip(f"no real clips at {REAL_AUDIO}: set SSLAM_REAL_AUDIO")
+    check = export.check_file(encoder(), encoder_file, read_clips(files))
+    assert check.clips == len(files) and max(check.largest.values()) < 1e-4
+
+
+@torch.no_grad()
+def test_the_matrix_product_is_as_exact_as_the_fft():
+    clips = [*made_clips(), np.zeros(400, np.float32)]
+    errors = {"product": [], "fft": []}
+    for clip in map(torch.from_numpy, clips):
+        inputs = clip[None], torch.tensor([len(clip)])
+        exact_graph = onnx_graph.TraceableFbank().double()
+        exact = exact_graph(inputs[0].double(), inputs[1])[0]
+        product, frames = onnx_graph.TraceableFbank()(*inputs)
+        fft, wanted = kaldi_fbank(*inputs)
+        assert torch.equal(frames, wanted)
+        errors["product"].append(float((product - exact).abs().max()))
+        errors["fft"].append(float((fft - exact).abs().max()))
+    assert max(errors["product"]) <= max(2 * max(errors["fft"]), 1e-4)
+    silent = onnx_graph.TraceableFbank()(torch.zeros(1, 800), torch.tensor([800]))[0]
+    assert torch.equal(silent, kaldi_fbank(torch.zeros(1, 800))[0])
+
+
+def test_the_metadata_says_what_a_user_must_know(encoder_file, classifier_file):
+    known = session_of(encoder_file).get_modelmeta().custom_metadata_map
+    assert known["sampling_rate"] == "16000" and known["min_samples"] == "400"
+    assert int(known["max_samples"]) == LIMIT
+    assert float(known["fbank_mean"]) == pytest.approx(-4.268)
+    assert float(known["fbank_std"]) == pytest.approx(4.569)
+    assert float(known["seconds_per_step"]) == 0.16
+    assert json.loads(known["origin"]) == {"file": "a.pt"}
+    known = session_of(classifier_file).get_modelmeta().custom_metadata_map
+    assert json.loads(known["classes"]) == CLASSES
+    assert known["task"] == "multi_label"
+
+
+def test_too_long_speech_is_refused_by_name(encoder_file):
+    with pytest.raises(Exception, match=f"speech_is_longer_than_{LIMIT}_samples"):
+        run(session_of(encoder_file), *padded([LIMIT + 161]))
+
+
+OPTIONS = [
+    dict(layer="all", freq="concat", cls_token=True, upsample=2),
+    dict(layer=0, freq="flatten"),
+    dict(target_frames=160),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS[:1])
+def test_every_form_of_the_features_can_be_exported(tmp_path, options):
+    model = encoder(**options)
+    exported = export.export_onnx(model, tmp_path / "a.onnx", pooling="cls")
+    assert exported.size == exported.path.stat().st_size
+    assert exported.check.batches == 2 and exported.check.clips == len(made_clips())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS[1:])
+def test_more_forms_of_the_features_can_be_exported(tmp_path, options):
+    test_every_form_of_the_features_can_be_exported(tmp_path, options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pooling, options",
+    [
+        ("cls", dict(task="multi_class")),
+        ("concat", dict(head_norm="batch")),
+        ("attentive", dict(weighted_layers=True)),
+        ("lin_softmax", dict()),
+    ],
+)
+def test_every_classifier_can_be_exported(tmp_path, pooling, options):
+    exported = export.export_onnx(classifier(pooling, **options), tmp_path / "a.onnx")
+    assert exported.outputs == ("logits", "scores")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [20, 22])
+def test_newer_operator_sets_pass_the_check(tmp_path, opset):
+    path = export.export_onnx(classifier(), tmp_path / "a.onnx", opset=opset).path
+    assert onnx.load(path).opset_import[0].version == opset
+
+
+def test_a_float16_file_is_smaller_and_says_how_exact_it_is(tmp_path, encoder_file):
+    exported = export.export_onnx(encoder(), tmp_path / "a.onnx", dtype="float16")
+    assert 1e-4 < exported.check.largest["features"] < exported.check.tolerance == 2e-2
+    assert exported.size < encoder_file.stat().st_size
+    speech = padded([8_000])
+    assert run(session_of(exported.path), *speech)["features"].dtype == np.float32
+
+
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
+    path = tmp_path / "a.onnx"
+    path.write_text("from before")
+    monkeypatch.setattr(onnx_graph, "PRE_EMPHASIS", 0.9)
+    with pytest.raises(ValueError, match="does not equal the model") as error:
+        export.export_onnx(encoder(), path)
+    assert "\n" not in str(error.value) and "features" in str(error.value)
+    assert path.read_text() == "from before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_model_is_not_changed_by_an_export(encoder_file):
+    model = encoder()
+    export.metadata(model, "mean", "float32")
+    onnx_graph.traceable(model, half=True)
+    assert type(model) is SSLAMEncoder and model.norm.weight.dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    save_model(encoder(), root / "encoder")
+    save_model(classifier(), root / "classifier")
+    return root
+
+
+def test_the_command_writes_and_checks_a_classifier(folders, tmp_path, capsys):
+    clip = tmp_path / "clip.wav"
+    soundfile.write(clip, padded([12_345])[0][0].numpy(), 22_050)
+    out = tmp_path / "out.onnx"
+    command = [str(folders / "classifier"), str(out), "--check_audio", str(clip)]
+    sslam_export.main(command)
+    printed = capsys.readouterr().out
+    assert f"{len(made_clips()) + 1} clips" in printed and "logits" in printed
+    found = run(session_of(out), *padded([4_000, 9_000]))
+    assert found["scores"].shape == (2, 3)
+
+
+def stopped(arguments, capsys, monkeypatch):
+    """The line on stderr of a command that must end with status 1."""
+    monkeypatch.setattr(sys, "argv", ["sslam-export", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        run_main(sslam_export.main)
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1 and len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "name, options, complaint",
+    [
+        ("classifier", ["--layer", "1"], "add --encoder_only"),
+        ("encoder", ["--encoder_only"], "leave --encoder_only out"),
+        ("encoder", ["--opset", "16"], "opset must be in 18..22"),
+        ("encoder", ["--layer", "7"], "layer"),
+        ("encoder", ["--check_audio", "missing.wav"], "missing.wav"),
+        ("nowhere", [], "nowhere"),
+    ],
+)
+def test_a_users_mistake_is_one_line(
+    folders, tmp_path, capsys, monkeypatch, name, options, complaint
+):
+    out = tmp_path / "out.onnx"
+    line = stopped([folders / name, out, *options], capsys, monkeypatch)
+    assert complaint in line and not out.exists()
+
+
+def test_a_missing_output_folder_is_one_line(folders, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "no" / "out.onnx"
+    line = stopped([folders / "encoder", out], capsys, monkeypatch)
+    assert "must be a folder" in line and str(out.parent) in line
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_without_the_extra_it_says_what_to_install(
+    folders, tmp_path, capsys, monkeypatch, package
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    line = stopped([folders / "encoder", tmp_path / "a.onnx"], capsys, monkeypatch)
+    assert "pip install espnet2_sslam[onnx]" in line
+
+
+def test_a_model_beyond_two_gigabytes_is_refused():
+    with torch.device("meta"):
+        graph = torch.nn.Linear(2**15, 2**15)
+    with pytest.raises(ValueError, match="4.0 GiB.*float16"):
+        export._check_size(graph)
