@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 TASKS = ("multi_label", "multi_class")
 DOWNSTREAM_FILE = "downstream.txt"
@@ -58,22 +58,35 @@ def read_table(path: Path) -> Dict[str, str]:
     Raises:
         ValueError: The file is missing, or a key occurs twice (named, with its line).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: run data preparation (stage 1) first")
     table: Dict[str, str] = {}
+    for number, key, value in table_lines(path):
+        if key in table:
+            raise _occurs_twice(path, number, key)
+        table[key] = value
+    return table
+
+
+def table_lines(path: Path) -> Iterator[Tuple[int, str, str]]:
+    """Number, key and value of each line of a table, one at a time.
+
+    Raises:
+        ValueError: The file is missing.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is missing: run data preparation (stage 1) first")
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            key, *value = line.strip().split(None, 1)
-            if key in table:
-                raise ValueError(
-                    f"{path}, line {number}: the id {key!r} occurs twice; ids must be "
-                    "unique, remove or rename one"
-                )
-            table[key] = value[0] if value else ""
-    return table
+            words = line.strip().split(None, 1)
+            if words:
+                yield number, words[0], words[1] if len(words) > 1 else ""
+
+
+def _occurs_twice(path: Path, number: int, key: str) -> ValueError:
+    """The error for an id that is in a table already."""
+    return ValueError(
+        f"{path}, line {number}: the id {key!r} occurs twice; ids must be unique, "
+        "remove or rename one"
+    )
 
 
 def read_classes(path: Path) -> List[str]:
@@ -226,25 +239,43 @@ def read_split_labels(
     path = Path(datadir) / split / "text"
     if not path.is_file():
         return None
-    text = read_table(path)
-    for a, b, there in ((ids, text, "wav.scp"), (text, ids, "text")):
-        extra = sorted(set(a) - set(b))
-        if extra:
-            other = "text" if there == "wav.scp" else "wav.scp"
-            raise ValueError(
-                f"{path}: {len(extra)} id(s) are in {there} only, not in {other}, "
-                f"for example {extra[0]!r}; both must list the same clips"
-            )
     class_list = Path(datadir) / split.split("/")[0] / CLASS_FILE
-    classes = set(read_classes(class_list))
-    labels = {key: text[key].split() for key in ids}
-    for key, of_clip in labels.items():
-        unknown = [label for label in of_clip if label not in classes]
-        if unknown:
-            raise ValueError(
-                f"{path}: the label {unknown[0]!r} of {key!r} is not in {class_list}; "
-                "correct the label or add the class"
-            )
-        if len(set(of_clip)) != len(of_clip):
-            raise ValueError(f"{path}: {key!r} has the same label twice")
+    classes = {label: label for label in read_classes(class_list)}
+    labels: Dict[str, List[str]] = dict.fromkeys(ids, [])
+    seen: Dict[str, None] = {}
+    extra: List[str] = []
+    for number, key, value in table_lines(path):
+        if key in seen:
+            raise _occurs_twice(path, number, key)
+        if key not in labels:
+            extra.append(key)
+            continue
+        seen[key] = None
+        labels[key] = _check_labels(path, key, value.split(), classes, class_list)
+    if len(seen) < len(labels):
+        lost = sorted(key for key in labels if key not in seen)
+        raise _not_the_same(path, "wav.scp", "text", lost)
+    if extra:
+        raise _not_the_same(path, "text", "wav.scp", sorted(extra))
     return labels
+
+
+def _not_the_same(path, there: str, other: str, keys: List[str]) -> ValueError:
+    """The error for ids that one of two lists lacks."""
+    return ValueError(
+        f"{path}: {len(keys)} id(s) are in {there} only, not in {other}, for example "
+        f"{keys[0]!r}; both must list the same clips"
+    )
+
+
+def _check_labels(path, key: str, words: list, classes: dict, class_list) -> List[str]:
+    """The labels of one clip, as the words of `classes`."""
+    unknown = [label for label in words if label not in classes]
+    if unknown:
+        raise ValueError(
+            f"{path}: the label {unknown[0]!r} of {key!r} is not in {class_list}; "
+            "correct the label or add the class"
+        )
+    if len(set(words)) != len(words):
+        raise ValueError(f"{path}: {key!r} has the same label twice")
+    return [classes[label] for label in words]

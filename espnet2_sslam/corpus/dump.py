@@ -1,10 +1,13 @@
-"""Stage 2: from the lists of a corpus to a dump directory that training can read."""
+"""Stage 2: from the lists of a corpus to a dump directory that training can read.
+
+One split is in memory at a time, and the records stay on disk: two million clips fit.
+"""
 
 import fcntl
 import logging
 import shutil
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List, Sequence
 
@@ -13,22 +16,25 @@ from espnet2_sslam.corpus.datadir import (
     DOWNSTREAM_FILE,
     NOTES_FILE,
     SPLITS_FILE,
+    find_splits,
     read_downstream,
+    table_lines,
     write_atomically,
-    write_split,
     write_table,
 )
 from espnet2_sslam.corpus.fbank import write_fbanks
 from espnet2_sslam.corpus.formatting import (
     Job,
-    Record,
-    RecordBook,
     format_file,
     remove_leftovers,
     target_path,
 )
+from espnet2_sslam.corpus.labels import LABEL_FILE
 from espnet2_sslam.corpus.parallel import parallel_map
-from espnet2_sslam.corpus.splits import Split, read_corpus
+from espnet2_sslam.corpus.records import RecordBook
+from espnet2_sslam.corpus.splits import checked_splits, read_split
+from espnet2_sslam.corpus.weights import WEIGHT_FILE
+from espnet2_sslam.corpus.writer import MISSING_FILE, atomic_lines
 
 PROBLEM_FILE = "problems.tsv"
 PROBLEM_COLUMNS = "split\tid\tfile\treason\taction"
@@ -81,153 +87,226 @@ def make_dump(
         OSError: The dump cannot be written.
     """
     datadir, outdir = Path(datadir), Path(outdir).resolve()
-    splits = read_corpus(datadir)
+    sources = check_lists(datadir)
+    names = find_splits(datadir)
     with locked(outdir):
         (outdir / DOWNSTREAM_FILE).unlink(missing_ok=True)
         remove_leftovers(outdir)
-        records = format_all(splits, outdir, audio_format, link_ok, nj)
-        write_problems(splits, records, outdir / PROBLEM_FILE)
-        check_share(splits, records, max_bad, outdir / PROBLEM_FILE)
-        for split in splits:
-            _write_lists(split, records, outdir)
+        book = format_all(sources, outdir, audio_format, link_ok, nj)
+        tally = Tally(datadir, names, book, outdir / PROBLEM_FILE)
+        tally.check_share(max_bad)
+        for name in names:
+            _write_lists(datadir, name, book, outdir)
         if feats_type == "fbank":
-            _write_feats(splits, records, outdir, nj)
-        _copy_shared_files(datadir, outdir, splits)
-    return summary_line(splits, records, outdir)
+            _write_feats(datadir, names, book, outdir, nj)
+        _copy_shared_files(datadir, outdir, names)
+    return tally.summary(outdir)
+
+
+def check_lists(datadir: Path) -> List[str]:
+    """Read and check every list; the paths of all audio, sorted, each once."""
+    sources = set()
+    for split in checked_splits(datadir):
+        sources.update(split.wav.values())
+    return sorted(sources)
+
+
+class Jobs(Sequence):
+    """The jobs of some sources, made when they are asked for."""
+
+    def __init__(self, sources, outdir: Path, audio_format: str, link_ok: bool):
+        self.sources, self.outdir = sources, outdir
+        self.audio_format, self.link_ok = audio_format, link_ok
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        source = self.sources[index]
+        target = target_path(self.outdir, source, self.audio_format)
+        return Job(source, str(target), self.link_ok)
 
 
 def format_all(
-    splits: Sequence[Split], outdir: Path, audio_format: str, link_ok: bool, nj: int
-) -> Dict[str, Record]:
-    """Format every file once, however many splits use it; records by source path."""
-    sources = sorted({path for split in splits for path in split.wav.values()})
-    jobs = [
-        Job(path, str(target_path(outdir, path, audio_format)), link_ok)
-        for path in sources
-    ]
+    sources: Sequence[str], outdir: Path, audio_format: str, link_ok: bool, nj: int
+) -> RecordBook:
+    """Format every file once, however many splits use it; the records of all."""
     book = RecordBook(outdir)
-    waiting = [job for job in jobs if book.reusable(job) is None]
+    jobs = Jobs(sources, outdir, audio_format, link_ok)
+    waiting = [job.source for job in jobs if book.reusable(job) is None]
     if len(waiting) < len(jobs):
         done = len(jobs) - len(waiting)
         logging.info("%d of %d files are formatted already", done, len(jobs))
-    book.append(parallel_map(format_file, waiting, nj, "audio"))
+    jobs = Jobs(waiting, outdir, audio_format, link_ok)
+    book.append(parallel_map(format_file, jobs, nj, "audio"))
     book.finish(sources)
-    return {source: book.records[source] for source in sources}
+    return book
 
 
-def write_problems(
-    splits: Sequence[Split], records: Dict[str, Record], path: Path
-) -> None:
-    """List every clip with a problem or a warning, and what was done with it."""
-    lines = [PROBLEM_COLUMNS]
-    for split in splits:
-        for key, source in split.wav.items():
-            record = records[source]
-            reason = record.problem or record.warning
-            if reason:
-                action = "left out" if record.problem else "kept"
-                lines.append(f"{split.name}\t{key}\t{source}\t{reason}\t{action}")
-    write_atomically(path, "\n".join(lines) + "\n")
+class Tally:
+    """What came of the clips of each split; lists every problem and warning.
 
-
-def check_share(
-    splits: Sequence[Split], records: Dict[str, Record], max_bad: float, path: Path
-) -> None:
-    """Stop when too many clips, or all clips of a split, are unusable.
-
-    Raises:
-        ValueError: As said.
+    Args:
+        datadir: Where the lists are.
+        names: The splits.
+        book: Records of all sources.
+        path: Where the problems are written.
     """
-    bad = [
-        (split.name, key, records[source])
-        for split in splits
-        for key, source in split.wav.items()
-        if records[source].problem
-    ]
-    total = sum(len(split.wav) for split in splits)
-    if len(bad) > max_bad * total:
-        _, key, record = bad[0]
-        raise ValueError(
-            f"{len(bad)} of {total} clips cannot be used, more than --max_bad "
-            f"{max_bad:g} allows (first: {key}, {record.source}: {record.problem}); "
-            f"all are listed in {path}: repair or remove them, or raise --max_bad"
-        )
-    lost = Counter(name for name, _, _ in bad)
-    for split in splits:
-        if lost[split.name] == len(split.wav):
+
+    def __init__(
+        self, datadir: Path, names: Sequence[str], book: RecordBook, path: Path
+    ):
+        self.path = path
+        self.sizes: Counter = Counter()
+        self.lost: Counter = Counter()
+        self.broken: Counter = Counter()
+        self.doubtful: Counter = Counter()
+        self.first = None
+        with atomic_lines(path) as file:
+            file.write(PROBLEM_COLUMNS + "\n")
+            for name in names:
+                for _, key, source in table_lines(datadir / name / "wav.scp"):
+                    self.sizes[name] += 1
+                    if source in book.marked:
+                        self._add(name, key, book.marked[source], file)
+
+    def _add(self, name: str, key: str, record, file) -> None:
+        """Count and list one clip with a problem or a warning."""
+        reason = record.problem or record.warning
+        action = "left out" if record.problem else "kept"
+        file.write(f"{name}\t{key}\t{record.source}\t{reason}\t{action}\n")
+        (self.broken if record.problem else self.doubtful)[reason.split(":")[0]] += 1
+        if record.problem:
+            self.lost[name] += 1
+            self.first = self.first or (key, record)
+
+    def check_share(self, max_bad: float) -> None:
+        """Stop when too many clips, or all clips of a split, are unusable.
+
+        Raises:
+            ValueError: As said.
+        """
+        total, bad = self.sizes.total(), self.lost.total()
+        if bad > max_bad * total:
+            key, record = self.first
             raise ValueError(
-                f"no usable clip is left in the split {split.name}; see {path}"
+                f"{bad} of {total} clips cannot be used, more than --max_bad "
+                f"{max_bad:g} allows (first: {key}, {record.source}: {record.problem}); "
+                f"all are listed in {self.path}: repair or remove them, or raise "
+                "--max_bad"
             )
+        for name, size in self.sizes.items():
+            if self.lost[name] == size:
+                raise ValueError(
+                    f"no usable clip is left in the split {name}; see {self.path}"
+                )
+
+    def summary(self, outdir: Path) -> str:
+        """What came of the clips, in one line."""
+
+        def counts(counter):
+            parts = ", ".join(f"{name} {n}" for name, n in sorted(counter.items()))
+            return f" ({parts})" if parts else ""
+
+        total, lost = self.sizes.total(), self.lost.total()
+        line = (
+            f"{total} clips in {len(self.sizes)} splits: {total - lost} usable, "
+            f"{self.doubtful.total()} of them with a warning{counts(self.doubtful)}, "
+            f"{lost} left out{counts(self.broken)}"
+        )
+        problems = self.broken or self.doubtful
+        return line + (f"; see {outdir / PROBLEM_FILE}" if problems else "")
 
 
-def _usable(split: Split, records: Dict[str, Record]) -> Dict[str, Record]:
-    """Records of the clips of a split that stay in."""
-    kept = {key: records[source] for key, source in split.wav.items()}
-    return {key: record for key, record in kept.items() if not record.problem}
+def _write_lists(datadir: Path, name: str, book: RecordBook, outdir: Path) -> None:
+    """Write the lists of one split of the dump, line by line."""
+    split = read_split(datadir, name)
+    folder = outdir / name
+    weights = _read_weights(datadir / name / WEIGHT_FILE)
+    wanted = ["wav.scp", "utt2spk", "utt2num_samples"]
+    for list_name, there in (("text", split.labels), (WEIGHT_FILE, weights)):
+        if there is None:
+            (folder / list_name).unlink(missing_ok=True)
+        else:
+            wanted.append(list_name)
+    by_speaker: Dict[str, List[str]] = {}
+    with ExitStack() as stack:
+        files = {n: stack.enter_context(atomic_lines(folder / n)) for n in wanted}
+        for key in sorted(split.wav):
+            record = book[split.wav[key]]
+            if record.problem:
+                continue
+            speaker = split.speakers[key]
+            by_speaker.setdefault(speaker, []).append(key)
+            values = {
+                "wav.scp": record.audio,
+                "utt2spk": speaker,
+                "utt2num_samples": record.num_samples,
+            }
+            if split.labels is not None:
+                values["text"] = " ".join(split.labels[key])
+            if weights is not None:
+                values[WEIGHT_FILE] = _weight_of(key, weights, datadir / name)
+            for list_name, file in files.items():
+                file.write(f"{key} {values[list_name]}".rstrip() + "\n")
+    with atomic_lines(folder / "spk2utt") as file:
+        for speaker in sorted(by_speaker):
+            file.write(f"{speaker} {' '.join(by_speaker[speaker])}\n")
+    _copy(datadir / name / MISSING_FILE, folder / MISSING_FILE)
 
 
-def _write_lists(split: Split, records: Dict[str, Record], outdir: Path) -> None:
-    """Write the lists of one split of the dump."""
-    kept = _usable(split, records)
-    wav = {key: record.audio for key, record in kept.items()}
-    folder = outdir / split.name
-    if split.labels is None:
-        (folder / "text").unlink(missing_ok=True)
-    write_split(folder, wav, split.speakers, split.labels)
-    samples = {key: record.num_samples for key, record in kept.items()}
-    write_table(folder / "utt2num_samples", samples)
+def _read_weights(path: Path):
+    """Sampling weight of each clip, as text; None without such a list."""
+    if not path.is_file():
+        return None
+    return {key: value for _, key, value in table_lines(path)}
+
+
+def _weight_of(key: str, weights: Dict[str, str], folder: Path) -> str:
+    """The weight of a clip that must have one."""
+    if key not in weights:
+        raise ValueError(f"{folder}/{WEIGHT_FILE} lacks {key!r}: prepare data again")
+    return weights[key]
 
 
 def _write_feats(
-    splits: Sequence[Split], records: Dict[str, Record], outdir: Path, nj: int
+    datadir: Path, names: Sequence[str], book: RecordBook, outdir: Path, nj: int
 ) -> None:
     """Write feats.scp and utt2num_frames of every split; each file's log-mel once."""
-    usable = [record for record in records.values() if not record.problem]
+    usable = [record for record in book if not record.problem]
     locations = write_fbanks(outdir, usable, nj)
-    for split in splits:
+    for name in names:
+        folder = outdir / name
         found = {
-            key: locations[record.audio]
-            for key, record in _usable(split, records).items()
+            key: locations[audio] for _, key, audio in table_lines(folder / "wav.scp")
         }
-        folder = outdir / split.name
         write_table(folder / "feats.scp", {key: at for key, (at, _) in found.items()})
         write_table(
             folder / "utt2num_frames", {key: count for key, (_, count) in found.items()}
         )
 
 
-def _copy_shared_files(datadir: Path, outdir: Path, splits: Sequence[Split]) -> None:
+def _copy(source: Path, target: Path) -> None:
+    """Copy a small file, or remove the copy of one that is no longer there."""
+    if source.is_file():
+        shutil.copyfile(source, target)
+    else:
+        target.unlink(missing_ok=True)
+
+
+def _copy_shared_files(datadir: Path, outdir: Path, names: Sequence[str]) -> None:
     """Copy class lists and notes; downstream.txt comes last and says: complete."""
     for source in sorted(datadir.glob(f"*/{CLASS_FILE}")):
         target = outdir / source.parent.name
         if target.is_dir():
             shutil.copyfile(source, target / CLASS_FILE)
+            _copy(source.with_name(LABEL_FILE), target / LABEL_FILE)
     notes = datadir / NOTES_FILE
     text = notes.read_text(encoding="utf-8") if notes.is_file() else ""
     write_atomically(outdir / NOTES_FILE, text)
-    names: List[str] = sorted(split.name for split in splits)
     write_atomically(outdir / SPLITS_FILE, "".join(f"{name}\n" for name in names))
     read_downstream(datadir)
     runs = (datadir / DOWNSTREAM_FILE).read_text(encoding="utf-8")
     write_atomically(outdir / DOWNSTREAM_FILE, runs)
-
-
-def summary_line(
-    splits: Sequence[Split], records: Dict[str, Record], outdir: Path
-) -> str:
-    """What came of the clips, in one line."""
-    of_clips = [records[path] for split in splits for path in split.wav.values()]
-    broken = Counter(r.problem.split(":")[0] for r in of_clips if r.problem)
-    doubtful = Counter(r.warning.split(":")[0] for r in of_clips if r.warning)
-
-    def counts(counter):
-        parts = ", ".join(f"{name} {n}" for name, n in sorted(counter.items()))
-        return f" ({parts})" if parts else ""
-
-    used = sum(not r.problem for r in of_clips)
-    line = (
-        f"{len(of_clips)} clips in {len(splits)} splits: {used} usable, "
-        f"{sum(doubtful.values())} of them with a warning{counts(doubtful)}, "
-        f"{sum(broken.values())} left out{counts(broken)}"
-    )
-    return line + (f"; see {outdir / PROBLEM_FILE}" if broken or doubtful else "")

@@ -1,21 +1,19 @@
 """One source file to one 16 kHz mono 16-bit file, restartable and all or nothing."""
 
 import hashlib
-import json
 import logging
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Optional
+from typing import Optional
 
 import numpy as np
 import soundfile
 
 from espnet2_sslam.audio import AudioError, AudioSummary, is_formatted, read_blocks
-from espnet2_sslam.corpus.datadir import slug, write_atomically
+from espnet2_sslam.corpus.datadir import slug
 from espnet2_sslam.features import SAMPLE_RATE
 
-RECORD_FILE = "records.jsonl"
 AUDIO_FORMATS = ("flac", "wav")
 
 
@@ -182,65 +180,6 @@ def _convert(source: str, target: Path) -> dict:
         part.unlink(missing_ok=True)
     result.update(audio=str(target), audio_bytes=target.stat().st_size)
     return result
-
-
-class RecordBook:
-    """The records of a dump directory: a journal that a killed run can go on from."""
-
-    def __init__(self, folder: Path):
-        self.path = Path(folder) / RECORD_FILE
-        self.records: Dict[str, Record] = {}
-        known = {field.name for field in fields(Record)}
-        if self.path.is_file():
-            with open(self.path, encoding="utf-8") as file:
-                for line in file:
-                    try:
-                        values = json.loads(line)
-                    except json.JSONDecodeError:
-                        continue  # the last line of a killed run
-                    if set(values) == known:
-                        self.records[values["source"]] = Record(**values)
-
-    def reusable(self, job: Job) -> Optional[Record]:
-        """The record of an earlier run, if source and result are what it describes."""
-        record = self.records.get(job.source)
-        if record is None or record.problem:
-            return None
-        if record.audio != job.audio and not (
-            job.link_ok and record.audio == job.source
-        ):
-            return None
-        try:
-            stat = os.stat(job.source)
-            if os.stat(record.audio).st_size != record.audio_bytes:
-                return None
-        except OSError:
-            return None
-        if stat.st_size != record.source_bytes:
-            return None
-        if stat.st_mtime_ns != record.source_mtime_ns:
-            try:
-                same = fingerprint(job.source)[1] == record.source_sha256
-            except AudioError:
-                return None
-            return record if same else None
-        return record
-
-    def append(self, results: Iterable[Record]) -> None:
-        """Take results as they come, each on disk at once."""
-        with open(self.path, "a", encoding="utf-8") as journal:
-            if journal.tell():
-                journal.write("\n")  # ends a line that a killed run left unfinished
-            for record in results:
-                self.records[record.source] = record
-                journal.write(json.dumps(asdict(record)) + "\n")
-                journal.flush()
-
-    def finish(self, sources: Iterable[str]) -> None:
-        """Rewrite the journal with the records of `sources` only, sorted."""
-        kept = (self.records[source] for source in sorted(set(sources)))
-        lines = "".join(json.dumps(asdict(record)) + "\n" for record in kept)
-        write_atomically(self.path, lines)
 
 
 def remove_leftovers(folder: Path) -> None:

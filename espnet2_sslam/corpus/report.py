@@ -21,7 +21,8 @@ from espnet2_sslam.corpus.datadir import (
     read_table,
 )
 from espnet2_sslam.corpus.dump import PROBLEM_FILE
-from espnet2_sslam.corpus.formatting import Record, RecordBook
+from espnet2_sslam.corpus.formatting import Record
+from espnet2_sslam.corpus.records import RecordBook
 from espnet2_sslam.features import SAMPLE_RATE
 
 STATS_SPLIT = "pretrain/train"
@@ -46,7 +47,7 @@ def read_dump(dump: Path) -> List[SplitContent]:
     """
     dump = Path(dump)
     read_downstream(dump)  # its absence says that formatting did not finish
-    by_audio = {r.audio: r for r in RecordBook(dump).records.values() if r.audio}
+    by_audio = {r.audio: r for r in RecordBook(dump) if r.audio}
     for audio, record in by_audio.items():
         if not os.path.isfile(audio) or os.path.getsize(audio) != record.audio_bytes:
             raise ValueError(f"{audio} is missing or was changed: run stage 2 again")

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 from espnet2_sslam.corpus.datadir import (
     find_splits,
     read_downstream,
     read_split_labels,
     read_table,
+    table_lines,
 )
 
 
@@ -49,37 +50,60 @@ def read_split(datadir: Path, name: str) -> Split:
             f"{folder}/segments is not supported: cut the recordings into one file per "
             "clip first"
         )
-    speakers = {key: key for key in wav}
-    if (folder / "utt2spk").is_file():
-        speakers = read_table(folder / "utt2spk")
-        different = sorted(set(speakers) ^ set(wav))
-        if different:
-            raise ValueError(
-                f"{folder}: {different[0]!r} is in only one of wav.scp and utt2spk "
-                f"({len(different)} such id(s)); both must list the same clips"
-            )
+    speakers = _read_speakers(folder, wav)
     return Split(name, wav, speakers, read_split_labels(datadir, name, list(wav)))
 
 
+def _read_speakers(folder: Path, wav: Dict[str, str]) -> Dict[str, str]:
+    """Speaker of each clip, itself where nothing else is said."""
+    speakers = {key: key for key in wav}
+    if not (folder / "utt2spk").is_file():
+        return speakers
+    read, extra = 0, []
+    for _, key, name in table_lines(folder / "utt2spk"):
+        read += 1
+        if key not in wav:
+            extra.append(key)
+        elif name != key:
+            speakers[key] = name
+    if extra or read != len(wav):
+        # Off the common path: say exactly what differs.
+        different = sorted(set(read_table(folder / "utt2spk")) ^ set(wav))
+        raise ValueError(
+            f"{folder}: {different[0]!r} is in only one of wav.scp and utt2spk "
+            f"({len(different)} such id(s)); both must list the same clips"
+        )
+    return speakers
+
+
 def read_corpus(datadir: Path) -> List[Split]:
-    """Read and check all splits and downstream.txt.
+    """All splits as `checked_splits` gives them, at once."""
+    return list(checked_splits(datadir))
+
+
+def checked_splits(datadir: Path) -> Iterator[Split]:
+    """Read and check downstream.txt and the splits, one at a time.
 
     Raises:
         ValueError: As `read_split`; a labelled run names a split without labels; a
             clip of a multi_class run has not exactly one label.
     """
-    splits = {name: read_split(datadir, name) for name in find_splits(datadir)}
-    for run in read_downstream(datadir):
+    names = find_splits(datadir)
+    runs = read_downstream(datadir)
+    for run in runs:
         for name in (run.train, run.valid, *run.tests):
-            labels = splits[name].labels if name in splits else None
-            if labels is None:
+            if name not in names or not (Path(datadir) / name / "text").is_file():
                 raise ValueError(
                     f"{Path(datadir) / name}/text is missing, but downstream.txt uses "
                     f"this split for {run.name!r}"
                 )
-            if run.task == "multi_class":
-                _check_one_label(Path(datadir) / name, labels)
-    return list(splits.values())
+    single = [run for run in runs if run.task == "multi_class"]
+    exclusive = {name for run in single for name in (run.train, run.valid, *run.tests)}
+    for name in names:
+        split = read_split(datadir, name)
+        if name in exclusive:
+            _check_one_label(Path(datadir) / name, split.labels)
+        yield split
 
 
 def _check_one_label(folder: Path, labels: Dict[str, List[str]]) -> None:
