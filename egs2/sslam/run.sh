@@ -29,6 +29,11 @@ pretrain_tag=
 finetune_config=conf/linear_tiny.yaml
 finetune_args=
 finetune_tag=
+# Publishing
+publish=phase2
+publish_args=
+hf_repo=
+hf_args=
 
 help_message="Usage: ./run.sh [--option value ...]
 
@@ -36,7 +41,7 @@ Stages
   1 data preparation -> data/          5 pre-training phase 2 (SSLAM: mixtures)
   2 audio formatting -> dump/          6 fine-tuning and linear evaluation
   3 data report and statistics         7 inference, scoring, RESULTS.md
-  4 pre-training phase 1 (EAT)
+  4 pre-training phase 1 (EAT)         9 folder for others, upload (when asked for)
 Each may be run again: finished work is skipped while its inputs, options and results
 are the same; interrupted training is continued.
 
@@ -64,6 +69,13 @@ Options [default]
   --finetune_config YAML      one, or several in quotes [${finetune_config}]
   --finetune_args \"...\"       more options of espnet2_sslam.bin.sslam_cls_train
   --finetune_tag TAG          name of the fine-tuning [from the config]
+ Publishing
+  --publish \"WORD ...\"        phase1, phase2 (of the first seed) or phase2_seed3; a run
+                              such as linear_tiny/phase2_seed1/mini; or weights from
+                              elsewhere, see sslam publish [${publish}]
+  --publish_args \"...\"        more options of sslam publish, such as --license cc-by-4.0
+  --hf_repo USER/NAME         upload there, after a look at the folder [no upload]
+  --hf_args \"...\"             --private, --revision BRANCH, --overwrite
 
 Examples
   ./run.sh                                          the demo
@@ -74,8 +86,10 @@ Examples
 
 . utils/parse_options.sh
 . utils/stages.sh
+. utils/publish.sh
 [ $# -eq 0 ] || die "no argument without --option is expected, got '$1'"
 check_options
+check_publish
 . ./db.sh
 . ./path.sh
 . ./cmd.sh
@@ -145,6 +159,11 @@ if runs 7; then
     "${python}" -m espnet2_sslam.bin.sslam_results --expdir "${expdir}" \
         --dump "${dump}" --output "${expdir}/RESULTS.md" \
         --seeds ${seeds} --models ${models} --tags $(finetune_tags)
+fi
+
+if runs 9; then
+    log "stage 9: publishing of ${publish} -> ${expdir}/publish"
+    for word in ${publish}; do publish_model "${word}"; done
 fi
 
 log "finished stages ${stage} to ${stop_stage}"

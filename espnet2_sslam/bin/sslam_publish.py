@@ -143,11 +143,8 @@ def missing(facts) -> list:
 
 def upload(args: argparse.Namespace, folder: Path) -> None:
     """Upload the folder and say where it is."""
-    from espnet2_sslam.integrations.publish.folder import name_model
     from espnet2_sslam.integrations.publish.upload import push
 
-    at = f"@{args.revision}" if args.revision else ""
-    name_model(folder, args.hf_repo + at)
     url = push(
         folder,
         args.hf_repo,

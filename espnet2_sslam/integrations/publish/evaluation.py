@@ -5,6 +5,7 @@ state of every checkpoint that it scores, stage 6 that of the encoder it starts 
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
 
@@ -17,8 +18,9 @@ from espnet2_sslam.integrations.publish.records import (
     state_of,
 )
 from espnet2_sslam.integrations.publish.source import Source
-from espnet2_sslam.results.runs import CHECKPOINTS, MODEL_DIR
+from espnet2_sslam.results.runs import CHECKPOINTS
 
+RUN_DIR = re.compile(r".+_seed\d+")
 METRICS = ("accuracy", "mAP")  # in this order, where they were computed
 
 
@@ -106,13 +108,14 @@ def experiment_of(run: Path) -> Optional[Path]:
     run = run.resolve()
     if run.parent.name == "pretrain":
         return run.parent.parent
-    return run.parents[2] if MODEL_DIR.fullmatch(run.parent.name) else None
+    return run.parents[2] if RUN_DIR.fullmatch(run.parent.name) else None
 
 
 def _scores_in(folder: Path, source: Source, state: Any) -> Iterator[Score]:
     """All scores of the weights below an experiment or in a run."""
     runs = {record.parent.parent for record in folder.glob("scoring/.done")}
-    runs |= {record.parent.parent for record in folder.glob("*/*/*/scoring/.done")}
+    for depth in ("*/*/*", "*/*/*/*"):  # TAG/MODEL_seedN/SET, or of a benchmark
+        runs |= {r.parent.parent for r in folder.glob(f"{depth}/scoring/.done")}
     for run in sorted(runs):
         if source.is_classifier:
             yield from _classifier_scores(run, state)
@@ -173,8 +176,11 @@ def over_folds(scores: List[Score], folds: Dict[str, str]) -> List[Score]:
             if all(name in s.metrics for s in group)
         }
         clips = sum(s.metrics["num_clips"] for s in group)
-        metrics = {**group[0].metrics, **means, "num_clips": clips}
-        metrics["folds"] = len(group)
+        empty = {c for s in group for c in s.metrics["classes_without_positives"]}
+        metrics = {**means, "num_clips": clips, "folds": len(group)}
+        metrics["classes_without_positives"] = sorted(empty)
+        if len(group) == 1:
+            metrics["intervals"] = group[0].metrics.get("intervals", {})
         averaged.append(Score(*key, metrics, any(s.on_test for s in group)))
     return averaged
 

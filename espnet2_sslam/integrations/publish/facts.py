@@ -16,6 +16,7 @@ from espnet2_sslam.integrations.publish.evaluation import (
 from espnet2_sslam.integrations.publish.lineage import Lineage, read_lineage
 from espnet2_sslam.integrations.publish.seeds import (
     fold_names,
+    has_table,
     read_made_with,
     read_table,
     seed_table,
@@ -118,13 +119,14 @@ def gather(source: Source, options: Options) -> Facts:
     folders, experiments = _places(source, options.results)
     scores = own_scores(source, folders)
     read = {experiment: read_table(experiment) for experiment in experiments}
-    tables = [table for table in read.values() if table is not None]
-    folds = {k: v for table in tables for k, v in fold_names(table).items()}
+    folds = {k: v for found in read.values() for k, v in fold_names(found).items()}
     if not source.is_classifier:  # a classifier was trained for one of the folds
         scores = over_folds(scores, folds)
-    table = seed_table(tables[0], scores, folds) if tables else []
-    shown = next((e for e in experiments if read[e] is not None), None)
-    made_with = read_made_with(shown) if table else {}
+    table, made_with = [], {}
+    for experiment, found in read.items():
+        lines = seed_table(found, scores, folds)
+        table += lines
+        made_with = made_with or (read_made_with(experiment) if lines else {})
     scores += read_metrics_files(options.metrics, source)
     corpora = _corpora(lineage)
     return Facts(source, options, lineage, scores, table, made_with, corpora)
@@ -138,8 +140,10 @@ def _places(source: Source, results: List[Path]):
             raise ValueError(f"--results {path}: there is no such file or folder")
         folders.append(path.parent if path.is_file() else path)
     home = experiment_of(source.run) if source.run else None
-    named = [f for f in folders if (f / "results" / "scores.csv").is_file()]
-    return folders, [*named, *([home] if home else [])]
+    places = [*folders, *([home] if home else [])]
+    # The benchmarks of an experiment are experiments below it.
+    tables = [t for p in places for t in [p, *p.glob("*")] if has_table(t)]
+    return folders, list(dict.fromkeys(t.resolve() for t in tables))
 
 
 def _corpora(lineage: Lineage) -> Dict[str, Dict[str, Any]]:

@@ -1,11 +1,12 @@
 """The folder that is looked at and then uploaded: written whole, checked before use."""
 
+import hashlib
 import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Union
 
 import yaml
 
@@ -52,11 +53,16 @@ def write_folder(facts: Facts, folder: Path, *, overwrite: bool = False) -> Path
     return folder
 
 
-def read_folder(folder: Path) -> Dict[str, str]:
-    """Check a folder and return the SHA-256 of its files by name.
+def read_folder(folder: Path, model: str) -> Dict[str, Union[Path, bytes]]:
+    """Check a folder and return what is uploaded of it: files, or their content.
 
-    README.md may have been edited and files may have been added: checksums.txt is
-    brought up to date. The model itself must be as it was written.
+    README.md may have been edited and files may have been added; the model itself must
+    be as it was written. The uploaded card names the model as it is found there, and
+    the uploaded checksums are those of what is uploaded. The folder is left as it is.
+
+    Args:
+        folder: As `write_folder` has written it.
+        model: user/name, for the code in the card.
 
     Raises:
         ValueError: Not such a folder; files that are missing or changed.
@@ -76,18 +82,11 @@ def read_folder(folder: Path) -> Dict[str, str]:
                 f"{folder}: {', '.join(names)} {what} since it was written: write it "
                 "again with `sslam publish MODEL --output`"
             )
-    if written != found:
-        _write_checksums(folder, found)
-    return {**found, CHECKSUMS_FILE: sha256(folder / CHECKSUMS_FILE)}
-
-
-def name_model(folder: Path, model: str) -> None:
-    """Let the code in README.md load the model from where it is published."""
-    path = folder / CARD_FILE
-    text = path.read_text(encoding="utf-8")
-    named = MODEL_LINE.sub(lambda _: f'MODEL = "{model}"', text, count=1)
-    if named != text:
-        write_text(path, named)
+    text = (folder / CARD_FILE).read_text(encoding="utf-8")
+    card = MODEL_LINE.sub(lambda _: f'MODEL = "{model}"', text, count=1).encode()
+    found[CARD_FILE] = hashlib.sha256(card).hexdigest()
+    files: Dict[str, Union[Path, bytes]] = {name: folder / name for name in found}
+    return {**files, CARD_FILE: card, CHECKSUMS_FILE: _checksums(found).encode()}
 
 
 def is_published(folder: Path) -> bool:
@@ -147,7 +146,7 @@ def _fill(folder: Path, facts: Facts) -> None:
     hashes = {name: sha256(folder / name) for name in _files(folder)}
     write_text(folder / CARD_FILE, write_card(facts, hashes))
     hashes[CARD_FILE] = sha256(folder / CARD_FILE)
-    _write_checksums(folder, hashes)
+    write_text(folder / CHECKSUMS_FILE, _checksums(hashes))
     for name in _files(folder):
         (folder / name).chmod(0o666 & ~_umask())
 
@@ -172,10 +171,9 @@ def _files(folder: Path) -> List[str]:
     return sorted(name for name in shown if name != CHECKSUMS_FILE)
 
 
-def _write_checksums(folder: Path, hashes: Dict[str, str]) -> None:
-    """As `sha256sum` writes and checks it."""
-    lines = (f"{hashes[name]}  {name}\n" for name in sorted(hashes))
-    write_text(folder / CHECKSUMS_FILE, "".join(lines))
+def _checksums(hashes: Dict[str, str]) -> str:
+    """The content of checksums.txt, as `sha256sum` writes and checks it."""
+    return "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
 
 
 def _umask() -> int:

@@ -15,9 +15,11 @@ from espnet2_sslam.integrations.publish.records import (
     state_of,
     without_machine,
 )
+from espnet2_sslam.results.files import sha256
 from espnet2_sslam.results.history import History, read_history
 
 EPOCH_FILE = re.compile(r"(\d+)epoch\.pth")
+DATA_OPTION = "train_data_path_and_name_and_type"
 REPORT = Path("report") / "report.json"
 
 
@@ -84,16 +86,32 @@ class Training:
 
 @dataclass
 class Lineage:
-    """The trainings behind a model, the last one first, and what is not known."""
+    """The trainings behind a model, and what is not known of them.
+
+    Args:
+        trainings: The last one first.
+        start: Origin of the weights that the first one started from, where these are
+            not from a training of ours; see `checkpoint.model_config`.
+        unknown: In words.
+    """
 
     trainings: List[Training] = field(default_factory=list)
+    start: Dict[str, Any] = field(default_factory=dict)
     unknown: List[str] = field(default_factory=list)
 
-    @property
-    def complete(self) -> bool:
-        """Whether nothing about the data and the length of the training is unknown."""
-        known = (t.data is not None and t.updates is not None for t in self.trainings)
-        return bool(self.trainings) and not self.unknown and all(known)
+
+def read_config(folder: Path) -> Dict[str, Any]:
+    """A folder's config.yaml; empty without one."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return {}
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return config if isinstance(config, dict) else {}
+
+
+def is_training(config: Dict[str, Any]) -> bool:
+    """Whether a config.yaml is that of a training, not of weights from elsewhere."""
+    return bool(config.get(DATA_OPTION))
 
 
 def read_lineage(weights: Path) -> Lineage:
@@ -114,7 +132,7 @@ def read_lineage(weights: Path) -> Lineage:
 def _read_training(weights: Path, lineage: Lineage) -> Training:
     """One training; notes what its folder lacks."""
     run = weights.parent
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = read_config(run)
     name = f"{run.parent.name}/{run.name}"
     try:
         history = read_history(run)
@@ -138,8 +156,10 @@ def _start_of(training: Training, lineage: Lineage) -> Optional[Path]:
             lineage.unknown.append(f"{what} ({without_machine(name)} is not there)")
         elif before is not None and before != state_of(path):
             lineage.unknown.append(f"{what} ({without_machine(name)} has changed)")
-        elif not (path.parent / "config.yaml").is_file():
-            lineage.unknown.append(f"{what} (the file {path.name})")
+        elif not is_training(read_config(path.parent)):
+            lineage.unknown.append(what)
+            origin = read_config(path.parent).get("origin")
+            lineage.start = origin or {"file": path.name, "sha256": sha256(path)}
         else:
             return path
     return None
@@ -147,7 +167,7 @@ def _start_of(training: Training, lineage: Lineage) -> Optional[Path]:
 
 def _read_data(run: Path, config: Dict[str, Any]) -> Optional[Data]:
     """The training's clips, if the data report still speaks of the same."""
-    lists = config.get("train_data_path_and_name_and_type") or []
+    lists = config.get(DATA_OPTION) or []
     path = find(lists[0][0], run) if lists else None
     if path is None:
         return None

@@ -1,6 +1,6 @@
 """The sections of a model card that tell what the records tell, or that they do not."""
 
-from typing import Dict, List
+from typing import Any, Dict, List
 
 from espnet2_sslam.integrations.publish.evaluation import METRICS, Score
 from espnet2_sslam.integrations.publish.facts import Facts
@@ -11,6 +11,12 @@ from espnet2_sslam.results.tables import markdown
 UNKNOWN = "unknown"
 BASE_BLOCKS, BASE_CHANNELS = 12, 768  # ViT-Base, the paper's encoder
 PAPER_DATA = "AudioSet-2M"
+LAYOUTS = {
+    "espnet": "a training of espnet2_sslam",
+    "fairseq": "a checkpoint in the layout of the authors of EAT and SSLAM (.pt)",
+    "huggingface": "an export in the layout of the authors of EAT and SSLAM",
+    "espnet2_sslam": "a folder of espnet2_sslam that does not say where it is from",
+}
 
 
 def training(facts: Facts) -> List[str]:
@@ -40,6 +46,13 @@ def training(facts: Facts) -> List[str]:
     ]
     if lines:
         parts += ["Data:", "\n".join(lines)]
+    if facts.lineage.start:
+        start = facts.lineage.start
+        parts.append(
+            f"The first of them started from `{start.get('file', UNKNOWN)}` "
+            f"({LAYOUTS.get(start.get('layout'), 'weights from elsewhere')}; SHA-256 "
+            f"`{start.get('sha256', UNKNOWN)}`)."
+        )
     if facts.lineage.unknown:
         parts.append("Unknown: " + "; ".join(facts.lineage.unknown) + ".")
     return parts
@@ -68,8 +81,10 @@ def results(facts: Facts) -> List[str]:
     """Scores of these weights, and the experiment that they are from."""
     if not facts.scores:
         return ["No scores of these weights are recorded."]
+    intervals = any(score.metrics.get("intervals") for score in facts.scores)
+    more = "; in brackets the 95 % interval over the test clips" if intervals else ""
     parts = [
-        "Of exactly these weights (one seed), in %:",
+        f"Of exactly these weights (one seed), in %{more}:",
         markdown(
             ["data set", "test split", "clips", *METRICS, "how"],
             [_score_row(score) for score in facts.scores],
@@ -97,14 +112,22 @@ def _score_row(score: Score) -> List[str]:
     folds = score.metrics.get("folds", 1)
     name = f"{score.data_set}, mean of {folds} folds" if folds > 1 else score.data_set
     words = [score.how, f"checkpoint {score.checkpoint}" if score.checkpoint else ""]
-    values = [score.metrics.get(metric) for metric in METRICS]
     return [
         name,
         score.split,
         str(score.metrics["num_clips"]),
-        *("-" if value is None else f"{100 * value:.1f}" for value in values),
+        *(_percent(score.metrics, metric) for metric in METRICS),
         ", ".join(filter(None, words)) or "scores named by the publisher",
     ]
+
+
+def _percent(metrics: Dict[str, Any], name: str) -> str:
+    """A score, with its 95 % interval over the test clips where there is one."""
+    if metrics.get(name) is None:
+        return "-"
+    bounds = (metrics.get("intervals") or {}).get(name)
+    shown = " ({:.1f} to {:.1f})".format(*(100 * b for b in bounds)) if bounds else ""
+    return f"{100 * metrics[name]:.1f}{shown}"
 
 
 def limits(facts: Facts) -> List[str]:
@@ -151,14 +174,14 @@ def _overlaps(facts: Facts) -> List[str]:
         (o["split"], o["clips"]) for r in reports for o in r["pretraining_overlaps"]
     }
     leaks = {(o["split"], o["clips"]) for r in reports for o in r["leaks"]}
-    lines = [
-        f"{clips} clips of {split} were heard in pre-training, without labels."
-        for split, clips in sorted(seen)
-    ]
-    return lines + [
-        f"LEAK: {clips} clips of {split} are among the training clips, too."
-        for split, clips in sorted(leaks)
-    ]
+    lines = []
+    if seen:
+        named = ", ".join(f"{clips} of {split}" for split, clips in sorted(seen))
+        lines.append(f"Pre-training heard test clips, without labels: {named}.")
+    if leaks:
+        named = ", ".join(f"{clips} of {split}" for split, clips in sorted(leaks))
+        lines.append(f"LEAK: the training clips hold test clips: {named}.")
+    return lines
 
 
 def licence(facts: Facts) -> List[str]:
@@ -178,14 +201,8 @@ def licence(facts: Facts) -> List[str]:
 def origin(facts: Facts) -> List[str]:
     """Which file the weights were read from."""
     found = facts.source.origin
-    layouts = {
-        "espnet": "a training of espnet2_sslam",
-        "fairseq": "a checkpoint in the layout of the authors of EAT and SSLAM (.pt)",
-        "huggingface": "an export in the layout of the authors of EAT and SSLAM",
-        "espnet2_sslam": "a folder of espnet2_sslam that does not say where it is from",
-    }
     rows = [
-        ("read from", layouts.get(found.get("layout"), UNKNOWN)),
+        ("read from", LAYOUTS.get(found.get("layout"), UNKNOWN)),
         ("file", f"`{found.get('file', UNKNOWN)}`"),
         ("SHA-256", f"`{found.get('sha256', UNKNOWN)}`"),
         ("weights", f"the {found.get('weights', UNKNOWN)}'s"),

@@ -3,28 +3,31 @@
 import csv
 import math
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List
 
 from espnet2_sslam.integrations.publish.evaluation import METRICS, Score, read_metrics
 from espnet2_sslam.integrations.publish.records import without_machine
-from espnet2_sslam.results.runs import MODELS, Key, Scores
-from espnet2_sslam.results.summary import summarise
+from espnet2_sslam.results.runs import Key, Scores
+from espnet2_sslam.results.summary import models_present, summarise
 from espnet2_sslam.results.tables import markdown, show
 
-SCORES_FILE = "scores.csv"
+SCORES_FILE = Path("results") / "scores.csv"
 ROUNDING = 1e-6  # scores.csv holds six decimals
 MADE_WITH = ("date", "commit", "machine", "versions")  # of RESULTS.md's first table
 
 
-def read_table(experiment: Path) -> Optional[Scores]:
+def has_table(experiment: Path) -> bool:
+    """Whether stage 7 has ended there."""
+    return (experiment / SCORES_FILE).is_file()
+
+
+def read_table(experiment: Path) -> Scores:
     """All scores of an experiment, from the table that stage 7 wrote.
 
     Raises:
         ValueError: The table does not agree with the scores that are there.
     """
-    path = experiment / "results" / SCORES_FILE
-    if not path.is_file():
-        return None
+    path = experiment / SCORES_FILE
     found: Dict[Key, dict] = {}
     with open(path, encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
@@ -57,10 +60,10 @@ def run_of(experiment: Path, key: Key) -> Path:
     return experiment / key.tag / f"{key.model}_seed{key.seed}" / (key.data_set + fold)
 
 
-def fold_names(scores: Optional[Scores]) -> Dict[str, str]:
+def fold_names(scores: Scores) -> Dict[str, str]:
     """{name of a run's folder: its data set}, of data sets with folds."""
-    keys = scores.found if scores else ()
-    return {f"{key.data_set}_{key.fold}": key.data_set for key in keys if key.fold}
+    keys = (key for key in scores.found if key.fold)
+    return {f"{key.data_set}_{key.fold}": key.data_set for key in keys}
 
 
 def seed_table(scores: Scores, wanted: List[Score], folds: Dict[str, str]) -> List[str]:
@@ -82,7 +85,8 @@ def seed_table(scores: Scores, wanted: List[Score], folds: Dict[str, str]) -> Li
             if metric in s.metrics
         ]
         here = {k for k in scores.found if (k.tag, k.data_set) == (tag, data_set)}
-        models = [m for m in MODELS if any(k.model == m for k in here)]
+        present = {key.model for key in here}
+        models = [m for m in models_present(scores, tag) if m in present]
         rows = [
             [
                 model,

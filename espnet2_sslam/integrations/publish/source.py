@@ -11,6 +11,7 @@ from espnet2_sslam.checkpoint.hub import resolve
 from espnet2_sslam.checkpoint.load import weights_file
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.integrations.publish.lineage import is_training, read_config
 
 SNAPSHOT = re.compile(r"models--(.+?)--(.+)/snapshots/([0-9a-f]{40})(/|$)")
 
@@ -40,7 +41,7 @@ class Source:
     def run(self) -> Optional[Path]:
         """The folder of the training of ours that wrote the weights, if it is here."""
         here = self.weights.parent
-        ours = self.weights.suffix == ".pth" and self.origin["layout"] == "espnet"
+        ours = self.weights.suffix == ".pth" and is_training(read_config(here))
         return here if ours else None
 
     @property
@@ -84,4 +85,7 @@ def read_source(
     loaded = load_model(file, weights=weights, cache_dir=cache_dir)
     found = SNAPSHOT.search(str(path))
     hub = f"{found[1]}/{found[2]}@{found[3]}" if found else None
-    return Source(loaded.model, loaded.config, file, hub)
+    config = loaded.config
+    if file.suffix == ".pth" and "origin" in read_config(file.parent):
+        config = {**config, "origin": read_config(file.parent)["origin"]}
+    return Source(loaded.model, config, file, hub)

@@ -4,7 +4,7 @@ import hashlib
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Union
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -17,10 +17,13 @@ from huggingface_hub import (
     get_token,
 )
 
-from espnet2_sslam.integrations.publish.folder import CHECKSUMS_FILE, read_folder
+from espnet2_sslam.integrations.publish.folder import read_folder
+from espnet2_sslam.results.files import sha256
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 OWN_FILES = (".gitattributes",)  # the Hub makes them itself
+GIT_LIMIT = 10 * 2**20  # bytes; the Hub never keeps larger files in git itself
+Files = Dict[str, Union[Path, bytes]]  # as `read_folder` gives them
 MESSAGE = "Publish with espnet2_sslam"
 
 
@@ -44,8 +47,9 @@ def push(
 ) -> str:
     """Upload a folder; afterwards the repository holds exactly its files.
 
-    Large files that have arrived are not sent again after an interruption. Nothing is
-    done where the repository holds the same files already.
+    The code in the card names the repository then. Large files that have arrived are
+    not sent again after an interruption. Nothing is done where the repository holds the
+    same files already.
 
     Args:
         folder: As `write_folder` has written it.
@@ -61,15 +65,15 @@ def push(
         ValueError: The folder is damaged, or UploadError: one line.
     """
     check_repo(repo)
-    hashes = read_folder(folder)
     target = f"{repo}@{branch}" if branch else repo
+    files = read_folder(folder, target)
     token = get_token()
     if not token:
         raise _failure(folder, repo, "there is no token: `hf auth login`, or HF_TOKEN")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the Hub's advice on the card
-            return _push(HfApi(token=token), folder, hashes, target, private, overwrite)
+            return _push(HfApi(token=token), files, target, private, overwrite)
     except UploadError as error:
         raise _failure(folder, repo, str(error)) from error
     except (hub_errors.HTTPError, OSError, RuntimeError, ValueError) as error:
@@ -78,8 +82,7 @@ def push(
 
 def _push(
     api: HfApi,
-    folder: Path,
-    hashes: Dict[str, str],
+    files: Files,
     target: str,
     private: bool,
     overwrite: bool,
@@ -100,7 +103,7 @@ def _push(
         api.create_branch(repo, branch=branch, exist_ok=True)
         before = _info(api, repo, branch)
     there = _listing(before)
-    wanted = {name: _content_id(folder / name, hashes[name]) for name in hashes}
+    wanted = {name: _content_ids(file) for name, file in files.items()}
     kept = {n: ids for n, ids in there.items() if n not in OWN_FILES}
     url = f"{api.endpoint}/{repo}" + (f"/tree/{branch}" if branch else "")
     if kept.keys() == wanted.keys() and all(kept[n] & wanted[n] for n in kept):
@@ -113,8 +116,8 @@ def _push(
             "replaces them (its history keeps them), or choose another name"
         )
     changes: List[Any] = [
-        CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name)
-        for name in sorted(wanted)
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=files[name])
+        for name in sorted(files)
     ]
     changes += [CommitOperationDelete(n) for n in sorted(kept) if n not in wanted]
     api.create_commit(
@@ -150,13 +153,13 @@ def _listing(info: Optional[Any]) -> Dict[str, set]:
     }
 
 
-def _content_id(path: Path, sha256: str) -> set:
+def _content_ids(file: Union[Path, bytes]) -> set:
     """The hashes that the Hub may list for a file: of its content, or as git has it."""
-    size = path.stat().st_size
-    if size > 10 * 2**20:  # such files are never kept in git itself
-        return {sha256}
-    blob = f"blob {size}\0".encode() + path.read_bytes()
-    return {sha256, hashlib.sha1(blob).hexdigest()}
+    if isinstance(file, Path) and file.stat().st_size > GIT_LIMIT:
+        return {sha256(file)}
+    content = file if isinstance(file, bytes) else file.read_bytes()
+    blob = f"blob {len(content)}\0".encode() + content
+    return {hashlib.sha256(content).hexdigest(), hashlib.sha1(blob).hexdigest()}
 
 
 def _failure(folder: Path, repo: str, reason: str) -> UploadError:
@@ -192,6 +195,3 @@ def _reason(error: BaseException, repo: str) -> str:
         f"the upload was interrupted or the Hub cannot be reached "
         f"({type(error).__name__})"
     )
-
-
-__all__ = ["CHECKSUMS_FILE", "UploadError", "check_repo", "push"]
