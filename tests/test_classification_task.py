@@ -224,7 +224,7 @@ def test_unusable_class_lists_are_refused(tmp_path, content, message):
 
 @pytest.mark.parametrize(
     "path",
-    sorted(CONF.glob("finetune_*")) + sorted(CONF.glob("linear_*")),
+    [*CONF.glob("finetune_*"), *CONF.glob("linear_*"), *CONF.glob("probe_*")],
     ids=lambda path: path.stem,
 )
 def test_every_configuration_is_accepted_and_has_its_record(data, tmp_path, path):
@@ -249,6 +249,13 @@ def test_every_configuration_is_accepted_and_has_its_record(data, tmp_path, path
         ("finetune_ks2", 40_000),
         ("finetune_spass", 3_906),
         ("linear_spass", 3_906),
+        ("finetune_ks1", 40_000),
+        ("finetune_fsd50k", 40_000),
+        ("finetune_urbansed", 6_250),
+        ("finetune_idmt", 3_906),
+        ("linear_as20k", 40_000),
+        ("linear_urbansed", 6_250),
+        ("linear_idmt", 3_906),
     ],
 )
 def test_the_papers_configurations_make_the_papers_updates(name, updates):

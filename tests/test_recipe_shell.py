@@ -40,7 +40,7 @@ def make(folder, **files):
 
 if (here / f"fail_{{name}}").exists():
     sys.exit(f"error: {{name}} needs 2 clips, got 1")
-if name.startswith("data_mini"):
+if name.startswith("data_") and "--datadir" in words:
     make(value("--datadir"), downstream__txt=(here / "downstream.txt").read_text())
     for split in "pretrain/train", "pretrain/valid", "a/train", "a/valid", "a/test":
         make(value("--datadir") / split, wav__scp=split, utt2num_samples=split)
@@ -61,7 +61,9 @@ elif name == "score_model":
     for which in "last", "best":
         make(value("--output_dir") / which / value("--test_dir").name,
              predictions__npz="scores", metrics__json="{{}}")
-elif name == "sslam_results":
+elif name == "convert_weights":
+    make(Path(words[2]), config__yaml=words[1], encoder__pth=words[1])
+elif name in ("sslam_results", "sslam_benchmarks"):
     value("--output").write_text("results")
 """
 
@@ -350,7 +352,18 @@ def test_scoring_before_fine_tuning_names_stage_6(recipe):
         (["--stage", 3, "--stop_stage", 2], "comes after"),
         (["--seeds", "1 x"], "--seeds holds whole numbers, not 'x'"),
         (["--models", "phase3"], "not 'phase3'"),
-        (["--corpus", "audioset"], "--corpus is mini, esc50 or folder"),
+        (["--models", "phase1=x.pt"], "needs the form NAME=WEIGHTS with a new name"),
+        (["--models", "sslam="], "needs the form NAME=WEIGHTS"),
+        (["--models", "a/b=x.pt"], "the name 'a/b'"),
+        (["--models", "eat=x.pt eat=y.pt"], "holds eat twice"),
+        (
+            ["--downstream", "as20k esc51"],
+            "ks2 spass urbansed idmt fsd50k, not 'esc51'",
+        ),
+        (["--downstream", "ks1", "--protocol", "lin"], "--protocol holds finetune,"),
+        (["--downstream", "ks1 ks2", "--corpus_dir", "x"], "is for one corpus"),
+        (["--pretrain_from", "exp/x"], "leave out stages 4 and 5"),
+        (["--corpus", "audio"], "--corpus is one of audioset, esc50,"),
         (["--feats_type", "mfcc"], "--feats_type is raw or fbank"),
         (["--pretrain_config", "conf/none.yaml"], "no config conf/none.yaml"),
         (["--corpus", "esc50"], "needs --corpus_dir"),

@@ -216,7 +216,9 @@ def test_published_numbers_stand_beside_the_row_they_belong_to():
     both = paper.numbers("esc50", "accuracy", "finetune", "phase2")
     assert both == "96.2 (table1), 98.21 (bat)"
     assert paper.numbers("esc50", "accuracy", "linear", "phase2") == "-"
-    assert paper.numbers("spass_market", "mAP", "linear", "phase2") == "68.5 (table2)"
+    assert paper.numbers("spass_market", "mAP", "linear", "phase2") == (
+        "68.5 (table2), 68.5 last, 68.5 best (log)"
+    )
     assert paper.numbers("mini", "mAP", "linear", "random") == "-"
 
 

@@ -12,6 +12,8 @@ nj=3
 python=
 seeds="1 2 3"
 models="random phase1 phase2"
+downstream=
+protocol="finetune linear"
 # Data
 corpus=mini
 corpus_dir=
@@ -26,7 +28,8 @@ pretrain_config=conf/pretrain_eat_tiny.yaml
 pretrain2_config=conf/pretrain_sslam_tiny.yaml
 pretrain_args=
 pretrain_tag=
-finetune_config=conf/linear_tiny.yaml
+pretrain_from=
+finetune_config=
 finetune_args=
 finetune_tag=
 # Publishing
@@ -52,10 +55,17 @@ Options [default]
   --num_nodes N               nodes per training; needs slurm or queue, see cmd.sh [${num_nodes}]
   --nj N                      processes; on CPU also trainings at a time [${nj}]
   --seeds \"N ...\"             one pre-training and one fine-tuning each [${seeds}]
-  --models \"WORD ...\"         what is fine-tuned [${models}]
+  --models \"WORD ...\"         what is fine-tuned [${models}];
+                              NAME=WEIGHTS: weights from elsewhere (the authors' file or
+                              export, a Hugging Face id, a folder of sslam-convert)
   --python PY                 interpreter to use as it is [path.sh finds or builds one]
+ Benchmarks
+  --downstream \"WORD ...\"     stages 1-3 and 6-7 for each, stages 4-5 for --corpus; the
+                              words are those of conf/benchmarks.txt
+  --protocol \"WORD ...\"       finetune, linear (where the paper has it); probes beyond the
+                              paper: mean, attentive, weighted [${protocol}]
  Data
-  --corpus NAME               mini (made here), esc50 or folder [${corpus}]
+  --corpus NAME               mini (made here) or another local/data_<corpus>.py [${corpus}]
   --corpus_dir DIR            where the corpus is [db.sh]
   --data_args \"...\"           more options of local/data_<corpus>.py
   --feats_type TYPE           raw, or fbank: features as kaldi ark [${feats_type}]
@@ -66,7 +76,9 @@ Options [default]
   --pretrain2_config YAML     phase 2 [${pretrain2_config}]
   --pretrain_args \"...\"       more options of espnet2_sslam.bin.sslam_train
   --pretrain_tag TAG          name of the pre-training [from the configs]
-  --finetune_config YAML      one, or several in quotes [${finetune_config}]
+  --pretrain_from DIR         experiment whose phases 1 and 2 are fine-tuned [--expdir]
+  --finetune_config YAML      one, or several in quotes [conf/linear_tiny.yaml, or
+                              those of the benchmark]
   --finetune_args \"...\"       more options of espnet2_sslam.bin.sslam_cls_train
   --finetune_tag TAG          name of the fine-tuning [from the config]
  Publishing
@@ -82,17 +94,27 @@ Examples
   ./run.sh --corpus esc50 --corpus_dir DIR          ESC-50, cross-validated
   ./run.sh --corpus folder --corpus_dir DIR --ngpu 1 --seeds 1 \\
       --pretrain_config conf/pretrain_eat_base.yaml \\
-      --pretrain2_config conf/pretrain_sslam_base.yaml --stop_stage 5"
+      --pretrain2_config conf/pretrain_sslam_base.yaml --stop_stage 5
+  ./run.sh --downstream \"as20k esc50 ks1 ks2 spass urbansed idmt\" --ngpu 1 \\
+      --models sslam=SSLAM_Pretrained.pt                released weights, on benchmarks"
 
+given=("$@")
 . utils/parse_options.sh
 . utils/stages.sh
 . utils/publish.sh
+. utils/models.sh
+. utils/benchmarks.sh
 [ $# -eq 0 ] || die "no argument without --option is expected, got '$1'"
 check_options
 check_publish
 . ./db.sh
 . ./path.sh
 . ./cmd.sh
+if [ -n "${downstream}" ]; then
+    run_benchmarks
+    log "finished ${downstream}"
+    exit
+fi
 set_defaults
 
 if runs 1; then
@@ -146,6 +168,7 @@ fi
 if runs 6; then
     log "stage 6: fine-tuning of ${models} (${finetune_config}), seeds ${seeds}"
     need 6 3 "${dump}/report"
+    convert_models
     for_each_finetuning add_finetuning
     run_jobs 6
 fi
@@ -158,7 +181,8 @@ if runs 7; then
     # shellcheck disable=SC2046,SC2086 # lists of words
     "${python}" -m espnet2_sslam.bin.sslam_results --expdir "${expdir}" \
         --dump "${dump}" --output "${expdir}/RESULTS.md" \
-        --seeds ${seeds} --models ${models} --tags $(finetune_tags)
+        --pretrain_from "${pretrain_from}" \
+        --seeds ${seeds} --models $(model_names) --tags $(finetune_tags)
 fi
 
 if runs 9; then

@@ -24,7 +24,10 @@ def get_parser() -> argparse.ArgumentParser:
     add("--dump", type=Path, required=True, help="formatted data (dump/raw)")
     add("--output", type=Path, required=True, help="Markdown file to write")
     add("--seeds", type=int, nargs="+", help="seeds to expect (default: those there)")
-    add("--models", nargs="+", choices=MODELS, default=MODELS, help="models to expect")
+    add("--models", nargs="+", default=MODELS, help="models to expect")
+    add(
+        "--pretrain_from", type=Path, help="experiment that pre-trained them [--expdir]"
+    )
     add("--tags", nargs="+", help="fine-tuning tags (default: those there)")
     return parser
 
@@ -44,6 +47,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         seeds=args.seeds,
         models=tuple(args.models),
         tags=args.tags,
+        pretrain_from=args.pretrain_from,
     )
     write_all(record, args.output)
     missing = len(record.scores.missing) + len(record.unfinished)

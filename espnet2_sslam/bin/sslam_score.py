@@ -14,9 +14,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="Writes OUTPUT_DIR/metrics.json (macro mAP; accuracy for multi_class; "
-        "AP of every class) and OUTPUT_DIR/per_class_ap.csv. Every clip of --text must "
-        "have been predicted, and no other.",
+        epilog="Writes OUTPUT_DIR/metrics.json (macro mAP, ROC area, d'; accuracy for "
+        "multi_class; 95 %% intervals; AP of every class) and OUTPUT_DIR/"
+        "per_class_ap.csv. Every clip of --text must have been predicted, no other.",
     )
     add = parser.add_argument
     add("--predictions", type=Path, required=True, help="predictions.npz of inference")
@@ -24,6 +24,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--class_list", type=Path, required=True, help="classes.txt: a label per line")
     add("--task", choices=TASKS, required=True, help="one label per clip, or several")
     add("--output_dir", type=Path, required=True, help="where the two files go")
+    add("--resamples", type=int, default=1000, help="draws of the intervals, 0: none")
+    add("--seed", type=int, default=0, help="of the draws")
     return parser
 
 
@@ -33,6 +35,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     shown = [f"mAP {metrics['mAP']:.4f}"]
     if "accuracy" in metrics:
         shown.insert(0, f"accuracy {metrics['accuracy']:.4f}")
+    if "intervals" in metrics:
+        name = "accuracy" if "accuracy" in metrics else "mAP"
+        low, high = metrics["intervals"][name]
+        shown.append(f"95 % interval of {name} {low:.4f} to {high:.4f}")
     empty = metrics["classes_without_positives"]
     if empty:
         shown.append(f"{len(empty)} classes without a positive clip left out")

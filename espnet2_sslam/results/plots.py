@@ -6,7 +6,7 @@ import numpy as np
 
 from espnet2_sslam.results.history import History, thin_out, train_curves
 from espnet2_sslam.results.runs import Scores
-from espnet2_sslam.results.style import COLOURS, SEED_LINES, plt, save
+from espnet2_sslam.results.style import COLOURS, SEED_LINES, colours, plt, save
 from espnet2_sslam.results.summary import models_present, per_class
 
 # Statistics of pretrain_model.py: title and unit.
@@ -68,6 +68,7 @@ def plot_per_class(
     labels = {label for m in models for label, cell in cells[m].items() if cell.values}
     reference = cells[models[0]]
     order = sorted(labels, key=lambda c: (reference[c].mean, c))
+    colour = colours(models)
     height = 0.8 / len(models)
     figure, axis = plt.subplots(
         figsize=(7, 1.3 + len(order) * 0.16 * (len(models) + 1))
@@ -83,7 +84,7 @@ def plot_per_class(
             height,
             xerr=spread if seeds > 1 else None,
             error_kw={"lw": 0.8, "ecolor": "#444444"},
-            color=COLOURS[model],
+            color=colour[model],
             label=f"{model}, {seeds} seed{'s' * (seeds > 1)}",
         )
     axis.set_yticks(np.arange(len(order)), order)

@@ -61,7 +61,9 @@ class Record:
         return sorted(dict.fromkeys(splits), key=lambda split: split.tag)
 
     def kind(self, tag: str) -> str:
-        """Return `linear` for a frozen encoder, else `finetune`."""
+        """Return `probe` (our own), `linear` (frozen encoder) or `finetune`."""
+        if tag.startswith("probe"):
+            return "probe"
         for path, run in self.finetuning.items():
             if path.parent.parent.name == tag:
                 conf = run.config.get("model_conf") or {}
@@ -76,12 +78,14 @@ def collect(
     seeds: Optional[list[int]] = None,
     models: tuple[str, ...] = MODELS,
     tags: Optional[list[str]] = None,
+    pretrain_from: Optional[Path] = None,
 ) -> Record:
     """Read all runs; missing and unfinished ones are listed in the record.
 
     Args:
         expdir, dump: Experiment and formatted data directories.
         seeds, models, tags: What should be there; by default what is.
+        pretrain_from: Experiment with the pre-trainings, `expdir` by default.
 
     Raises:
         ValueError: when nothing was scored, or scores do not belong to their labels.
@@ -90,7 +94,7 @@ def collect(
     if scores.downstream and not scores.found:
         raise ValueError(f"no scored run in {expdir}; run stages 6 and 7 first")
     record = Record(scores, Path(dump))
-    for phase, tag, seed, path in find_pretraining(expdir):
+    for phase, tag, seed, path in find_pretraining(pretrain_from or expdir):
         if seeds is None or seed in seeds:
             if history := _read_or_note(path, record.unfinished):
                 record.pretraining[phase, tag, seed] = history

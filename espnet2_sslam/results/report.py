@@ -21,11 +21,18 @@ OPTIMISTIC = (
     "This data set has no validation split: `best` was chosen on the test clips and is "
     "optimistic; compare `last`."
 )
+CHOSEN = "`best` was chosen on `{}`: its score there is optimistic."
+MEASURES = (
+    "Of the last checkpoints, means over the seeds: the 95 % bootstrap interval of the "
+    "main metric over test clips (how much it would change with other clips of the "
+    "same kind; not shown for folds, which have clips of their own), the macro area "
+    "under the ROC curve and d'."
+)
 COMPARISONS = (
     ("phase1", "random", ""),
     ("phase2", "random", ""),
     ("phase2", "phase1", "What phase 2 adds: "),
-)
+)  # models of other names are compared with random
 SETTINGS = (
     "`settings` is a hash of all options but seed, paths and machine: runs with the "
     "same one were trained alike."
@@ -56,15 +63,16 @@ def findings(record: Record) -> list[str]:
         if checkpoint != "last":
             continue
         metric = tables.main_metric(record.data_sets[data_set].task)
+        expected = models_present(record.scores, tag)
         cells = {
             model: summarise(
                 record.scores, tag, model, data_set, split, checkpoint, metric
             )
-            for model in MODELS
+            for model in expected
         }
         where = f"{tag}, {data_set} {split}, {metric}"
-        expected = models_present(record.scores, tag)
-        for ours, other, start in COMPARISONS:
+        named = [(m, "random", "") for m in expected if m not in MODELS]
+        for ours, other, start in [*COMPARISONS, *named]:
             if ours in expected and other in expected:
                 sentence = compare(ours, cells[ours], other, cells[other], where)
                 lines.append(start + sentence)
@@ -80,6 +88,7 @@ def _report(record: Record, plots: list[tuple[str, Path]], folder: str) -> str:
         "\n".join(f"- {line}" for line in findings(record)) or "Nothing to compare.",
         LEGEND,
         *_score_sections(record),
+        *_measures_section(record),
         f"Every single score is in `{folder}/scores.csv`, the average precision of "
         f"every class in `{folder}/per_class_ap_*.csv`.",
         *_missing_section(record),
@@ -118,13 +127,25 @@ def _score_sections(record: Record) -> list[str]:
             )
             parts += [f"## {data_set}: {tag}", table]
             if line.valid in line.tests:
-                parts.append(OPTIMISTIC)
-            if cited := {source for source in known if f"({source})" in table}:
-                parts.append(_paper_note(record, tag, data_set))
-                sources |= cited
+                valid = Path(line.valid).name
+                parts.append(OPTIMISTIC if names == [valid] else CHOSEN.format(valid))
+            metric = tables.main_metric(line.task)
+            published = paper.all_numbers(data_set, metric, record.kind(tag))
+            if published:
+                note = _paper_note(record, tag, data_set)
+                parts.append(f"Published {metric}: {published}. {note}")
+                sources |= {source for source in known if f"({source})" in published}
     if sources:
         parts.append("\n".join(f"- {name}: {known[name]}" for name in sorted(sources)))
     return parts
+
+
+def _measures_section(record: Record) -> list[str]:
+    """Return heading, legend and table of the other measures."""
+    rows = tables.measures(record.scores, record.data_sets)
+    header = ["tag", "data set", "split", "model"]
+    header += ["95 % interval", "ROC area", "d'"]
+    return ["## Intervals, ROC areas", MEASURES, tables.markdown(header, rows)]
 
 
 def _paper_note(record: Record, tag: str, data_set: str) -> str:

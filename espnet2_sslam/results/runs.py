@@ -10,15 +10,15 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Iterable, NamedTuple, Optional
 
 from espnet2_sslam.corpus.datadir import Downstream, read_downstream, read_table
 from espnet2_sslam.results.files import sha256
 from espnet2_sslam.results.scoring import read_predictions
 
-MODELS = ("random", "phase1", "phase2")
+MODELS = ("random", "phase1", "phase2")  # others have the names of --models
 CHECKPOINTS = ("last", "best")
-MODEL_DIR = re.compile(rf"({'|'.join(MODELS)})_seed(\d+)")
+MODEL_DIR = re.compile(r"(.+)_seed(\d+)")
 PRETRAIN_DIR = re.compile(r"(phase[12])_(.+)_seed(\d+)")
 
 
@@ -57,6 +57,12 @@ def data_set_and_fold(name: str) -> tuple[str, str]:
     """Split a name of downstream.txt; the fold is empty where there are none."""
     data_set, _, fold = name.partition("/")
     return data_set, fold
+
+
+def in_order(models: Iterable[str]) -> list[str]:
+    """Return the different models: random and the phases first, others as they come."""
+    known = dict.fromkeys(models)
+    return [m for m in MODELS if m in known] + [m for m in known if m not in MODELS]
 
 
 def find_tags(expdir: Path) -> dict[str, list[tuple[str, int]]]:

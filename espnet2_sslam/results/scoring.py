@@ -8,6 +8,7 @@ import numpy as np
 
 from espnet2_sslam.corpus.datadir import TASKS, read_classes, read_table
 from espnet2_sslam.results.files import sha256, write_csv, write_json
+from espnet2_sslam.results.intervals import bootstrap
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,23 @@ def score(
     labels: dict[str, list[str]],
     classes: list[str],
     task: str,
+    *,
+    resamples: int = 0,
+    seed: int = 0,
 ) -> dict:
-    """Compute macro mAP (and accuracy for `multi_class`) over all clips.
+    """Compute macro mAP, ROC area, d' (and accuracy for `multi_class`) over all clips.
 
-    A class without a positive clip has no average precision: it is listed in
-    `classes_without_positives`, is None in `per_class` and left out of the mean.
+    `intervals` holds the 95 % bootstrap intervals, of `resamples` draws of the clips.
+    `auc` and `d_prime` are None where no class has clips of both kinds, or no order is
+    wrong (d' infinite). A class without a positive clip has no average precision: it is
+    listed in `classes_without_positives`, is None in `per_class` and left out of the
+    mean.
 
     Raises:
         ValueError: when ids or classes differ, or no class has a positive clip.
     """
     # scikit-learn takes seconds to import; reading results does not need it.
-    from espnet2_sslam.metrics import accuracy, average_precisions
+    from espnet2_sslam.metrics import accuracy, average_precisions, d_prime, roc_auc
 
     _check_same("clip ids", predictions.ids, list(labels))
     if predictions.classes != classes:
@@ -112,20 +119,35 @@ def score(
     }
     if task == "multi_class":
         metrics["accuracy"] = float(accuracy(targets, predictions.scores))
+    auc = roc_auc(targets, predictions.scores)
+    metrics["auc"], metrics["d_prime"] = _known(auc), _known(d_prime(auc))
+    if resamples:
+        metrics["bootstrap"] = {"resamples": resamples, "seed": seed}
+        metrics["intervals"] = bootstrap(
+            targets,
+            predictions.scores,
+            resamples=resamples,
+            seed=seed,
+            accuracy=task == "multi_class",
+        )
     positives = targets.sum(axis=0)
     metrics["classes_without_positives"] = [
         label for label, count in zip(classes, positives) if count == 0
     ]
     metrics["positives"] = {c: int(n) for c, n in zip(classes, positives)}
-    metrics["per_class"] = {
-        label: float(value) if np.isfinite(value) else None
-        for label, value in zip(classes, per_class)
-    }
+    metrics["per_class"] = {c: _known(value) for c, value in zip(classes, per_class)}
     return metrics
 
 
 def score_files(
-    predictions: Path, text: Path, class_list: Path, task: str, output_dir: Path
+    predictions: Path,
+    text: Path,
+    class_list: Path,
+    task: str,
+    output_dir: Path,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict:
     """Score files and write `metrics.json` and `per_class_ap.csv` in output_dir.
 
@@ -134,7 +156,8 @@ def score_files(
     """
     labels = {clip: words.split() for clip, words in read_table(text).items()}
     classes = read_classes(class_list)
-    metrics = score(read_predictions(predictions), labels, classes, task)
+    read = read_predictions(predictions)
+    metrics = score(read, labels, classes, task, resamples=resamples, seed=seed)
     sources = {"predictions": predictions, "text": text, "class_list": class_list}
     metrics["sha256"] = {name: sha256(path) for name, path in sources.items()}
     rows = [
@@ -144,6 +167,11 @@ def score_files(
     write_csv(Path(output_dir) / "per_class_ap.csv", ["class", "positives", "AP"], rows)
     write_json(Path(output_dir) / "metrics.json", metrics)
     return metrics
+
+
+def _known(value: float) -> float | None:
+    """Return the number, or None for what JSON has no word for."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _check_same(what: str, got: list[str], needed: list[str]) -> None:

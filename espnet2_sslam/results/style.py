@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Iterable
 
 import matplotlib
 
@@ -12,6 +13,7 @@ import matplotlib.pyplot as plt  # noqa: E402  (after the choice of the backend)
 
 # Okabe and Ito's colours, distinct for the colour-blind and in grey.
 COLOURS = {"random": "#999999", "phase1": "#56B4E9", "phase2": "#D55E00"}
+MORE_COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#0072B2", "#F0E442")
 SEED_LINES = ("-", "--", ":", "-.")
 plt.rcParams.update(
     {
@@ -25,6 +27,13 @@ plt.rcParams.update(
         "legend.frameon": False,
     }
 )
+
+
+def colours(models: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each model, the same in every plot of these models."""
+    others = [model for model in models if model not in COLOURS]
+    more = {m: MORE_COLOURS[i % len(MORE_COLOURS)] for i, m in enumerate(others)}
+    return {**COLOURS, **more}
 
 
 def save(figure: "plt.Figure", path: Path) -> None:

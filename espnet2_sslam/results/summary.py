@@ -5,7 +5,7 @@ from typing import Optional
 
 import numpy as np
 
-from espnet2_sslam.results.runs import MODELS, Key, Scores
+from espnet2_sslam.results.runs import Key, Scores, in_order
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def per_class(
 def models_present(scores: Scores, tag: str) -> list[str]:
     """Return the models of which a score or a missing score is known, in order."""
     keys = [*scores.found, *scores.missing]
-    return [m for m in MODELS if any(k.tag == tag and k.model == m for k in keys)]
+    return in_order(key.model for key in keys if key.tag == tag)
 
 
 def _paired(ours: Cell, other: Cell) -> str:

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Iterable
 
+import numpy as np
+
+from espnet2_sslam.corpus.datadir import Downstream
 from espnet2_sslam.results import paper
 from espnet2_sslam.results.files import write_csv
 from espnet2_sslam.results.runs import CHECKPOINTS, Key, Scores
@@ -60,10 +63,16 @@ def score_table(
 def write_scores_csv(path: Path, scores: Scores) -> None:
     """Write every single score, unaveraged: one line per run, split and checkpoint."""
     rows = [
-        [*key, f"{m['mAP']:.6f}", _number(m.get("accuracy")), m["num_clips"]]
+        [
+            *key,
+            *(_number(m.get(name)) for name in ("mAP", "accuracy", "auc", "d_prime")),
+            *_interval(m),
+            m["num_clips"],
+        ]
         for key, m in sorted(scores.found.items())
     ]
-    write_csv(path, [*Key._fields, "mAP", "accuracy", "clips"], rows)
+    measures = ["mAP", "accuracy", "auc", "d_prime", "low", "high", "clips"]
+    write_csv(path, [*Key._fields, *measures], rows)
 
 
 def write_per_class_csv(
@@ -88,6 +97,47 @@ def write_per_class_csv(
     for model in models:
         header += [f"{model}_AP", f"{model}_spread"]
     write_csv(path, header, rows)
+
+
+def measures(scores: Scores, data_sets: dict[str, Downstream]) -> list[list]:
+    """Return rows of tag, data set, split, model, interval, ROC area, d'.
+
+    Of the last checkpoints. The interval is that over clips, the mean of the seeds'
+    bounds; folds have their own test clips, so none is shown for them.
+    """
+    groups: dict[tuple[str, str, str, str], list[Key]] = {}
+    for key in scores.found:
+        if key.checkpoint == "last":
+            group = (key.tag, key.data_set, key.split, key.model)
+            groups.setdefault(group, []).append(key)
+    rows = []
+    for group, keys in groups.items():
+        found = [scores.found[key] for key in keys]
+        folds = {key.fold for key in keys}
+        bounds = [_interval(m) for m in found] if len(folds) == 1 else []
+        metric = main_metric(data_sets[group[1]].task)
+        rows.append([*group, *_more(found, bounds, metric)])
+    return sorted(rows, key=lambda row: row[:3])
+
+
+def _more(metrics: list[dict], bounds: list[list[str]], metric: str) -> list[str]:
+    """Return the cells of a row: interval, ROC area, d'; `-` where one is not known."""
+    cells = ["-"]
+    if bounds and all(low for low, _ in bounds):
+        low, high = np.mean([[float(x) for x in pair] for pair in bounds], axis=0)
+        cells = [f"{metric} {100 * low:.1f} to {100 * high:.1f}"]
+    for name in ("auc", "d_prime"):
+        values = [m.get(name) for m in metrics]
+        known = all(value is not None for value in values)
+        cells.append(f"{np.mean(values):.3f}" if known else "-")
+    return cells
+
+
+def _interval(metrics: dict) -> list[str]:
+    """Return the bounds of the main metric's interval, empty where there is none."""
+    name = main_metric(metrics["task"])
+    bounds = metrics.get("intervals", {}).get(name)
+    return [_number(bound) for bound in bounds] if bounds else ["", ""]
 
 
 def _number(value) -> str:

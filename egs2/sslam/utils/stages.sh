@@ -21,6 +21,11 @@ need() {
         "(--stage $2)"
 }
 
+# corpora: the names that --corpus takes
+corpora() {
+    basename -s .py local/data_*.py | sed 's/^data_//' | paste -sd ' ' | sed 's/ /, /g'
+}
+
 check_options() {
     local option word
     for option in stage stop_stage ngpu num_nodes nj; do
@@ -31,20 +36,18 @@ check_options() {
         die "--nj and --num_nodes start at 1"
     [ "${stage}" -le "${stop_stage}" ] ||
         die "--stage ${stage} comes after --stop_stage ${stop_stage}"
-    case "${corpus}" in
-        mini | esc50 | folder) ;;
-        *) die "--corpus is mini, esc50 or folder, not '${corpus}'" ;;
-    esac
+    [ -f "local/data_${corpus}.py" ] ||
+        die "--corpus is one of $(corpora), not '${corpus}'"
     case "${feats_type}" in
         raw | fbank) ;;
         *) die "--feats_type is raw or fbank, not '${feats_type}'" ;;
     esac
-    for word in ${models}; do
-        case "${word}" in
-            random | phase1 | phase2) ;;
-            *) die "--models holds random, phase1, phase2, not '${word}'" ;;
-        esac
-    done
+    if [ -n "${pretrain_from}" ] && [ -z "${downstream}" ] && { runs 4 || runs 5; }; then
+        die "--pretrain_from takes phases 1 and 2 from elsewhere: leave out stages 4" \
+            "and 5 (--stage 6)"
+    fi
+    check_models
+    check_benchmarks
     for word in ${seeds}; do
         [[ "${word}" =~ ^[0-9]+$ ]] || die "--seeds holds whole numbers, not '${word}'"
     done
@@ -57,17 +60,17 @@ check_options() {
 # Directories, word lists and how many jobs run at a time.
 set_defaults() {
     : "${datadir:=data/${corpus}}" "${dumpdir:=dump/${corpus}}" "${expdir:=exp/${corpus}}"
+    : "${pretrain_from:=${expdir}}" "${finetune_config:=conf/linear_tiny.yaml}"
     dump="${dumpdir}/${feats_type}"
     if [ -z "${corpus_dir}" ]; then
-        case "${corpus}" in
-            esc50) corpus_dir="${ESC50}" ;;
-            folder) corpus_dir="${AUDIO_FOLDER}" ;;
-        esac
+        local variable="${corpus^^}" # of db.sh
+        if [ "${corpus}" = folder ]; then variable=AUDIO_FOLDER; fi
+        corpus_dir="${!variable:-}"
     fi
     corpus_input=()
     if [ "${corpus}" != mini ] && runs 1; then
         [ -n "${corpus_dir}" ] ||
-            die "--corpus ${corpus} needs --corpus_dir (or a line in db.sh)"
+            die "--corpus ${corpus} needs --corpus_dir (or ${variable:-a line} in db.sh)"
         [ -e "${corpus_dir}" ] || die "there is no corpus in ${corpus_dir}"
         corpus_input=(--input "${corpus_dir}")
     fi
@@ -124,7 +127,7 @@ pretrain_dir() {
     local config="${pretrain_config}"
     if [ "$1" = 2 ]; then config="${pretrain2_config}"; fi
     local tag="${pretrain_tag:-$(tag_of "${config}" pretrain_ "${pretrain_args}")}"
-    echo "${expdir}/pretrain/phase$1_${tag}_seed$2"
+    echo "${pretrain_from}/pretrain/phase$1_${tag}_seed$2"
 }
 
 # finetune_tag_of <config>
@@ -218,7 +221,7 @@ for_each_finetuning() {
             for model in ${models}; do
                 while read -r line; do
                     read -r -a words <<<"${line}"
-                    "$1" "${expdir}/$(finetune_tag_of "${config}")/${model}_seed${seed}/${words[0]//\//_}" \
+                    "$1" "${expdir}/$(finetune_tag_of "${config}")/${model%%=*}_seed${seed}/${words[0]//\//_}" \
                         "${config}" "${model}" "${seed}" "${words[@]}"
                 done <"${dump}/downstream.txt"
             done
@@ -226,24 +229,10 @@ for_each_finetuning() {
     done
 }
 
-# random_encoder <seed>: options for an encoder like phase 1's, but not trained
-random_encoder() {
-    local trained stats
-    trained="$(pretrain_dir 1 "$1")"
-    if [ -e "${trained}/.done" ]; then
-        options+=(--encoder_config "${trained}/config.yaml")
-        inputs+=(--input "${trained}/config.yaml")
-    else
-        read -r -d '' -a stats < <(fbank_stats) || true
-        options+=(--encoder_config "${pretrain_config}" "${stats[@]}")
-        inputs+=(--input "${pretrain_config}")
-    fi
-}
-
 # add_finetuning <dir> <config> <model> <seed> <name> <task> <train> <valid> <tests>
 add_finetuning() {
     local dir="$1" config="$2" model="$3" seed="$4" name="$5" task="$6" split
-    local options inputs shape_file source
+    local options inputs shape_file
     start_options "${config}" "${seed}"
     options+=(--class_list "${dump}/${7%%/*}/classes.txt" --model_conf "task=${task}")
     inputs+=(--input "${dump}/${7%%/*}/classes.txt")
@@ -253,16 +242,17 @@ add_finetuning() {
             "${dump}/${split#* }/text,label,text")
         inputs+=(--input "${dump}/${split#* }/text")
     done
+    if [ -f "${dump}/$7/weights" ]; then # for balanced_clips_per_epoch of the config
+        options+=(--sample_weights "${dump}/$7/weights")
+        inputs+=(--input "${dump}/$7/weights")
+    fi
     if [ "${model}" = random ]; then
         random_encoder "${seed}"
     else
-        source="$(pretrain_dir "${model#phase}" "${seed}")"
-        need 6 $((${model#phase} + 3)) "${source}"
-        options+=(--init_param "${source}/latest.pth:encoder:encoder")
-        inputs+=(--input "${source}/latest.pth")
+        pretrained_encoder "${model}" "${seed}"
     fi
     options+=("${finetune_words[@]}")
-    add_training "${name} ${model} seed ${seed}" "${dir}" sslam_cls_train
+    add_training "${name} ${model%%=*} seed ${seed}" "${dir}" sslam_cls_train
 }
 
 # best_model <dir> <task>: the checkpoint of the best epoch on the validation set
@@ -298,6 +288,6 @@ add_scoring() {
                 --output "${dir}/${which}/${test##*/}/metrics.json")
         done
     done
-    launch "scoring of $5 $3 seed $4" "${dir}/scoring" "${dir}/scoring/scoring.log" 1 \
+    launch "scoring of $5 ${3%%=*} seed $4" "${dir}/scoring" "${dir}/scoring/scoring.log" 1 \
         utils/score_model.py --output_dir "${dir}" "${options[@]}"
 }

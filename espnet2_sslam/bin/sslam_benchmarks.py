@@ -1,0 +1,50 @@
+"""Put the results of several benchmarks into one table, beside published numbers."""
+
+import argparse
+from pathlib import Path
+from typing import Optional, Sequence
+
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.results.runs import MODELS
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet2_sslam.bin.sslam_benchmarks",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--benchmark",
+        type=Path,
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("EXPDIR", "DUMP"),
+        help="experiment and formatted data of a benchmark; may be given several times",
+    )
+    add("--output", type=Path, required=True, help="Markdown file to write")
+    add("--models", nargs="+", default=MODELS, help="models to expect")
+    add("--seeds", type=int, nargs="+", help="seeds to expect (default: those there)")
+    return parser
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Write the table."""
+    args = get_parser().parse_args(cmd)
+    # After the options: it takes seconds to import torch.
+    from espnet2_sslam.results.benchmarks import write_benchmarks
+
+    rows = write_benchmarks(
+        [tuple(pair) for pair in args.benchmark],
+        args.output,
+        models=tuple(args.models),
+        seeds=args.seeds,
+    )
+    print(f"wrote {args.output}: {rows} rows")
+
+
+if __name__ == "__main__":
+    run_main(main)
