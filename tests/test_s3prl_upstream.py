@@ -302,7 +302,7 @@ def test_a_model_from_a_path_gives_both_featurizers_the_right_lengths(hub, folde
     cut = legacy(wavs, model.upstream(wavs))
     assert [len(feature) for feature in cut] == [31, 1]
     wavs = clips(80000, 1280)  # the trap: no step, and NaN from mean pooling
-    with pytest.raises(ValueError, match="1 clip.* 1280 samples.*upsample: 8"):
+    with pytest.raises(ValueError, match="1 clip.* 1280 samples.*raise upsample"):
         legacy(wavs, model.upstream(wavs))
 
 

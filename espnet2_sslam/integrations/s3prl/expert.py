@@ -198,7 +198,8 @@ def _download(source: str, refresh: bool) -> str:
     try:
         return _urls_to_filepaths(source, refresh=bool(refresh))
     except (OSError, KeyError) as error:
-        raise ValueError(f"{source} cannot be downloaded: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{source} cannot be downloaded: {reason}") from error
 
 
 def _lengthened(wav: torch.Tensor):

@@ -49,15 +49,15 @@ def _no_steps(samples: int, rate: int, clips: int) -> str:
     return (
         f"{clips} clip(s) get no step at {rate} samples per step, the shortest has "
         f"{samples} samples: leave clips up to {rate // 2} samples out, pad them, or "
-        "set upsample: 8"
+        "raise upsample (8 gives 320 samples per step)"
     )
 
 
 def _too_many_labels(lost: int, clips: int, labels: int, steps: int) -> str:
     return (
         f"CTC cannot learn {lost} of {clips} clips, for example {labels} labels in "
-        f"{steps} steps, and s3prl would count their loss as 0: take shorter steps "
-        "(upsample: 8), fewer labels (BPE) or another upstream"
+        f"{steps} steps, and s3prl would count their loss as 0: raise upsample (8 "
+        "gives 320 samples per step), take longer units (BPE) or another upstream"
     )
 
 

@@ -67,7 +67,7 @@ def _libsox_works(module: ModuleType) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that 2.8 is the last with effects
             module.effect_names()
-    except (ImportError, OSError, RuntimeError):
+    except (AttributeError, ImportError, OSError, RuntimeError):
         return False
     return True
 
