@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet2_sslam.corpus.weights import class_balanced_weights
 from espnet2_sslam.tasks.iterators import (
     BalancedSampler,
     ClipSampler,
     EpochIterFactory,
     batches_per_pass,
-    class_balanced_weights,
 )
 
 

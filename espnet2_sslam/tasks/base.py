@@ -8,15 +8,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from torch.multiprocessing import ProcessExitedException
 
+from espnet2_sslam.corpus.weights import class_balanced_weights
 from espnet2_sslam.tasks.checks import (
     check_accumulation,
     check_data_files,
     check_keywords,
     check_options,
+    check_sampling,
     check_unchanged,
 )
 from espnet2_sslam.tasks.iterators import (
@@ -24,7 +27,6 @@ from espnet2_sslam.tasks.iterators import (
     ClipSampler,
     EpochIterFactory,
     batches_per_pass,
-    class_balanced_weights,
 )
 from espnet2_sslam.tasks.optimizer import parameter_groups
 from espnet2_sslam.tasks.preprocess import ClipPreprocessor, collate_clips
@@ -40,13 +42,14 @@ with without_flash_attention_note():
     from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
     from espnet2.train.abs_espnet_model import AbsESPnetModel
     from espnet2.utils.nested_dict_action import NestedDictAction
-    from espnet2.utils.types import int_or_none
+    from espnet2.utils.types import int_or_none, str_or_none
 
     from espnet2_sslam.tasks.dataset import (
         ClipDataset,
         key_file,
         read_keys,
         read_labels,
+        read_weights,
     )
     from espnet2_sslam.tasks.trainer import SafeTrainer
 
@@ -87,6 +90,13 @@ class SSLAMAbsTask(AbsTask):
             type=int_or_none,
             default=None,
             help="Draw so many clips per epoch, rare classes more often (needs labels)",
+        )
+        group.add_argument(
+            "--sample_weights",
+            type=str_or_none,
+            default=None,
+            help="List of `<id> <weight>` for --balanced_clips_per_epoch; by default "
+            "the weights are computed from the labels",
         )
         group.add_argument(
             "--optim_groups_conf",
@@ -144,6 +154,7 @@ class SSLAMAbsTask(AbsTask):
         check_options(args)
         cls.check_configuration(args)
         check_data_files(args, cls.required_data_names())
+        check_sampling(args)
         iterations = cls.iterations_per_epoch(args)
         check_accumulation(iterations, args.accum_grad)
         conf = args.scheduler_conf
@@ -278,13 +289,18 @@ class SSLAMAbsTask(AbsTask):
             return ClipSampler(
                 keys, iter_options.batch_size, train=iter_options.train, **options
             )
-        labels = read_labels(iter_options.data_path_and_name_and_type, keys)
-        if not all(labels):
-            logging.warning(f"{labels.count([])} clips without label are never drawn")
+        if args.sample_weights is not None:
+            weights = read_weights(args.sample_weights, keys)
+        else:
+            labels = read_labels(iter_options.data_path_and_name_and_type, keys)
+            weights = class_balanced_weights(labels)
+        if not weights.all():
+            never = len(weights) - np.count_nonzero(weights)
+            logging.warning(f"{never} clips without label or weight are never drawn")
         return BalancedSampler(
             keys,
             iter_options.batch_size,
-            weights=class_balanced_weights(labels),
+            weights=weights,
             num_samples=args.balanced_clips_per_epoch,
             **options,
         )

@@ -15,6 +15,7 @@ FIXED_BY_CHECKPOINT = (
     "accum_grad",
     "num_iters_per_epoch",
     "balanced_clips_per_epoch",
+    "sample_weights",
     "max_samples",
     "input_size",
     "optim",
@@ -95,6 +96,16 @@ def check_data_files(args: argparse.Namespace, required: Iterable[str]) -> None:
             if not Path(path).is_file() or Path(path).stat().st_size == 0:
                 state = "is empty" if Path(path).is_file() else "does not exist"
                 raise ValueError(f"{path} {state}: run stages 1 and 2 of run.sh first")
+
+
+def check_sampling(args: argparse.Namespace) -> None:
+    """Raise ValueError for a list of weights that is not there or empty."""
+    path = args.sample_weights
+    if path is not None and (not Path(path).is_file() or not Path(path).stat().st_size):
+        raise ValueError(
+            f"--sample_weights {path} does not exist or is empty: run stages 1 and 2 "
+            "of run.sh first, or leave it out"
+        )
 
 
 def check_accumulation(iterations: int, accum_grad: int) -> None:

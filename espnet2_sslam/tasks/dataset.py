@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from espnet2.train.dataset import ESPnetDataset
 
 from espnet2_sslam.features import SAMPLE_RATE
@@ -93,6 +94,38 @@ def read_labels(data: Sequence[Sequence[str]], keys: Sequence[str]) -> list[list
             "prepare the data again (stages 1 and 2)"
         )
     return [labels[key] for key in keys]
+
+
+def read_weights(path: str | Path, keys: Sequence[str]) -> np.ndarray:
+    """Return the weight of each clip, (N,) float64, from a list of `<id> <weight>`.
+
+    Raises:
+        ValueError: if it lacks a clip, or a weight is no number from 0 up.
+    """
+    weights = np.full(len(keys), np.nan)
+    places = {key: place for place, key in enumerate(keys)}
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            key, _, value = line.strip().partition(" ")
+            place = places.get(key)
+            if place is None:
+                continue
+            try:
+                weights[place] = float(value)
+            except ValueError:
+                weights[place] = -1.0
+            if not 0 <= weights[place] < np.inf:
+                raise ValueError(
+                    f"{path}, line {number}: the weight of {key} is {value!r}, a "
+                    "number from 0 up is needed"
+                )
+    missing = np.flatnonzero(np.isnan(weights))
+    if len(missing):
+        raise ValueError(
+            f"{path} lacks {len(missing)} clips, the first is {keys[missing[0]]}: "
+            "prepare the data again (stages 1 and 2)"
+        )
+    return weights
 
 
 def _first_line(error: Exception) -> str:

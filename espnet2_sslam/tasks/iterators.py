@@ -194,20 +194,6 @@ class BalancedSampler(ClipSampler):
         return generator.permutation(drawn)
 
 
-def class_balanced_weights(labels: Sequence[Sequence[str]]) -> np.ndarray:
-    """Return for each clip the sum over its labels of 1000 / (label's count + 0.01).
-
-    Source: the formula published with AST and AudioMAE (dataset/audioset,
-    gen_weight.py); the weights that SSLAM's authors used are not public.
-    """
-    counts: dict[str, int] = {}
-    for names in labels:
-        for name in names:
-            counts[name] = counts.get(name, 0) + 1
-    weight = {name: 1000.0 / (count + 0.01) for name, count in counts.items()}
-    return np.array([sum(weight[name] for name in names) for names in labels])
-
-
 class EpochIterFactory(AbsIterFactory):
     """Make the batches of each epoch, the same ones after a resume.
 
