@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# ASR of spoken digits with ESPnet's own commands: stock encoder, and SSLAM in its place.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# General
+stage=1
+stop_stage=6
+ngpu=0
+num_nodes=1
+nj=2
+python=
+seed=1
+# Data
+corpus_dir=
+datadir=data
+num_train=600
+num_test=60
+nbpe=40
+test_speaker=theo
+# Training
+expdir=exp
+asr_configs="conf/asr_conformer_tiny.yaml conf/asr_sslam_encoder_tiny.yaml conf/asr_sslam_frontend_tiny.yaml"
+asr_args=
+pretrained=
+# Decoding
+inference_model=valid.acc.best.pth
+inference_args="--beam_size 5 --ctc_weight 0.5"
+
+help_message="Usage: ./run.sh --corpus_dir DIR [--option value ...]
+
+Trains a small hybrid CTC/attention ASR on strings of spoken digits, once with each
+configuration, and prints the error rates of all in one table. SSLAM comes in by one
+option, the configuration: see the header of each.
+
+Stages
+  1 digit strings made from single digits -> data/     4 training (asr_train)
+  2 SentencePiece BPE tokens                           5 decoding (asr_inference)
+  3 shapes and statistics (asr_train --collect_stats)  6 error rates -> RESULTS.md
+Each may be run again: finished work is skipped while its inputs, options and results
+are the same; interrupted training is continued.
+
+Options [default]
+  --corpus_dir DIR        Free Spoken Digit Dataset: {digit}_{speaker}_{n}.wav or .flac
+                          in it or in its recordings/ [FSDD in db.sh]
+  --stage N --stop_stage N    first and last stage [${stage} ${stop_stage}]
+  --ngpu N                GPUs per training, 0 for CPU [${ngpu}]
+  --num_nodes N           nodes per training; needs slurm or queue, see ../cmd.sh [${num_nodes}]
+  --nj N                  trainings and decodings at a time [${nj}]
+  --python PY             interpreter to use as it is [../path.sh finds or builds one]
+  --seed N                of the strings and of the trainings [${seed}]
+  --test_speaker NAME     is heard in one of the two test sets only [${test_speaker}]
+  --num_train N --num_test N  strings for training, and per test set [${num_train} ${num_test}]
+  --nbpe N                BPE tokens [${nbpe}]
+  --datadir --expdir DIR  output [${datadir} ${expdir}]
+  --asr_configs \"YAML ...\"  one training each
+                          [${asr_configs// /
+                           }]
+  --asr_args \"...\"        more options of asr_train
+  --pretrained SOURCE     SSLAM's weights (a folder, file or Hugging Face id, with its
+                          own sizes) [random ones, of the configuration's sizes]
+  --inference_model PTH   [${inference_model}]
+  --inference_args \"...\"  more options of asr_inference [${inference_args}]"
+
+. ../utils/parse_options.sh
+. ../utils/stages.sh
+. local/jobs.sh
+[ $# -eq 0 ] || die "no argument without --option is expected, got '$1'"
+. ../db.sh
+check_asr_options
+. ../path.sh
+. ../cmd.sh
+set_asr_defaults
+
+if runs 1; then
+    log "stage 1: strings of digits -> ${datadir}"
+    once "stage 1" "${datadir}" --exclude tokens --replaced "${datadir}_replaced" \
+        --input "${corpus_dir}" --input local/digits.py --output "${datadir}/train" \
+        --output "${datadir}/audio" -- "${python}" local/digits.py \
+        --corpus_dir "${corpus_dir}" --datadir "${datadir}" --seed "${seed}" \
+        --num_train "${num_train}" --num_test "${num_test}" \
+        --test_speaker "${test_speaker}"
+fi
+
+if runs 2; then
+    log "stage 2: ${nbpe} BPE tokens -> ${tokens}"
+    need 2 1 "${datadir}"
+    once "stage 2" "${tokens}" --input "${datadir}/train/text" \
+        --output "${tokens}/bpe.model" --output "${tokens}/tokens.txt" \
+        -- "${python}" local/tokens.py --text "${datadir}/train/text" \
+        --outdir "${tokens}" --nbpe "${nbpe}"
+fi
+
+if runs 3; then
+    log "stage 3: shapes and statistics of each configuration"
+    need 3 2 "${tokens}"
+    for config in ${asr_configs}; do add_statistics "${config}"; done
+    run_jobs 3
+fi
+
+if runs 4; then
+    log "stage 4: training of each configuration"
+    for config in ${asr_configs}; do add_asr_training "${config}"; done
+    run_jobs 4
+fi
+
+if runs 5; then
+    log "stage 5: decoding of the test sets"
+    for config in ${asr_configs}; do add_decoding "${config}"; done
+    run_jobs 5
+fi
+
+if runs 6; then
+    log "stage 6: error rates -> ${expdir}/RESULTS.md"
+    results=()
+    for config in ${asr_configs}; do results+=("$(asr_dir "${config}")"); done
+    "${python}" local/score.py --datadir "${datadir}" \
+        --output "${expdir}/RESULTS.md" "${results[@]}"
+fi
+
+log "finished stages ${stage} to ${stop_stage}"

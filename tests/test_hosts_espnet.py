@@ -1,0 +1,320 @@
+"""ESPnet's own commands with SSLAM in them, as users run them: processes on CPU."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from espnet2_sslam.checkpoint import save_model
+from espnet2_sslam.encoder import SSLAMEncoder
+from tests.corpus_case import real_audio
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = ROOT / "egs2" / "sslam"
+TINY = {"embed_dim": 48, "depth": 1, "num_heads": 3, "mlp_ratio": 1.0}
+WRAPPER = ("-m", "espnet2_sslam")
+ASR = (*WRAPPER, "-m", "espnet2.bin.asr_train")
+TOKENS = "<blank> <unk> <space> a b c d <sos/eos>".split()
+
+
+def python(*words, code=0, cwd=None):
+    """Run Python and return (stdout, stderr) after a check of its exit status."""
+    path = f"{RECIPE / 'utils'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    packages = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    result = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=590,
+        env={**os.environ, "PATH": path, "PYTHONPATH": packages},
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight clips of noise with letters as text; the list of tokens."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    scp, text = "", ""
+    for number in range(8):
+        path = folder / f"clip{number}.wav"
+        noise = 0.1 * generator.standard_normal(16_000 + 2_000 * number)
+        soundfile.write(path, noise, 16_000)
+        scp += f"clip{number} {path}\n"
+        text += f"clip{number} {'abcdabcd'[:2 + number % 3]}\n"
+    (folder / "wav.scp").write_text(scp)
+    (folder / "text").write_text(text)
+    (folder / "long").write_text(text.replace("\n", "abcdabcdabcdabcd\n"))
+    (folder / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
+    return folder
+
+
+def asr_options(data, out, text="text"):
+    """Options of a small ASR training of one epoch."""
+    words = ["--token_type", "char", "--token_list", data / "tokens.txt"]
+    for part in "train", "valid":
+        option = f"--{part}_data_path_and_name_and_type"
+        words += [option, f"{data}/wav.scp,speech,sound"]
+        words += [option, f"{data}/{text},text,text"]
+        words += [f"--{part}_shape_file", data / "text"]
+    decoder = "{attention_heads: 2, linear_units: 16, num_blocks: 1}"
+    words += ["--decoder", "transformer", "--decoder_conf", decoder]
+    words += ["--model_conf", "{report_cer: false, report_wer: false}"]
+    words += ["--batch_type", "unsorted", "--batch_size", 4, "--max_epoch", 1]
+    words += ["--use_matplotlib", "false", "--use_tensorboard", "false"]
+    return [*words, "--num_workers", 1, "--output_dir", out]
+
+
+def conf(place, **options):
+    """One --<place>_conf option."""
+    return [f"--{place}_conf", json.dumps({**TINY, **options})]
+
+
+ENCODER = ["--encoder", "sslam", "--input_size", 1, "--normalize", "none"]
+CONFORMER = ["--encoder", "conformer", "--encoder_conf"]
+CONFORMER += ["{output_size: 16, attention_heads: 2, linear_units: 16, num_blocks: 1}"]
+CONFORMER += ["--encoder_conf", "input_layer=linear"]
+FRONTEND = ["--frontend", "sslam", "--normalize", "utterance_mvn", *CONFORMER]
+
+
+@pytest.fixture(scope="module")
+def packed(data, tmp_path_factory):
+    """A model trained from pre-trained weights, packed; its source is gone after."""
+    folder = tmp_path_factory.mktemp("packed")
+    torch.manual_seed(3)
+    source = save_model(SSLAMEncoder(1, **TINY, max_frames=640), folder / "source")
+    printed, _ = python(*ASR, "--print_config", *ENCODER[:2], "--frontend", "sslam")
+    options = yaml.safe_load(printed)  # nothing but YAML on stdout
+    assert options["encoder_conf"]["freq"] == "mean"
+    assert options["frontend_conf"]["freeze"] is True
+    for name in SSLAM_SIZES:  # they are those of the source
+        del options["encoder_conf"][name]
+    (folder / "config.yaml").write_text(yaml.safe_dump(options))
+    train = folder / "train"
+    python(
+        *("-m", "espnet2.bin.launch", "--cmd", "run.pl --mem 1G", "--ngpu", 0),
+        *("--log", train / "train.log", "--init_file_prefix", train / ".dist_"),
+        *("--", sys.executable, *ASR, "--config", folder / "config.yaml", *ENCODER),
+        *asr_options(data, train),
+        *("--encoder_conf", f"pretrained={source}", "--encoder_conf", "upsample=4"),
+    )
+    source.rename(folder / "gone")
+    python(
+        *WRAPPER,
+        *("-m", "espnet2.bin.pack", "asr", "--outpath", folder / "model.zip"),
+        *("--asr_train_config", "train/config.yaml"),
+        *("--asr_model_file", "train/1epoch.pth"),
+        cwd=folder,
+    )
+    return folder
+
+
+SSLAM_SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio", "max_frames")
+
+
+def test_the_training_began_with_the_pre_trained_weights(packed):
+    config = yaml.safe_load((packed / "train" / "config.yaml").read_text())
+    assert config["encoder_conf"]["embed_dim"] == 48
+    assert config["encoder_conf"]["max_frames"] == 640
+    log = (packed / "train" / "train.log").read_text()
+    assert f"pre-trained weights of {packed / 'source'} loaded" in log
+    before = torch.load(packed / "train" / "1epoch.pth")["encoder.log_mel.std"]
+    assert float(before) == pytest.approx(4.569)
+
+
+UNPACK = """
+import sys, soundfile, torch
+from pathlib import Path
+from espnet2.main_funcs.pack_funcs import unpack
+from espnet2.bin.asr_inference import Speech2Text
+import espnet2_sslam
+
+files = unpack("model.zip", sys.argv[1])
+speech2text = Speech2Text.from_pretrained(**files, beam_size=2, maxlenratio=-3)
+weights = torch.load(files["asr_model_file"])
+own = speech2text.asr_model.state_dict()
+assert all(torch.equal(own[name], weights[name]) for name in weights)
+print(type(speech2text.asr_model.encoder).__name__)
+print(len(speech2text(soundfile.read(sys.argv[2])[0])))
+"""
+
+
+def test_a_packed_model_needs_no_other_file(packed, data, tmp_path):
+    with zipfile.ZipFile(packed / "model.zip") as archive:
+        names = {Path(name).name for name in archive.namelist()}
+    assert names == {"meta.yaml", "config.yaml", "1epoch.pth"}
+    out, _ = python("-c", UNPACK, tmp_path / "x", data / "clip0.wav", cwd=packed)
+    assert out.split()[-2:] == ["PretrainedEncoder", "1"]
+
+
+def test_a_missing_source_and_a_ctc_that_cannot_learn_are_one_line(data, tmp_path):
+    missing = [*conf("encoder", pretrained="gone/model.pt")]
+    _, err = python(*ASR, *ENCODER, *asr_options(data, tmp_path), *missing, code=1)
+    last = err.splitlines()[-1]
+    assert last.startswith("error: pretrained: 'gone/model.pt'"), err
+    assert "Traceback" not in err
+    options = asr_options(data, tmp_path, text="long")
+    _, err = python(*ASR, *ENCODER, *options, *conf("encoder"), code=1)
+    assert err.splitlines()[-1].startswith("error: CTC cannot learn: 4 of the first 4")
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
+
+
+def test_torchrun_trains_the_frontend_on_two_ranks_with_their_workers(data, tmp_path):
+    python(
+        *("-m", "torch.distributed.run", "--nproc_per_node", 2),
+        *("--master_port", free_port(), *ASR, *FRONTEND),
+        *asr_options(data, tmp_path),
+        *conf("frontend", freeze=False, upsample=2),
+        *("--ngpu", 0, "--dist_backend", "gloo"),
+    )
+    states = torch.load(tmp_path / "1epoch.pth")
+    assert states["frontend.layer_weights"].abs().sum() > 0
+
+
+SPAWN = """
+import argparse, multiprocessing, sys, types
+from espnet2_sslam import __main__ as wrapper
+
+def main():
+    "What AbsTask.main does with --multiprocessing_distributed, without GPUs."
+    from espnet2.tasks.asr import ASRTask
+    args = ASRTask.get_parser().parse_args(words)
+    args.version, args.distributed, args.dist_world_size = "", True, 2
+    ranks = []
+    for rank in range(2):
+        own = argparse.Namespace(**{**vars(args), "dist_rank": rank})
+        context = multiprocessing.get_context("spawn")
+        ranks.append(context.Process(target=ASRTask.main_worker, args=(own,)))
+        ranks[-1].start()
+    for process in ranks:
+        process.join()
+    return max(abs(process.exitcode) for process in ranks)
+
+words = sys.argv[1:]
+module = types.ModuleType("espnet2_sslam.bin.probe")
+module.__file__, module.main = "probe.py", main
+sys.modules[module.__name__] = module
+sys.exit(wrapper._run_module(module.__name__, []))
+"""
+
+
+def test_spawned_ranks_and_their_spawned_workers_know_sslam(data, tmp_path):
+    python(
+        *("-c", SPAWN, *FRONTEND, *asr_options(data, tmp_path), *conf("frontend")),
+        *("--ngpu", 0, "--dist_backend", "gloo", "--dist_master_addr", "localhost"),
+        *("--dist_master_port", free_port()),
+    )
+    states = torch.load(tmp_path / "1epoch.pth")
+    assert states["frontend.layer_weights"].abs().sum() > 0
+
+
+EVERY_TASK = """
+import importlib, pkgutil
+import espnet2_sslam
+import espnet2.tasks
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.train.class_choices import ClassChoices
+
+for info in pkgutil.iter_modules(espnet2.tasks.__path__):
+    try:
+        task = importlib.import_module(f"espnet2.tasks.{info.name}")
+    except ModuleNotFoundError as error:  # svs wants six, undeclared
+        assert error.name == "six", error
+        continue
+    for choices in vars(task).values():
+        if isinstance(choices, ClassChoices):
+            audio = choices.base_type in (AbsEncoder, AbsFrontend)
+            assert ("sslam" in choices.classes) == audio, (info.name, choices.name)
+            if audio:
+                print(info.name, choices.name)
+"""
+
+
+def test_every_task_offers_sslam():
+    out, _ = python("-c", EVERY_TASK)
+    found = {tuple(line.split()) for line in out.splitlines() if len(line.split()) == 2}
+    assert {("asr", "encoder"), ("asr", "frontend"), ("cls", "encoder")} <= found
+    assert {("st", "hier_encoder"), ("enh_s2t", "asr_encoder")} <= found
+    assert len(found) >= 35
+
+
+ESPNETEZ = """
+import espnet2_sslam
+from espnetez.task import get_ez_task
+parser = get_ez_task("asr").get_parser()
+words = "--encoder sslam --frontend sslam".split()
+args = parser.parse_args(words)
+print(args.encoder, args.frontend)
+"""
+
+
+def test_espnet_ez_offers_sslam():
+    probe = "import importlib.util as u; print(bool(u.find_spec('espnetez')))"
+    if python("-c", probe)[0].strip() != "True":
+        pytest.skip("this ESPnet has no espnetez")
+    pytest.importorskip(
+        "six", reason="espnetez needs six, which ESPnet does not install"
+    )
+    assert python("-c", ESPNETEZ)[0].splitlines()[-1] == "sslam sslam"
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """Thirty-two real clips of four classes, as cls_train wants them."""
+    corpus = real_audio("esc50-mini")
+    folder = tmp_path_factory.mktemp("sounds")
+    rows = (corpus / "meta" / "esc50.csv").read_text().splitlines()[1:]
+    rows = sorted((row.split(",") for row in rows), key=lambda row: int(row[2]))[:32]
+    classes = sorted({row[3] for row in rows})
+    lists = {"wav.scp": "", "text": ""}
+    for row in sorted(rows):
+        key = Path(row[0]).stem
+        lists["wav.scp"] += f"{key} {(corpus / 'audio' / row[0]).resolve()}\n"
+        lists["text"] += f"{key} {row[3]}\n"
+    for name, content in lists.items():
+        (folder / name).write_text(content)
+    (folder / "tokens.txt").write_text("\n".join([*classes, "<unk>"]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("place", ["encoder", "frontend"])
+def test_cls_train_learns_real_sounds(sounds, tmp_path, place):
+    pytest.importorskip("torcheval", reason="cls_train needs torcheval")
+    words = []
+    for part in "train", "valid":
+        option = f"--{part}_data_path_and_name_and_type"
+        words += [option, f"{sounds}/wav.scp,speech,sound"]
+        words += [option, f"{sounds}/text,label,text"]
+        words += [f"--{part}_shape_file", sounds / "text"]
+    python(
+        *(*WRAPPER, "-m", "espnet2.bin.cls_train"),
+        *("--config", ROOT / "conf" / f"cls_sslam_{place}_tiny.yaml", *words),
+        *("--token_list", sounds / "tokens.txt", "--output_dir", tmp_path),
+        *("--max_epoch", 4, "--batch_size", 8),
+    )
+    state = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    reporter = state["reporter"]["stats"]
+    losses = [reporter[epoch]["train"]["loss"] for epoch in sorted(reporter)]
+    assert losses[-1] < losses[0]
