@@ -100,7 +100,8 @@ def export_onnx(
             program.model.metadata_props.update(properties)
             program.model.producer_name = "espnet2_sslam"
             program.model.producer_version = espnet2_sslam.__version__
-            _name_limit(program.model, properties.get("max_samples"))
+            positions = getattr(model, "encoder", model).positions
+            _name_limit(program.model, properties.get("max_samples"), positions)
             program.save(str(temporary), external_data=False)
         check = check_file(
             model, temporary, [*made_clips(), *clips], pooling=pooling, dtype=dtype
@@ -226,17 +227,18 @@ def _traced(graph: torch.nn.Module, opset: int):
         ) from error
 
 
-def _name_limit(model, max_samples: Optional[str]) -> None:
+def _name_limit(model, max_samples: Optional[str], positions: torch.Tensor) -> None:
     """Name the node that fails on longer speech so that its name says why."""
+
+    def is_position(value) -> bool:
+        while value is not None and value.producer() is not None:
+            if value.producer().op_type != "Slice":
+                return False
+            value = value.producer().inputs[0]
+        return value is not None and tuple(value.shape or ()) == positions.shape
+
     for node in model.graph if max_samples else ():
-        inputs = [value.producer() for value in node.inputs if value is not None]
-        sources = [
-            value.name
-            for producer in inputs
-            if producer is not None and producer.op_type == "Slice"
-            for value in producer.inputs
-        ]
-        if node.op_type == "Add" and any(n.endswith("positions") for n in sources):
+        if node.op_type == "Add" and any(map(is_position, node.inputs)):
             node.name = f"speech_is_longer_than_{max_samples}_samples"
 
 
