@@ -2,7 +2,7 @@
 
 Writes DUMP/report/report.txt (to read), report.json (the same numbers, with SHA-256 of
 lists and audio) and fbank_stats.json (mean and std of the un-normalised log-mel over
-all frames of pretrain/train).
+all frames of pretrain/train, or without that of all training splits).
 """
 
 import argparse
@@ -11,7 +11,11 @@ import logging
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import read_table, write_atomically
+from espnet2_sslam.corpus.datadir import (
+    read_downstream,
+    table_lines,
+    write_atomically,
+)
 from espnet2_sslam.corpus.fbank import fbank_statistics
 from espnet2_sslam.corpus.report import STATS_SPLIT, collect
 from espnet2_sslam.corpus.report_text import report_text, warnings
@@ -26,20 +30,24 @@ def write_report(dump: Path, nj: int, max_stats_clips: int = 0) -> dict:
         max_stats_clips: Evenly spaced clips that the statistics use; 0 for all.
 
     Raises:
-        ValueError: The dump is unfinished or damaged, or has no pretrain/train.
+        ValueError: The dump is unfinished or damaged, or has nothing to train on.
     """
     report = collect(dump)
+    splits = [STATS_SPLIT]
     if STATS_SPLIT not in report["splits"]:
+        splits = list(dict.fromkeys(run.train for run in read_downstream(dump)))
+    if not splits:
         raise ValueError(
-            f"{dump} has no {STATS_SPLIT}: the log-mel statistics need the audio of "
-            "pre-training, prepare it (stage 1)"
+            f"{dump} has neither {STATS_SPLIT} nor a training split: the log-mel "
+            "statistics need audio to train on, prepare it (stage 1)"
         )
-    paths = list(read_table(dump / STATS_SPLIT / "wav.scp").values())
+    lists = (table_lines(dump / name / "wav.scp") for name in splits)
+    paths = list(dict.fromkeys(path for lines in lists for _, _, path in lines))
     if 0 < max_stats_clips < len(paths):
         paths = [
             paths[i * len(paths) // max_stats_clips] for i in range(max_stats_clips)
         ]
-    stats = {**fbank_statistics(paths, nj), "split": STATS_SPLIT}
+    stats = {**fbank_statistics(paths, nj), "split": " ".join(splits)}
     report["fbank"] = {**stats, "num_clips": len(paths)}
     folder = dump / "report"
     write_atomically(folder / "report.txt", report_text(report))

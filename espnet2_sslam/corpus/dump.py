@@ -193,9 +193,9 @@ class Tally:
             key, record = self.first
             raise ValueError(
                 f"{bad} of {total} clips cannot be used, more than --max_bad "
-                f"{max_bad:g} allows (first: {key}, {record.source}: {record.problem}); "
-                f"all are listed in {self.path}: repair or remove them, or raise "
-                "--max_bad"
+                f"{max_bad:g} allows (first: {key}, {record.source}: "
+                f"{record.problem}); all are listed in {self.path}: repair or remove "
+                "them, or raise --max_bad"
             )
         for name, size in self.sizes.items():
             if self.lost[name] == size:

@@ -50,6 +50,11 @@ def warnings(report: dict) -> List[str]:
         missing = split.get("classes_without_positives")
         if missing:
             found.append(f"NO POSITIVES in {name}: {' '.join(missing)}")
+        compared = split["compared"]
+        if compared["differences"]:
+            source = compared["expected"]["source"]
+            differences = "; ".join(compared["differences"])
+            found.append(f"DIFFERENT in {name}: {differences} ({source})")
     return found
 
 
@@ -61,11 +66,12 @@ def _warnings(report: dict) -> List[str]:
 
 def _split_table(splits: dict) -> List[str]:
     """One line for each split."""
-    rows = [("split", "listed", "usable", "left out", "warned", "copies", "hours")]
-    rows[0] += ("shortest", "mean", "longest [s]")
+    rows = [("split", "listed", "missing", "usable", "left out", "warned", "copies")]
+    rows[0] += ("hours", "shortest", "mean", "longest [s]")
     for name, split in splits.items():
         counts = (
             split["listed"],
+            split["missing"],
             split["usable"],
             sum(split["left_out"].values()),
             sum(split["warnings"].values()),
@@ -82,9 +88,24 @@ def _split_table(splits: dict) -> List[str]:
     ]
 
 
+def _size_lines(split: dict) -> List[str]:
+    """How the size of a split compares with the real corpus, and what is missing."""
+    lines = []
+    compared = split["compared"]
+    if compared["expected"] is not None:
+        clips, source = compared["expected"]["clips"], compared["expected"]["source"]
+        if compared["is_part"]:
+            lines.append(f"a part of the corpus, which has {clips} clips ({source})")
+        elif not compared["differences"]:
+            lines.append(f"as many clips and classes as the corpus has ({source})")
+    if split["missing"]:
+        lines.append(f"missing: {split['missing']} clips, see missing.csv")
+    return lines
+
+
 def _split_block(name: str, split: dict) -> List[str]:
     """Details of one split."""
-    lines = [name, "-" * len(name)]
+    lines = [name, "-" * len(name), *_size_lines(split)]
     for title in ("left_out", "warnings"):
         for category, count in sorted(split[title].items()):
             lines.append(f"{title.replace('_', ' ')}: {category}: {count}")
@@ -102,6 +123,9 @@ def _split_block(name: str, split: dict) -> List[str]:
     if "label_counts" in split:
         per_clip = split["labels_per_clip"].items()
         lines.append("labels per clip: " + ", ".join(f"{n}: {c}" for n, c in per_clip))
+        if split["classes_with_one_positive"]:
+            rare = " ".join(split["classes_with_one_positive"])
+            lines.append(f"in one clip only: {rare}")
         counts = split["label_counts"].items()
         lines.append("clips per label: " + ", ".join(f"{k} {c}" for k, c in counts))
     lines.append(f"sha256 of ids, audio and labels: {split['content_sha256']}")

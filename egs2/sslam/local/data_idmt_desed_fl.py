@@ -26,7 +26,7 @@ from folder_table import EXTENSIONS, SPLIT_NAMES
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus.datadir import Downstream, slug
-from espnet2_sslam.corpus.labels import unique_words, write_classes
+from espnet2_sslam.corpus.labels import label_name, unique_words, write_classes
 from espnet2_sslam.corpus.partition import partition_groups
 from espnet2_sslam.corpus.writer import Clip, CorpusWriter
 
@@ -195,7 +195,7 @@ def prepare(args) -> None:
         classes = sorted(labels)
         other = sorted(label for label in labels if label.lower() not in known)
         writer.note(f"{SET}: not among DESED's ten classes: {', '.join(other)}")
-    write_classes(args.datadir / SET, {name: name for name in classes})
+    write_classes(args.datadir / SET, {word: label_name(word) for word in classes})
     test = f"{SET}/{'test' if 'test' in names else 'valid'}"
     valid = f"{SET}/{'valid' if 'valid' in names else 'test'}"
     writer.finish([Downstream(SET, "multi_label", f"{SET}/train", valid, [test])])

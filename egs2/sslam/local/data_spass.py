@@ -21,7 +21,7 @@ from typing import Dict, List
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus.datadir import Downstream, slug
-from espnet2_sslam.corpus.labels import label_word, write_classes
+from espnet2_sslam.corpus.labels import label_name, label_word, write_classes
 from espnet2_sslam.corpus.writer import Clip, CorpusWriter
 
 SCENES = {
@@ -125,7 +125,8 @@ def prepare_scene(scene: str, corpus_dir: Path, writer: CorpusWriter) -> Downstr
         ]
         writer.add(f"spass_{scene}/{split}", clips)
     classes = sorted({label for name in names for label in labels[name]})
-    write_classes(writer.datadir / f"spass_{scene}", {name: name for name in classes})
+    names = {word: label_name(word) for word in classes}
+    write_classes(writer.datadir / f"spass_{scene}", names)
     _note_differences(scene, writer, labels, parts, folder)
     train, test = (f"spass_{scene}/{split}" for split in parts)
     return Downstream(f"spass_{scene}", "multi_label", train, test, [test])

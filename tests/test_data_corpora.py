@@ -1,0 +1,561 @@
+"""Stage 1 for every corpus of the paper, on miniatures of their official layouts."""
+
+import csv
+import importlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet2_sslam.bin.data_report import write_report
+from espnet2_sslam.corpus.datadir import read_downstream, read_table
+from espnet2_sslam.corpus.dump import make_dump
+from espnet2_sslam.corpus.labels import label_name, label_word
+from espnet2_sslam.corpus.splits import read_corpus
+from tests.corpora import (
+    audioset,
+    fsd50k,
+    idmt_desed_fl,
+    manifest,
+    spass,
+    speechcommands,
+    urbansed,
+)
+from tests.corpus_case import LOCAL, error_line
+
+sys.path.insert(0, str(LOCAL))
+CORPORA = {
+    "audioset": audioset,
+    "fsd50k": fsd50k,
+    "idmt_desed_fl": idmt_desed_fl,
+    "manifest": manifest,
+    "spass": spass,
+    "speechcommands": speechcommands,
+    "urbansed": urbansed,
+}
+
+
+@pytest.fixture(scope="session")
+def trees(tmp_path_factory):
+    """The miniature of every corpus, made once; tests that change one copy it."""
+    folder = tmp_path_factory.mktemp("corpora")
+    for name, module in CORPORA.items():
+        module.make(folder / name)
+    return folder
+
+
+def script(corpus):
+    """The module that prepares a corpus."""
+    return importlib.import_module(f"data_{corpus}")
+
+
+def prepare(corpus, folder, datadir, *args):
+    """Run the preparation; splits by name."""
+    words = ["--corpus_dir", folder, "--datadir", datadir, *args]
+    script(corpus).main([str(word) for word in words])
+    return {split.name: split for split in read_corpus(datadir)}
+
+
+def failure(corpus, capsys, folder, tmp_path, *args):
+    """The line that preparation fails with."""
+    words = ["--corpus_dir", folder, "--datadir", tmp_path / "data", *args]
+    return error_line(script(corpus).main, capsys, *words)
+
+
+def copy_of(folder, tmp_path):
+    """A tree that a test may change."""
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def sizes(splits):
+    """Clips of each split."""
+    return {name: len(split.wav) for name, split in splits.items()}
+
+
+def missing(datadir, split):
+    """Rows of a split's missing.csv."""
+    with open(datadir / split / "missing.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def edit(path, old, new, count=1):
+    """Replace text in a file, which must hold it."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, count))
+
+
+# AudioSet
+
+
+def test_audioset_finds_clips_under_any_name_and_folder(trees, tmp_path):
+    splits = prepare("audioset", trees / "audioset", tmp_path / "data")
+    assert sizes(splits) == {"as20k/train": 23, "as20k/eval": 19}
+    for part, split in (("balanced", "as20k/train"), ("eval", "as20k/eval")):
+        expected = {
+            f"Y{ytid}": labels
+            for ytid, _, labels in audioset.segments(part)[audioset.MISSING[part] :]
+        }
+        assert splits[split].labels == expected
+        for key, path in splits[split].wav.items():
+            assert key[1:] in path
+    [run] = read_downstream(tmp_path / "data")
+    assert (run.name, run.task, run.valid) == ("as20k", "multi_label", "as20k/eval")
+
+
+def test_audioset_classes_keep_the_official_order_and_names(trees, tmp_path):
+    prepare("audioset", trees / "audioset", tmp_path / "data")
+    folder = tmp_path / "data/as20k"
+    mids = [mid for mid, _ in audioset.CLASSES]
+    assert (folder / "classes.txt").read_text().split() == mids
+    names = (folder / "label_names.tsv").read_text().splitlines()
+    assert names[1] == "/m/05zppz\tMale speech, man speaking"
+
+
+def test_audioset_lists_what_is_missing_and_what_is_not_used(trees, tmp_path):
+    prepare("audioset", trees / "audioset", tmp_path / "data")
+    ids = [row["id"] for row in missing(tmp_path / "data", "as20k/train")]
+    first = sorted(f"Y{ytid}" for ytid, _, _ in audioset.segments("balanced")[:2])
+    assert ids == first
+    notes = (tmp_path / "data/notes.txt").read_text()
+    assert "as20k/train: 2 of 25 clips are missing" in notes
+    assert "1 files are a second copy of a clip and not used, for example zz_" in notes
+    assert "1 audio files are not named like a clip" in notes
+
+
+def test_audioset_2m_has_weights_by_the_published_formula(trees, tmp_path):
+    args = ("--subsets", "2m", "--pretrain_valid", "4")
+    splits = prepare("audioset", trees / "audioset", tmp_path / "data", *args)
+    assert sizes(splits) == {
+        "as2m/train": 50,
+        "as2m/eval": 19,
+        "pretrain/train": 46,
+        "pretrain/valid": 4,
+    }
+    labels = splits["as2m/train"].labels
+    counts = {mid: 0 for mid, _ in audioset.CLASSES}
+    for of_clip in labels.values():
+        for label in of_clip:
+            counts[label] += 1
+    assert counts[audioset.ONCE] == 1
+    weights = read_table(tmp_path / "data/as2m/train/weights")
+    assert set(weights) == set(labels)
+    for key, of_clip in labels.items():
+        wanted = sum(1000 / (counts[label] + 0.01) for label in of_clip)
+        assert float(weights[key]) == pytest.approx(wanted, rel=1e-8)
+    assert splits["pretrain/train"].labels is None
+    pretrain = {**splits["pretrain/train"].wav, **splits["pretrain/valid"].wav}
+    assert pretrain == splits["as2m/train"].wav
+    assert not (tmp_path / "data/as2m/eval/weights").exists()
+
+
+def test_a_second_scan_lists_only_changed_directories(trees, tmp_path, caplog):
+    folder = copy_of(trees / "audioset", tmp_path)
+    caplog.set_level("INFO")
+    first = prepare("audioset", folder, tmp_path / "data")
+    assert "12 directories, 12 of them listed now" in caplog.text
+    ytid = audioset.segments("balanced")[0][0]
+    shutil.copy(next(folder.rglob("Y*.wav")), folder / "videos" / f"{ytid}.wav")
+    journal = tmp_path / "data/.index.jsonl"
+    journal.write_bytes(journal.read_bytes() + b'{"folder": "vid')  # killed here
+    caplog.clear()
+    second = prepare("audioset", folder, tmp_path / "data")
+    assert "12 directories, 1 of them listed now" in caplog.text
+    new = set(second["as20k/train"].wav) - set(first["as20k/train"].wav)
+    assert new == {f"Y{ytid}"}
+
+
+def test_odd_and_wrong_segments_are_read_or_named(trees, tmp_path, capsys):
+    folder = copy_of(trees / "audioset", tmp_path)
+    path = folder / "balanced_train_segments.csv"
+    good = path.read_text()
+    lines = good.splitlines()
+    # BOM, an empty line, labels without quotes, and a clip listed again
+    odd = [*lines, "", lines[5], lines[6].replace('"', "")]
+    path.write_text("\ufeff" + "\r\n".join(odd))
+    splits = prepare("audioset", folder, tmp_path / "data")
+    assert len(splits["as20k/train"].wav) == 23
+    assert "2 lines list a clip again" in (tmp_path / "data/notes.txt").read_text()
+
+    def error(text):
+        path.write_text(text)
+        return failure("audioset", capsys, folder, tmp_path)
+
+    assert "line 4" in error(good.replace("/m/09x0r", "/m/nothing", 1))
+    assert "it must read YTID" in error(good + "abc, 1.0, 2.0\n")
+    other = lines[5].split('"')[0] + '"/m/0bt9lr"'
+    assert "listed twice with different labels" in error(good + other + "\n")
+
+
+def test_a_start_time_in_the_name_that_differs_is_reported(trees, tmp_path):
+    folder = copy_of(trees / "audioset", tmp_path)
+    old = next(path for path in sorted(folder.rglob("videos/*_20.000_*")))
+    old.rename(old.with_name(old.name.replace("_20.000_30.000", "_50.000_60.000")))
+    prepare("audioset", folder, tmp_path / "data", "--subsets", "2m", "20k")
+    notes = (tmp_path / "data/notes.txt").read_text()
+    assert "1 files have another start time in their names" in notes
+
+
+# Speech Commands
+
+
+def test_ks1_has_twelve_classes_and_the_official_test_archive(trees, tmp_path):
+    args = ("--task", "ks1")
+    splits = prepare("speechcommands", trees / "speechcommands", tmp_path / "d", *args)
+    classes = (tmp_path / "d/ks1/classes.txt").read_text().split()
+    assert classes == [*speechcommands.KEYWORDS, "_unknown_", "_silence_"]
+    # 30 words x (3, 1) clips, and 3 recordings of 5 whole seconds of noise
+    assert sizes(splits) == {"ks1/train": 104, "ks1/valid": 31, "ks1/test": 24}
+
+    def count(split, label):
+        return sum(found == [label] for found in splits[f"ks1/{split}"].labels.values())
+
+    assert [count("train", name) for name in ("yes", "_unknown_", "_silence_")] == [
+        3,
+        60,
+        14,
+    ]
+    assert [count("test", name) for name in classes] == [2] * 12
+    # The clips of testing_list.txt are used nowhere.
+    used = [path for split in splits.values() for path in split.wav.values()]
+    assert not any("0000000c_nohash" in path for path in used)
+    weights = read_table(tmp_path / "d/ks1/train/weights")
+    by_class = {label: [] for label in classes}
+    for key, [label] in splits["ks1/train"].labels.items():
+        by_class[label].append(float(weights[key]))
+    assert {round(sum(found)) for found in by_class.values()} <= {997, 999, 1000}
+
+
+def test_silence_is_cut_by_the_seed_and_shared_by_no_two_splits(trees, tmp_path):
+    found = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        args = ("--task", "ks1", "--seed", seed)
+        folder = trees / "speechcommands"
+        splits = prepare("speechcommands", folder, tmp_path / name, *args)
+        pieces = [
+            {key for key, [label] in splits[s].labels.items() if label == "_silence_"}
+            for s in ("ks1/train", "ks1/valid")
+        ]
+        assert not pieces[0] & pieces[1] and len(pieces[0] | pieces[1]) == 15
+        found[name] = pieces[1]
+        [key] = pieces[1]
+        info = soundfile.info(splits["ks1/valid"].wav[key])
+        assert (info.frames, info.samplerate) == (16000, 16000)
+    assert found["a"] == found["b"] != found["c"]
+
+
+def test_ks2_uses_the_official_lists(trees, tmp_path):
+    splits = prepare("speechcommands", trees / "speechcommands", tmp_path / "data")
+    assert sizes(splits) == {"ks2/train": 105, "ks2/valid": 34, "ks2/test": 35}
+    assert all("0000000c" in path for path in splits["ks2/test"].wav.values())
+    [row] = missing(tmp_path / "data", "ks2/valid")
+    assert row["file"].endswith(speechcommands.MISSING)
+    assert len((tmp_path / "data/ks2/classes.txt").read_text().split()) == 35
+    speakers = splits["ks2/train"].speakers
+    assert speakers["yes-00a1b2c3_nohash_0"] == "00a1b2c3"
+
+
+def test_wrong_speech_commands_are_named(trees, tmp_path, capsys):
+    folder = copy_of(trees / "speechcommands", tmp_path)
+    root = folder / "speech_commands_v0.02"
+
+    def error(where, *args):
+        return failure("speechcommands", capsys, where, tmp_path, *args)
+
+    assert "speech_commands_v0.02" in error(folder / "speech_commands_v0.01")
+    with open(root / "testing_list.txt", "a") as file:
+        file.write("no/0000000b_nohash_0.wav\n")
+    assert "listed twice (or in both lists)" in error(folder)
+    shutil.rmtree(folder / "speech_commands_test_set_v0.01")
+    assert "tested on the official test archive" in error(folder, "--task", "ks1")
+
+
+# SPASS
+
+
+def test_spass_scenes_are_split_by_name_as_the_authors_do(trees, tmp_path):
+    splits = prepare("spass", trees / "spass", tmp_path / "data")
+    for scene in spass.SCENES:
+        name = scene.lower()
+        train, test = (splits[f"spass_{name}/{s}"] for s in ("train", "test"))
+        lost = 1 if scene == "Park" else 0
+        assert (len(train.wav), len(test.wav)) == (12 - lost, 4)
+        assert max(train.wav) < min(test.wav) == f"{name}-{name}00013"
+        classes = (tmp_path / f"data/spass_{name}/classes.txt").read_text().split()
+        rare = [spass.RARE] if scene == "Waterfront" else []
+        assert classes == sorted(spass.CLASSES[scene] + rare)
+        labels = {**train.labels, **test.labels}
+        rows = [label for n, label in spass.events(scene) if n == f"{name}00001.wav"]
+        assert labels[f"{name}-{name}00001"] == list(dict.fromkeys(rows))
+    runs = {run.name: run for run in read_downstream(tmp_path / "data")}
+    assert runs["spass_street"].class_list == "spass_street/classes.txt"
+    assert missing(tmp_path / "data", "spass_park/train")[0]["id"].endswith("00003")
+    assert "market99999.wav" in (tmp_path / "data/notes.txt").read_text()
+
+
+def test_a_missing_clip_does_not_move_the_split_of_spass(trees, tmp_path):
+    folder = copy_of(trees / "spass", tmp_path)
+    for number in (1, 2, 4, 5):
+        (folder / f"Park audio files/park{number:05d}.wav").unlink()
+    splits = prepare("spass", folder, tmp_path / "data", "--scenes", "park")
+    assert sizes(splits) == {"spass_park/train": 7, "spass_park/test": 4}
+
+
+def test_spass_labels_of_test_clips_only_and_clips_without_are_noted(trees, tmp_path):
+    folder = copy_of(trees / "spass", tmp_path)
+    table = folder / "SPASS_META_DATA/1_MatrixLabelsMarket.csv"
+    with open(table, "a") as file:
+        file.write("99,market00016.wav,new label,1,2\n98,market99999.wav,,1,2\n")
+    splits = prepare("spass", folder, tmp_path / "data", "--scenes", "market")
+    notes = (tmp_path / "data/notes.txt").read_text()
+    assert "only test clips have the label(s) new%20label" in notes
+    assert "1 clips have no label, as market99999.wav" in notes
+    assert splits["spass_market/test"].labels["market-market99999"] == []
+    names = (tmp_path / "data/spass_market/label_names.tsv").read_text()
+    assert "new%20label\tnew label\n" in names
+
+
+def test_wrong_spass_folders_are_named(trees, tmp_path, capsys):
+    assert "1_MatrixLabelsMarket.csv is not in" in failure(
+        "spass", capsys, trees / "urbansed", tmp_path
+    )
+    folder = copy_of(trees / "spass", tmp_path)
+    shutil.rmtree(folder / "Street audio files")
+    assert "street_audio_files is not in" in failure("spass", capsys, folder, tmp_path)
+    edit(folder / "SPASS_META_DATA/1_MatrixLabelsMarket.csv", "class", "klass")
+    assert "lacks the column(s) class" in failure("spass", capsys, folder, tmp_path)
+
+
+# URBAN-SED and IDMT-DESED-FL
+
+
+def test_urbansed_labels_are_those_of_the_events(trees, tmp_path):
+    splits = prepare("urbansed", trees / "urbansed", tmp_path / "data")
+    assert sizes(splits) == {
+        "urbansed/train": 12,
+        "urbansed/valid": 5,
+        "urbansed/test": 6,
+    }
+    assert splits["urbansed/train"].labels[urbansed.SILENT] == []
+    expected = sorted({label for *_, label in urbansed.clip_events(2)})
+    assert splits["urbansed/test"].labels[urbansed.JAMS_ONLY] == expected
+    classes = (tmp_path / "data/urbansed/classes.txt").read_text().split()
+    assert classes == urbansed.CLASSES
+    notes = (tmp_path / "data/notes.txt").read_text()
+    assert f"have no annotation and are not used, as {urbansed.BARE}" in notes
+    assert missing(tmp_path / "data", "urbansed/valid")[0]["id"] == urbansed.MISSING
+    [run] = read_downstream(tmp_path / "data")
+    assert run.tests == ("urbansed/test", "urbansed/valid")
+
+
+def test_jams_and_text_annotations_give_the_same_labels(trees, tmp_path):
+    first = prepare("urbansed", trees / "urbansed", tmp_path / "a")
+    folder = copy_of(trees / "urbansed", tmp_path)
+    for path in folder.rglob("*.txt"):
+        path.unlink()
+    second = prepare("urbansed", folder, tmp_path / "b")
+    for name, split in first.items():
+        assert second[name].labels == split.labels
+
+
+@pytest.mark.parametrize(
+    "old, new, complaint",
+    [
+        ("car_horn", "trumpet", "'trumpet' is none of URBAN-SED's ten"),
+        ("0.0\t1.25", "now\t1.25", "line 1: 'now"),
+        ("0.0\t1.25", "2.0\t1.25", "ends before it starts"),
+    ],
+)
+def test_wrong_annotations_are_named(trees, tmp_path, capsys, old, new, complaint):
+    folder = copy_of(trees / "urbansed", tmp_path)
+    path = next(
+        path
+        for path in sorted(folder.glob("annotations/train/*.txt"))
+        if old in path.read_text()
+    )
+    edit(path, old, new)
+    line = failure("urbansed", capsys, folder, tmp_path)
+    assert complaint in line and path.name in line
+
+
+def test_a_broken_jams_file_is_named(trees, tmp_path, capsys):
+    folder = copy_of(trees / "urbansed", tmp_path)
+    path = folder / f"annotations/test/{urbansed.JAMS_ONLY}.jams"
+    path.write_text(path.read_text()[:50])
+    assert "no jams file" in failure("urbansed", capsys, folder, tmp_path)
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_idmt_desed_fl_is_read_in_each_assumed_form(trees, tmp_path, tables):
+    folder = trees / "idmt_desed_fl"
+    if tables:
+        folder = tmp_path / "tables"
+        idmt_desed_fl.make_tables(folder)
+    splits = prepare("idmt_desed_fl", folder, tmp_path / "data")
+    assert sizes(splits) == {
+        "idmt_desed_fl/train": 12,
+        "idmt_desed_fl/valid": 4,
+        "idmt_desed_fl/test": 6,
+    }
+    for number in range(6):
+        expected = sorted({e[2] for e in idmt_desed_fl.clip_events(number)})
+        labels = splits["idmt_desed_fl/test"].labels
+        [key] = [key for key in labels if key.endswith(f"test_{number}")]
+        assert labels[key] == expected
+    classes = (tmp_path / "data/idmt_desed_fl/classes.txt").read_text().split()
+    assert classes == idmt_desed_fl.CLASSES
+    assert "its layout is not documented" in (tmp_path / "data/notes.txt").read_text()
+
+
+def test_idmt_desed_fl_without_split_folders_needs_a_made_split(
+    trees, tmp_path, capsys
+):
+    folder = copy_of(trees / "idmt_desed_fl", tmp_path)
+    for old, new in (("train", "a"), ("test", "b"), ("validation", "c")):
+        (folder / old).rename(folder / new)
+        (folder / "annotations" / old).rename(folder / "annotations" / new)
+    line = failure("idmt_desed_fl", capsys, folder, tmp_path)
+    assert "--make_split true" in line
+    args = ("--make_split", "true")
+    splits = prepare("idmt_desed_fl", folder, tmp_path / "data", *args)
+    assert sum(sizes(splits).values()) == 22
+    assert "not the authors' splits" in (tmp_path / "data/notes.txt").read_text()
+
+
+# FSD50K and the authors' manifests
+
+
+def test_fsd50k_uses_its_own_splits_and_vocabulary(trees, tmp_path):
+    splits = prepare("fsd50k", trees / "fsd50k", tmp_path / "data")
+    assert sizes(splits) == {"fsd50k/train": 12, "fsd50k/valid": 4, "fsd50k/test": 5}
+    assert splits["fsd50k/train"].labels["dev-1002"] == ["Bird", "Animal"]
+    classes = (tmp_path / "data/fsd50k/classes.txt").read_text().split()
+    assert classes == [name for name, _ in fsd50k.CLASSES]
+
+
+def test_manifests_of_the_authors_are_read(trees, tmp_path):
+    splits = prepare("manifest", trees / "manifest", tmp_path / "data")
+    assert sizes(splits) == {"manifest/train": 25, "manifest/test": 19}
+    labels = {f"Y{ytid}": labels for ytid, _, labels in audioset.segments("balanced")}
+    assert splits["manifest/train"].labels == labels
+    classes = (tmp_path / "data/manifest/classes.txt").read_text().split()
+    assert classes == [mid for mid, _ in audioset.CLASSES]
+    assert len(missing(tmp_path / "data", "manifest/test")) == 1
+
+
+def test_manifests_take_another_root_other_classes_and_weights(trees, tmp_path):
+    manifest.make(tmp_path / "m", root="/path/to/audioset")
+    (tmp_path / "m/label_descriptors.csv").unlink()
+    (tmp_path / "weights.csv").write_text("".join(f"{i}.5\n" for i in range(25)))
+    splits = prepare(
+        *("manifest", tmp_path / "m", tmp_path / "data"),
+        *("--audio_root", tmp_path / "m/wav", "--weights", tmp_path / "weights.csv"),
+        *("--label_descriptors", trees / "audioset/class_labels_indices.csv"),
+    )
+    assert sizes(splits)["manifest/train"] == 25
+    weights = read_table(tmp_path / "data/manifest/train/weights")
+    for number, (ytid, _, _) in enumerate(audioset.segments("balanced")):
+        assert weights[f"Y{ytid}"] == f"{number}.5"
+
+
+def test_manifests_without_labels_are_for_pretraining(trees, tmp_path):
+    folder = copy_of(trees / "manifest", tmp_path)
+    for path in folder.glob("*.lbl"):
+        path.unlink()
+    splits = prepare("manifest", folder, tmp_path / "data")
+    assert (
+        sizes(splits)["pretrain/train"] == 25
+        and read_downstream(tmp_path / "data") == []
+    )
+
+
+@pytest.mark.parametrize(
+    "file, old, new, complaint",
+    [
+        ("train.lbl", "YYbal_-00000", "Yother000000", "both must list the same clips"),
+        ("train.lbl", "/m/09x0r", "/m/none", "is not in the label descriptors"),
+        ("train.tsv", "\t32000", " 32000", "is not path and number"),
+        ("label_descriptors.csv", "\n5,", "\n7,", "does not number its classes 0 to 5"),
+    ],
+)
+def test_wrong_manifests_are_named(trees, tmp_path, capsys, file, old, new, complaint):
+    folder = copy_of(trees / "manifest", tmp_path)
+    edit(folder / file, old, new)
+    assert complaint in failure("manifest", capsys, folder, tmp_path)
+
+
+# All corpora
+
+
+@pytest.mark.parametrize("corpus", sorted(CORPORA))
+def test_a_wrong_folder_says_what_was_expected(corpus, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    line = failure(corpus, capsys, tmp_path / "empty", tmp_path)
+    assert "--corpus_dir with" in line or "holds no" in line
+    assert str(tmp_path / "empty") in line
+    assert not (tmp_path / "data/downstream.txt").exists()
+
+
+def test_data_sh_prepares_a_corpus_and_explains_itself(trees, tmp_path):
+    def run(*args):
+        command = [LOCAL / "data.sh", "--python", sys.executable, *map(str, args)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    result = run("--corpus", "urbansed", "--corpus_dir", trees / "urbansed")
+    assert result.returncode == 0, result.stderr
+    assert len(read_table(tmp_path / "data/urbansed/train/wav.scp")) == 12
+    shown = run("--corpus", "spass", "--help").stdout
+    assert "1_MatrixLabelsMarket.csv" in shown and "--scenes" in shown
+
+
+def test_every_corpus_has_its_script_and_a_line_in_db_sh():
+    scripts = sorted(path.stem[5:] for path in LOCAL.glob("data_*.sh"))
+    assert scripts == sorted(path.stem[5:] for path in LOCAL.glob("data_*.py"))
+    db = (LOCAL.parent / "db.sh").read_text()
+    for name in set(scripts) - {"mini", "folder", "polyphony"}:
+        assert f"\n{name.upper()}=" in db, name
+
+
+@pytest.mark.parametrize(
+    "corpus, args",
+    [
+        ("audioset", ["--subsets", "2m"]),
+        ("spass", []),
+        ("speechcommands", ["--task", "ks1"]),
+    ],
+)
+def test_prepared_miniatures_pass_stages_2_and_3(trees, tmp_path, corpus, args):
+    splits = prepare(corpus, trees / corpus, tmp_path / "data", *args)
+    make_dump(tmp_path / "data", tmp_path / "dump", max_bad=0)
+    report = write_report(tmp_path / "dump", nj=1)
+    for name, split in splits.items():
+        found = report["splits"][name]
+        assert found["usable"] == len(split.wav)
+        assert found["compared"]["is_part"] or found["compared"]["expected"] is None
+    text = (tmp_path / "dump/report/report.txt").read_text()
+    assert "DIFFERENT" not in text
+    if corpus == "audioset":
+        assert report["splits"]["as2m/train"]["missing"] == 5
+        assert report["splits"]["as2m/train"]["listed"] == 55
+        weights = read_table(tmp_path / "dump/as2m/train/weights")
+        assert weights == read_table(tmp_path / "data/as2m/train/weights")
+        assert (tmp_path / "dump/as2m/label_names.tsv").exists()
+    if corpus == "spass":
+        assert report["fbank"]["split"].count("spass_") == 5
+        street = report["splits"]["spass_street/train"]
+        assert street["seconds"] == pytest.approx(
+            {"min": 0.2, "mean": 0.45, "max": 0.5}
+        )
+        rare = report["splits"]["spass_waterfront/train"]["classes_with_one_positive"]
+        assert rare == [spass.RARE]
+
+
+@given(st.text(min_size=1).filter(lambda text: text.strip()))
+def test_labels_become_single_words_and_come_back(text):
+    word = label_word(text)
+    assert len(word.split()) == 1
+    assert label_name(word) == text.strip()
