@@ -2,9 +2,11 @@
 
 import hashlib
 import re
+import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, Iterator, List, Optional, Union
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -16,6 +18,12 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub import (
     get_token,
 )
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+from huggingface_hub.utils import logging as hub_logging
 
 from espnet2_sslam.integrations.publish.folder import read_folder
 from espnet2_sslam.results.files import sha256
@@ -71,13 +79,30 @@ def push(
     if not token:
         raise _failure(folder, repo, "there is no token: `hf auth login`, or HF_TOKEN")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the Hub's advice on the card
+        with _quiet_unless_watched():
             return _push(HfApi(token=token), files, target, private, overwrite)
     except UploadError as error:
         raise _failure(folder, repo, str(error)) from error
     except (hub_errors.HTTPError, OSError, RuntimeError, ValueError) as error:
         raise _failure(folder, repo, _reason(error, repo)) from error
+
+
+@contextmanager
+def _quiet_unless_watched() -> Iterator[None]:
+    """Show bars and retries to somebody at a terminal, and not in a log."""
+    watched, verbosity = sys.stderr.isatty(), hub_logging.get_verbosity()
+    bars = not are_progress_bars_disabled()
+    if not watched:
+        hub_logging.set_verbosity_error()
+        disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default" if watched else "ignore")
+            yield
+    finally:
+        hub_logging.set_verbosity(verbosity)
+        if bars:
+            enable_progress_bars()
 
 
 def _push(
