@@ -264,6 +264,39 @@ def test_the_papers_configurations_make_the_papers_updates(name, updates):
     assert config.get("accum_grad", 1) == 1
 
 
+LOGGED_RATES = (
+    {  # the authors' TensorBoard files, `lr_default`, rounded as logged there
+        "finetune_as2m": {2076: 4e-6, 52_092: 5e-5, 150_037: 4e-5, 250_063: 1.9e-5},
+        "finetune_as20k": {422: 6e-6, 5570: 5e-5, 15_008: 4e-5, 25_304: 1.9e-5},
+        "finetune_spass": {
+            76: 1.1e-5,
+            550: 5e-5,
+            1498: 3.9e-5,
+            2446: 1.9e-5,
+            3868: 1e-6,
+        },
+        "linear_spass": {79: 9.99e-4, 553: 9.51e-4, 1975: 4.92e-4, 3397: 4.2e-5},
+    }
+)
+
+
+@pytest.mark.parametrize("name", LOGGED_RATES)
+def test_the_papers_configurations_have_the_logged_learning_rates(data, tmp_path, name):
+    words = options(data, tmp_path / "exp")
+    words[words.index("--config") + 1] = str(CONF / f"{name}.yaml")
+    words += [f"--encoder_conf={key}={value}" for key, value in SIZE.items()]
+    words += ["--encoder_conf=max_frames=1024", "--balanced_clips_per_epoch=none"]
+    args = SSLAMClassificationTask.get_parser().parse_args(words)
+    SSLAMClassificationTask.check_and_complete(args)
+    model = SSLAMClassificationTask.build_model(args)
+    [optimizer] = SSLAMClassificationTask.build_optimizers(args, model)
+    scheduler = WarmupCosine(optimizer, **args.scheduler_conf)
+    for update, logged in LOGGED_RATES[name].items():
+        # Logged after the update, to six digits behind the point.
+        found = scheduler._lr_at(update, args.optim_conf["lr"])
+        assert found == pytest.approx(logged, abs=6e-7), update
+
+
 def test_the_papers_fine_tuning_has_the_authors_learning_rates(data, tmp_path):
     """Authors' curves: head 1e-6 .. 5e-5 .. 1e-6; blocks 0 to 2 below min_lr: flat."""
     words = options(data, tmp_path / "exp")

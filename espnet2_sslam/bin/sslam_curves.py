@@ -1,0 +1,64 @@
+"""Compare a finished fine-tuning with the authors' learning curve of the benchmark.
+
+Prints for each measure whether the run stays in the band around the authors' curve, and
+where it leaves it. The band: what their curve passes between update / 1.15 and
+1.15 x update, and beyond that 1 point of mAP or 3 % of the loss; the reasons are in
+espnet2_sslam/results/curves.py. There are curves for as2m, as20k and the five SPASS
+scenes. The authors validate on the test set, so a run must do so, too.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Optional, Sequence
+
+from espnet2_sslam.bin.cli import run_main
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet2_sslam.bin.sslam_curves",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: python -m espnet2_sslam.bin.sslam_curves \\\n"
+        "    exp/downstream/spass/finetune_spass/sslam_seed1/spass_market",
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="directory of the training")
+    add("--benchmark", help="as2m, spass_park, ... [the directory's name]")
+    add("--kind", choices=("finetune", "linear"), help="[by the run's config.yaml]")
+    add("--output", type=Path, help="folder of curves.json and .png [RUN/curves]")
+    return parser
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Compare, print, and write the numbers and the plot."""
+    args = get_parser().parse_args(cmd)
+    # After the options: it takes seconds to import torch.
+    from espnet2_sslam.results import curves
+    from espnet2_sslam.results.files import write_json
+    from espnet2_sslam.results.history import read_history
+
+    history = read_history(args.run)
+    benchmark = args.benchmark or args.run.resolve().name
+    kind = args.kind or curves.kind_of(history)
+    curve = curves.authors_curve(benchmark, kind)
+    found = curves.compare_run(history, curve)
+    output = args.output or args.run / "curves"
+    lines = [curves.verdict(comparison) for comparison in found]
+    names = ("updates", "values", "authors", "low", "high", "outside")
+    numbers = {
+        c.measure: {name: getattr(c, name).tolist() for name in names} for c in found
+    }
+    record = {"benchmark": benchmark, "kind": kind, "verdicts": lines, **numbers}
+    write_json(output / "curves.json", record)
+    curves.plot(found, curve, f"{benchmark}, {kind}", output / "curves.png")
+    total = curve["mAP"]["updates"][-1]
+    if history.updates != total:
+        print(f"this run has {history.updates} updates, the authors' {total}")
+    print("\n".join(lines))
+    print(f"wrote {output}/curves.json and curves.png")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,119 @@
+"""A run against the authors' curve: where it is inside the band and where it is not."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from espnet2_sslam.bin.sslam_curves import main
+from espnet2_sslam.results import curves, paper
+from espnet2_sslam.results.history import read_history
+from tests.corpus_case import error_line
+from tests.results_case import write_history
+
+MARKET = paper.authors_curves()["spass_market", "linear"]
+
+
+def write_run(folder, updates, mAP, loss=None, **config):
+    """Write a run with these validation scores at these updates."""
+    loss = mAP if loss is None else loss
+    write_history(folder, [1.0] * len(updates), **config)
+    state = torch.load(folder / "checkpoint.pth", weights_only=False)
+    for epoch, (update, score, value) in enumerate(zip(updates, mAP, loss), start=1):
+        state["reporter"]["stats"][epoch]["train"]["total_count"] = int(update)
+        state["reporter"]["stats"][epoch]["valid"] |= {
+            "mAP": float(score),
+            "loss": float(value),
+        }
+    torch.save(state, folder / "checkpoint.pth")
+    return folder
+
+
+def at(updates, measure, curve=MARKET):
+    return np.interp(updates, curve[measure]["updates"], curve[measure]["values"])
+
+
+def test_the_authors_curves_end_at_the_papers_numbers():
+    ends = {
+        key: round(100 * curve["mAP"]["values"][-1], 1)
+        for key, curve in paper.authors_curves().items()
+    }
+    assert ends["spass_market", "linear"] == 68.5
+    assert ends["spass_waterfront", "finetune"] == 82.6
+    assert ends["as20k", "finetune"] == 40.9
+    best = max(paper.authors_curves()["as2m", "finetune"]["mAP"]["values"])
+    assert round(100 * best, 1) == 50.2
+    assert len(ends) == 12
+
+
+@pytest.mark.parametrize("key", list(paper.authors_curves()))
+def test_the_authors_own_curve_lies_in_its_band(key):
+    curve = paper.authors_curves()[key]
+    for measure in curves.OURS:
+        steps = np.array(curve[measure]["updates"])
+        authors, low, high = curves.band(curve, measure, steps)
+        assert (low < authors).all() and (authors < high).all()
+        assert (authors == curve[measure]["values"]).all()
+
+
+def test_a_run_like_the_authors_is_inside_whatever_its_epochs(tmp_path):
+    updates = np.arange(100, 3906, 63)
+    run = write_run(
+        tmp_path, updates, at(updates, "mAP") - 0.009, 1.02 * at(updates, "valid_loss")
+    )
+    found = curves.compare_run(read_history(run), MARKET)
+    assert [c.measure for c in found] == ["mAP", "valid_loss"]
+    assert not any(c.outside.any() for c in found)
+    assert "in the band at all 61 points" in curves.verdict(found[0])
+
+
+def test_a_late_run_is_inside_while_its_delay_is_small(tmp_path):
+    updates = np.arange(100, 3906, 63)
+    run = write_run(tmp_path, updates, at(updates / 1.1, "mAP"), at(updates, "mAP"))
+    assert not curves.compare_run(read_history(run), MARKET)[0].outside.any()
+
+
+def test_the_first_point_outside_is_named_with_its_side(tmp_path):
+    updates = np.array([79, 790, 1580, 3160])
+    score = at(updates, "mAP") - [0, 0, 0.05, 0.05]
+    loss = at(updates, "valid_loss") * [1.2, 1, 1, 1]
+    run = write_run(tmp_path, updates, score, loss)
+    accuracy, loss = curves.compare_run(read_history(run), MARKET)
+    assert accuracy.outside.tolist() == [False, False, True, True]
+    line = curves.verdict(accuracy)
+    assert (
+        "outside the band at 2 of 4 points, first at update 1580: 62.7 is below" in line
+    )
+    assert "1.459 is above" in curves.verdict(loss)
+
+
+def test_the_command_finds_the_benchmark_by_the_run_and_writes_all(tmp_path, capsys):
+    updates = np.array([790, 1580, 3906])
+    run = write_run(
+        tmp_path / "spass_market",
+        updates,
+        at(updates, "mAP"),
+        at(updates, "valid_loss"),
+        model_conf={"freeze_encoder": True},
+    )
+    main([str(run)])
+    printed = capsys.readouterr().out
+    assert (
+        "mAP: in the band at all 3 points; at its last point (update 3906)" in printed
+    )
+    record = json.loads((run / "curves/curves.json").read_text())
+    assert record["kind"] == "linear" and record["mAP"]["outside"] == [False] * 3
+    assert (run / "curves/curves.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "name, updates, words",
+    [
+        ("esc50", [100], "no curve of the authors for esc50 (finetune), only for"),
+        ("spass_market", [10], "no validation mAP between the updates 76 and 3906"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(tmp_path, capsys, name, updates, words):
+    run = write_run(tmp_path / name, updates, [0.5])
+    assert words in error_line(main, capsys, run)
