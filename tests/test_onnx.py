@@ -146,18 +146,13 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS[:1])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS)
 def test_every_form_of_the_features_can_be_exported(tmp_path, options):
     model = encoder(**options)
     exported = export.export_onnx(model, tmp_path / "a.onnx", pooling="cls")
     assert exported.size == exported.path.stat().st_size
     assert exported.check.batches == 2 and exported.check.clips == len(made_clips())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", OPTIONS[1:])
-def test_more_forms_of_the_features_can_be_exported(tmp_path, options):
-    test_every_form_of_the_features_can_be_exported(tmp_path, options)
 
 
 @pytest.mark.slow
