@@ -5,12 +5,14 @@ from pathlib import Path
 from espnet2_sslam.results.panels import draw_panel
 from espnet2_sslam.results.plots import plot_per_class, plot_training
 from espnet2_sslam.results.record import Record
+from espnet2_sslam.results.series import all_series, plot_series, write_series_csv
 
 
 def draw_figures(record: Record, folder: Path) -> list[tuple[str, Path]]:
     """Draw all plots into a folder; returns (caption, file)."""
     return [
         *_training(record, folder),
+        *_series(record, folder),
         *_per_class(record, folder),
         *_clip(record, folder),
     ]
@@ -34,6 +36,17 @@ def _training(record: Record, folder: Path) -> list[tuple[str, Path]]:
         plot_training(runs, path)
         what = ", ".join(" ".join(one) for one in group)
         drawn.append((f"Pre-training ({what}): losses and spreads over updates.", path))
+    return drawn
+
+
+def _series(record: Record, folder: Path) -> list[tuple[str, Path]]:
+    """Draw mAP over the numbers in the names of test splits, such as degree_1."""
+    drawn = []
+    for tag, data_set, name, found in all_series(record):
+        path = folder / f"series_{tag}_{data_set}_{name}.png"
+        plot_series(found, name, f"{data_set}: {tag}, last checkpoint", path)
+        write_series_csv(found, name, path.with_suffix(".csv"))
+        drawn.append((f"{tag}: mAP over {name}, {data_set}.", path))
     return drawn
 
 

@@ -10,6 +10,7 @@ from espnet2_sslam.results.history import History
 from espnet2_sslam.results.machine import environment
 from espnet2_sslam.results.record import Record
 from espnet2_sslam.results.runs import MODELS
+from espnet2_sslam.results.series import series_sections
 from espnet2_sslam.results.summary import compare, models_present, summarise
 
 LEGEND = (
@@ -88,6 +89,7 @@ def _report(record: Record, plots: list[tuple[str, Path]], folder: str) -> str:
         "\n".join(f"- {line}" for line in findings(record)) or "Nothing to compare.",
         LEGEND,
         *_score_sections(record),
+        *series_sections(record),
         *_measures_section(record),
         f"Every single score is in `{folder}/scores.csv`, the average precision of "
         f"every class in `{folder}/per_class_ap_*.csv`.",

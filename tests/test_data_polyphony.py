@@ -1,0 +1,205 @@
+"""Mixtures of a known number of sounds: labels, levels, and who hears what."""
+
+import csv
+import shutil
+import sys
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet2_sslam.corpus.datadir import read_downstream, read_table
+from espnet2_sslam.corpus.polyphony import (
+    LEVEL,
+    Part,
+    Source,
+    choose,
+    fit,
+    mix,
+    random_numbers,
+    read_sources,
+    sounding_level,
+)
+from tests.corpora import esc50
+from tests.corpus_case import LOCAL, error_line, noise, real_audio
+
+sys.path.insert(0, str(LOCAL))
+import data_esc50  # noqa: E402
+import data_polyphony  # noqa: E402
+
+SMALL = "--degrees 1 2 4 --train_clips 12 --valid_clips 6 --test_clips 4".split()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """The data directory of a small ESC-50: four classes."""
+    folder = tmp_path_factory.mktemp("corpus")
+    esc50.make(folder / "esc50")
+    data_esc50.main(
+        ["--corpus_dir", str(folder / "esc50"), "--datadir", str(folder / "data")]
+    )
+    return folder / "data"
+
+
+def make(corpus, datadir, *options):
+    words = ["--corpus_dir", corpus, "--datadir", datadir, "--seconds", 0.4, *options]
+    data_polyphony.main([str(word) for word in [*words, *SMALL]])
+    return datadir
+
+
+@pytest.fixture(scope="module")
+def made(corpus, tmp_path_factory):
+    return make(corpus, tmp_path_factory.mktemp("made"))
+
+
+def sources_of(datadir):
+    """{mixture: [row of mixtures.csv, ...]}"""
+    found = defaultdict(list)
+    with open(datadir / "mixtures.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            found[row["mixture"]].append(row)
+    return found
+
+
+def test_a_mixture_of_degree_k_has_k_labels_of_k_recordings(made):
+    sources = sources_of(made)
+    for degree in 1, 2, 4:
+        text = read_table(made / f"polyphony/degree_{degree}/text")
+        assert 1 <= len(text) <= 4
+        for key, labels in text.items():
+            assert sorted(row["label"] for row in sources[key]) == labels.split()
+            assert len(set(labels.split())) == degree
+            assert len({row["recording"] for row in sources[key]}) == degree
+
+
+def test_no_recording_is_heard_in_two_parts(made):
+    heard = defaultdict(set)
+    for key, rows in sources_of(made).items():
+        part = key.split("_")[0].replace("degree", "test")
+        heard[part] |= {row["recording"] for row in rows}
+    for split in "train", "valid":
+        speakers = read_table(made / f"pretrain/{split}/utt2spk").values()
+        heard[split] |= set(speakers)
+    assert all(heard[name] for name in ("train", "valid", "test"))
+    for one, other in ("train", "test"), ("valid", "test"), ("train", "valid"):
+        assert not heard[one] & heard[other]
+
+
+def test_training_has_all_degrees_in_equal_shares(made):
+    sources = sources_of(made)
+    degrees = [len(sources[key]) for key in read_table(made / "polyphony/train/text")]
+    assert {d: degrees.count(d) for d in (1, 2, 4)} == {1: 4, 2: 4, 4: 4}
+
+
+def test_no_two_mixtures_of_a_part_have_the_same_sources(made):
+    seen = [
+        (key.split("_")[0], frozenset(row["source"] for row in rows))
+        for key, rows in sources_of(made).items()
+    ]
+    assert len(seen) == len(set(seen))
+
+
+def test_every_degree_is_a_test_split(made):
+    [run] = read_downstream(made)
+    assert (run.name, run.task) == ("polyphony", "multi_label")
+    assert run.tests == tuple(f"polyphony/degree_{d}" for d in (1, 2, 4))
+    assert (made / "polyphony/classes.txt").read_text().split() == sorted(
+        esc50.CLASSES.values()
+    )
+
+
+def test_the_same_seed_gives_the_same_files_and_another_one_others(
+    corpus, made, tmp_path
+):
+    again = make(corpus, tmp_path / "again", "--nj", 2)
+    other = make(corpus, tmp_path / "other", "--seed", 1)
+    name = "audio/polyphony/degree_4/degree_4_00000.flac"
+    assert (again / name).read_bytes() == (made / name).read_bytes()
+    assert (again / "mixtures.csv").read_text() == (made / "mixtures.csv").read_text()
+    assert (other / "mixtures.csv").read_text() != (made / "mixtures.csv").read_text()
+
+
+def test_levels_differ_by_the_signal_to_noise_ratio(tmp_path):
+    parts = []
+    for number, snr in enumerate((0.0, -6.0)):
+        path = tmp_path / f"{number}.wav"
+        # Silence beside a sound must not change its level.
+        sound = np.concatenate([np.zeros(8000), noise(8000, seed=number)])
+        soundfile.write(path, 0.1**number * sound, 16000, subtype="FLOAT")
+        source = Source(str(number), str(path), str(number), str(number))
+        parts.append(Part(source, snr, 0.0))
+    both = mix(parts, 16000)
+    first = mix(parts[:1], 16000)
+    assert both.dtype == np.float32 and both.shape == (16000,)
+    assert sounding_level(first) == pytest.approx(LEVEL, rel=1e-3)
+    ratio = sounding_level(both - first) / sounding_level(first)
+    assert 20 * np.log10(ratio) == pytest.approx(-6.0, abs=0.01)
+
+
+def test_a_mixture_is_never_clipped(tmp_path):
+    path = tmp_path / "click.wav"
+    click = np.full(16000, 0.01)
+    click[8000] = 1.0
+    soundfile.write(path, click, 16000, subtype="FLOAT")
+    parts = [Part(Source("a", str(path), "a", "a"), 30.0, 0.0)]
+    assert np.abs(mix(parts, 16000)).max() == pytest.approx(10 ** (-1 / 20))
+
+
+@pytest.mark.parametrize("place, first, last", [(0.0, 1, 0), (0.999, 0, 4)])
+def test_short_clips_are_placed_and_long_ones_cut(place, first, last):
+    placed = fit(np.arange(1.0, 5.0), 6, place)
+    assert placed.sum() == 10 and placed[0] == first and placed[-1] == last
+    cut = fit(np.arange(10.0), 4, place)
+    assert cut.tolist() == ([0, 1, 2, 3] if place == 0.0 else [6, 7, 8, 9])
+
+
+def test_signal_to_noise_ratios_fill_their_range():
+    by_label = {c: [Source(c + n, "", c + n, c) for n in "12"] for c in "abcd"}
+    parts = [
+        part
+        for i in range(300)
+        for part in choose(by_label, 3, (-5.0, 5.0), random_numbers(0, str(i)))[1:]
+    ]
+    levels = np.array([part.snr for part in parts])
+    assert -5 <= levels.min() < -4.8 and 4.8 < levels.max() <= 5
+    assert abs(levels.mean()) < 0.5
+
+
+def test_clips_with_several_labels_are_no_sources(made, tmp_path):
+    shutil.copytree(made / "polyphony", tmp_path / "polyphony")
+    keys = {source.key for source in read_sources(tmp_path)}
+    degrees = sources_of(made)
+    assert keys and all(len(degrees[key]) == 1 for key in keys)
+    for split in "train", "valid", "degree_1":
+        shutil.rmtree(tmp_path / "polyphony" / split)
+    with pytest.raises(ValueError, match="no clip with exactly one label"):
+        read_sources(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options, complaint",
+    [
+        ("--degrees 1 5", "a mixture of 5 sources needs 5 labels, there are 4"),
+        ("--degrees 0 1", "--degrees are different numbers from 1 on"),
+        ("--snr 5 -5", "--snr needs the lower number first"),
+        ("--test_clips 1", "must be at least 3"),
+        ("--shares 1 1 0", "--shares must be positive"),
+        ("--shares 98 1 1", "test has no recording of"),
+    ],
+)
+def test_wrong_options_are_one_line(corpus, tmp_path, capsys, options, complaint):
+    words = ["--corpus_dir", corpus, "--datadir", tmp_path / "x", *SMALL]
+    line = error_line(data_polyphony.main, capsys, *words, *options.split())
+    assert complaint in line
+    assert not (tmp_path / "x/downstream.txt").exists()
+
+
+def test_real_clips_give_ten_different_sounds(tmp_path):
+    folder = real_audio("esc50-mini")
+    data_esc50.main(["--corpus_dir", str(folder), "--datadir", str(tmp_path / "esc")])
+    words = ["--corpus_dir", tmp_path / "esc", "--datadir", tmp_path / "poly"]
+    words += "--degrees 1 10 --train_clips 2 --valid_clips 2 --test_clips 3".split()
+    data_polyphony.main([str(word) for word in words])
+    text = read_table(tmp_path / "poly/polyphony/degree_10/text")
+    assert [len(labels.split()) for labels in text.values()] == [10] * 3
