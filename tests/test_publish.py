@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from espnet2_sslam.bin import sslam
 from espnet2_sslam.checkpoint import load_model, save_model
 from espnet2_sslam.integrations.publish import folder as folder_module
+from espnet2_sslam.integrations.publish.evaluation import Score, over_folds
 from tests.checkpoint_case import FINETUNED, unpack
 from tests.command_case import command
 from tests.publish_case import (
@@ -260,6 +261,25 @@ def test_a_best_checkpoint_that_was_chosen_on_test_clips_says_so(
     score_record(root, classifier)
     card = publish(classifier / "valid.mAP.best.pth")
     assert "chosen on the test clips" in card and "model-index" not in card
+
+
+def test_folds_are_averaged_and_single_sets_are_not():
+    def score(data_set, value, clips, empty=()):
+        metrics = {"mAP": value, "accuracy": value / 2, "num_clips": clips}
+        metrics["classes_without_positives"] = list(empty)
+        metrics["intervals"] = {"mAP": [0, 1]}
+        return Score("tag", "fine-tuning", data_set, "test", "last", metrics)
+
+    scores = [score("esc50_fold1", 0.5, 40, ["pig"]), score("esc50_fold2", 0.7, 38)]
+    folds = {"esc50_fold1": "esc50", "esc50_fold2": "esc50"}
+    mean, other = over_folds([*scores, score("mini", 0.9, 7)], folds)
+    assert mean.data_set == "esc50" and mean.metrics["folds"] == 2
+    assert mean.metrics["mAP"] == pytest.approx(0.6)
+    assert mean.metrics["accuracy"] == pytest.approx(0.3)
+    assert mean.metrics["num_clips"] == 78 and "intervals" not in mean.metrics
+    assert mean.metrics["classes_without_positives"] == ["pig"]
+    assert other.data_set == "mini" and other.metrics["mAP"] == 0.9
+    assert other.metrics["intervals"] == {"mAP": [0, 1]}
 
 
 # --- what is unknown

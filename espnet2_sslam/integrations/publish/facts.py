@@ -149,9 +149,12 @@ def _places(source: Source, results: List[Path]):
 def _corpora(lineage: Lineage) -> Dict[str, Dict[str, Any]]:
     """What is known of the corpora whose data reports the trainings have."""
     known = yaml.safe_load(CORPORA_FILE.read_text(encoding="utf-8"))
-    notes = [n for t in lineage.trainings if t.data for n in t.data.report["notes"]]
+    reports = [t.data.report for t in lineage.trainings if t.data]
+    notes = [note for report in reports for note in report["notes"]]
+    sets = {name for report in reports for name in report["classes"]}
     return {
         name: entry
         for name, entry in known.items()
-        if any(note.startswith(entry["notes"]) for note in notes)
+        if entry.get("set") in sets
+        or any(note.startswith(entry.get("notes", "\n")) for note in notes)
     }

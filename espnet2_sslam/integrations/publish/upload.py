@@ -216,6 +216,8 @@ def _reason(error: BaseException, repo: str) -> str:
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.strerror}: {error.filename}"
+    if isinstance(error, PermissionError):  # of the Hub's storage for large files
+        return "this token may not write there: it needs the permission (role write)"
     return (
         f"the upload was interrupted or the Hub cannot be reached "
         f"({type(error).__name__})"
