@@ -32,6 +32,11 @@ pretrain_from=
 finetune_config=
 finetune_args=
 finetune_tag=
+# SUPERB and HEAR
+superb_tasks=
+superb_upstreams="fbank_no_cmvn random phase1 phase2"
+superb_lrs="1e-2 1e-3 1e-4 1e-5"
+superb_args=
 # Publishing
 publish=phase2
 publish_args=
@@ -44,7 +49,8 @@ Stages
   1 data preparation -> data/          5 pre-training phase 2 (SSLAM: mixtures)
   2 audio formatting -> dump/          6 fine-tuning and linear evaluation
   3 data report and statistics         7 inference, scoring, RESULTS.md
-  4 pre-training phase 1 (EAT)         9 folder for others, upload (when asked for)
+  4 pre-training phase 1 (EAT)         8 SUPERB and HEAR by s3prl (when asked for)
+                                       9 folder for others, upload (when asked for)
 Each may be run again: finished work is skipped while its inputs, options and results
 are the same; interrupted training is continued.
 
@@ -81,6 +87,13 @@ Options [default]
                               those of the benchmark]
   --finetune_args \"...\"       more options of espnet2_sslam.bin.sslam_cls_train
   --finetune_tag TAG          name of the fine-tuning [from the config]
+ SUPERB and HEAR
+  --superb_tasks \"TASK=DIR ...\"  ks, ic, sid, er of SUPERB, HearESC50 and others of HEAR
+  --superb_upstreams \"WORD ...\"  phase1, phase2, random (the same network), NAME=WEIGHTS,
+                              a name of s3prl [${superb_upstreams}]
+  --superb_lrs \"LR ...\"       the best one on dev is tested [${superb_lrs}]
+  --superb_args \"...\"         more options of espnet2_sslam.bin.sslam_superb, such as
+                              --steps 1000 or --options freq=mean
  Publishing
   --publish \"WORD ...\"        phase1, phase2 (of the first seed) or phase2_seed3; a run
                               such as linear_tiny/phase2_seed1/mini; or weights from
@@ -102,11 +115,13 @@ given=("$@")
 . utils/parse_options.sh
 . utils/stages.sh
 . utils/publish.sh
+. utils/superb.sh
 . utils/models.sh
 . utils/benchmarks.sh
 [ $# -eq 0 ] || die "no argument without --option is expected, got '$1'"
 check_options
 check_publish
+check_superb
 . ./db.sh
 . ./path.sh
 . ./cmd.sh
@@ -183,6 +198,15 @@ if runs 7; then
         --dump "${dump}" --output "${expdir}/RESULTS.md" \
         --pretrain_from "${pretrain_from}" \
         --seeds ${seeds} --models $(model_names) --tags $(finetune_tags)
+fi
+
+if runs 8; then
+    if [ -n "${superb_tasks}" ]; then
+        log "stage 8: ${superb_upstreams} on ${superb_tasks} -> ${expdir}/SUPERB.md"
+        run_superb
+    else
+        log "stage 8: left out, --superb_tasks names no task"
+    fi
 fi
 
 if runs 9; then

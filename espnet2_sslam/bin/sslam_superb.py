@@ -56,7 +56,13 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="of the sslam upstream, such as freq=mean or upsample=8",
     )
-    add("--steps", type=int, metavar="N", help="updates [the task's: up to 200,000]")
+    add(
+        "--steps",
+        nargs="+",
+        default=[],
+        metavar="[TASK=]N",
+        help="updates [the task's: up to 200,000]; HEAR counts four batches as one",
+    )
     add(
         "--eval_every",
         type=int,
@@ -78,29 +84,29 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         format="%(asctime)s (superb) %(message)s",
         datefmt="%H:%M:%S",
     )
-    for name in ("steps", "eval_every", "nj"):
+    for name in ("eval_every", "nj"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} starts at 1, got {value}")
-    if args.steps and args.eval_every and args.eval_every > args.steps:
-        raise ValueError("--eval_every above --steps would never score the dev set")
     if min(args.lrs) <= 0:
         raise ValueError(f"learning rates are above 0, got {min(args.lrs):g}")
     # After the options: it takes seconds to import torch.
     from espnet2_sslam.integrations.superb.run import Schedule
     from espnet2_sslam.integrations.superb.sweep import Plan, sweep
     from espnet2_sslam.integrations.superb.table import write_table
-    from espnet2_sslam.integrations.superb.tasks import parse_tasks
+    from espnet2_sslam.integrations.superb.tasks import parse_steps, parse_tasks
     from espnet2_sslam.integrations.superb.upstreams import read_options, split_words
 
+    tasks = parse_tasks(args.tasks)
+    steps = parse_steps(args.steps, tasks)
     plan = Plan(
-        tasks=parse_tasks(args.tasks),
+        tasks=tasks,
         upstreams=split_words(args.upstreams),
         lrs=tuple(dict.fromkeys(args.lrs)),
         seeds=tuple(dict.fromkeys(args.seeds)),
         expdir=args.expdir,
         options=read_options(args.options),
-        schedule=Schedule(args.steps, args.eval_every, args.num_workers, args.device),
+        schedule=Schedule(steps, args.eval_every, args.num_workers, args.device),
         config_dir=args.config_dir,
         jobs=args.nj,
     )

@@ -1,6 +1,7 @@
 """One training of s3prl: its configuration, its commands, its scores, its records."""
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -8,7 +9,8 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import yaml
 
@@ -30,23 +32,25 @@ class Schedule(NamedTuple):
     """How long a run trains, and on what; None keeps the configuration's value.
 
     Attributes:
-        steps: Updates.
+        steps: Updates by task; "" stands for the tasks that are not named.
         eval_every: Updates between two scores on the dev set; a quarter of `steps` by
             default.
         num_workers: Processes that read audio.
         device: cpu or cuda.
     """
 
-    steps: Optional[int] = None
+    steps: Mapping[str, int] = MappingProxyType({})
     eval_every: Optional[int] = None
     num_workers: Optional[int] = None
     device: str = "cpu"
 
-    def runner(self) -> Dict[str, int]:
-        """What it changes in s3prl's options of the training."""
-        every = self.eval_every or (self.steps and max(1, self.steps // 4))
-        changed = {} if self.steps is None else {"total_steps": self.steps}
+    def runner(self, task: Task) -> Dict[str, int]:
+        """What it changes in s3prl's options of a task's training."""
+        steps = self.steps.get(task.name, self.steps.get(""))
+        every = self.eval_every or (steps and max(1, steps // 4))
+        changed = {} if steps is None else {"total_steps": steps}
         if every:
+            every = min(every, steps or every)
             changed.update(eval_step=every, save_step=every, log_step=every)
         return changed
 
@@ -142,11 +146,12 @@ class Run:
             return 0.0, 0  # nothing is better than nothing
         raise ValueError(f"{self.folder / 'log.log'} has no score on the dev set")
 
-    def test_scores(self) -> Dict[str, float]:
-        """Scores on the test set by metric."""
+    def test_scores(self) -> Dict[str, Optional[float]]:
+        """Scores on the test set by metric, None for those that are not defined."""
         if self.task.hear:
             [result] = self.folder.glob("evaluate/valid_best/*/result.yaml")
-            return _read_yaml(result)
+            scores = _read_yaml(result)
+            return {k: v if math.isfinite(v) else None for k, v in scores.items()}
         log = (self.folder / "log.log").read_text(encoding="utf-8")
         return {
             "accuracy": float(re.findall(r"^test at step 0: (\S+)$", log, re.M)[-1])
@@ -224,12 +229,12 @@ def make_config(
             "prepare_data": dict(data),
             "build_upstream": {"name": upstream.entry},
             "build_optimizer": {"name": "Adam", "conf": {"lr": lr}},
-            "train": {"seed": seed, **schedule.runner()},
+            "train": {"seed": seed, **schedule.runner(task)},
         }
         if task.folds > 1:
             config["prepare_data"].update(test_fold=fold, num_folds=task.folds)
         return config
-    config["runner"].update(schedule.runner())
+    config["runner"].update(schedule.runner(task))
     config["optimizer"]["lr"] = lr
     config["downstream_expert"]["datarc"].update(data)
     if task.name == "er":

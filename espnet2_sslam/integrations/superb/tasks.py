@@ -1,7 +1,7 @@
 """The tasks: what s3prl calls them, how they are scored, how many folds they have."""
 
 from pathlib import Path
-from typing import Dict, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, NamedTuple, Sequence, Tuple
 
 
 class Task(NamedTuple):
@@ -89,3 +89,20 @@ def parse_tasks(words: Sequence[str]) -> Dict[str, Path]:
 def fold_numbers(task: Task) -> Tuple[int, ...]:
     """The folds as s3prl counts them: IEMOCAP's from 1, HEAR's from 0."""
     return tuple(range(task.folds)) if task.hear else tuple(range(1, task.folds + 1))
+
+
+def parse_steps(words: Sequence[str], tasks: Iterable[str]) -> Dict[str, int]:
+    """Updates by task from words N (for all tasks, key "") and TASK=N.
+
+    Raises:
+        ValueError: A word of another form, or a task that is not asked for.
+    """
+    steps: Dict[str, int] = {}
+    for word in words:
+        name, _, number = word.rpartition("=")
+        if not number.isdigit() or int(number) < 1:
+            raise ValueError(f"--steps takes N or TASK=N from 1 on, got {word!r}")
+        if name and name not in tasks:
+            raise ValueError(f"--steps names {name}, which --tasks does not")
+        steps[name] = int(number)
+    return steps

@@ -1,0 +1,58 @@
+# shellcheck shell=bash disable=SC2154
+# Stage 8: which upstreams are compared, on which of s3prl's tasks.
+
+check_superb() {
+    local word
+    [ "${stage}" -eq 8 ] || [ "${stop_stage}" -eq 8 ] || return 0
+    [ -n "${superb_tasks}" ] ||
+        die "stage 8 needs --superb_tasks, such as \"ks=DIR HearESC50=DIR\" with the" \
+            "folders of the data"
+    [ -n "${superb_upstreams}" ] || die "--superb_upstreams needs a word"
+    for word in ${superb_tasks}; do
+        [[ "${word}" = ?*=?* ]] || die "--superb_tasks holds TASK=DIR, not '${word}'"
+        [ -d "${word#*=}" ] || die "--superb_tasks: there is no folder ${word#*=}"
+    done
+}
+
+# superb_phase <phase>: its model, {seed} for the seed; all of them must be there
+superb_phase() {
+    local seed
+    for seed in ${seeds}; do need 8 $(($1 + 3)) "$(pretrain_dir "$1" "${seed}")"; done
+    pretrain_dir "$1" "{seed}"
+}
+
+# superb_random: the model whose network `random` has: that of the phases, or of the
+# first weights that are named
+superb_random() {
+    local word
+    if ! [[ " ${superb_upstreams} " = *" phase"[12]" "* ]]; then
+        for word in ${superb_upstreams}; do
+            if [[ "${word}" = ?*=?* ]]; then
+                echo "${word#*=}"
+                return 0
+            fi
+        done
+    fi
+    superb_phase 1
+}
+
+# run_superb: the sweep and its table. The command has records of its own: finished
+# trainings are kept, and those with other settings are moved to ..._replaced.
+run_superb() {
+    local word source words=() superb_words device=cpu
+    for word in ${superb_upstreams}; do
+        case "${word}" in
+            phase1 | phase2) source="$(superb_phase "${word#phase}")" || exit 1 ;;
+            random) source="$(superb_random)" || exit 1 ;;
+            *) words+=("${word}") && continue ;;
+        esac
+        words+=("${word}=${source}")
+    done
+    if [ "${ngpu}" -gt 0 ]; then device=cuda; fi
+    read -r -a superb_words <<<"${superb_args}"
+    # shellcheck disable=SC2086 # lists of words
+    "${python}" -m espnet2_sslam.bin.sslam_superb --expdir "${expdir}/superb" \
+        --output "${expdir}/SUPERB.md" --tasks ${superb_tasks} \
+        --upstreams "${words[@]}" --lrs ${superb_lrs} --seeds ${seeds} \
+        --device "${device}" --nj "${at_once}" "${superb_words[@]}"
+}
