@@ -6,13 +6,13 @@ from espnet2_sslam.results import paper, tables
 from espnet2_sslam.results.files import write_text
 from espnet2_sslam.results.machine import environment
 from espnet2_sslam.results.record import Record, collect
-from espnet2_sslam.results.summary import models_present, summarise
+from espnet2_sslam.results.summary import Cell, models_present, summarise
 
 LEGEND = (
-    "In percent: mean ± standard deviation over the seeds, of the model after the last "
-    "epoch; in brackets that of the epoch with the best validation score. * where this "
-    "was chosen on the test clips, as the data set has no other. RESULTS.md of each "
-    "benchmark has intervals, classes, data, hardware and hours."
+    "In percent: mean ± standard deviation over the seeds (none for one seed), of the "
+    "model after the last epoch; in brackets that of the epoch with the best score on "
+    "validation. * where this was chosen on the test clips, as the data set has no "
+    "other. RESULTS.md of each benchmark has intervals, classes, data, hardware, hours."
 )
 
 
@@ -47,6 +47,14 @@ def write_benchmarks(
     return len(rows)
 
 
+def _short(cell: Cell) -> str:
+    """Return mean and spread of a cell in percent."""
+    if not cell.values or cell.incomplete:
+        return tables.show(cell)
+    spread = "" if cell.spread is None else f" ± {100 * cell.spread:.1f}"
+    return f"{100 * cell.mean:.1f}{spread}"
+
+
 def _rows(record: Record, models: tuple[str, ...]) -> list[list[str]]:
     """Return a row for each tag and test split of one benchmark."""
     rows = []
@@ -66,10 +74,7 @@ def _rows(record: Record, models: tuple[str, ...]) -> list[list[str]]:
                     )
                     known = model in models_present(record.scores, tag)
                     star = "*" if test == line.valid else ""
-                    cells.append(
-                        f"{tables.show(last)} ({tables.show(best)}{star})"
-                        if known and last.values
-                        else "missing"
-                    )
+                    text = f"{_short(last)} ({_short(best)}{star})"
+                    cells.append(text if known and last.values else "missing")
                 rows.append([name, tag, metric, *cells, published])
     return rows
