@@ -53,5 +53,11 @@ def test_commands_run_one_after_the_other(user_folder):
     )
     for command in COMMANDS:
         sslam.main(shlex.split(command)[1:])
-    for name in ("features.npz", "labels.csv", "events.tsv", "street.png"):
+    for name in (
+        "features.npz",
+        "labels.csv",
+        "events.tsv",
+        "street.png",
+        "sslam.onnx",
+    ):
         assert Path(name).stat().st_size > 0
