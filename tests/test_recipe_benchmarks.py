@@ -94,6 +94,18 @@ def test_a_list_is_prepared_fine_tuned_and_scored_word_by_word(recipe):
     assert all(f"--benchmark {pair}" in calls[-1] for pair in both)
 
 
+def test_beats_stands_beside_with_its_own_command(recipe):
+    models = f"random sslam={recipe.weights} beats=beats:{recipe.weights}"
+    words = ["--downstream", "ks1", "--protocol", "mean", "--models", models]
+    status, _, stderr, calls = recipe.run(*words)
+    assert status == 0, stderr
+    call = options_of(calls, "beats_cls_train", "/beats_seed1/a ")
+    assert f"--beats_checkpoint {recipe.weights}" in call and "--init_param" not in call
+    assert names(calls).count("beats_cls_train") == 2
+    assert names(calls).count("convert_weights") == 1
+    assert "--models random sslam beats" in calls[-1]
+
+
 def test_a_second_run_converts_trains_and_scores_nothing(recipe):
     words = ["--downstream", "ks1", "--models", f"sslam={recipe.weights}"]
     recipe.run(*words)

@@ -53,7 +53,7 @@ elif name == "format_audio":
 elif name == "data_report":
     stats = '{{"mean": -4.5, "std": 3.25}}'
     make(value("--dump") / "report", report__json="1", fbank_stats__json=stats)
-elif name in ("sslam_train", "sslam_cls_train"):
+elif name in ("sslam_train", "sslam_cls_train", "beats_cls_train"):
     weights = hashlib.sha256(" ".join(words).encode()).hexdigest()
     make(value("--output_dir"), config__yaml="x", latest__pth=weights)
     make(value("--output_dir"), valid__mAP__best__pth=weights)

@@ -63,7 +63,8 @@ Options [default]
   --seeds \"N ...\"             one pre-training and one fine-tuning each [${seeds}]
   --models \"WORD ...\"         what is fine-tuned [${models}];
                               NAME=WEIGHTS: weights from elsewhere (the authors' file or
-                              export, a Hugging Face id, a folder of sslam-convert)
+                              export, a Hugging Face id, a folder of sslam-convert);
+                              NAME=beats:FILE: BEATs, with a linear or probe config
   --python PY                 interpreter to use as it is [path.sh finds or builds one]
  Benchmarks
   --downstream \"WORD ...\"     stages 1-3 and 6-7 for each, stages 4-5 for --corpus; the

@@ -39,13 +39,21 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def build_classifier(config: dict):
+    """Return the classifier that config.yaml describes, on SSLAM's encoder or BEATs."""
+    if config.get("beats_checkpoint"):
+        from espnet2_sslam.integrations.beats import classifier_from_config
+    else:
+        from espnet2_sslam.classifier import classifier_from_config
+    return classifier_from_config(config)
+
+
 def load_classifier(config_file: Path, model_file: Path):
     """Return the classifier in evaluation mode and its configuration.
 
     Raises:
         ValueError: a file is missing, or the weights do not fit the configuration.
     """
-    from espnet2_sslam.classifier import classifier_from_config
     from espnet2_sslam.tasks.weights import compare_states, load_states
 
     for path in (config_file, model_file):
@@ -54,7 +62,7 @@ def load_classifier(config_file: Path, model_file: Path):
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not isinstance(config.get("class_list"), list):
         raise ValueError(f"{config_file} is not the config.yaml of a classifier")
-    model = classifier_from_config(config)
+    model = build_classifier(config)
     states = load_states(model_file)
     compare_states(model.state_dict(), states, str(model_file))
     model.load_state_dict(states)

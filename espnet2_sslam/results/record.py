@@ -62,10 +62,10 @@ class Record:
 
     def kind(self, tag: str) -> str:
         """Return `probe` (our own), `linear` (frozen encoder) or `finetune`."""
-        if tag.startswith("probe"):
-            return "probe"
         for path, run in self.finetuning.items():
             if path.parent.parent.name == tag:
+                if Path(run.config.get("config") or "").name.startswith("probe"):
+                    return "probe"
                 conf = run.config.get("model_conf") or {}
                 return "linear" if conf.get("freeze_encoder") else "finetune"
         return "linear" if tag.startswith("linear") else "finetune"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154,SC2034
-# The words of --models: random, phase1, phase2, or NAME=WEIGHTS for weights that were
-# trained elsewhere.
+# The words of --models: random, phase1, phase2, NAME=WEIGHTS for weights that were
+# trained elsewhere, or NAME=beats:FILE for BEATs.
 
 check_models() {
     local word name names=" "
@@ -36,7 +36,7 @@ weights_dir() { echo "${pretrain_from}/models/$1"; }
 convert_models() {
     local word name source dir input
     for word in ${models}; do
-        if [ "${word#*=}" = "${word}" ]; then continue; fi
+        if [[ "${word}" != *=* || "${word}" = *=beats:* ]]; then continue; fi
         name="${word%%=*}" source="${word#*=}" input=()
         if [ -e "${source}" ]; then input=(--input "${source}"); fi
         dir="$(weights_dir "${name}")"
@@ -53,7 +53,7 @@ random_encoder() {
     trained="$(pretrain_dir 1 "$1")"
     if ! [[ " ${models}" = *" phase"[12]* ]]; then
         for word in ${models}; do
-            if [[ "${word}" = *=* ]]; then
+            if [[ "${word}" = *=* && "${word}" != *=beats:* ]]; then
                 trained="$(weights_dir "${word%%=*}")"
                 break
             fi
@@ -69,9 +69,19 @@ random_encoder() {
     fi
 }
 
+# trainer <model>: the command that fine-tunes it
+trainer() {
+    if [[ "$1" = *=beats:* ]]; then echo beats_cls_train; else echo sslam_cls_train; fi
+}
+
 # pretrained_encoder <model> <seed>: options for the weights of a phase or a name
 pretrained_encoder() {
     local source weights=latest.pth
+    if [[ "$1" = *=beats:* ]]; then
+        options+=(--beats_checkpoint "${1#*=beats:}")
+        inputs+=(--input "${1#*=beats:}")
+        return 0
+    fi
     if [[ "$1" = *=* ]]; then
         source="$(weights_dir "${1%%=*}")" weights=encoder.pth
     else

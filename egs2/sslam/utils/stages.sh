@@ -252,7 +252,7 @@ add_finetuning() {
         pretrained_encoder "${model}" "${seed}"
     fi
     options+=("${finetune_words[@]}")
-    add_training "${name} ${model%%=*} seed ${seed}" "${dir}" sslam_cls_train
+    add_training "${name} ${model%%=*} seed ${seed}" "${dir}" "$(trainer "${model}")"
 }
 
 # best_model <dir> <task>: the checkpoint of the best epoch on the validation set

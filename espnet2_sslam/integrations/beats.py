@@ -1,0 +1,169 @@
+"""BEATs as the encoder of our classifier, to compare with: ESPnet's own encoder.
+
+ESPnet has it under another name in each of the supported versions. It takes a BEATs
+checkpoint as its authors publish it (`cfg` and `model`).
+"""
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import Any, List, Mapping, Tuple
+
+import torch
+from torch import nn
+
+from espnet2_sslam.augment import Augmentation
+from espnet2_sslam.checkpoint.pickled import read_pickle
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.features import PATCHES_PER_STEP
+from espnet2_sslam.randomness import batch_generator
+from espnet2_sslam.tasks.classification import SSLAMClassificationTask, read_classes
+
+MODULES = ("espnet2.beats.encoder", "espnet2.asr.encoder.beats_encoder")
+SHORTEST = 3200  # samples; ESPnet's encoder repeats shorter clips
+
+
+def espnet_encoder(checkpoint: str) -> nn.Module:
+    """Build ESPnet's BEATs encoder with the weights of a checkpoint.
+
+    Raises:
+        ValueError: no such file, not a BEATs checkpoint, or weights that do not fit.
+    """
+    content = read_pickle(checkpoint)
+    if not isinstance(content, Mapping) or not {"cfg", "model"} <= set(content):
+        raise ValueError(
+            f"{checkpoint} is not a BEATs checkpoint: it must hold `cfg` and `model`"
+        )
+    for name in MODULES:
+        try:
+            module = importlib.import_module(name)
+            break
+        except ModuleNotFoundError:
+            continue
+    else:
+        raise ValueError("this ESPnet has no BEATs encoder: use 202511 or 202611")
+    encoder = module.BeatsEncoder(1, beats_config=dict(content["cfg"]))
+    found = encoder.load_state_dict(content["model"], strict=False)
+    # The fbank and padding convolutions of newer ESPnets hold no learnt weights.
+    missing = [key for key in found.missing_keys if "_pad." not in key]
+    extra = [key for key in found.unexpected_keys if not key.startswith("predictor")]
+    if missing or extra:
+        raise ValueError(
+            f"{checkpoint} does not fit ESPnet's BEATs: missing {missing[:3]}, "
+            f"unknown {extra[:3]}"
+        )
+    return encoder
+
+
+class BeatsTokens(nn.Module):
+    """What SSLAMClassifier asks of an encoder, answered by BEATs.
+
+    Args:
+        encoder: ESPnet's BEATs encoder.
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.beats = encoder
+        self.embed_dim = encoder.output_size()
+        self.input_size, self.max_layer = 1, 0
+
+    def hidden_states(
+        self, speech: torch.Tensor, lengths: torch.Tensor, collect: bool = False
+    ) -> Tuple[List[torch.Tensor], torch.Tensor]:
+        """Return [tokens (B, 1+N, D)] and time patches (B,), as SSLAMEncoder does.
+
+        BEATs has no CLS token; zeros stand in its place. Clips of one length go through
+        together, so that padding never counts.
+        """
+        rows, tokens, steps = [], [], []
+        for length in lengths.unique().tolist():
+            same = (lengths == length).nonzero()[:, 0]
+            clips, count = speech[same, :length], lengths[same]
+            if length < SHORTEST:
+                times = -(-SHORTEST // length)
+                clips, count = clips.repeat(1, times), count * times
+            out, _, _ = self.beats(clips, count)
+            number = out.shape[1] // PATCHES_PER_STEP
+            rows.append(same)
+            tokens.append(out[:, : number * PATCHES_PER_STEP])
+            steps.append(torch.full_like(same, number))
+        longest = max(part.shape[1] for part in tokens)
+        padded = [
+            nn.functional.pad(part, (0, 0, 1, longest - part.shape[1]))
+            for part in tokens
+        ]
+        order = torch.cat(rows).argsort()
+        return [torch.cat(padded)[order]], torch.cat(steps)[order]
+
+
+class BeatsClassifier(SSLAMClassifier):
+    """SSLAMClassifier on BEATs: no CLS token, no layers, no spectrogram to augment.
+
+    Raises:
+        ValueError: an option that BEATs has no part for.
+    """
+
+    def __init__(self, encoder: BeatsTokens, classes: List[str], **options: Any):
+        augmentation = options.get("augmentation") or Augmentation()
+        refused = {
+            "pooling: cls": options.get("pooling", "cls") == "cls",
+            "weighted_layers": options.get("weighted_layers", False),
+            "frozen_drop_path": options.get("frozen_drop_path", False),
+            "mixup": augmentation.mixup_alpha,
+            "mask_ratio": augmentation.mask_ratio,
+        }
+        wrong = [name for name, asked in refused.items() if asked]
+        if wrong:
+            raise ValueError(
+                f"BEATs has no {', '.join(wrong)} here: use conf/probe_mean.yaml, "
+                "conf/probe_attentive.yaml or conf/linear_tiny.yaml"
+            )
+        super().__init__(encoder, classes, **options)
+
+    def _augmented(self, speech, lengths, targets):
+        """Vectors (B, D) of clips with augmented waveforms, and the targets."""
+        generator = batch_generator(speech.device, self.seed, self.num_batches)
+        speech = self.augmentation.waveform(speech, lengths, generator)
+        return self._pooled(speech, lengths), targets
+
+
+def classifier_from_config(config: Mapping[str, Any]) -> BeatsClassifier:
+    """Build the classifier that a training configuration describes."""
+    return BeatsClassifier(
+        BeatsTokens(espnet_encoder(config["beats_checkpoint"])),
+        config["class_list"],
+        augmentation=Augmentation(**config["augment_conf"]),
+        seed=config["seed"],
+        **config["model_conf"],
+    )
+
+
+class BeatsClassificationTask(SSLAMClassificationTask):
+    """Train a head on BEATs, or all of it."""
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the checkpoint to the options of classification."""
+        super().add_task_arguments(parser)
+        parser.add_argument("--beats_checkpoint", help="BEATs .pt file")
+
+    @classmethod
+    def check_configuration(cls, args: argparse.Namespace) -> None:
+        """Refuse what is only for SSLAM's encoder."""
+        if args.beats_checkpoint is None:
+            raise ValueError("--beats_checkpoint is needed: a BEATs .pt file")
+        if not Path(args.beats_checkpoint).is_file():
+            raise ValueError(f"--beats_checkpoint {args.beats_checkpoint} is not there")
+        if args.encoder_conf or args.input_size != 1:
+            raise ValueError(
+                "BEATs takes waveforms (--input_size 1) and no encoder_conf: use a "
+                "config without it, such as conf/probe_mean.yaml"
+            )
+        super().check_configuration(args)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> BeatsClassifier:
+        """Return the classifier; the head is drawn from the global seed."""
+        args.class_list = read_classes(args.class_list)
+        return classifier_from_config(vars(args))
