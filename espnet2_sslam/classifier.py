@@ -164,8 +164,9 @@ class SSLAMClassifier(AbsESPnetModel):
     def train(self, mode: bool = True):
         """Set the mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
-        if self.freeze_encoder and not self.frozen_drop_path:
-            self.encoder.eval()
+        if self.freeze_encoder:  # the encoder's own train() would keep it from dropping
+            active = mode and self.frozen_drop_path and not self.encoder.freeze
+            nn.Module.train(self.encoder, active)
         return self
 
     def forward(

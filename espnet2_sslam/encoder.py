@@ -149,8 +149,12 @@ class SSLAMEncoder(AbsEncoder):
         return self.embed_dim * (PATCHES_PER_STEP if self.freq == "concat" else 1)
 
     def train(self, mode: bool = True):
-        """Set the mode; a frozen encoder stays in evaluation mode."""
-        return super().train(mode and not self.freeze)
+        """Set the mode; a frozen encoder stays in evaluation mode.
+
+        Frozen by `freeze`, or all weights from outside (ESPnet's --freeze_param).
+        """
+        trained = any(weight.requires_grad for weight in self.parameters())
+        return super().train(mode and trained and not self.freeze)
 
     def fbank(
         self,

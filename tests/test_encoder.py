@@ -192,3 +192,12 @@ def test_the_wrong_input_is_refused():
         encoder(input_size=128)(torch.zeros(2, 100, 80), torch.tensor([100, 100]))
     with pytest.raises(ValueError, match="at least 400"):
         encoder()(torch.zeros(1, 300), torch.tensor([300]))
+
+
+def test_an_encoder_frozen_from_outside_stays_in_evaluation_mode():
+    encoder = SSLAMEncoder(128, embed_dim=16, depth=1, num_heads=2, drop_path=0.5)
+    assert encoder.train().training
+    encoder.requires_grad_(False)  # as ESPnet's --freeze_param encoder does
+    assert not encoder.train().training
+    encoder.norm.requires_grad_(True)
+    assert encoder.train().training
