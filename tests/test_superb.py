@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +205,36 @@ def test_a_failing_run_keeps_the_others_and_names_its_log(
         main([*words.split(), "--config_dir", str(CONFIGS), "--lrs", "1e-2", "1e-3"])
     assert "0 of 1 tasks x 1 upstreams" in capsys.readouterr().out
     assert (tmp_path / "s/ks/fbank_no_cmvn_seed1/lr0.001/.trained").exists()
+
+
+def test_an_interruption_ends_what_runs_and_starts_no_more(tmp_path, keywords):
+    class Interrupted(FakeS3prl):
+        stopped = False
+
+        def __call__(self, command, folder, log):
+            self.commands.append(command)
+            raise KeyboardInterrupt
+
+        def stop(self):
+            self.stopped = True
+
+    fake = Interrupted({})
+    with pytest.raises(KeyboardInterrupt):
+        sweep(make_plan(tmp_path, {"ks": keywords}, (1e-1, 1e-2, 1e-3, 1e-4)), fake)
+    assert fake.stopped and len(fake.commands) < 4
+
+
+def test_processes_do_not_outlive_a_stop(tmp_path):
+    processes = sweeping.Processes()
+    waiting = threading.Thread(
+        target=processes, args=(["sleep", "60"], tmp_path, tmp_path / "log")
+    )
+    waiting.start()
+    while not processes.running:
+        time.sleep(0.01)
+    processes.stop()
+    waiting.join(timeout=10)
+    assert not waiting.is_alive() and "# sleep 60" in (tmp_path / "log").read_text()
 
 
 def test_sslam_gets_its_weights_and_options(tmp_path, keywords, sounds, model):
