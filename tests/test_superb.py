@@ -61,6 +61,8 @@ def model(tmp_path_factory):
 class FakeS3prl:
     """Writes what s3prl writes. dev is `scores` by rate, test is dev - 0.1."""
 
+    stopped = False
+
     def __init__(self, scores, broken=()):
         self.scores, self.broken, self.commands = scores, broken, []
 
@@ -209,8 +211,6 @@ def test_a_failing_run_keeps_the_others_and_names_its_log(
 
 def test_an_interruption_ends_what_runs_and_starts_no_more(tmp_path, keywords):
     class Interrupted(FakeS3prl):
-        stopped = False
-
         def __call__(self, command, folder, log):
             self.commands.append(command)
             raise KeyboardInterrupt

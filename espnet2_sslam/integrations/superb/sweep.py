@@ -27,9 +27,6 @@ from espnet2_sslam.integrations.superb.run import (
 from espnet2_sslam.integrations.superb.tasks import TASKS, Task, fold_numbers
 from espnet2_sslam.integrations.superb.upstreams import Upstream
 
-# (command, folder to start it in, log) -> exit status
-Execute = Callable[[List[str], Path, Path], int]
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -68,12 +65,12 @@ class Outcome:
     failures: List[str] = field(default_factory=list)
 
 
-def sweep(plan: Plan, execute: Optional[Execute] = None) -> Outcome:
+def sweep(plan: Plan, execute: Optional["Processes"] = None) -> Outcome:
     """Run what is not done yet.
 
     Args:
         plan: What is asked for.
-        execute: Runs a command; s3prl in a process of its own by default.
+        execute: Runs the commands of s3prl.
 
     Raises:
         ValueError: Something that can be seen to be wrong before any training.
@@ -84,7 +81,7 @@ def sweep(plan: Plan, execute: Optional[Execute] = None) -> Outcome:
     waiting = [run for run in outcome.runs if run.record("trained") is None]
     logging.info("%d of %d trainings to do", len(waiting), len(outcome.runs))
     part = _Part(execute, replaced)
-    _in_parallel(part.train, waiting, plan.jobs, outcome)
+    _in_parallel(part.train, waiting, execute, outcome)
     outcome.chosen = choose(outcome.runs)
     tests = [
         run
@@ -92,7 +89,7 @@ def sweep(plan: Plan, execute: Optional[Execute] = None) -> Outcome:
         if outcome.chosen.get((run.task.name, run.upstream.name)) == run.lr
         and run.record("tested") is None
     ]
-    _in_parallel(part.test, tests, plan.jobs, outcome)
+    _in_parallel(part.test, tests, execute, outcome)
     return outcome
 
 
@@ -188,7 +185,7 @@ def choose(runs: Sequence[Run]) -> Dict[Tuple[str, str], float]:
 class _Part:
     """Trains and tests runs, each with its record."""
 
-    def __init__(self, execute: Execute, replaced: Path):
+    def __init__(self, execute: "Processes", replaced: Path):
         self.execute, self.replaced = execute, replaced
 
     def train(self, run: Run) -> None:
@@ -227,7 +224,10 @@ class _Part:
 
 
 def _in_parallel(
-    work: Callable[[Run], None], runs: Sequence[Run], jobs: int, outcome: Outcome
+    work: Callable[[Run], None],
+    runs: Sequence[Run],
+    execute: "Processes",
+    outcome: Outcome,
 ) -> None:
     """Do all of them, some at a time; one that fails keeps no other from running."""
 
@@ -235,11 +235,13 @@ def _in_parallel(
         try:
             work(run)
         except (ValueError, OSError, LookupError) as error:
+            if execute.stopped:
+                return
             line = " ".join(str(error).split())
             outcome.failures.append(line if run.name in line else f"{run.name}: {line}")
             logging.error("%s", outcome.failures[-1])
 
-    with ThreadPoolExecutor(jobs) as threads:
+    with ThreadPoolExecutor(outcome.plan.jobs) as threads:
         futures = [threads.submit(guarded, run) for run in runs]
         try:
             for future in futures:
@@ -247,7 +249,7 @@ def _in_parallel(
         except BaseException:
             for future in futures:
                 future.cancel()
-            getattr(work.__self__.execute, "stop", lambda: None)()
+            execute.stop()
             raise
 
 
@@ -256,6 +258,7 @@ class Processes:
 
     def __init__(self):
         self.running: Set[subprocess.Popen] = set()
+        self.stopped = False
 
     def __call__(self, command: List[str], folder: Path, log: Path) -> int:
         """Run a command in a folder, its output at the end of a log."""
@@ -277,5 +280,6 @@ class Processes:
 
     def stop(self) -> None:
         """End what still runs; the next sweep continues it."""
+        self.stopped = True
         for process in list(self.running):
             process.terminate()
