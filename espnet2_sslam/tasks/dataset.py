@@ -85,8 +85,15 @@ def read_labels(data: Sequence[Sequence[str]], keys: Sequence[str]) -> list[list
             "balanced clips need labels: add <dir>/text,label,text to "
             "--train_data_path_and_name_and_type"
         )
+    labels: dict[str, list[str]] = {}
+    shared: dict[str, list[str]] = {}  # one list for all clips with the same labels
     with open(paths[0], encoding="utf-8") as lines:
-        labels = {words[0]: words[1:] for words in map(str.split, lines) if words}
+        for line in lines:
+            key, _, text = line.strip().partition(" ")
+            if key:
+                if text not in shared:
+                    shared[text] = text.split()
+                labels[key] = shared[text]
     missing = [key for key in keys if key not in labels]
     if missing:
         raise ValueError(

@@ -19,19 +19,20 @@ each split.
 """
 
 import argparse
-import csv
 import hashlib
+import heapq
 import logging
 import os
 import re
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Set
+from typing import Dict, Iterator, List
 
 from audio_index import scan
+from audioset_csv import CLASS_TABLE, Segment, read_class_table, read_segments
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import Downstream
-from espnet2_sslam.corpus.labels import label_word, write_classes
+from espnet2_sslam.corpus.datadir import Downstream, table_lines
+from espnet2_sslam.corpus.labels import write_classes
 from espnet2_sslam.corpus.writer import Clip, CorpusWriter
 
 CSV_FILES = {
@@ -39,7 +40,6 @@ CSV_FILES = {
     "unbalanced": "unbalanced_train_segments.csv",
     "eval": "eval_segments.csv",
 }
-CLASS_TABLE = "class_labels_indices.csv"
 SUBSETS = {  # set: parts of its training split
     "as20k": ("balanced",),
     "as2m": ("balanced", "unbalanced"),
@@ -51,14 +51,6 @@ EXPECTED = (
     "--corpus_dir with the CSVs of AudioSet and the audio as <ytid>.wav, Y<ytid>.flac "
     "and the like, in any sub-folders (or in --audio_dir)"
 )
-
-
-class Segment(NamedTuple):
-    """One line of a segments CSV."""
-
-    ytid: str
-    start: str
-    labels: str  # words separated by blanks
 
 
 def find_file(folder: Path, name: str) -> Path:
@@ -74,54 +66,6 @@ def find_file(folder: Path, name: str) -> Path:
         f"{name} is not in {folder}: {EXPECTED}; local/download.sh --corpus audioset "
         "fetches the CSVs"
     )
-
-
-def read_class_table(path: Path) -> Dict[str, str]:
-    """Display name of each AudioSet id, in class order.
-
-    Raises:
-        ValueError: Not such a table, or an id or number twice.
-    """
-    rows = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        for row in csv.reader(file, skipinitialspace=True):
-            if not row or row[0].strip().lower() == "index":
-                continue
-            if len(row) != 3 or not row[0].strip().isdigit():
-                raise ValueError(f"{path}: {row} is not index,mid,display_name")
-            number, mid, name = int(row[0]), row[1].strip(), row[2].strip()
-            if number in rows or mid in {mid for mid, _ in rows.values()}:
-                raise ValueError(f"{path}: {number} or {mid} occurs twice")
-            rows[number] = (label_word(mid), name)
-    if sorted(rows) != list(range(len(rows))) or not rows:
-        raise ValueError(f"{path} does not number its classes 0, 1, 2, ...")
-    return dict(rows[number] for number in range(len(rows)))
-
-
-def read_segments(path: Path, classes: Dict[str, str]) -> Iterator[Segment]:
-    """Segments of a CSV, in file order: `YTID, start, end, "mid,mid"`, `#` comments.
-
-    Raises:
-        ValueError: A line with other fields, or with an unknown label.
-    """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, skipinitialspace=True)
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if not row or row[0].lstrip().startswith("#") or not "".join(row).strip():
-                continue
-            if len(row) < 4 or not re.fullmatch(r"[\w-]{11}", row[0].strip(), re.ASCII):
-                raise ValueError(
-                    f'{where}: it must read YTID, start, end, "label,label", not {row}'
-                )
-            # Without the quotes the labels are fields of their own.
-            labels = [word.strip() for word in ",".join(row[3:]).split(",")]
-            labels = [label_word(word) for word in dict.fromkeys(labels) if word]
-            unknown = [word for word in labels if word not in classes]
-            if unknown or not labels:
-                what = f"the label {unknown[0]}" if unknown else "no label"
-                raise ValueError(f"{where}: {what}: {CLASS_TABLE} does not have it")
-            yield Segment(row[0].strip(), row[1].strip(), " ".join(labels))
 
 
 class AudioFiles:
@@ -225,30 +169,32 @@ class Corpus:
             )
 
 
-def held_out(clips: Iterator[Clip], count: int, seed: int) -> Set[str]:
-    """`count` ids with audio (at most a tenth), chosen by a hash of seed and id."""
-    keys = [clip.key for clip in clips if clip.path]
-    keys.sort(key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())
-    return set(keys[: max(1, min(count, len(keys) // 10))])
+def write_pretrain(writer: CorpusWriter, train: str, count: int, seed: int) -> None:
+    """Write pretrain/{train,valid}: the clips of a written split, without labels.
 
+    Args:
+        writer: Of the corpus.
+        train: The split.
+        count: Clips kept for valid (at most a tenth), chosen by a hash of seed and id.
+        seed: See there.
+    """
+    wav = writer.datadir / train / "wav.scp"
 
-def write_pretrain(corpus: Corpus, writer: CorpusWriter, count: int, seed: int) -> None:
-    """Write pretrain/{train,valid}: the training segments of as2m, without labels."""
-    parts = SUBSETS["as2m"]
+    def code(key):
+        return hashlib.blake2b(f"{seed} {key}".encode(), digest_size=16).digest()
 
-    def clips():
-        return (c._replace(labels="") for c in corpus.clips(parts, "pretrain"))
-
-    notes = len(writer.notes)
-    valid = held_out(clips(), count, seed)
-    options = {"labelled": False, "known_to_exist": True}
-    there = (clip for clip in clips() if clip.path)
-    writer.add("pretrain/train", (c for c in there if c.key not in valid), **options)
-    there = (clip for clip in clips() if clip.path)
-    writer.add("pretrain/valid", (c for c in there if c.key in valid), **options)
-    del writer.notes[notes:]  # as2m/train has said it
+    size = sum(1 for _ in table_lines(wav))
+    keys = (key for _, key, _ in table_lines(wav))
+    valid = set(heapq.nsmallest(max(1, min(count, size // 10)), keys, key=code))
+    for name in ("train", "valid"):
+        clips = (
+            Clip(key, path)
+            for _, key, path in table_lines(wav)
+            if (key in valid) == (name == "valid")
+        )
+        writer.add(f"pretrain/{name}", clips, labelled=False, known_to_exist=True)
     writer.note(
-        "audioset: pretrain/train and pretrain/valid hold the clips of as2m/train, "
+        f"audioset: pretrain/train and pretrain/valid hold the clips of {train}, "
         f"without labels; {len(valid)} of them are kept for valid"
     )
 
@@ -272,7 +218,7 @@ def prepare(args) -> None:
         write_classes(args.datadir / name, corpus.classes)
         runs.append(Downstream(name, "multi_label", train, test, [test]))
     if "as2m" in args.sets:
-        write_pretrain(corpus, writer, args.pretrain_valid, args.seed)
+        write_pretrain(writer, "as2m/train", args.pretrain_valid, args.seed)
     writer.finish(runs)
 
 

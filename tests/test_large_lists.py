@@ -1,0 +1,220 @@
+"""Lists as long as AudioSet-2M's: memory and time of preparation and of a start."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from espnet2_sslam.corpus import dump, report
+from espnet2_sslam.corpus.formatting import Record
+from espnet2_sslam.corpus.records import RecordBook
+from espnet2_sslam.tasks.dataset import read_labels, read_weights
+from tests.corpora import large
+from tests.corpus_case import LOCAL, ROOT
+
+sys.path.insert(0, str(LOCAL))
+import data_audioset  # noqa: E402
+
+GIB = 2**30
+CLIPS = 2_063_949  # training segments of AudioSet-2M
+START = """
+import json, resource, sys
+from espnet2_sslam.tasks.dataset import ClipDataset, read_keys, read_weights
+from espnet2_sslam.tasks.iterators import BalancedSampler, EpochIterFactory
+
+folder = sys.argv[1]
+data = [(f"{folder}/wav.scp", "speech", "sound"), (f"{folder}/text", "label", "text")]
+keys = read_keys(f"{folder}/wav.scp")
+keys = read_keys(f"{folder}/wav.scp")
+dataset = ClipDataset(data)
+dataset.check_keys(keys)
+weights = read_weights(f"{folder}/weights", keys)
+sampler = BalancedSampler(keys, 96, weights=weights, num_samples=len(keys) // 10)
+batches = EpochIterFactory(dataset, sampler).build_iter(1).batch_sampler
+first = next(iter(batches))
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([len(first), usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+"""
+
+
+def prepare(tmp_path, scale):
+    """Prepare a synthetic list; CPU seconds and the largest memory in bytes."""
+    datadir = tmp_path / "data"
+    large.make(tmp_path / "corpus", datadir / ".index.jsonl", scale)
+    command = [sys.executable, LOCAL / "data_audioset.py", "--subsets", "2m"]
+    command += ["--corpus_dir", tmp_path / "corpus", "--datadir", datadir]
+    # A small process in between: a child starts with the memory of its parent.
+    code = (
+        "import json, resource, subprocess, sys; subprocess.run(sys.argv[1:], "
+        "check=True); u = resource.getrusage(resource.RUSAGE_CHILDREN); "
+        "print(json.dumps([u.ru_utime + u.ru_stime, u.ru_maxrss * 1024]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+FORMAT = """
+import hashlib, json, resource, sys
+from pathlib import Path
+from espnet2_sslam.corpus import dump, report
+from espnet2_sslam.corpus import dump, report
+from espnet2_sslam.corpus.formatting import Record
+
+def fake(job):
+    code = hashlib.sha256(job.source.encode()).hexdigest()
+    return Record(job.source, job.audio, 10**6, 1, code, 10**5, code, 160000)
+
+dump.format_file = fake
+report._has_size = lambda path, size: True
+folder = Path(sys.argv[1])
+dump.make_dump(folder / "data", folder / "dump")
+split = report.collect(folder / "dump")["splits"]["as2m/train"]
+marked = len(dump.RecordBook(folder / "dump").marked)
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps([split["listed"], marked, memory]))
+"""
+
+
+def format_and_report(folder):
+    """Run stages 2 and 3 without audio: clips, records in memory, bytes."""
+    result = subprocess.run(
+        [sys.executable, "-c", FORMAT, str(folder)],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def write_lists(folder, count):
+    """wav.scp, text and weights of so many clips, as data preparation writes them."""
+    folder.mkdir(parents=True)
+    names = sorted(large.ytids(count, np.random.default_rng(0)))
+    with (
+        open(folder / "wav.scp", "w") as wav,
+        open(folder / "text", "w") as text,
+        open(folder / "weights", "w") as weights,
+    ):
+        for number, name in enumerate(names):
+            wav.write(
+                f"Y{name} /data/audioset/dump/raw/audio/{name[:2]}/Y{name}.flac\n"
+            )
+            text.write(f"Y{name} /m/0{number % 527:05x} /m/0{number % 31:05x}\n")
+            weights.write(f"Y{name} {1 + number % 7}.25\n")
+    return folder
+
+
+def start(folder):
+    """Start on the lists in a fresh process: clips of a batch, CPU seconds, bytes."""
+    command = [sys.executable, "-c", START, str(folder)]
+    output = subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+    ).stdout
+    clips, seconds, memory = json.loads(output.splitlines()[-1])
+    return clips, seconds, memory * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_preparation_of_a_quarter_of_audioset_stays_below_its_share(tmp_path):
+    base = prepare(tmp_path / "small", scale=0.002)[1]
+    seconds, memory = prepare(tmp_path / "large", scale=0.25)
+    assert base + 4 * (memory - base) < 2 * GIB
+    assert seconds < 300
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_start_on_two_million_clips_takes_less_than_30_seconds(tmp_path):
+    clips, seconds, memory = start(write_lists(tmp_path / "train", CLIPS))
+    assert 95 <= clips <= 97
+    assert seconds < 30  # of one CPU, imports included
+    assert memory < 3 * GIB
+
+
+def test_weights_and_labels_of_a_long_list_are_found_by_id(tmp_path):
+    folder = write_lists(tmp_path / "train", 5000)
+    lines = (folder / "weights").read_text().splitlines()
+    keys = [line.split()[0] for line in lines]
+    chosen = keys[::-7]
+    weights = read_weights(folder / "weights", chosen)
+    table = dict(line.split() for line in lines)
+    assert weights.tolist() == [float(table[key]) for key in chosen]
+    labels = read_labels([(folder / "text", "label", "text")], chosen)
+    assert all(len(set(words)) in (1, 2) for words in labels)
+    for text, complaint in (
+        ("Yother 1\n", "lacks 715 clips"),
+        (f"{chosen[0]} much\n", "is 'much', a number from 0 up is needed"),
+        (f"{chosen[0]} -1\n", "is '-1'"),
+    ):
+        (folder / "weights").write_text(text)
+        with pytest.raises(ValueError, match=complaint):
+            read_weights(folder / "weights", chosen)
+
+
+def fake_record(job):
+    """What formatting would say of a file, without it."""
+    code = hashlib.sha256(job.source.encode()).hexdigest()
+    return Record(job.source, job.audio, 10**6, 1, code, 10**5, code, 160000)
+
+
+def test_stages_1_to_3_of_a_long_list_keep_no_record_in_memory(tmp_path, monkeypatch):
+    datadir = tmp_path / "data"
+    large.make(tmp_path / "corpus", datadir / ".index.jsonl", 0.002)
+    words = ["--corpus_dir", tmp_path / "corpus", "--datadir", datadir]
+    data_audioset.main([*map(str, words), "--subsets", "2m"])
+    assert "of 4127 clips are missing" in (datadir / "notes.txt").read_text()
+    monkeypatch.setattr(dump, "format_file", fake_record)
+    monkeypatch.setattr(report, "_has_size", lambda path, size: True)
+    dump.make_dump(datadir, tmp_path / "dump")
+    split = report.collect(tmp_path / "dump")["splits"]["as2m/train"]
+    assert split["listed"] == 4127 and split["compared"]["is_part"]
+    assert split["seconds"] == {"min": 10.0, "mean": 10.0, "max": 10.0}
+    book = RecordBook(tmp_path / "dump")
+    assert not book.marked and len(book.places) > split["usable"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_stages_2_and_3_of_two_million_clips_would_stay_below_2_gib(tmp_path):
+    prepare(tmp_path / "small", scale=0.001)
+    prepare(tmp_path / "large", scale=0.05)
+    base = format_and_report(tmp_path / "small")[2]
+    clips, _, memory = format_and_report(tmp_path / "large")
+    assert clips == 103_197
+    assert base + 20 * (memory - base) < 2 * GIB
+
+
+def test_a_record_book_finds_what_was_appended_and_rewritten(tmp_path):
+    book = RecordBook(tmp_path)
+    records = [
+        Record(f"/in/{i}.wav", f"/out/{i}.flac", num_samples=i) for i in range(50)
+    ]
+    records[7] = Record("/in/7.wav", problem="missing: there is no such file")
+    book.append(records)
+    assert book["/in/33.wav"].num_samples == 33 and book.get("/in/x.wav") is None
+    assert list(book.marked) == ["/in/7.wav"]
+    book.append([Record("/in/7.wav", "/out/7.flac", num_samples=7)])
+    assert book["/in/7.wav"].audio == "/out/7.flac" and not book.marked
+    with open(book.path, "ab") as file:
+        file.write(b'{"source": "/in/8.w')  # killed here
+    again = RecordBook(tmp_path)
+    assert again["/in/8.wav"].num_samples == 8
+    again.finish([f"/in/{i}.wav" for i in range(5)])
+    assert [record.num_samples for record in again] == [0, 1, 2, 3, 4]
+    by_audio = RecordBook(tmp_path, key="audio")
+    assert by_audio["/out/4.flac"].source == "/in/4.wav"
