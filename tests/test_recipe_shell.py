@@ -362,6 +362,7 @@ def test_scoring_before_fine_tuning_names_stage_6(recipe):
         ),
         (["--downstream", "ks1", "--protocol", "lin"], "--protocol holds finetune,"),
         (["--downstream", "ks1 ks2", "--corpus_dir", "x"], "is for one corpus"),
+        (["--downstream", "ks1", "--stop_stage", 8], "ends with stage 7, not 8"),
         (["--pretrain_from", "exp/x"], "leave out stages 4 and 5"),
         (["--corpus", "audio"], "--corpus is one of audioset, esc50,"),
         (["--feats_type", "mfcc"], "--feats_type is raw or fbank"),

@@ -19,6 +19,8 @@ check_benchmarks() {
     for word in ${downstream}; do
         benchmark "${word}" || die "--downstream holds ${words}, not '${word}'"
     done
+    [ -z "${downstream}" ] || [ "${stop_stage}" -le 7 ] ||
+        die "--downstream ends with stage 7, not ${stop_stage}"
     read -r -a words <<<"${downstream}"
     [ -z "${corpus_dir}" ] || [ "${#words[@]}" -le 1 ] ||
         die "--corpus_dir is for one corpus: give those of several benchmarks in db.sh"
