@@ -10,8 +10,10 @@ import torch
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.data_report import main, write_report
+from espnet2_sslam.corpus import expected
 from espnet2_sslam.corpus.datadir import read_table
 from espnet2_sslam.corpus.dump import make_dump
+from espnet2_sslam.corpus.expected import compare
 from espnet2_sslam.features import kaldi_fbank
 from tests.corpus_case import error_line, make_corpus, noise, replace_line
 
@@ -146,3 +148,49 @@ def test_report_on_an_unfinished_or_damaged_dump_says_what_to_run(tmp_path, caps
     path.write_bytes(b"")
     line = error_line(main, capsys, "--dump", tmp_path / "dump")
     assert str(path) in line and "run stage 2 again" in line
+
+
+def test_real_counts_are_compared_and_a_part_is_told_apart():
+    def compared(name, listed, classes, **more):
+        split = {"listed": listed, **more}
+        return compare(name, split, [f"c{i}" for i in range(classes)])
+
+    assert compared("toy/train", 10, 2)["expected"] is None
+    full = compared("spass_market/train", 3750, 22)
+    assert not full["is_part"] and full["differences"] == []
+    part = compared("spass_market/train", 12, 5)
+    assert part["is_part"] and part["differences"] == []
+    other = compared("spass_market/train", 3749, 21, clips_of_other_length=3)
+    assert other["differences"] == [
+        "3749 clips are listed, 3750 expected",
+        "21 classes, 22 expected",
+        "3 clips are not 10 s (+- 0.5 s) long",
+    ]
+    # Silence is cut by a seed and does not count.
+    ks1 = compared("ks1/train", 51448, 12, label_counts={"_silence_": 360})
+    assert ks1["differences"] == []
+    assert compared("esc50/fold3/test", 400, 50)["differences"] == []
+
+
+def test_differences_and_missing_clips_are_in_the_text(tmp_path, monkeypatch):
+    row = {"clips": 7, "classes": 3, "seconds": 10, "source": "its page"}
+    monkeypatch.setattr(expected, "read_expected", lambda: {"toy/t*": row})
+
+    def lose(datadir):
+        path = datadir / "toy/test/missing.csv"
+        path.write_text("id,file,reason\nx,/none/x.wav,no such file\n")
+
+    report, text = report_of(tmp_path, lose)
+    assert report["splits"]["toy/test"]["listed"] == 7
+    assert "missing: 1 clips, see missing.csv" in text
+    assert "!!! DIFFERENT in toy/train: 6 clips are listed, 7 expected; 2 clas" in text
+    assert "!!! DIFFERENT in toy/test: 2 classes, 3 expected; 6 clips are not" in text
+    assert (tmp_path / "dump/toy/test/missing.csv").exists()
+
+
+def test_without_a_pretraining_set_the_training_splits_give_the_statistics(tmp_path):
+    datadir = make_corpus(tmp_path)
+    shutil.rmtree(datadir / "pretrain")
+    make_dump(datadir, tmp_path / "dump")
+    stats = write_report(tmp_path / "dump", nj=1)["fbank"]
+    assert stats["split"] == "toy/train" and stats["num_clips"] == 6

@@ -54,6 +54,7 @@ def complaint(data, tmp_path):
         ("--scheduler_conf warmup=1", "has no key warmup: use one of .*warmup_steps"),
         ("--scheduler_conf warmup_steps=99", "below total_steps"),
         ("--balanced_clips_per_epoch 4", "balanced clips need labels"),
+        ("--sample_weights none.txt", "--sample_weights none.txt does not exist"),
         ("--balanced_clips_per_epoch 3 --batch_size 4", "balanced clips need labels"),
         ("--init_param nothing.pth", "nothing.pth does not exist"),
     ],
@@ -241,3 +242,12 @@ def test_balanced_training_uses_the_asked_number_of_clips(data, tmp_path):
 
     LabelTask.main(cmd=arguments(*data, tmp_path / "exp", *more))
     assert [len(set(line.split())) for line in log.read_text().splitlines()] == [3, 3]
+
+    weights = data[0] / "weights"
+    lines = [f"clip{number:02d} {float(number > 1)}\n" for number in range(5)]
+    weights.write_text("".join(lines))
+    log.unlink()
+    more += ["--sample_weights", str(weights)]
+    LabelTask.main(cmd=arguments(*data, tmp_path / "weighted", *more))
+    drawn = [set(line.split()) for line in log.read_text().splitlines()]
+    assert drawn == [{"clip02", "clip03", "clip04"}] * 2

@@ -241,19 +241,17 @@ def read_split_labels(
         return None
     class_list = Path(datadir) / split.split("/")[0] / CLASS_FILE
     classes = {label: label for label in read_classes(class_list)}
-    labels: Dict[str, List[str]] = dict.fromkeys(ids, [])
-    seen: Dict[str, None] = {}
+    labels: Dict[str, List[str]] = dict.fromkeys(ids)  # None until its line is read
     extra: List[str] = []
     for number, key, value in table_lines(path):
-        if key in seen:
-            raise _occurs_twice(path, number, key)
         if key not in labels:
             extra.append(key)
             continue
-        seen[key] = None
+        if labels[key] is not None:
+            raise _occurs_twice(path, number, key)
         labels[key] = _check_labels(path, key, value.split(), classes, class_list)
-    if len(seen) < len(labels):
-        lost = sorted(key for key in labels if key not in seen)
+    lost = sorted(key for key, found in labels.items() if found is None)
+    if lost:
         raise _not_the_same(path, "wav.scp", "text", lost)
     if extra:
         raise _not_the_same(path, "text", "wav.scp", sorted(extra))

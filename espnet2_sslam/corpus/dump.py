@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence
 
 from espnet2_sslam.corpus.datadir import (
     CLASS_FILE,
@@ -93,6 +93,7 @@ def make_dump(
         (outdir / DOWNSTREAM_FILE).unlink(missing_ok=True)
         remove_leftovers(outdir)
         book = format_all(sources, outdir, audio_format, link_ok, nj)
+        del sources
         tally = Tally(datadir, names, book, outdir / PROBLEM_FILE)
         tally.check_share(max_bad)
         for name in names:
@@ -224,7 +225,7 @@ def _write_lists(datadir: Path, name: str, book: RecordBook, outdir: Path) -> No
     """Write the lists of one split of the dump, line by line."""
     split = read_split(datadir, name)
     folder = outdir / name
-    weights = _read_weights(datadir / name / WEIGHT_FILE)
+    weights = _read_weights(datadir / name / WEIGHT_FILE, split.wav)
     wanted = ["wav.scp", "utt2spk", "utt2num_samples"]
     for list_name, there in (("text", split.labels), (WEIGHT_FILE, weights)):
         if there is None:
@@ -232,43 +233,55 @@ def _write_lists(datadir: Path, name: str, book: RecordBook, outdir: Path) -> No
         else:
             wanted.append(list_name)
     by_speaker: Dict[str, List[str]] = {}
+    if not split.speakers:
+        wanted.append("spk2utt")  # line by line; each clip is its own speaker
     with ExitStack() as stack:
         files = {n: stack.enter_context(atomic_lines(folder / n)) for n in wanted}
         for key in sorted(split.wav):
             record = book[split.wav[key]]
             if record.problem:
                 continue
-            speaker = split.speakers[key]
-            by_speaker.setdefault(speaker, []).append(key)
+            speaker = split.speakers.get(key, key)
+            if split.speakers:
+                by_speaker.setdefault(speaker, []).append(key)
             values = {
                 "wav.scp": record.audio,
                 "utt2spk": speaker,
+                "spk2utt": key,
                 "utt2num_samples": record.num_samples,
             }
             if split.labels is not None:
                 values["text"] = " ".join(split.labels[key])
             if weights is not None:
-                values[WEIGHT_FILE] = _weight_of(key, weights, datadir / name)
+                values[WEIGHT_FILE] = f"{weights[key]:.9g}"
             for list_name, file in files.items():
                 file.write(f"{key} {values[list_name]}".rstrip() + "\n")
-    with atomic_lines(folder / "spk2utt") as file:
-        for speaker in sorted(by_speaker):
-            file.write(f"{speaker} {' '.join(by_speaker[speaker])}\n")
+    if split.speakers:
+        with atomic_lines(folder / "spk2utt") as file:
+            for speaker in sorted(by_speaker):
+                file.write(f"{speaker} {' '.join(by_speaker[speaker])}\n")
     _copy(datadir / name / MISSING_FILE, folder / MISSING_FILE)
 
 
-def _read_weights(path: Path):
-    """Sampling weight of each clip, as text; None without such a list."""
+def _read_weights(path: Path, ids: Iterable[str]) -> Optional[Dict[str, float]]:
+    """Sampling weight of each clip; None without such a list.
+
+    Raises:
+        ValueError: A clip has no weight, or one that is no number.
+    """
     if not path.is_file():
         return None
-    return {key: value for _, key, value in table_lines(path)}
-
-
-def _weight_of(key: str, weights: Dict[str, str], folder: Path) -> str:
-    """The weight of a clip that must have one."""
-    if key not in weights:
-        raise ValueError(f"{folder}/{WEIGHT_FILE} lacks {key!r}: prepare data again")
-    return weights[key]
+    weights: Dict[str, float] = dict.fromkeys(ids)
+    for number, key, value in table_lines(path):
+        try:
+            if key in weights:
+                weights[key] = float(value)
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: {value!r} is no number") from None
+    lost = next((key for key, weight in weights.items() if weight is None), None)
+    if lost is not None:
+        raise ValueError(f"{path} lacks {lost!r}: prepare the data (stage 1) again")
+    return weights
 
 
 def _write_feats(

@@ -15,7 +15,11 @@ from espnet2_sslam.corpus.datadir import (
 
 @dataclass
 class Split:
-    """The lists of one split; `labels` is None without a `text`."""
+    """The lists of one split.
+
+    `speakers` has the clips whose speaker is not themselves, `labels` is None without a
+    `text`.
+    """
 
     name: str
     wav: Dict[str, str]
@@ -55,8 +59,8 @@ def read_split(datadir: Path, name: str) -> Split:
 
 
 def _read_speakers(folder: Path, wav: Dict[str, str]) -> Dict[str, str]:
-    """Speaker of each clip, itself where nothing else is said."""
-    speakers = {key: key for key in wav}
+    """Speaker of each clip that is not its own."""
+    speakers: Dict[str, str] = {}
     if not (folder / "utt2spk").is_file():
         return speakers
     read, extra = 0, []
