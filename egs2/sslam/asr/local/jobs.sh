@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154,SC2034
-# The jobs of run.sh: command lines for ESPnet's launcher. Its options are variables here.
+# The jobs of run.sh: command lines of ESPnet's tools. Its options are variables here.
 
 TEST_SETS=(test_known test_new)
 
@@ -112,10 +112,14 @@ add_decoding() {
         out="${dir}/${set}"
         inputs=(--input "${dir}/model/config.yaml" --input "${model}"
             --input "${datadir}/${set}/wav.scp" --output "${out}/1best_recog/text")
-        launch "decoding of ${set} by $(basename "$1" .yaml)" "${out}" \
-            "${out}/decode.log" 1 -m espnet2_sslam -m espnet2.bin.asr_inference \
-            --asr_train_config "${dir}/model/config.yaml" --asr_model_file "${model}" \
+        # ESPnet's launcher is for trainings: it adds options that decoding does not know
+        add_job once.py --name "decoding of ${set} by $(basename "$1" .yaml)" \
+            --dir "${out}" --log "${out}/decode.log" "${inputs[@]}" \
+            -- "${launch_cmd}" --gpu "${ngpu}" "${out}/decode.log" \
+            "${python}" -m espnet2_sslam -m espnet2.bin.asr_inference \
+            --ngpu "${ngpu}" --asr_train_config "${dir}/model/config.yaml" \
+            --asr_model_file "${model}" --output_dir "${out}" \
             --data_path_and_name_and_type "${datadir}/${set}/wav.scp,speech,sound" \
-            --output_dir "${out}" "${inference_words[@]}"
+            "${inference_words[@]}"
     done
 }
