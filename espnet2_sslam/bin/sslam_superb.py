@@ -114,10 +114,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     outcome = sweep(plan)
     output = args.output or args.expdir / "SUPERB.md"
     write_table(outcome, output)
-    print(
-        f"wrote {output}: {len(outcome.chosen)} of {len(plan.tasks)} tasks x "
-        f"{len(plan.upstreams)} upstreams"
-    )
+    asked = len(plan.tasks) * len(plan.upstreams)
+    print(f"wrote {output}: {len(outcome.chosen)} of {asked} results")
     if outcome.failures:
         raise ValueError(
             f"{len(outcome.failures)} failed, the rest is kept; mend and run again. "
