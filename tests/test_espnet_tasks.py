@@ -1,6 +1,7 @@
 """SSLAM in ESPnet's tasks: choices, building models, CTC without enough frames."""
 
 import argparse
+import importlib
 import logging
 from types import ModuleType
 
@@ -176,6 +177,33 @@ def test_ctc_needs_a_frame_per_label_and_one_between_equal_ones():
         torch.tensor([3, 4, 1]),
     )
     assert torch.isinf(losses).tolist() == [False, True, False]
+
+
+ENCODERS = {
+    "conformer": {"input_layer": "linear"},
+    "e_branchformer": {"input_layer": "linear"},
+    "transformer": {"input_layer": "linear"},
+    "rnn": {"subsample": [1, 1]},
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("upsample", [1, 4])
+def test_any_encoder_takes_the_features_and_keeps_their_lengths(name, upsample):
+    module = importlib.import_module(f"espnet2.asr.encoder.{name}_encoder")
+    parts = {"rnn": "RNN", "e_branchformer": "EBranchformer"}
+    encoder_class = getattr(module, f"{parts.get(name, name.capitalize())}Encoder")
+    frontend = SSLAMFrontend(**TINY, upsample=upsample)
+    conf = {"num_layers" if name == "rnn" else "num_blocks": 2, **ENCODERS[name]}
+    conf["hidden_size" if name == "rnn" else "output_size"] = 16
+    encoder = encoder_class(frontend.output_size(), **conf)
+    features, lengths = frontend(torch.randn(2, 16_000), torch.tensor([16_000, 6_000]))
+    out, olens, *_ = encoder(features, lengths)
+    assert olens.tolist() == lengths.tolist() == [7 * upsample, 3 * upsample]
+    assert out.shape[1] == 7 * upsample
+    ctc = CTC(5, encoder.output_size())
+    loss = ctc(out, olens, torch.tensor([[1, 2, 3], [1, 2, -1]]), torch.tensor([3, 2]))
+    assert torch.isfinite(loss) and loss > 0
 
 
 def ctc_step(model, frames, labels):

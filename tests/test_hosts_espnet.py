@@ -220,8 +220,13 @@ sys.exit(wrapper._run_module(module.__name__, []))
 
 
 def test_spawned_ranks_and_their_spawned_workers_know_sslam(data, tmp_path):
+    stats = tmp_path / "stats"
+    options = [*FRONTEND, *conf("frontend")]
+    python(*ASR, *options, *asr_options(data, stats), "--collect_stats", "true")
+    normalize = ["--normalize", "global_mvn"]
+    normalize += ["--normalize_conf", f"stats_file={stats}/train/feats_stats.npz"]
     python(
-        *("-c", SPAWN, *FRONTEND, *asr_options(data, tmp_path), *conf("frontend")),
+        *("-c", SPAWN, *options, *normalize, *asr_options(data, tmp_path)),
         *("--ngpu", 0, "--dist_backend", "gloo", "--dist_master_addr", "localhost"),
         *("--dist_master_port", free_port()),
     )
