@@ -41,7 +41,11 @@ INSTALL_REQUIRES = [
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
 EXTRAS_REQUIRE = {
     "onnx": ONNX,
-    "test": ["hypothesis", "packaging", "pytest", "pytest-timeout", "wandb", *ONNX],
+    # six and torcheval: ESPnet-EZ and ESPnet's cls_train import them undeclared
+    "test": [
+        *["hypothesis", "packaging", "pytest", "pytest-timeout", "wandb"],
+        *["six", "torcheval", *ONNX],
+    ],
     "lint": [
         "black==25.1.0",
         "flake8==7.3.0",

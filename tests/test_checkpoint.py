@@ -210,6 +210,20 @@ def test_training_file_with_decoder_and_teacher_is_read_back(authors, tmp_path):
         load_model(tmp_path / "latest.pth")
 
 
+def test_the_encoder_of_another_espnet_task_is_read_alone(tmp_path):
+    encoder = small_encoder()
+    state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    others = ("decoder.embed.0.weight", "ctc.ctc_lo.weight", "normalize.mean")
+    torch.save({**state, **{k: torch.ones(2) for k in others}}, tmp_path / "latest.pth")
+    (tmp_path / "config.yaml").write_text(
+        "encoder: sslam\nencoder_conf: {embed_dim: 32, depth: 2, num_heads: 4, "
+        "max_frames: 2048, pretrained: gone, upsample: 2}\n"
+    )
+    parts = read_parts(tmp_path)
+    assert parts.decoder is None and parts.head is None
+    assert_same(load_model(tmp_path).model.state_dict(), encoder.state_dict())
+
+
 @pytest.mark.parametrize(
     "options",
     (

@@ -9,5 +9,6 @@ IDMT_DESED_FL="${IDMT_DESED_FL:-}"   # train/ and test/ with audio and scaper's 
 SPASS="${SPASS:-}"                   # SPASS_META_DATA/ and <Scene>_audio_files/
 SPEECHCOMMANDS="${SPEECHCOMMANDS:-}" # speech_commands_v0.0?/, and test_set beside it
 URBANSED="${URBANSED:-}"             # audio/ and annotations/, each with three splits
+FSDD="${FSDD:-}"                     # {digit}_{speaker}_{n}.wav or .flac (asr/)
 MANIFEST="${MANIFEST:-}"             # train.tsv, train.lbl, eval.tsv, eval.lbl, ...
 AUDIO_FOLDER="${AUDIO_FOLDER:-}"     # any tree of audio files, or a CSV/TSV of them

@@ -1,5 +1,6 @@
 """The weights of our own trainings (ESPnet's .pth files), taken apart."""
 
+import logging
 from typing import Any, Dict, Mapping
 
 from espnet2_sslam.checkpoint.errors import CheckpointError
@@ -13,7 +14,8 @@ PARTS = ("encoder.", "decoder.", "teacher.encoder.")
 MARK = "encoder.patch_embed.proj.weight"
 COUNTERS = ("num_updates", "num_batches")
 # What training adds to an encoder and a stored model has no use for.
-TRAINING_ONLY = ("drop_path", "freeze", "override_fbank_stats", "input_size")
+TRAINING_ONLY = "drop_path freeze input_size override_fbank_stats pretrained".split()
+DECODER_MARK = "convs.0.weight"  # ConvDecoder's, not the decoder of an ASR model
 
 
 def is_training_state(content: Any) -> bool:
@@ -22,7 +24,7 @@ def is_training_state(content: Any) -> bool:
 
 
 def from_training(state: State, config: Any, source: str) -> Parts:
-    """Take apart a pre-training model or a classifier.
+    """Take apart a pre-training model or a classifier; of other tasks, the encoder.
 
     Args:
         state: Content of <N>epoch.pth, latest.pth, ...
@@ -41,12 +43,15 @@ def from_training(state: State, config: Any, source: str) -> Parts:
     parts = Parts(
         encoder,
         _config(config, mean, std),
-        decoder=below["decoder."] or None,
+        decoder=below["decoder."] if DECODER_MARK in below["decoder."] else None,
         teacher=teacher or None,
     )
     rest = {k: v for k, v in state.items() if not k.startswith(PARTS)}
     head = {k: v for k, v in rest.items() if k not in COUNTERS}
-    parts.head = head or None
+    if parts.config["classifier"] is not None:
+        parts.head = head
+    elif head:
+        logging.info("%s: only the encoder is taken", source)
     return parts
 
 
