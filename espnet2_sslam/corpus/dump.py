@@ -6,7 +6,6 @@ One split is in memory at a time, and the records stay on disk: two million clip
 import fcntl
 import logging
 import shutil
-from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence
@@ -33,11 +32,9 @@ from espnet2_sslam.corpus.labels import LABEL_FILE
 from espnet2_sslam.corpus.parallel import parallel_map
 from espnet2_sslam.corpus.records import RecordBook
 from espnet2_sslam.corpus.splits import checked_splits, read_split
+from espnet2_sslam.corpus.tally import PROBLEM_FILE, Tally
 from espnet2_sslam.corpus.weights import WEIGHT_FILE
 from espnet2_sslam.corpus.writer import MISSING_FILE, atomic_lines
-
-PROBLEM_FILE = "problems.tsv"
-PROBLEM_COLUMNS = "split\tid\tfile\treason\taction"
 
 
 @contextmanager
@@ -144,81 +141,6 @@ def format_all(
     book.append(parallel_map(format_file, jobs, nj, "audio"))
     book.finish(sources)
     return book
-
-
-class Tally:
-    """What came of the clips of each split; lists every problem and warning.
-
-    Args:
-        datadir: Where the lists are.
-        names: The splits.
-        book: Records of all sources.
-        path: Where the problems are written.
-    """
-
-    def __init__(
-        self, datadir: Path, names: Sequence[str], book: RecordBook, path: Path
-    ):
-        self.path = path
-        self.sizes: Counter = Counter()
-        self.lost: Counter = Counter()
-        self.broken: Counter = Counter()
-        self.doubtful: Counter = Counter()
-        self.first = None
-        with atomic_lines(path) as file:
-            file.write(PROBLEM_COLUMNS + "\n")
-            for name in names:
-                for _, key, source in table_lines(datadir / name / "wav.scp"):
-                    self.sizes[name] += 1
-                    if source in book.marked:
-                        self._add(name, key, book.marked[source], file)
-
-    def _add(self, name: str, key: str, record, file) -> None:
-        """Count and list one clip with a problem or a warning."""
-        reason = record.problem or record.warning
-        action = "left out" if record.problem else "kept"
-        file.write(f"{name}\t{key}\t{record.source}\t{reason}\t{action}\n")
-        (self.broken if record.problem else self.doubtful)[reason.split(":")[0]] += 1
-        if record.problem:
-            self.lost[name] += 1
-            self.first = self.first or (key, record)
-
-    def check_share(self, max_bad: float) -> None:
-        """Stop when too many clips, or all clips of a split, are unusable.
-
-        Raises:
-            ValueError: As said.
-        """
-        total, bad = self.sizes.total(), self.lost.total()
-        if bad > max_bad * total:
-            key, record = self.first
-            raise ValueError(
-                f"{bad} of {total} clips cannot be used, more than --max_bad "
-                f"{max_bad:g} allows (first: {key}, {record.source}: "
-                f"{record.problem}); all are listed in {self.path}: repair or remove "
-                "them, or raise --max_bad"
-            )
-        for name, size in self.sizes.items():
-            if self.lost[name] == size:
-                raise ValueError(
-                    f"no usable clip is left in the split {name}; see {self.path}"
-                )
-
-    def summary(self, outdir: Path) -> str:
-        """What came of the clips, in one line."""
-
-        def counts(counter):
-            parts = ", ".join(f"{name} {n}" for name, n in sorted(counter.items()))
-            return f" ({parts})" if parts else ""
-
-        total, lost = self.sizes.total(), self.lost.total()
-        line = (
-            f"{total} clips in {len(self.sizes)} splits: {total - lost} usable, "
-            f"{self.doubtful.total()} of them with a warning{counts(self.doubtful)}, "
-            f"{lost} left out{counts(self.broken)}"
-        )
-        problems = self.broken or self.doubtful
-        return line + (f"; see {outdir / PROBLEM_FILE}" if problems else "")
 
 
 def _write_lists(datadir: Path, name: str, book: RecordBook, outdir: Path) -> None:

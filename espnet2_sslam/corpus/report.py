@@ -25,9 +25,9 @@ from espnet2_sslam.corpus.datadir import (
     read_split_labels,
     read_table,
 )
-from espnet2_sslam.corpus.dump import PROBLEM_FILE
 from espnet2_sslam.corpus.expected import SECONDS, compare, expected_of
 from espnet2_sslam.corpus.records import RecordBook
+from espnet2_sslam.corpus.tally import PROBLEM_FILE
 from espnet2_sslam.corpus.writer import MISSING_FILE, count_missing
 from espnet2_sslam.features import SAMPLE_RATE
 
