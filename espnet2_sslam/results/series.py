@@ -18,6 +18,7 @@ LEGEND = (
     "class, about what random scores would get: it rises with the number of labels, so "
     "a higher mAP does not mean an easier task; compare the models."
 )
+AXES = {"degree": "degree of polyphony (sources per mixture)"}
 NUMBERED = re.compile(r"(.+)_(\d+)")
 
 
@@ -143,7 +144,11 @@ def plot_series(found: list[Point], name: str, title: str, path: Path) -> None:
         color="#444444",
         label="chance",
     )
-    axis.set(xlabel=name, ylabel="mAP (%), bar = spread of the seeds", title=title)
+    axis.set(
+        xlabel=AXES.get(name, name),
+        ylabel="mAP (%), bar = spread of the seeds",
+        title=title,
+    )
     axis.set_xticks(numbers)
     axis.set_ylim(bottom=0)
     axis.legend(loc="best")
