@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
     "matplotlib",
     "numpy>=2.0",
     "pyyaml",
+    "requests",
     "safetensors",
     "scikit-learn",
     "scipy",

@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Union
 import numpy as np
 import torch
 
-from espnet2_sslam.checkpoint.errors import CheckpointError
+from espnet2_sslam.checkpoint.errors import CheckpointError, RefusedPickle
 from espnet2_sslam.checkpoint.sniff import kind_of
 
 # Classes of these packages describe a configuration; stand-ins take their place.
@@ -111,9 +111,9 @@ def _safe_globals(path: Path, wanted: List[str]) -> List[Any]:
     return allowed
 
 
-def _refusal(path: Path, names: List[str]) -> CheckpointError:
+def _refusal(path: Path, names: List[str]) -> RefusedPickle:
     """What is said of a pickle that asks for more than values."""
-    return CheckpointError(
+    return RefusedPickle(
         f"{path} asks for {', '.join(sorted(names))}: no checkpoint of this kind needs "
         "that, so it is not read (it could run code)"
     )

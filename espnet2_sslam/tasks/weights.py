@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from espnet2_sslam.checkpoint.errors import RefusedPickle
 from espnet2_sslam.checkpoint.pickled import read_pickle
 
 
@@ -47,7 +48,10 @@ def check_init_param(model: torch.nn.Module, init_param: str) -> None:
 
 def load_states(path: str | Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a model file; ValueError if it is not one."""
-    states = read_pickle(path)
+    try:
+        states = read_pickle(path)
+    except RefusedPickle:  # checkpoint.pth holds times and more besides the weights
+        states = None
     flat = isinstance(states, Mapping)
     if not flat or not all(isinstance(v, torch.Tensor) for v in states.values()):
         raise ValueError(
