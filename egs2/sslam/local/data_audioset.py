@@ -29,6 +29,7 @@ from typing import Dict, Iterator, List
 
 from audio_index import scan
 from audioset_csv import CLASS_TABLE, Segment, read_class_table, read_segments
+from corpus_command import corpus_parser, prepare_corpus
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus.datadir import Downstream, table_lines
@@ -224,25 +225,18 @@ def prepare(args) -> None:
 
 def get_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = corpus_parser(__doc__, nj="processes that list directories [1]")
     add = parser.add_argument
-    add("--corpus_dir", type=Path, required=True)
     add("--audio_dir", type=Path, help="where the audio is [--corpus_dir]")
-    add("--datadir", type=Path, default=Path("data"))
     add("--subsets", nargs="+", choices=("2m", "20k"), default=["20k"], help="[20k]")
     add("--pretrain_valid", type=int, default=2000, help="clips held out [2000]")
     add("--seed", type=int, default=0, help="of what is held out [0]")
-    add("--nj", type=int, default=1, help="processes that list directories [1]")
     return parser
 
 
 def main(argv=None) -> None:
     """Entry point."""
-    args = get_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    prepare(args)
+    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ are validated on.
 
 import argparse
 import csv
-import logging
 from pathlib import Path
 from typing import Dict, List
 
 import numpy as np
+from corpus_command import corpus_parser, prepare_corpus
 from event_files import FORMS, read_event_labels
 from folder_table import EXTENSIONS, SPLIT_NAMES
 
@@ -203,23 +203,16 @@ def prepare(args) -> None:
 
 def get_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = corpus_parser(__doc__)
     add = parser.add_argument
-    add("--corpus_dir", type=Path, required=True)
-    add("--datadir", type=Path, default=Path("data"))
     add("--make_split", choices=("true", "false"), default="false", help="[false]")
     add("--seed", type=int, default=0, help="of --make_split [0]")
-    add("--nj", type=int, default=1, help="not needed here")
     return parser
 
 
 def main(argv=None) -> None:
     """Entry point."""
-    args = get_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    prepare(args)
+    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

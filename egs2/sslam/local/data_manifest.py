@@ -15,11 +15,12 @@ Without .lbl files the manifests are for pre-training: pretrain/{train,valid}.
 
 import argparse
 import csv
-import logging
 import math
 import os
 from pathlib import Path
 from typing import Dict, Iterator, List
+
+from corpus_command import corpus_parser, prepare_corpus
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus.datadir import Downstream, slug
@@ -206,27 +207,20 @@ def prepare(args) -> None:
 
 def get_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = corpus_parser(__doc__)
     add = parser.add_argument
-    add("--corpus_dir", type=Path, required=True)
-    add("--datadir", type=Path, default=Path("data"))
     add("--name", default="manifest", help="name of the labelled set [manifest]")
     add("--audio_root", help="where the audio is [line 1 of each tsv]")
     add("--label_descriptors", type=Path, help="[label_descriptors.csv]")
     add("--weights", type=Path, help="sampling weights of the training clips")
     tasks = ("multi_label", "multi_class")
     add("--task", choices=tasks, default=tasks[0], help="[multi_label]")
-    add("--nj", type=int, default=1, help="not needed here")
     return parser
 
 
 def main(argv=None) -> None:
     """Entry point."""
-    args = get_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    prepare(args)
+    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ authors' order was arbitrary and differed from run to run).
 
 import argparse
 import csv
-import logging
 import os
 from pathlib import Path
 from typing import Dict, List
+
+from corpus_command import corpus_parser, prepare_corpus
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus.datadir import Downstream, slug
@@ -163,22 +164,15 @@ def prepare(args) -> None:
 
 def get_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = corpus_parser(__doc__)
     add = parser.add_argument
-    add("--corpus_dir", type=Path, required=True)
-    add("--datadir", type=Path, default=Path("data"))
     add("--scenes", nargs="+", choices=tuple(SCENES), default=list(SCENES))
-    add("--nj", type=int, default=1, help="not needed here")
     return parser
 
 
 def main(argv=None) -> None:
     """Entry point."""
-    args = get_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    prepare(args)
+    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ the same recordings in both.) ks1/train/weights holds 1000 / (clips of the class
 """
 
 import argparse
-import logging
 import os
 import re
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Dict, Iterator, List
 
 import numpy as np
 import soundfile
+from corpus_command import corpus_parser, prepare_corpus
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus.datadir import Downstream, slug
@@ -221,23 +221,16 @@ def prepare(args) -> None:
 
 def get_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = corpus_parser(__doc__)
     add = parser.add_argument
-    add("--corpus_dir", type=Path, required=True)
-    add("--datadir", type=Path, default=Path("data"))
     add("--task", choices=tuple(VERSIONS), default="ks2", help="[ks2]")
     add("--seed", type=int, default=0, help="of what noise is for validation [0]")
-    add("--nj", type=int, default=1, help="not needed here")
     return parser
 
 
 def main(argv=None) -> None:
     """Entry point."""
-    args = get_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    prepare(args)
+    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

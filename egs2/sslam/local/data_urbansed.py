@@ -7,10 +7,10 @@ authors of SSLAM report is not known, so both are scored.
 """
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Dict, Iterator
 
+from corpus_command import corpus_parser, prepare_corpus
 from event_files import FORMS, read_event_labels
 
 from espnet2_sslam.bin.cli import run_main
@@ -86,21 +86,12 @@ def prepare(args) -> None:
 
 def get_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--corpus_dir", type=Path, required=True)
-    add("--datadir", type=Path, default=Path("data"))
-    add("--nj", type=int, default=1, help="not needed here")
-    return parser
+    return corpus_parser(__doc__)
 
 
 def main(argv=None) -> None:
     """Entry point."""
-    args = get_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    prepare(args)
+    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":
