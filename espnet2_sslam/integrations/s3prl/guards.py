@@ -132,7 +132,8 @@ def _guard_resampling(module: ModuleType) -> None:
     def whole(task_dir, target_sr=16000, num_workers=6):
         source, target = Path(task_dir) / "48000", Path(task_dir) / str(target_sr)
         lock = target.with_name(f".{target_sr}.unfinished")
-        if source.is_dir() and (lock.exists() or not target.is_dir()):
+        # The folder first: it is there and unfinished only while the lock is there too.
+        if source.is_dir() and (not target.is_dir() or lock.exists()):
             with open(lock, "a+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)  # folds may run side by side
                 if os.fstat(file.fileno()).st_size:  # a run was killed
