@@ -246,7 +246,10 @@ def test_published_numbers_come_with_a_warning_for_a_subset(tmp_path):
     right = [CLASSES[p] == labels[c][0] for c, p in zip(LABELS, predicted)]
     assert rows[2][1] == f"{100 * np.mean(right):.1f} (one seed)"
     assert scores["accuracy"] == np.mean(right)
-    assert "They test 2000 clips, here are 4" in report
+    ours = 100 * np.mean(right)
+    apart = f"{ours:.1f} (one seed): {96.2 - ours:.1f} below 96.2 (table1)"
+    assert f"- phase2, test, {apart}" in report
+    assert "there is no data report (stage 3): the clips are not compared" in report
     assert "chosen on the test clips" in report
 
 
@@ -254,6 +257,9 @@ def test_the_data_report_is_summed_up_with_its_warnings(tmp_path):
     exp, dump = three_seeds(tmp_path)
     split = {
         "usable": 4,
+        "listed": 9,
+        "missing": 2,
+        "compared": {"expected": None, "is_part": False, "differences": []},
         "left_out": {"empty": 1, "truncated": 2},
         "hours": 0.5,
         "label_counts": {"bell": 2, "dog": 2, "rain": 0},
@@ -263,8 +269,15 @@ def test_the_data_report_is_summed_up_with_its_warnings(tmp_path):
     report = {
         "splits": {"mini/test": split},
         "leaks": [
-            {"run": "mini", "train": "mini/train", "split": "mini/test", "clips": 3}
+            {
+                "run": "mini",
+                "train": "mini/train",
+                "split": "mini/test",
+                "clips": 3,
+                "examples": ["a", "b", "c"],
+            }
         ],
+        "duplicates": {"groups": 0, "contradicting_labels": 0},
         "pretraining_overlaps": [],
         "notes": ["Made with seed 0."],
     }
@@ -273,5 +286,6 @@ def test_the_data_report_is_summed_up_with_its_warnings(tmp_path):
     write_all(collect(exp, dump), tmp_path / "RESULTS.md")
     text = (tmp_path / "RESULTS.md").read_text()
     row = table_rows(text, "Data")[2]
-    assert row == ["mini/test", "4", "3", "0.500", "3", "1", "0123456789"]
+    counts = ["4", "9", "2", "3", "-", "0.500", "3", "1"]
+    assert row == ["mini/test", *counts, "0123456789"]
     assert "LEAK: 3 clips of mini/test" in text and "Made with seed 0." in text

@@ -2,44 +2,62 @@
 
 import json
 from pathlib import Path
+from typing import Optional
 
+from espnet2_sslam.corpus.report_text import warnings
 from espnet2_sslam.results.files import sha256
 from espnet2_sslam.results.tables import markdown
+
+HEADER = (
+    "split clips listed missing left_out expected hours classes without_a_positive hash"
+)
+
+
+def data_report_path(dump: Path) -> Path:
+    """Return where stage 3 leaves its numbers."""
+    return Path(dump) / "report" / "report.json"
+
+
+def read_data_report(dump: Path) -> Optional[dict]:
+    """Return the numbers of stage 3, None where there are none."""
+    path = data_report_path(dump)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def data_section(dump: Path) -> list[str]:
     """Return heading, table and warnings: clips and hashes of all splits, leaks."""
-    path = Path(dump) / "report" / "report.json"
-    if not path.exists():
+    report = read_data_report(dump)
+    if report is None:
         return ["## Data", "There is no data report (stage 3)."]
-    report = json.loads(path.read_text(encoding="utf-8"))
-    rows = [
-        [
-            name,
-            split["usable"],
-            sum(split["left_out"].values()),
-            f"{split['hours']:.3f}",
-            len(split.get("label_counts", {})) or "-",
-            len(split.get("classes_without_positives", [])),
-            split["content_sha256"][:10],
-        ]
-        for name, split in sorted(report["splits"].items())
-    ]
-    header = ["split", "clips", "left out", "hours", "classes", "without a positive"]
-    warnings = [
-        f"- LEAK: {leak['clips']} clips of {leak['split']} are in the training clips "
-        f"of {leak['run']}, too."
-        for leak in report["leaks"]
-    ] + [
+    rows = [_row(name, split) for name, split in sorted(report["splits"].items())]
+    found = [f"- {text}" for text in warnings(report)] + [
         f"- {overlap['clips']} clips of {overlap['split']} were seen in pre-training, "
         "without their labels."
         for overlap in report["pretraining_overlaps"]
     ]
+    code = sha256(data_report_path(dump))[:10]
     return [
         "## Data",
-        f"Report of stage 3: SHA-256 `{sha256(path)[:10]}`. The hash of a split is "
-        "over its ids, samples and labels.",
-        markdown([*header, "hash"], rows),
-        *(["\n".join(warnings)] if warnings else []),
+        f"Report of stage 3: SHA-256 `{code}`. `expected`: clips of the whole corpus, "
+        "where that is known. The hash is over ids, samples and labels.",
+        markdown([word.replace("_", " ") for word in HEADER.split()], rows),
+        *(["\n".join(found)] if found else []),
         *report["notes"],
+    ]
+
+
+def _row(name: str, split: dict) -> list:
+    """Return one line of the table."""
+    expected = split["compared"]["expected"]
+    return [
+        name,
+        split["usable"],
+        split["listed"],
+        split["missing"],
+        sum(split["left_out"].values()),
+        expected["clips"] if expected else "-",
+        f"{split['hours']:.3f}",
+        len(split.get("label_counts", {})) or "-",
+        len(split.get("classes_without_positives", [])),
+        split["content_sha256"][:10],
     ]

@@ -39,16 +39,26 @@ def row(model: str) -> str:
     return model
 
 
+def entries(data_set: str, metric: str, kind: str, model: str) -> list[dict]:
+    """Return the entries of `numbers` in paper.yaml for a row of our tables."""
+    wanted = {"data_set": data_set, "metric": metric, "kind": kind, "model": row(model)}
+    return [entry for entry in load()["numbers"] if wanted.items() <= entry.items()]
+
+
+def bounds(entry: dict) -> tuple[float, float]:
+    """Return the lowest and highest value of an entry: one number, or `low-high`."""
+    values = [float(word) for word in str(entry["value"]).split("-")]
+    return values[0], values[-1]
+
+
 def numbers(data_set: str, metric: str, kind: str, model: str) -> str:
     """Return the published numbers for a row of our tables, `-` where there is none.
 
     `data_set` is the name in downstream.txt, `kind` is finetune or linear.
     """
-    wanted = (data_set, metric, kind, row(model))
     found = [
         f"{entry['value']} ({entry['source']})"
-        for entry in load()["numbers"]
-        if (entry["data_set"], entry["metric"], entry["kind"], entry["model"]) == wanted
+        for entry in entries(data_set, metric, kind, model)
     ]
     curve = authors_curves().get((data_set, kind))
     if curve and metric == "mAP" and row(model) == "phase2":
@@ -68,6 +78,20 @@ def all_numbers(data_set: str, metric: str, kind: str) -> str:
     return "; ".join(parts)
 
 
-def test_clips(data_set: str) -> Optional[int]:
-    """Return how many clips the papers test on, None when not known."""
-    return load()["test_clips"].get(data_set)
+def clips(data_set: str, what: str) -> Optional[int]:
+    """Return how many clips the papers have, None when not known.
+
+    Args:
+        data_set: Its name in downstream.txt.
+        what: `training` or `test`; of one fold, where there are folds.
+    """
+    return load()["clips"].get(data_set, {}).get(what)
+
+
+def notes(data_set: str, kind: str) -> list[str]:
+    """Return what else is known about a difference from the papers' numbers."""
+    return [
+        note["text"]
+        for note in load()["notes"]
+        if note["kind"] in (kind, "any") and data_set in note["data_sets"].split()
+    ]

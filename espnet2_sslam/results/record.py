@@ -47,10 +47,10 @@ class Record:
     @property
     def data_sets(self) -> dict[str, Downstream]:
         """{data set: the first of its lines}."""
-        return {
-            data_set_and_fold(line.name)[0]: line
-            for line in reversed(self.scores.downstream)
-        }
+        found: dict[str, Downstream] = {}
+        for line in self.scores.downstream:
+            found.setdefault(data_set_and_fold(line.name)[0], line)
+        return found
 
     @property
     def splits(self) -> list[Split]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from espnet2_sslam.results import paper, tables
 from espnet2_sslam.results.data import data_section
+from espnet2_sslam.results.differences import difference_sections
 from espnet2_sslam.results.figures import draw_figures
 from espnet2_sslam.results.files import write_text
 from espnet2_sslam.results.history import History
@@ -89,6 +90,7 @@ def _report(record: Record, plots: list[tuple[str, Path]], folder: str) -> str:
         "\n".join(f"- {line}" for line in findings(record)) or "Nothing to compare.",
         LEGEND,
         *_score_sections(record),
+        *difference_sections(record),
         *series_sections(record),
         *_measures_section(record),
         f"Every single score is in `{folder}/scores.csv`, the average precision of "
@@ -134,8 +136,7 @@ def _score_sections(record: Record) -> list[str]:
             metric = tables.main_metric(line.task)
             published = paper.all_numbers(data_set, metric, record.kind(tag))
             if published:
-                note = _paper_note(record, tag, data_set)
-                parts.append(f"Published {metric}: {published}. {note}")
+                parts.append(f"Published {metric}: {published}.")
                 sources |= {source for source in known if f"({source})" in published}
     if sources:
         parts.append("\n".join(f"- {name}: {known[name]}" for name in sorted(sources)))
@@ -148,20 +149,6 @@ def _measures_section(record: Record) -> list[str]:
     header = ["tag", "data set", "split", "model"]
     header += ["95 % interval", "ROC area", "d'"]
     return ["## Intervals, ROC areas", MEASURES, tables.markdown(header, rows)]
-
-
-def _paper_note(record: Record, tag: str, data_set: str) -> str:
-    """Say how our test set and the papers' differ."""
-    keys = [k for k in record.scores.found if (k.tag, k.data_set) == (tag, data_set)]
-    folds = {(k.fold, k.split): record.scores.found[k]["num_clips"] for k in keys}
-    clips, full = sum(folds.values()), paper.test_clips(data_set)
-    note = "The papers' models are ViT-Base, pre-trained on AudioSet-2M."
-    if full is not None and clips != full:
-        note += (
-            f" They test {full} clips, here are {clips}: the numbers stand side by "
-            "side for orientation and are not comparable."
-        )
-    return note
 
 
 def _missing_section(record: Record) -> list[str]:
