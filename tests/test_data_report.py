@@ -152,7 +152,8 @@ def test_report_on_an_unfinished_or_damaged_dump_says_what_to_run(tmp_path, caps
 
 def test_real_counts_are_compared_and_a_part_is_told_apart():
     def compared(name, listed, classes, **more):
-        split = {"listed": listed, **more}
+        labels = {"8": listed - 4 * listed // 5, "9": 4 * listed // 5}  # 8.8 a clip
+        split = {"listed": listed, "usable": listed, "labels_per_clip": labels, **more}
         return compare(name, split, [f"c{i}" for i in range(classes)])
 
     assert compared("toy/train", 10, 2)["expected"] is None
@@ -166,6 +167,8 @@ def test_real_counts_are_compared_and_a_part_is_told_apart():
         "21 classes, 22 expected",
         "3 clips are not 10 s (+- 0.5 s) long",
     ]
+    once = compared("spass_market/train", 3750, 22, labels_per_clip={"1": 3750})
+    assert once["differences"] == ["1.00 labels per clip, 8.8 expected"]
     # Silence is cut by a seed and does not count.
     ks1 = compared("ks1/train", 51448, 12, label_counts={"_silence_": 360})
     assert ks1["differences"] == []

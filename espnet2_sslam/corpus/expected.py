@@ -9,6 +9,9 @@ import yaml
 TABLE = Path(__file__).with_name("expected.yaml")
 PART = 0.5  # with fewer clips than this share it is a part of the corpus, on purpose
 SECONDS = 0.5  # a clip may be so much shorter or longer
+LABELS = (
+    0.06  # the labels per clip may differ so much: means are rounded, clips missing
+)
 
 
 def read_expected() -> Dict[str, dict]:
@@ -49,6 +52,10 @@ def compare(name: str, split: dict, classes: Optional[List[str]]) -> dict:
             differences.append(
                 f"{len(classes)} classes, {expected['classes']} expected"
             )
+        if "labels_per_clip" in expected:
+            mean, wanted = mean_labels(split), expected["labels_per_clip"]
+            if abs(mean - wanted) > LABELS:
+                differences.append(f"{mean:.2f} labels per clip, {wanted} expected")
         others = split.get("clips_of_other_length", 0)
         if others:
             length = expected["seconds"]
@@ -56,6 +63,12 @@ def compare(name: str, split: dict, classes: Optional[List[str]]) -> dict:
                 f"{others} clips are not {length} s (+- {SECONDS} s) long"
             )
     return {"expected": expected, "is_part": is_part, "differences": differences}
+
+
+def mean_labels(split: dict) -> float:
+    """The mean number of labels per clip."""
+    clips = split["labels_per_clip"]
+    return sum(int(number) * count for number, count in clips.items()) / split["usable"]
 
 
 def _without(expected: dict, split: dict) -> int:
