@@ -23,13 +23,9 @@ import soundfile
 import torch
 
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import (
-    PATCHES_PER_STEP,
-    SAMPLE_RATE,
-    num_frames,
-    num_patch_steps,
-)
+from espnet2_sslam.features import num_frames, num_patch_steps
 from espnet2_sslam.inference import SSLAM
+from espnet2_sslam.units import PATCHES_PER_STEP, SAMPLE_RATE
 
 MODELS = {
     "base": dict(embed_dim=768, depth=12, num_heads=12),

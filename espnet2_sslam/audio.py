@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from espnet2_sslam.features import FRAME_LENGTH, SAMPLE_RATE
+from espnet2_sslam.units import FRAME_LENGTH, SAMPLE_RATE
 
 BLOCK_FRAMES = 1 << 18  # frames read at once, 16 s at 16 kHz: bounds the memory
 SILENCE_RANGE = 2.0**-15  # max - min of a silent clip: one step of 16-bit audio

@@ -12,10 +12,10 @@ from torch import nn
 
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.encoder import NORM_EPS, SSLAMEncoder
-from espnet2_sslam.features import PATCHES_PER_STEP
 from espnet2_sslam.losses import classification_loss, loss_weight
 from espnet2_sslam.pooling import Pooling
 from espnet2_sslam.randomness import batch_generator
+from espnet2_sslam.units import PATCHES_PER_STEP
 from espnet2_sslam.validation import ClipScores
 
 CHOICES = {  # the first two of each: the default of multi_label, of multi_class

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espnet2_sslam.features import PATCHES_PER_STEP
+from espnet2_sslam.units import PATCHES_PER_STEP
 
 
 class ConvDecoder(nn.Module):

@@ -11,9 +11,6 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import nn
 
 from espnet2_sslam.features import (
-    NUM_MEL_BINS,
-    PATCH_SIZE,
-    PATCHES_PER_STEP,
     LogMel,
     checked_fbank,
     fit_frames,
@@ -22,6 +19,7 @@ from espnet2_sslam.features import (
     zero_padding,
 )
 from espnet2_sslam.layers import Block, PatchEmbedding, sincos_positions
+from espnet2_sslam.units import NUM_MEL_BINS, PATCH_SIZE, PATCHES_PER_STEP
 
 NORM_EPS = 1e-6
 

@@ -1,6 +1,6 @@
 """Waveform (16 kHz) to normalised log-mel spectrogram ("fbank").
 
-Every constant with a unit that the package uses is named here, once.
+The constants with a unit are in units.py.
 """
 
 import logging
@@ -10,18 +10,18 @@ import torch
 import torch.nn.functional as F
 from torchaudio.compliance.kaldi import get_mel_banks
 
-SAMPLE_RATE = 16_000  # Hz
-FRAME_LENGTH = 400  # samples: 25 ms
-FRAME_SHIFT = 160  # samples: 10 ms
-FRAME_SHIFT_MS = 10
-FFT_SIZE = 512  # samples
-NUM_MEL_BINS = 128
-LOWEST_FREQUENCY = 20.0  # Hz
-PRE_EMPHASIS = 0.97
-PATCH_SIZE = 16  # frames and mel bins
-PATCHES_PER_STEP = NUM_MEL_BINS // PATCH_SIZE  # frequency patches of one time patch
-AUDIOSET_MEAN = -4.268  # log-mel, over AudioSet (EAT and SSLAM)
-AUDIOSET_STD = 4.569
+from espnet2_sslam.units import (
+    AUDIOSET_MEAN,
+    AUDIOSET_STD,
+    FFT_SIZE,
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    LOWEST_FREQUENCY,
+    NUM_MEL_BINS,
+    PATCH_SIZE,
+    PRE_EMPHASIS,
+    SAMPLE_RATE,
+)
 
 FRAMES_PER_PASS = 2_048  # frames computed at once: fits a CPU's cache
 FRAMES_PER_PASS_GPU = 65_536  # bounds the memory on long audio

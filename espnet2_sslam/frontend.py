@@ -10,8 +10,8 @@ from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from torch import nn
 
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import SAMPLE_RATE
 from espnet2_sslam.pretrained import Pretrained
+from espnet2_sslam.units import SAMPLE_RATE
 
 
 class SSLAMFrontend(AbsFrontend):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from espnet2_sslam.features import PATCH_SIZE, PATCHES_PER_STEP
+from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
 
 
 class PatchEmbedding(nn.Module):

@@ -4,7 +4,7 @@ from typing import Tuple
 
 import torch
 
-from espnet2_sslam.features import PATCHES_PER_STEP
+from espnet2_sslam.units import PATCHES_PER_STEP
 
 
 def inverse_block_mask(

@@ -10,12 +10,7 @@ from typing import Optional
 
 import torch
 
-from espnet2_sslam.features import (
-    FRAME_LENGTH,
-    FRAME_SHIFT,
-    PATCH_SIZE,
-    PATCHES_PER_STEP,
-)
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, PATCHES_PER_STEP
 
 REGION_SHARE = (15, 64)  # one region: 240 of 1024 frames
 MIXING_RULES = ("max", "logsumexp", "waveform")

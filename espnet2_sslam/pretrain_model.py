@@ -14,10 +14,10 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2_sslam import losses, mixing
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import PATCH_SIZE
 from espnet2_sslam.masking import inverse_block_mask, split_indices
 from espnet2_sslam.randomness import batch_generator, keyed_generator
 from espnet2_sslam.teacher import Targets, Teacher
+from espnet2_sslam.units import PATCH_SIZE
 
 UNMIXED, MIXED = "unmixed", "mixed"
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from espnet2_sslam import losses, mixing
-from espnet2_sslam.features import PATCHES_PER_STEP
+from espnet2_sslam.units import PATCHES_PER_STEP
 
 
 class Targets(NamedTuple):

@@ -9,7 +9,7 @@ import soundfile
 
 from espnet2_sslam.corpus.datadir import read_classes, read_downstream, read_table
 from espnet2_sslam.corpus.splits import read_corpus
-from espnet2_sslam.features import FRAME_LENGTH
+from espnet2_sslam.units import FRAME_LENGTH
 from tests.corpus_case import LOCAL, error_line
 
 sys.path.insert(0, str(LOCAL))

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from espnet2_sslam import features
+from espnet2_sslam import features, units
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
 
 SMALL = dict(embed_dim=24, depth=2, num_heads=2, max_frames=320)
-WAVEFORM, LOG_MEL = 1, features.NUM_MEL_BINS
+WAVEFORM, LOG_MEL = 1, units.NUM_MEL_BINS
 FRAMES = [[60, 100], [61, 140, 20], [1, 310, 17, 320], [33, 200]]  # of each batch
 
 
@@ -29,7 +29,7 @@ def batch(input_size, frames):
     if input_size == LOG_MEL:
         shape, sizes = (len(frames), max(frames), LOG_MEL), frames
     else:
-        sizes = [features.FRAME_LENGTH + features.FRAME_SHIFT * (n - 1) for n in frames]
+        sizes = [units.FRAME_LENGTH + units.FRAME_SHIFT * (n - 1) for n in frames]
         shape = len(sizes), max(sizes)
     return 0.1 * torch.randn(shape, generator=generator), torch.tensor(sizes)
 

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports from its own layer and from those above it in this list.
 LAYERS = [
-    "features layers pooling masking mixing losses augment metrics".split()
+    "units features layers pooling masking mixing losses augment metrics".split()
     + "randomness validation audio".split(),
     "encoder decoder teacher".split(),
     "pretrain_model classifier checkpoint".split(),

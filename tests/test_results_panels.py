@@ -6,7 +6,6 @@ import torch
 import yaml
 
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import PATCH_SIZE
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 from espnet2_sslam.results.panels import (
     compute_panel,
@@ -14,6 +13,7 @@ from espnet2_sslam.results.panels import (
     load_pretrained,
     plot_panel,
 )
+from espnet2_sslam.units import PATCH_SIZE
 
 ENCODER = dict(embed_dim=16, depth=1, num_heads=2, fbank_mean=-6.0, fbank_std=4.0)
 DECODER = dict(groups=2, num_layers=1)

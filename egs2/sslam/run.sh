@@ -157,7 +157,7 @@ if runs 3; then
     once "stage 3" "${dump}/report" --exclude report --input "${dump}" \
         --output "${dump}/report/report.json" \
         --output "${dump}/report/fbank_stats.json" \
-        -- "${python}" -m espnet2_sslam.bin.data_report --dump "${dump}"
+        -- "${python}" -m espnet2_sslam.bin.data_report --dump "${dump}" --nj "${nj}"
 fi
 
 if runs 4; then

@@ -20,7 +20,7 @@ from espnet2_sslam.checkpoint.names import (
 )
 from espnet2_sslam.checkpoint.parts import Parts, encoder_sizes, float32
 from espnet2_sslam.checkpoint.pickled import plain
-from espnet2_sslam.features import AUDIOSET_MEAN, AUDIOSET_STD, SAMPLE_RATE
+from espnet2_sslam.units import AUDIOSET_MEAN, AUDIOSET_STD, SAMPLE_RATE
 
 DECODER = "modality_encoders.IMAGE.decoder."
 HEAD_WIDTH = 64  # channels per attention head in every released model

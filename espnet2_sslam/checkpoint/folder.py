@@ -20,7 +20,7 @@ from espnet2_sslam.checkpoint.parts import FBANK_NAMES, load_exactly
 from espnet2_sslam.checkpoint.sniff import kind_of
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import SAMPLE_RATE
+from espnet2_sslam.units import SAMPLE_RATE
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"

@@ -7,8 +7,8 @@ import torch
 
 from espnet2_sslam.checkpoint.errors import CheckpointError
 from espnet2_sslam.checkpoint.names import State
-from espnet2_sslam.features import PATCH_SIZE, PATCHES_PER_STEP
 from espnet2_sslam.layers import sincos_positions
+from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
 
 FBANK_NAMES = ("log_mel.mean", "log_mel.std")
 

@@ -242,6 +242,7 @@ def read_split_labels(
     class_list = Path(datadir) / split.split("/")[0] / CLASS_FILE
     classes = {label: label for label in read_classes(class_list)}
     labels: Dict[str, List[str]] = dict.fromkeys(ids)  # None until its line is read
+    shared: Dict[str, List[str]] = {}  # one list for all clips of the same labels
     extra: List[str] = []
     for number, key, value in table_lines(path):
         if key not in labels:
@@ -249,7 +250,10 @@ def read_split_labels(
             continue
         if labels[key] is not None:
             raise _occurs_twice(path, number, key)
-        labels[key] = _check_labels(path, key, value.split(), classes, class_list)
+        if value not in shared:
+            words = value.split()
+            shared[value] = _check_labels(path, key, words, classes, class_list)
+        labels[key] = shared[value]
     lost = sorted(key for key, found in labels.items() if found is None)
     if lost:
         raise _not_the_same(path, "wav.scp", "text", lost)

@@ -21,7 +21,6 @@ from espnet2_sslam.corpus.datadir import (
     write_atomically,
     write_table,
 )
-from espnet2_sslam.corpus.fbank import write_fbanks
 from espnet2_sslam.corpus.formatting import (
     Job,
     format_file,
@@ -106,6 +105,7 @@ def check_lists(datadir: Path) -> List[str]:
     sources = set()
     for split in checked_splits(datadir):
         sources.update(split.wav.values())
+        del split  # before the next one is read
     return sorted(sources)
 
 
@@ -194,10 +194,12 @@ def _read_weights(path: Path, ids: Iterable[str]) -> Optional[Dict[str, float]]:
     if not path.is_file():
         return None
     weights: Dict[str, float] = dict.fromkeys(ids)
+    shared: Dict[float, float] = {}  # one number for all clips of the same labels
     for number, key, value in table_lines(path):
         try:
             if key in weights:
-                weights[key] = float(value)
+                weight = float(value)
+                weights[key] = shared.setdefault(weight, weight)
         except ValueError:
             raise ValueError(f"{path}, line {number}: {value!r} is no number") from None
     lost = next((key for key, weight in weights.items() if weight is None), None)
@@ -210,6 +212,9 @@ def _write_feats(
     datadir: Path, names: Sequence[str], book: RecordBook, outdir: Path, nj: int
 ) -> None:
     """Write feats.scp and utt2num_frames of every split; each file's log-mel once."""
+    # Here, as torch takes memory that long lists without features need.
+    from espnet2_sslam.corpus.fbank import write_fbanks
+
     usable = [record for record in book if not record.problem]
     locations = write_fbanks(outdir, usable, nj)
     for name in names:

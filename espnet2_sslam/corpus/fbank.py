@@ -14,7 +14,8 @@ import torch
 from espnet2_sslam.corpus.datadir import read_table, write_atomically
 from espnet2_sslam.corpus.formatting import Record
 from espnet2_sslam.corpus.parallel import parallel_map
-from espnet2_sslam.features import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, kaldi_fbank
+from espnet2_sslam.features import kaldi_fbank
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS
 
 PIECE_FRAMES = 6_000  # one minute: bounds the memory on long audio
 CLIPS_PER_ARK = 256

@@ -12,7 +12,7 @@ import soundfile
 
 from espnet2_sslam.audio import AudioError, AudioSummary, is_formatted, read_blocks
 from espnet2_sslam.corpus.datadir import slug
-from espnet2_sslam.features import SAMPLE_RATE
+from espnet2_sslam.units import SAMPLE_RATE
 
 AUDIO_FORMATS = ("flac", "wav")
 

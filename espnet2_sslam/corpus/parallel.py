@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Callable, Iterable, Iterator, Sequence
 
-import torch
 from tqdm import tqdm
 
 LOG_INTERVAL = 30.0  # seconds between two progress lines
@@ -60,7 +59,9 @@ def parallel_map(
 
 def _start_worker(parent: int) -> None:
     """One thread for torch, Ctrl-C left to the parent, and no life without it."""
-    torch.set_num_threads(1)
+    # Lists are read without torch: it would take 650 MiB of memory.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.corpus.datadir import find_splits, read_split_labels, read_table
-from espnet2_sslam.features import FRAME_LENGTH
+from espnet2_sslam.units import FRAME_LENGTH
 
 LEVEL = 10 ** (-26 / 20)  # root mean square of the reference
 SOUNDING = 10 ** (-40 / 20)  # of the loudest frame: what counts as silence

@@ -29,7 +29,7 @@ from espnet2_sslam.corpus.expected import SECONDS, compare, expected_of
 from espnet2_sslam.corpus.records import RecordBook
 from espnet2_sslam.corpus.tally import PROBLEM_FILE
 from espnet2_sslam.corpus.writer import MISSING_FILE, count_missing
-from espnet2_sslam.features import SAMPLE_RATE
+from espnet2_sslam.units import SAMPLE_RATE
 
 STATS_SPLIT = "pretrain/train"
 DURATION_EDGES = (0, 0.5, 1, 2, 3, 4, 5, 10, 20, 30, 60, 600, 3600)  # seconds

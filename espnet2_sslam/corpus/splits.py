@@ -104,10 +104,15 @@ def checked_splits(datadir: Path) -> Iterator[Split]:
     single = [run for run in runs if run.task == "multi_class"]
     exclusive = {name for run in single for name in (run.train, run.valid, *run.tests)}
     for name in names:
-        split = read_split(datadir, name)
-        if name in exclusive:
-            _check_one_label(Path(datadir) / name, split.labels)
-        yield split
+        # No name for the split here: it would be kept while the next one is read.
+        yield _checked(read_split(datadir, name), datadir, name in exclusive)
+
+
+def _checked(split: Split, datadir: Path, exclusive: bool) -> Split:
+    """The split, if its clips have one label each where they must."""
+    if exclusive:
+        _check_one_label(Path(datadir) / split.name, split.labels)
+    return split
 
 
 def _check_one_label(folder: Path, labels: Dict[str, List[str]]) -> None:

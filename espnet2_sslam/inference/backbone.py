@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import FRAME_SHIFT_MS, kaldi_fbank, num_frames
+from espnet2_sslam.features import kaldi_fbank, num_frames
 from espnet2_sslam.inference.windows import pass_samples
+from espnet2_sslam.units import FRAME_SHIFT_MS
 
 DTYPES = ("float32", "bfloat16")
 

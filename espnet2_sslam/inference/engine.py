@@ -7,11 +7,11 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
 import numpy as np
 import torch
 
-from espnet2_sslam.features import SAMPLE_RATE
 from espnet2_sslam.inference.jobs import Done
 from espnet2_sslam.inference.reader import Reader, ReadFile
 from espnet2_sslam.inference.result import FileResult
 from espnet2_sslam.inference.windows import Piece
+from espnet2_sslam.units import SAMPLE_RATE
 
 LOOK_AHEAD = 4  # batches that are gathered and sorted by length
 MAX_PADDING = 0.08  # of the samples of a batch

@@ -12,9 +12,9 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from espnet2_sslam.classifier import SSLAMClassifier
-from espnet2_sslam.features import PATCHES_PER_STEP
 from espnet2_sslam.inference.backbone import Backbone
 from espnet2_sslam.inference.windows import STEP, ShiftedPasses, seconds
+from espnet2_sslam.units import PATCHES_PER_STEP
 
 POOLINGS = ("mean", "cls", "frames")
 

@@ -11,12 +11,12 @@ from espnet2_sslam.audio import AudioError
 from espnet2_sslam.checkpoint import load_model, save_model
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import SAMPLE_RATE
 from espnet2_sslam.inference.backbone import DTYPES, Backbone, find_device
 from espnet2_sslam.inference.engine import reader_threads, run_job
 from espnet2_sslam.inference.plans import plan_embed, plan_frames, plan_tag
 from espnet2_sslam.inference.result import FileResult
 from espnet2_sslam.inference.sources import as_clips, is_single, source_name
+from espnet2_sslam.units import SAMPLE_RATE
 
 BATCH_SECONDS = {"cpu": 40.96}  # four clips of 10.24 s: more is no faster there
 BATCH_SECONDS_GPU = 655.36

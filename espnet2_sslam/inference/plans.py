@@ -3,7 +3,6 @@
 from typing import Optional, Union
 
 from espnet2_sslam.classifier import SSLAMClassifier
-from espnet2_sslam.features import FRAME_LENGTH, PATCH_SIZE, SAMPLE_RATE
 from espnet2_sslam.inference.backbone import Backbone
 from espnet2_sslam.inference.jobs import (
     POOLINGS,
@@ -19,6 +18,7 @@ from espnet2_sslam.inference.windows import (
     ShiftedPasses,
     WholeClip,
 )
+from espnet2_sslam.units import FRAME_LENGTH, PATCH_SIZE, SAMPLE_RATE
 
 CONTEXT = 32  # time patches (5.12 s) that chunks of long recordings share
 STEP_SECONDS = STEP / SAMPLE_RATE

@@ -10,13 +10,8 @@ import numpy as np
 import torch
 
 from espnet2_sslam.audio import read_blocks
-from espnet2_sslam.features import (
-    FRAME_LENGTH,
-    FRAME_SHIFT,
-    NUM_MEL_BINS,
-    SAMPLE_RATE,
-    kaldi_fbank,
-)
+from espnet2_sslam.features import kaldi_fbank
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, SAMPLE_RATE
 
 MAX_COLUMNS = 2_000  # more than a picture has pixels
 DECIBEL = 10 / np.log(10)  # of the natural logarithm of a power

@@ -12,13 +12,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from espnet2_sslam.features import (
-    LOWEST_FREQUENCY,
-    NUM_MEL_BINS,
-    SAMPLE_RATE,
-)
 from espnet2_sslam.inference.arrays import whole_files
 from espnet2_sslam.inference.spectrogram import DYNAMIC_RANGE, Spectrogram
+from espnet2_sslam.units import LOWEST_FREQUENCY, NUM_MEL_BINS, SAMPLE_RATE
 
 LABEL_COLUMNS = 500  # fewer than a picture has pixels, so that none is lost
 FREQUENCIES = (125, 250, 500, 1000, 2000, 4000, 8000)  # Hz, with a tick

@@ -9,7 +9,7 @@ from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from espnet2_sslam.features import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, SAMPLE_RATE
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, SAMPLE_RATE
 
 STEP = PATCH_SIZE * FRAME_SHIFT  # samples of a time patch: 160 ms
 OVERHANG = FRAME_LENGTH - FRAME_SHIFT  # the last frame reaches this far beyond

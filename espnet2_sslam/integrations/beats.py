@@ -15,9 +15,9 @@ from torch import nn
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.checkpoint.pickled import read_pickle
 from espnet2_sslam.classifier import SSLAMClassifier
-from espnet2_sslam.features import PATCHES_PER_STEP
 from espnet2_sslam.randomness import batch_generator
 from espnet2_sslam.tasks.classification import SSLAMClassificationTask, read_classes
+from espnet2_sslam.units import PATCHES_PER_STEP
 
 MODULES = ("espnet2.beats.encoder", "espnet2.asr.encoder.beats_encoder")
 SHORTEST = 3200  # samples; ESPnet's encoder repeats shorter clips

@@ -15,13 +15,6 @@ import torch
 import espnet2_sslam
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import (
-    FRAME_LENGTH,
-    FRAME_SHIFT,
-    FRAME_SHIFT_MS,
-    PATCH_SIZE,
-    SAMPLE_RATE,
-)
 from espnet2_sslam.integrations.onnx_check import (
     TOLERANCE,
     Check,
@@ -29,6 +22,13 @@ from espnet2_sslam.integrations.onnx_check import (
     made_clips,
 )
 from espnet2_sslam.integrations.onnx_graph import reference, traceable
+from espnet2_sslam.units import (
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    FRAME_SHIFT_MS,
+    PATCH_SIZE,
+    SAMPLE_RATE,
+)
 
 OPSETS = range(18, 23)  # 23 has an Attention that onnxruntime does not take masks for
 OPSET = 18

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from espnet2_sslam.audio import read_audio
-from espnet2_sslam.features import FRAME_LENGTH, SAMPLE_RATE
+from espnet2_sslam.units import FRAME_LENGTH, SAMPLE_RATE
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
 LONGEST = 15 * SAMPLE_RATE  # samples of a clip that are compared

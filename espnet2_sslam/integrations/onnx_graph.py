@@ -12,17 +12,15 @@ from torch import nn
 
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
-from espnet2_sslam.features import (
+from espnet2_sslam.features import mel_filters, num_frames, zero_padding
+from espnet2_sslam.pooling import Pooling
+from espnet2_sslam.units import (
     FFT_SIZE,
     FRAME_LENGTH,
     FRAME_SHIFT,
     PATCHES_PER_STEP,
     PRE_EMPHASIS,
-    mel_filters,
-    num_frames,
-    zero_padding,
 )
-from espnet2_sslam.pooling import Pooling
 
 
 class TraceableFbank(nn.Module):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from espnet2.train.dataset import ESPnetDataset
 
-from espnet2_sslam.features import SAMPLE_RATE
 from espnet2_sslam.tasks.preprocess import ClipError
+from espnet2_sslam.units import SAMPLE_RATE
 
 
 class ClipDataset(ESPnetDataset):

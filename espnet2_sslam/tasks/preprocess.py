@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from espnet2_sslam.features import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS
 
 
 class ClipError(ValueError):

@@ -4,10 +4,10 @@ import argparse
 
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import FRAME_LENGTH, FRAME_SHIFT
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 from espnet2_sslam.tasks.base import NestedDictAction, SSLAMAbsTask
 from espnet2_sslam.tasks.checks import check_keywords
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT
 
 
 class SSLAMTask(SSLAMAbsTask):

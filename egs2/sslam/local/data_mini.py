@@ -28,7 +28,7 @@ from espnet2_sslam.corpus.datadir import (
     write_split,
 )
 from espnet2_sslam.corpus.parallel import parallel_map
-from espnet2_sslam.features import SAMPLE_RATE
+from espnet2_sslam.units import SAMPLE_RATE
 
 SPLITS = {  # split: (clips at scale 1, share of scenes)
     "pretrain/train": (600, 0.5),

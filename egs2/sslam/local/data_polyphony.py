@@ -45,7 +45,7 @@ from espnet2_sslam.corpus.polyphony import (
     random_numbers,
     read_sources,
 )
-from espnet2_sslam.features import SAMPLE_RATE
+from espnet2_sslam.units import SAMPLE_RATE
 
 SPLITS = ("train", "valid", "test")
 ATTEMPTS = 50  # to find a mixture that was not made yet

@@ -7,7 +7,7 @@ background are the scene's business (data_mini.py), not the sound's.
 import numpy as np
 from scipy.signal import butter, lfilter, sosfilt
 
-from espnet2_sslam.features import SAMPLE_RATE
+from espnet2_sslam.units import SAMPLE_RATE
 
 
 def _time(num_samples: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any, Dict, Optional
 from transformers import PreTrainedConfig
 
 from espnet2_sslam.checkpoint.folder import FORMAT_VERSION
-from espnet2_sslam.features import AUDIOSET_MEAN, AUDIOSET_STD, SAMPLE_RATE
+from espnet2_sslam.units import AUDIOSET_MEAN, AUDIOSET_STD, SAMPLE_RATE
 
 ENCODER = {
     "embed_dim": 768,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 
-from espnet2_sslam.features import SAMPLE_RATE
+from espnet2_sslam.units import SAMPLE_RATE
 
 
 class Waveforms(BatchFeature):

@@ -17,10 +17,11 @@ from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput
 
 from espnet2_sslam.checkpoint.folder import PREPROCESSOR_FILE
 from espnet2_sslam.encoder import NORM_EPS, SSLAMEncoder
-from espnet2_sslam.features import PATCHES_PER_STEP, zero_padding
+from espnet2_sslam.features import zero_padding
 from espnet2_sslam.integrations.huggingface.config import SSLAMConfig
 from espnet2_sslam.integrations.huggingface.extractor import SSLAMFeatureExtractor
 from espnet2_sslam.pooling import Pooling
+from espnet2_sslam.units import PATCHES_PER_STEP
 
 HEAD_KEYS = ("fc_norm.", "head.", "pooling.")
 

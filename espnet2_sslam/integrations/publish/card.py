@@ -3,11 +3,11 @@
 from typing import Dict, List
 
 import espnet2_sslam
-from espnet2_sslam.features import FRAME_SHIFT_MS, PATCH_SIZE, SAMPLE_RATE
 from espnet2_sslam.integrations.publish import sections
 from espnet2_sslam.integrations.publish.facts import Facts
 from espnet2_sslam.integrations.publish.metadata import metadata
 from espnet2_sslam.results.tables import markdown
+from espnet2_sslam.units import FRAME_SHIFT_MS, PATCH_SIZE, SAMPLE_RATE
 
 PACKED_FILE = "espnet_model.zip"
 CITATIONS = """```bibtex

@@ -14,14 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet2_sslam.checkpoint import load_model
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import (
-    FRAME_LENGTH,
-    FRAME_SHIFT,
-    PATCH_SIZE,
-    PATCHES_PER_STEP,
-    num_patch_steps,
-    zero_padding,
-)
+from espnet2_sslam.features import num_patch_steps, zero_padding
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, PATCHES_PER_STEP
 
 STEP = PATCH_SIZE * FRAME_SHIFT  # samples of a time patch: 2560, 160 ms
 SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio", "seed")

@@ -8,11 +8,11 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import soundfile
 
-from espnet2_sslam.features import SAMPLE_RATE
 from espnet2_sslam.integrations.s3prl.guards import check_learnable
 from espnet2_sslam.integrations.superb.emotion import write_emotion_lists
 from espnet2_sslam.integrations.superb.tasks import Task, fold_numbers
 from espnet2_sslam.results.files import write_text
+from espnet2_sslam.units import SAMPLE_RATE
 
 SPEAKERS = 1251  # of VoxCeleb1, id10001 to id11251; s3prl's output layer has so many
 
