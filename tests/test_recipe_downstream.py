@@ -1,6 +1,7 @@
 """Every benchmark from its miniature tree to the table beside the paper's numbers."""
 
 import importlib
+import json
 import lzma
 import os
 import re
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.corpus_case import real_audio
 
 RECIPE = Path(__file__).resolve().parent.parent / "egs2" / "sslam"
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -39,7 +42,17 @@ def weights(tmp_path_factory):
     return path
 
 
-def run(folder, corpus, *options):
+def make_trees(folder, corpora, clips=None):
+    """Make the miniature of each corpus, and say where it lies as db.sh would."""
+    places = {}
+    for corpus in corpora:
+        module = importlib.import_module(f"tests.corpora.{corpus}")
+        module.make(folder / corpus, clips)
+        places[corpus.upper()] = str(folder / corpus)
+    return places
+
+
+def run(folder, places, *options):
     """Run run.sh below `folder` and return what it printed."""
     given = {
         "--python": sys.executable,
@@ -51,7 +64,7 @@ def run(folder, corpus, *options):
     }
     words = [*(word for pair in given.items() for word in pair), *options]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, corpus.upper(): str(folder / "corpus")}
+    environment = {**os.environ, "PATH": path, **places}
     done = subprocess.run(
         [str(RECIPE / "run.sh"), *map(str, words)],
         stdout=subprocess.PIPE,
@@ -68,14 +81,14 @@ def run(folder, corpus, *options):
 @pytest.mark.parametrize("word", CASES)
 def test_a_benchmark_runs_from_its_tree_to_the_table(tmp_path, weights, word):
     corpus, protocol, data_args, rows, published = CASES[word]
-    importlib.import_module(f"tests.corpora.{corpus}").make(tmp_path / "corpus")
+    places = make_trees(tmp_path, [corpus])
     options = ["--downstream", word, "--protocol", protocol, "--data_args", data_args]
     options += ["--models", f"sslam={weights}"]
     # The miniature has fewer clips than an epoch of weighted sampling.
     few = (
         f"{FEW} --balanced_clips_per_epoch {'8' if word in ('as2m', 'ks1') else 'none'}"
     )
-    output = run(tmp_path, corpus, *options, "--finetune_args", few)
+    output = run(tmp_path, places, *options, "--finetune_args", few)
     assert "did not end well" not in output
     results = (tmp_path / f"exp/{word}/RESULTS.md").read_text()
     assert "All expected runs are there and finished." in results
@@ -86,5 +99,29 @@ def test_a_benchmark_runs_from_its_tree_to_the_table(tmp_path, weights, word):
     for folder in (tmp_path / f"exp/{word}").glob("*/sslam_seed1/*/last/*"):
         scored = (folder / "metrics.json").read_text()
         assert '"intervals"' in scored and '"auc"' in scored
-    again = run(tmp_path, corpus, *options, "--finetune_args", few, "--stage", 6)
+    again = run(tmp_path, places, *options, "--finetune_args", few, "--stage", 6)
     assert "started" not in again
+
+
+@pytest.mark.slow
+def test_a_list_of_benchmarks_runs_on_real_clips(tmp_path, weights):
+    """One command for several corpora, whose miniatures hold parts of real clips."""
+    clips = sorted((real_audio("esc50-mini") / "audio").glob("*.flac"))
+    corpora = ["audioset", "speechcommands", "idmt_desed_fl"]
+    places = make_trees(tmp_path, corpora, clips)
+    options = ["--downstream", "as20k ks2 idmt ", "--models", f"sslam={weights}"]
+    options += ["--finetune_args", FEW]
+    run(tmp_path, places, *options, "--stop_stage", 3)
+    output = run(tmp_path, places, *options, "--stage", 6, "--stop_stage", 7)
+    assert "did not end well" not in output
+    for word, kinds in {"as20k": 2, "ks2": 1, "idmt": 2}.items():
+        report = json.loads(
+            (tmp_path / f"dump/{word}/raw/report/report.json").read_text()
+        )
+        assert not any(split["left_out"] for split in report["splits"].values())
+        results = (tmp_path / f"exp/{word}/RESULTS.md").read_text()
+        section = results.split("## What differs from the papers")[1]
+        assert section.count("- options other than in ") == kinds
+        assert "All expected runs are there and finished." in results
+    table = (tmp_path / "exp/BENCHMARKS.md").read_text()
+    assert table.count("SSLAM 98.1 (table1)") == 1 and "missing" not in table

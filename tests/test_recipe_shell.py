@@ -283,6 +283,20 @@ def test_several_seeds_tags_and_configs_have_their_own_directories(copy):
     assert "--lr 0.1" in options_of(calls, "sslam_train", "phase2", "--seed 2")
 
 
+def test_many_options_make_no_name_too_long_for_a_file(copy):
+    many = " ".join(f"--option_{letter * 20} {letter * 20}" for letter in "abcdef")
+    found = set()
+    for args in (many, many + "g"):
+        words = ["--stage", 6, "--models", "phase1", "--finetune_args", args]
+        status, _, stderr, calls = copy.run(*words)
+        assert status == 0, stderr
+        call = options_of(calls, "sslam_cls_train", "phase1_seed1/a ")
+        run = call.split("--output_dir ")[1].split()[0]
+        found.add(run.split("/")[-3])
+    assert len(found) == 2 and all(len(tag) < 90 for tag in found)
+    assert all(tag.startswith("linear_option_aaaa") for tag in found)
+
+
 def test_features_as_input_have_their_own_lists_and_tags(recipe):
     status, _, stderr, calls = recipe.run("--feats_type", "fbank", "--models", "phase1")
     assert status == 0, stderr

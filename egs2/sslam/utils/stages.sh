@@ -113,11 +113,15 @@ run_jobs() {
     jobs=()
 }
 
-# tag_of <config> <prefix to drop> <args>: the name of a config and its extra options
+# tag_of <config> <prefix to drop> <args>: the name of a config and its extra options,
+# cut with a hash behind it where it is too long for the name of a file
 tag_of() {
     local tag
     tag="$(basename "$1" .yaml)"
     tag="${tag#"$2"}$(sed -e 's/--/_/g' -e 's/[^A-Za-z0-9_.-]//g' <<<"$3")"
+    if [ "${#tag}" -gt 80 ]; then
+        tag="${tag:0:70}_$(sha256sum <<<"${tag}" | cut -c 1-8)"
+    fi
     if [ "${feats_type}" = fbank ]; then tag="${tag}_fbank"; fi
     echo "${tag}"
 }
