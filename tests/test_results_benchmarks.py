@@ -1,6 +1,7 @@
 """Models of any name, curves over numbered splits, several benchmarks in one table."""
 
 import json
+import shutil
 from statistics import NormalDist
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from espnet2_sslam.bin.sslam_benchmarks import main
 from espnet2_sslam.results import paper
+from espnet2_sslam.results.figures import draw_figures
 from espnet2_sslam.results.record import collect
 from espnet2_sslam.results.report import findings, write_all
 from espnet2_sslam.results.runs import in_order
@@ -165,6 +167,20 @@ def test_a_series_has_a_table_a_plot_and_its_numbers(tmp_path):
     assert [row[0] for row in rows[2:]] == ["random", "sslam", "chance"]
     assert rows[3][1:] == ["100.0", "100.0"] and rows[4][1:] == ["50.0", "50.0"]
     folder = tmp_path / "results"
-    assert (folder / "series_finetune_p_p_degree.png").stat().st_size > 10_000
+    assert (folder / "series_p_degree.png").stat().st_size > 10_000
     numbers = (folder / "series_finetune_p_p_degree.csv").read_text().splitlines()
     assert numbers[0] == "model,degree,mAP,spread,seeds,chance" and len(numbers) == 5
+
+
+def test_several_evaluations_are_panels_of_one_figure(tmp_path):
+    lines = ["p multi_label p/train p/valid p/degree_1,p/degree_3"]
+    exp, dump = write_benchmark(tmp_path, "p", {"sslam": GOOD}, lines)
+    for tag in "linear_p", "probe_p":
+        shutil.copytree(f"{exp}/finetune_p", f"{exp}/{tag}")
+    record = collect(exp, dump, models=("sslam",))
+    drawn = [path.name for _, path in draw_figures(record, tmp_path)]
+    assert drawn.count("series_p_degree.png") == 1
+    tables = sorted(path.name for path in tmp_path.glob("series_*.csv"))
+    assert tables == [
+        f"series_{tag}_p_degree.csv" for tag in ("finetune_p", "linear_p", "probe_p")
+    ]

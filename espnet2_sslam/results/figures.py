@@ -41,12 +41,16 @@ def _training(record: Record, folder: Path) -> list[tuple[str, Path]]:
 
 def _series(record: Record, folder: Path) -> list[tuple[str, Path]]:
     """Draw mAP over the numbers in the names of test splits, such as degree_1."""
-    drawn = []
+    figures: dict[tuple[str, str], dict] = {}
     for tag, data_set, name, found in all_series(record):
-        path = folder / f"series_{tag}_{data_set}_{name}.png"
-        plot_series(found, name, f"{data_set}: {tag}, last checkpoint", path)
-        write_series_csv(found, name, path.with_suffix(".csv"))
-        drawn.append((f"{tag}: mAP over {name}, {data_set}.", path))
+        figures.setdefault((data_set, name), {})[tag] = found
+        numbers = folder / f"series_{tag}_{data_set}_{name}.csv"
+        write_series_csv(found, name, numbers)
+    drawn = []
+    for (data_set, name), panels in figures.items():
+        path = folder / f"series_{data_set}_{name}.png"
+        plot_series(panels, name, path)
+        drawn.append((f"mAP over {name}, {data_set}, last checkpoints.", path))
     return drawn
 
 

@@ -115,12 +115,36 @@ def series_sections(record: Record) -> list[str]:
     return parts
 
 
-def plot_series(found: list[Point], name: str, title: str, path: Path) -> None:
-    """Plot mAP against the number, a line per model, with chance beneath."""
-    models = list(dict.fromkeys(point.model for point in found))
+def plot_series(panels: dict[str, list[Point]], name: str, path: Path) -> None:
+    """Plot mAP against the number: a panel per title, a line per model, and chance."""
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        *(rows, columns),
+        figsize=((6.4, 10.8)[columns - 1], 4.0 * rows),
+        sharey=True,
+        squeeze=False,
+    )
+    models = dict.fromkeys(p.model for found in panels.values() for p in found)
     colour = colours(models)
-    numbers = sorted({point.number for point in found})
-    figure, axis = plt.subplots(figsize=(6.4, 4.0))
+    for axis, (title, found) in zip(axes.flat, panels.items()):
+        _draw_lines(axis, found, colour)
+        numbers = sorted({point.number for point in found})
+        axis.set(xlabel=AXES.get(name, name), title=title)
+        axis.set_xticks(numbers)
+        axis.legend(loc="best")
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.remove()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("mAP (%), bar = spread of the seeds")
+        axis.set_ylim(bottom=0)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _draw_lines(axis, found: list[Point], colour: dict[str, str]) -> None:
+    """Draw the models' lines with their bars, and that of chance."""
+    models = list(dict.fromkeys(point.model for point in found))
     for index, model in enumerate(models):
         own = [point for point in found if point.model == model]
         seeds = max(point.seeds for point in own)
@@ -136,24 +160,8 @@ def plot_series(found: list[Point], name: str, title: str, path: Path) -> None:
             capsize=2,
             label=f"{model}, {seeds} seed{'s' * (seeds > 1)}",
         )
-    chance = {point.number: point.chance for point in found}
-    axis.plot(
-        numbers,
-        [100 * chance[n] for n in numbers],
-        ":",
-        color="#444444",
-        label="chance",
-    )
-    axis.set(
-        xlabel=AXES.get(name, name),
-        ylabel="mAP (%), bar = spread of the seeds",
-        title=title,
-    )
-    axis.set_xticks(numbers)
-    axis.set_ylim(bottom=0)
-    axis.legend(loc="best")
-    figure.tight_layout()
-    save(figure, path)
+    chance = sorted({point.number: 100 * point.chance for point in found}.items())
+    axis.plot(*zip(*chance), ":", color="#444444", label="chance")
 
 
 def write_series_csv(found: list[Point], name: str, path: Path) -> None:
