@@ -85,7 +85,10 @@ def write_history(
             }
     reporter = {"stats": stats, "epoch": len(losses)}
     torch.save({"model": {}, "reporter": reporter}, run / "checkpoint.pth")
-    (run / "train.log").write_text("[x] INFO: pytorch.version=2.11.0, cuda...\n")
+    (run / "train.log").write_text(
+        "[x] INFO: pytorch.version=2.11.0, cuda...\n"
+        "[x] (trainer:40) INFO: machine: A CPU, 2 cores, 24 GiB\n"
+    )
 
 
 def write_experiment(

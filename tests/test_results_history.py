@@ -20,6 +20,14 @@ def test_epoch_means_time_and_versions_are_read(tmp_path, native):
     assert len(run.epoch_curve("train", "loss_retention")[0]) == 0
 
 
+def test_the_machines_of_all_starts_are_read(tmp_path):
+    write_history(tmp_path, [3.0])
+    line = "[x] (trainer:40) INFO: machine: B, 16 cores, 128 GiB; 1 x GPU\n"
+    (tmp_path / "train.1.log").write_text(2 * line)
+    here, there = read_history(tmp_path).machines
+    assert (here, there) == ("A CPU, 2 cores, 24 GiB", "B, 16 cores, 128 GiB; 1 x GPU")
+
+
 def test_updates_are_iterations_over_accumulation(tmp_path):
     write_history(tmp_path, [3.0, 2.0], accum_grad=5)
     assert read_history(tmp_path).updates == 4

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Iterator, Optional
 
 import numpy as np
 import torch
@@ -24,12 +24,16 @@ Curve = tuple[np.ndarray, np.ndarray]  # updates, values
 
 @dataclass(frozen=True)
 class History:
-    """One training run. `stats[epoch]["train" | "valid"][name]` are epoch means."""
+    """One training run. `stats[epoch]["train" | "valid"][name]` are epoch means.
+
+    `machines` are those that its log names: several after a resume elsewhere.
+    """
 
     path: Path
     config: dict
     stats: dict
     torch_version: Optional[str]
+    machines: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -101,7 +105,8 @@ def read_history(run_dir: Path) -> History:
         path=run_dir,
         config=yaml.safe_load(config.read_text(encoding="utf-8")),
         stats=_read_reporter(checkpoint),
-        torch_version=_logged_torch_version(run_dir),
+        torch_version=next(_logged(run_dir, r"pytorch\.version=([^\s,]+)"), None),
+        machines=tuple(dict.fromkeys(_logged(run_dir, r" INFO: machine: (.+)"))),
     )
 
 
@@ -188,13 +193,14 @@ def _tensorboard_points(
     }
 
 
-def _logged_torch_version(run_dir: Path) -> Optional[str]:
-    """Return the torch version that ESPnet wrote into the newest log, if any."""
-    log = run_dir / "train.log"
-    if not log.exists():
-        return None
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if found := re.search(r"pytorch\.version=([^\s,]+)", line):
-                return found.group(1)
-    return None
+def _logged(run_dir: Path, pattern: str) -> Iterator[str]:
+    """Yield what a pattern finds in the lines of the logs, the newest one first.
+
+    ESPnet's launcher renames the log of an earlier start to train.1.log and so on.
+    """
+    for log in [run_dir / "train.log", *sorted(run_dir.glob("train.*.log"))]:
+        if log.exists():
+            with log.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    if found := re.search(pattern, line):
+                        yield found.group(1)

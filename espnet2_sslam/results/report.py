@@ -174,7 +174,7 @@ def _missing_section(record: Record) -> list[str]:
 def _pretraining_table(record: Record) -> str:
     """Return a table with settings, time and final validation values."""
     header = ["phase", "tag", "seed", "epochs", "updates", "hours", "settings"]
-    header += ["torch", "espnet", "validation loss", "target spread"]
+    header += ["torch", "espnet", "machine", "validation loss", "target spread"]
     rows = []
     for (phase, tag, seed), run in record.pretraining.items():
         final = [run.epoch_curve("valid", name)[1] for name in ("loss", "target_var")]
@@ -183,6 +183,7 @@ def _pretraining_table(record: Record) -> str:
                 *(phase, tag, seed, run.epochs, run.updates, f"{run.hours:.3f}"),
                 *(run.settings_hash, run.torch_version or "-"),
                 run.config.get("version", "-"),
+                "; ".join(run.machines) or "-",
                 *(f"{values[-1]:.4f}" if len(values) else "-" for values in final),
             ]
         )
@@ -200,11 +201,12 @@ def _downstream_table(record: Record) -> str:
         updates = sorted({run.updates for run in runs})
         hashes = sorted({run.settings_hash for run in runs})
         hours = sum(run.hours for run in runs)
+        machines = dict.fromkeys(name for run in runs for name in run.machines)
         rows.append(
             [
                 *(tag, model, len(runs), ", ".join(map(str, updates))),
-                *(f"{hours:.3f}", ", ".join(hashes)),
+                *(f"{hours:.3f}", ", ".join(hashes), "; ".join(machines) or "-"),
             ]
         )
-    header = ["tag", "model", "runs", "updates", "hours", "settings"]
+    header = ["tag", "model", "runs", "updates", "hours", "settings", "machine"]
     return tables.markdown(header, rows) if rows else "None."

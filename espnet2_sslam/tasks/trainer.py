@@ -12,6 +12,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 
+from espnet2_sslam.results.machine import machine
 from espnet2_sslam.tasks.atomic import (
     atomic_torch_save,
     link_atomically,
@@ -34,6 +35,8 @@ class SafeTrainer(Trainer):
     def run(cls, *, model, trainer_options, distributed_option, **kwargs: Any) -> None:
         """Train as Trainer.run does; first repair what an earlier kill left behind."""
         first_rank = not distributed_option.distributed or _rank() == 0
+        if first_rank:
+            logging.info("machine: %s", machine())  # results/history.py reads it
         with atomic_torch_save():
             if trainer_options.resume:
                 last = load_checkpoint(Path(trainer_options.output_dir))
