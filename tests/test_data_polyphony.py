@@ -177,6 +177,28 @@ def test_clips_with_several_labels_are_no_sources(made, tmp_path):
         read_sources(tmp_path)
 
 
+def test_labels_with_too_few_recordings_are_left_out_and_noted(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "rare")
+    for path in sorted((tmp_path / "rare").rglob("text")):
+        lines = path.read_text().splitlines()
+        rare = [
+            line for line in lines if line.endswith(" rain") and "-10010-" not in line
+        ]
+        for name in ("text", "wav.scp", "utt2spk"):
+            drop = {line.split()[0] for line in rare}
+            kept = path.with_name(name).read_text().splitlines()
+            kept = [line for line in kept if line.split()[0] not in drop]
+            path.with_name(name).write_text("\n".join(kept) + "\n")
+    words = ["--corpus_dir", tmp_path / "rare", "--datadir", tmp_path / "made"]
+    words += [*SMALL, "--degrees", 1, 2, "--seconds", 0.4]
+    data_polyphony.main([str(word) for word in words])
+    classes = (tmp_path / "made/polyphony/classes.txt").read_text().split()
+    assert classes == ["dog", "hand_saw", "mouse_click"]
+    notes = (tmp_path / "made/notes.txt").read_text()
+    assert "1 of 4 labels have too few recordings for train and test" in notes
+    assert notes.strip().endswith("are left out: rain")
+
+
 @pytest.mark.parametrize(
     "options, complaint",
     [
@@ -185,7 +207,7 @@ def test_clips_with_several_labels_are_no_sources(made, tmp_path):
         ("--snr 5 -5", "--snr needs the lower number first"),
         ("--test_clips 1", "must be at least 3"),
         ("--shares 1 1 0", "--shares must be positive"),
-        ("--shares 98 1 1", "test has no recording of"),
+        ("--shares 98 1 1", "a mixture of 2 sources needs 2 labels, there are 1"),
     ],
 )
 def test_wrong_options_are_one_line(corpus, tmp_path, capsys, options, complaint):

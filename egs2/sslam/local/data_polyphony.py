@@ -3,13 +3,14 @@
 
 --corpus_dir is the data directory of a labelled corpus (data/esc50 after stage 1 of
 ESC-50); its clips with exactly one label are the sources. They are divided by recording
-(utt2spk) into train, valid and test, so that no recording is heard in two of them. A
-mixture of degree k holds k sources of k different labels, which are its labels; all but
-the first are scaled to a signal-to-noise ratio drawn from --snr. Training and
-validation hold all degrees in equal shares, polyphony/degree_<k> is a test split. No
-two mixtures have the same sources, so there are at most as many of degree 1 as sources.
-mixtures.csv lists the sources of every mixture with their levels. Pre-training gets the
-sources of train and valid, unmixed: the test recordings are not heard in it.
+(utt2spk) into train, valid and test, so that no recording is heard in two of them;
+labels with too few recordings for both train and test are left out. A mixture of degree
+k holds k sources of k different labels, which are its labels; all but the first are
+scaled to a signal-to-noise ratio drawn from --snr. Training and validation hold all
+degrees in equal shares, polyphony/degree_<k> is a test split. No two mixtures have the
+same sources, so there are at most as many of degree 1 as sources. mixtures.csv lists
+the sources of every mixture with their levels. Pre-training gets the sources of train
+and valid, unmixed: the test recordings are not heard in it.
 
 The paper's own benchmark on degrees of polyphony was cut from AudioSet by the authors
 and is not released; this one is another, which anyone can rebuild from the seed.
@@ -104,7 +105,11 @@ def render(mixture: Mixture, datadir: Path, seconds: float) -> str:
 
 
 def divide(sources: List[Source], args) -> Dict[str, List[Source]]:
-    """Divide the sources by recording; refuse a part that lacks a label."""
+    """Divide the sources by recording; leave out labels that train or test lacks.
+
+    Raises:
+        ValueError: No label is left.
+    """
     groups = {source.key: source.recording for source in sources}
     labels = {source.key: [source.label] for source in sources}
     rng = np.random.default_rng(args.seed)
@@ -113,16 +118,30 @@ def divide(sources: List[Source], args) -> Dict[str, List[Source]]:
         split: [source for source in sources if parts[source.key] == number]
         for number, split in enumerate(SPLITS)
     }
-    everything = {source.label for source in sources}
-    for split, of_split in divided.items():
-        lacking = sorted(everything - {source.label for source in of_split})
-        if lacking and split != "valid":
-            raise ValueError(
-                f"{split} has no recording of {', '.join(lacking[:3])} "
-                f"({len(lacking)} labels): give it a larger share (--shares) or leave "
-                "out labels with few recordings"
-            )
-    return divided
+    trained, tested = (
+        {source.label for source in divided[split]} for split in ("train", "test")
+    )
+    if not trained & tested:
+        raise ValueError(
+            "train and test have no label in common: each needs recordings of its own, "
+            "so take a corpus with more of them or give test a larger share (--shares)"
+        )
+    return {
+        split: [source for source in of_split if source.label in trained & tested]
+        for split, of_split in divided.items()
+    }
+
+
+def note_labels(sources: List[Source], divided: Dict[str, List[Source]]) -> str:
+    """Which labels are left out, as a line of the notes; empty for none."""
+    kept = {source.label for of_split in divided.values() for source in of_split}
+    gone = sorted({source.label for source in sources} - kept)
+    if not gone:
+        return ""
+    return (
+        f"\npolyphony: {len(gone)} of {len(gone) + len(kept)} labels have too few "
+        f"recordings for train and test and are left out: {' '.join(gone)}"
+    )
 
 
 def write_mixtures(datadir: Path, mixtures: List[Mixture]) -> None:
@@ -141,7 +160,8 @@ def write_mixtures(datadir: Path, mixtures: List[Mixture]) -> None:
 def make_corpus(args) -> None:
     """Write all splits below args.datadir."""
     datadir = args.datadir.resolve()
-    sources = divide(read_sources(args.corpus_dir), args)
+    everything = read_sources(args.corpus_dir)
+    sources = divide(everything, args)
     mixtures = plan(sources, args)
     begin_corpus(datadir)
     work = partial(render, datadir=datadir, seconds=args.seconds)
@@ -167,6 +187,7 @@ def make_corpus(args) -> None:
     note = (
         f"polyphony: {args.seconds:g} s mixtures of clips of {args.corpus_dir.name} "
         f"({counts}), seed {args.seed}, {args.snr[0]:g} to {args.snr[1]:g} dB"
+        f"{note_labels(everything, sources)}"
     )
     finish_corpus(datadir, there, [run], note)
     logging.info("%s; %d mixtures", note, len(mixtures))
