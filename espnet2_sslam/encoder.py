@@ -16,9 +16,9 @@ from espnet2_sslam.features import (
     fit_frames,
     kaldi_fbank,
     num_patch_steps,
-    zero_padding,
 )
 from espnet2_sslam.layers import Block, PatchEmbedding, sincos_positions
+from espnet2_sslam.tokens import as_sequence, join_chunks
 from espnet2_sslam.units import NUM_MEL_BINS, PATCH_SIZE, PATCHES_PER_STEP
 
 NORM_EPS = 1e-6
@@ -272,7 +272,7 @@ class SSLAMEncoder(AbsEncoder):
             if len(rows) < len(fbank):
                 part, length = part[rows], length[rows]
             chunks.append((rows, length, self._pass(part, length, *options)))
-        return _join_chunks(chunks, len(fbank)), steps
+        return join_chunks(chunks, len(fbank)), steps
 
     def _pass(self, fbank, frames, max_layer, collect, generator):
         """States of one pass: every layer's tokens, or the last one's only."""
@@ -317,43 +317,6 @@ class SSLAMEncoder(AbsEncoder):
         self, tokens: torch.Tensor, steps: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Tokens (B, 1+N, D), of `steps` time patches (B,), as asked; lengths (B,)."""
-        cls, patches = tokens[:, :1], tokens[:, 1:]
-        B, N, D = patches.shape
-        S = N // PATCHES_PER_STEP
-        grid = patches.reshape(B, S, PATCHES_PER_STEP, D)
-        if self.freq == "mean":
-            grid, width = grid.mean(2), 1
-        elif self.freq == "concat":
-            grid, width = grid.flatten(2), 1
-            cls = cls.repeat(1, 1, PATCHES_PER_STEP)
-        else:
-            grid, width = grid.flatten(2), PATCHES_PER_STEP
-        repeats = self.upsample * width
-        out = grid.repeat_interleave(self.upsample, 1)
-        out = out.reshape(B, S * repeats, cls.shape[-1])
-        olens = steps * repeats
-        if self.use_cls:
-            out, olens = torch.cat([cls, out], 1), olens + 1
-        return zero_padding(out, olens), olens
-
-
-def _join_chunks(chunks, batch):
-    """Put the chunks' tokens one after the other; CLS is their weighted mean."""
-    joined = []
-    weight = torch.zeros(batch, 1, 1, device=chunks[0][1].device)
-    for rows, length, _ in chunks:
-        weight[rows] += length[:, None, None]
-    for layer in range(len(chunks[0][2])):
-        cls, parts = 0.0, []
-        for rows, length, states in chunks:
-            tokens = states[layer]
-            full = tokens.new_zeros(batch, *tokens.shape[1:]).index_copy(
-                0, rows, tokens
-            )
-            share = torch.zeros_like(weight).index_copy(
-                0, rows, length[:, None, None].to(weight.dtype)
-            )
-            cls = cls + full[:, :1] * (share / weight).to(full.dtype)
-            parts.append(full[:, 1:])
-        joined.append(torch.cat([cls, *parts], 1))
-    return joined
+        return as_sequence(
+            tokens, steps, freq=self.freq, upsample=self.upsample, with_cls=self.use_cls
+        )

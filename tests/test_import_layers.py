@@ -12,8 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports from its own layer and from those above it in this list.
 LAYERS = [
-    "units features layers pooling masking mixing losses augment metrics".split()
-    + "randomness validation audio".split(),
+    "units features layers tokens pooling masking mixing losses augment metrics".split()
+    + "randomness validation audio audio_headers".split(),
     "encoder decoder teacher".split(),
     "pretrain_model classifier checkpoint".split(),
     "tasks results corpus pretrained frontend".split(),
