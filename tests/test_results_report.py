@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from espnet2_sslam.bin import sslam_results
-from espnet2_sslam.results import paper
+from espnet2_sslam.results import paper, plots
 from espnet2_sslam.results.record import collect
 from espnet2_sslam.results.report import findings, write_all
 from espnet2_sslam.results.summary import Cell, compare
@@ -72,6 +72,34 @@ def test_every_plot_and_table_that_is_named_exists(tmp_path):
         rows = {row["class"]: row for row in csv.DictReader(f)}
     assert float(rows["bell"]["phase1_AP"]) == pytest.approx((2 + 7 / 12) / 3, abs=1e-6)
     assert rows["rain"]["phase1_AP"] == ""
+
+
+def test_classes_have_their_names_in_tables_and_plots(tmp_path, monkeypatch):
+    exp, dump = three_seeds(tmp_path)
+    (dump / "mini/label_names.tsv").write_text("bell\tBell, church\ndog\tDog\n")
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    record = collect(exp, dump)
+    write_all(record, tmp_path / "RESULTS.md")
+    with open(tmp_path / "results/per_class_ap_linear_tiny_mini_test_last.csv") as f:
+        names = {row["class"]: row["name"] for row in csv.DictReader(f)}
+    assert names == {"bell": "Bell, church", "dog": "Dog", "rain": "rain"}
+    ticks = [tick.get_text() for tick in drawn[-1].axes[0].get_yticklabels()]
+    assert sorted(ticks) == ["Bell, church", "Dog"]
+
+
+def test_of_very_many_classes_the_lowest_and_highest_are_plotted(tmp_path, monkeypatch):
+    classes = {f"c{n:03d}": Cell((1,), (n / 100,), ()) for n in range(100)}
+    drawn = []
+    monkeypatch.setattr(plots, "per_class", lambda *_: classes)
+    monkeypatch.setattr(plots, "models_present", lambda *_: ["phase1"])
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    plots.plot_per_class(None, {}, "tag", "as20k", "eval", "last", tmp_path / "x.png")
+    [axis] = drawn[0].axes
+    shown = [tick.get_text() for tick in axis.get_yticklabels()]
+    numbers = [*range(30), *range(70, 100)]
+    assert shown == [f"c{number:03d}" for number in numbers]
+    assert "the 30 lowest and highest of 100 classes" in axis.get_title()
 
 
 def test_writing_again_gives_the_same_tables(tmp_path):

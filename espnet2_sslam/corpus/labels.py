@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Iterable, List, Mapping
+from typing import Dict, Iterable, List, Mapping
 from urllib.parse import quote, unquote
 
 from espnet2_sslam.corpus.datadir import CLASS_FILE, write_atomically
@@ -42,3 +42,12 @@ def write_classes(folder: Path, names: Mapping[str, str]) -> None:
     write_atomically(Path(folder) / CLASS_FILE, "".join(f"{word}\n" for word in names))
     lines = (f"{word}\t{' '.join(name.split())}\n" for word, name in names.items())
     write_atomically(Path(folder) / LABEL_FILE, "".join(lines))
+
+
+def read_label_names(folder: Path) -> Dict[str, str]:
+    """Name to show of each label that has one in label_names.tsv."""
+    path = Path(folder) / LABEL_FILE
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("\t", 1) for line in lines if "\t" in line)

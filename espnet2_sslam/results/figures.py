@@ -60,7 +60,8 @@ def _per_class(record: Record, folder: Path) -> list[tuple[str, Path]]:
     for tag, data_set, split, checkpoint in record.splits:
         if checkpoint == "last":
             path = folder / f"per_class_ap_{tag}_{data_set}_{split}.png"
-            plot_per_class(record.scores, tag, data_set, split, checkpoint, path)
+            names = record.label_names(data_set)
+            plot_per_class(record.scores, names, tag, data_set, split, checkpoint, path)
             drawn.append((f"{tag}: AP per class, {data_set} {split}.", path))
     return drawn
 

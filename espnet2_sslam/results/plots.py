@@ -1,5 +1,6 @@
 """Plots of training curves and of average precision per class."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from espnet2_sslam.results.runs import Scores
 from espnet2_sslam.results.style import COLOURS, SEED_LINES, colours, plt, save
 from espnet2_sslam.results.summary import models_present, per_class
 
+HALF_OF_CLASSES = 30  # a plot has room for twice as many
 # Statistics of pretrain_model.py: title and unit.
 ERROR, SPREAD = "squared error / √D", "standard deviation"
 CURVES = {
@@ -55,12 +57,18 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
 
 
 def plot_per_class(
-    scores: Scores, tag: str, data_set: str, split: str, checkpoint: str, path: Path
+    scores: Scores,
+    names: dict[str, str],
+    tag: str,
+    data_set: str,
+    split: str,
+    checkpoint: str,
+    path: Path,
 ) -> None:
     """Plot the AP of every class as bars, one per model, with the spread of seeds.
 
-    Classes stand in the order of the first model's AP; a class without a positive clip
-    is left out.
+    Classes stand in the order of the first model's AP under their `names`; a class
+    without a positive clip is left out. Of very many, the ends of the order are shown.
     """
     models = models_present(scores, tag)
     cells = {m: per_class(scores, tag, m, data_set, split, checkpoint) for m in models}
@@ -68,6 +76,10 @@ def plot_per_class(
     labels = {label for m in models for label, cell in cells[m].items() if cell.values}
     reference = cells[models[0]]
     order = sorted(labels, key=lambda c: (reference[c].mean, c))
+    title = f"{data_set}, {split}: {tag}, {checkpoint} checkpoint"
+    if len(order) > 2 * HALF_OF_CLASSES:
+        title += f"\nthe {HALF_OF_CLASSES} lowest and highest of {len(order)} classes"
+        order = order[:HALF_OF_CLASSES] + order[-HALF_OF_CLASSES:]
     colour = colours(models)
     height = 0.8 / len(models)
     figure, axis = plt.subplots(
@@ -87,14 +99,17 @@ def plot_per_class(
             color=colour[model],
             label=f"{model}, {seeds} seed{'s' * (seeds > 1)}",
         )
-    axis.set_yticks(np.arange(len(order)), order)
+    shown = [textwrap.shorten(names.get(c, c), 40, placeholder=" ...") for c in order]
+    axis.set_yticks(np.arange(len(order)), shown)
     axis.set(xlim=(0, 100), ylim=(-0.6, len(order) - 0.4))
     axis.set_xlabel("average precision (%), line = spread of the seeds")
-    axis.set_title(f"{data_set}, {split}: {tag}, {checkpoint} checkpoint")
+    axis.set_title(title)
     axis.grid(False, axis="y")
-    handles, names = axis.get_legend_handles_labels()
+    handles, entries = axis.get_legend_handles_labels()
     figure.tight_layout()
-    axis.legend(handles[::-1], names[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axis.legend(
+        handles[::-1], entries[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0)
+    )
     figure.tight_layout()
     save(figure, path)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from espnet2_sslam.corpus.datadir import Downstream
+from espnet2_sslam.corpus.labels import read_label_names
 from espnet2_sslam.results.history import History, read_history
 from espnet2_sslam.results.runs import (
     MODELS,
@@ -51,6 +52,11 @@ class Record:
         for line in self.scores.downstream:
             found.setdefault(data_set_and_fold(line.name)[0], line)
         return found
+
+    def label_names(self, data_set: str) -> dict[str, str]:
+        """Names to show of a data set's labels, of those that have one."""
+        class_list = self.dump / self.data_sets[data_set].class_list
+        return read_label_names(class_list.parent)
 
     @property
     def splits(self) -> list[Split]:

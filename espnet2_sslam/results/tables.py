@@ -76,9 +76,18 @@ def write_scores_csv(path: Path, scores: Scores) -> None:
 
 
 def write_per_class_csv(
-    path: Path, scores: Scores, tag: str, data_set: str, split: str, checkpoint: str
+    path: Path,
+    scores: Scores,
+    names: dict[str, str],
+    tag: str,
+    data_set: str,
+    split: str,
+    checkpoint: str,
 ) -> None:
-    """Write the AP of every class: mean and spread over the seeds of each model."""
+    """Write the AP of every class: mean and spread over the seeds of each model.
+
+    `names` are what the labels are called, where that is something else.
+    """
     models = models_present(scores, tag)
     cells = {
         model: per_class(scores, tag, model, data_set, split, checkpoint)
@@ -87,13 +96,13 @@ def write_per_class_csv(
     labels = sorted({label for by_class in cells.values() for label in by_class})
     rows = []
     for label in labels:
-        row: list = [label]
+        row: list = [label, names.get(label, label)]
         for model in models:
             cell = cells[model].get(label)
             known = cell is not None and cell.values
             row += [_number(cell.mean), _number(cell.spread)] if known else ["", ""]
         rows.append(row)
-    header = ["class"]
+    header = ["class", "name"]
     for model in models:
         header += [f"{model}_AP", f"{model}_spread"]
     write_csv(path, header, rows)
