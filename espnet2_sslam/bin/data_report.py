@@ -2,7 +2,8 @@
 
 Writes DUMP/report/report.txt (to read), report.json (the same numbers, with SHA-256 of
 lists and audio) and fbank_stats.json (mean and std of the un-normalised log-mel over
-all frames of pretrain/train, or without that of all training splits).
+all frames of pretrain/train, or without that of all training splits; of very many
+clips, those of 100,000 evenly spaced ones).
 """
 
 import argparse
@@ -20,8 +21,10 @@ from espnet2_sslam.corpus.fbank import fbank_statistics
 from espnet2_sslam.corpus.report import STATS_SPLIT, collect
 from espnet2_sslam.corpus.report_text import report_text, warnings
 
+MAX_STATS_CLIPS = 100_000  # of 10 s: some ten minutes of one core
 
-def write_report(dump: Path, nj: int, max_stats_clips: int = 0) -> dict:
+
+def write_report(dump: Path, nj: int, max_stats_clips: int = MAX_STATS_CLIPS) -> dict:
     """Write the three files below DUMP/report and return the report.
 
     Args:
@@ -68,8 +71,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_stats_clips",
         type=int,
-        default=0,
-        help="compute mean and std on so many evenly spaced clips only (0: all)",
+        default=MAX_STATS_CLIPS,
+        help="compute mean and std on so many evenly spaced clips at most (0: all)",
     )
     return parser
 
