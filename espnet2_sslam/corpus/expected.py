@@ -9,9 +9,7 @@ import yaml
 TABLE = Path(__file__).with_name("expected.yaml")
 PART = 0.5  # with fewer clips than this share it is a part of the corpus, on purpose
 SECONDS = 0.5  # a clip may be so much shorter or longer
-LABELS = (
-    0.06  # the labels per clip may differ so much: means are rounded, clips missing
-)
+LABELS = 0.06  # labels per clip may differ so much: means are rounded, clips missing
 
 
 def read_expected() -> Dict[str, dict]:
