@@ -9,7 +9,7 @@ import pytest
 
 from espnet2_sslam.bin import sslam_results
 from espnet2_sslam.results import paper, plots
-from espnet2_sslam.results.record import collect
+from espnet2_sslam.results.record import Record, Split, collect
 from espnet2_sslam.results.report import findings, write_all
 from espnet2_sslam.results.summary import Cell, compare
 from tests.results_case import (
@@ -91,10 +91,11 @@ def test_classes_have_their_names_in_tables_and_plots(tmp_path, monkeypatch):
 def test_of_very_many_classes_the_lowest_and_highest_are_plotted(tmp_path, monkeypatch):
     classes = {f"c{n:03d}": Cell((1,), (n / 100,), ()) for n in range(100)}
     drawn = []
-    monkeypatch.setattr(plots, "per_class", lambda *_: classes)
-    monkeypatch.setattr(plots, "models_present", lambda *_: ["phase1"])
+    monkeypatch.setattr(Record, "per_class", lambda *_: {"phase1": classes})
+    monkeypatch.setattr(Record, "label_names", lambda *_: {})
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
-    plots.plot_per_class(None, {}, "tag", "as20k", "eval", "last", tmp_path / "x.png")
+    split = Split("tag", "as20k", "eval", "last")
+    plots.plot_per_class(Record(None, tmp_path), split, tmp_path / "x.png")
     [axis] = drawn[0].axes
     shown = [tick.get_text() for tick in axis.get_yticklabels()]
     numbers = [*range(30), *range(70, 100)]

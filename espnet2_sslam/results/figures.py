@@ -57,12 +57,12 @@ def _series(record: Record, folder: Path) -> list[tuple[str, Path]]:
 def _per_class(record: Record, folder: Path) -> list[tuple[str, Path]]:
     """Draw the AP of every class for the last checkpoints."""
     drawn = []
-    for tag, data_set, split, checkpoint in record.splits:
-        if checkpoint == "last":
-            path = folder / f"per_class_ap_{tag}_{data_set}_{split}.png"
-            names = record.label_names(data_set)
-            plot_per_class(record.scores, names, tag, data_set, split, checkpoint, path)
-            drawn.append((f"{tag}: AP per class, {data_set} {split}.", path))
+    for split in record.splits:
+        if split.checkpoint == "last":
+            path = folder / f"per_class_ap_{'_'.join(split[:3])}.png"
+            plot_per_class(record, split, path)
+            what = f"AP per class, {split.data_set} {split.split}"
+            drawn.append((f"{split.tag}: {what}.", path))
     return drawn
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from espnet2_sslam.results.history import History, thin_out, train_curves
-from espnet2_sslam.results.runs import Scores
+from espnet2_sslam.results.record import Record, Split
 from espnet2_sslam.results.style import COLOURS, SEED_LINES, colours, plt, save
-from espnet2_sslam.results.summary import models_present, per_class
 
 HALF_OF_CLASSES = 30  # a plot has room for twice as many
 # Statistics of pretrain_model.py: title and unit.
@@ -56,27 +55,20 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
     save(figure, path)
 
 
-def plot_per_class(
-    scores: Scores,
-    names: dict[str, str],
-    tag: str,
-    data_set: str,
-    split: str,
-    checkpoint: str,
-    path: Path,
-) -> None:
+def plot_per_class(record: Record, split: Split, path: Path) -> None:
     """Plot the AP of every class as bars, one per model, with the spread of seeds.
 
-    Classes stand in the order of the first model's AP under their `names`; a class
+    Classes stand in the order of the first model's AP under their names; a class
     without a positive clip is left out. Of very many, the ends of the order are shown.
     """
-    models = models_present(scores, tag)
-    cells = {m: per_class(scores, tag, m, data_set, split, checkpoint) for m in models}
-    models = [m for m in models if any(cell.values for cell in cells[m].values())]
+    names, cells = record.label_names(split.data_set), record.per_class(split)
+    models = [m for m in cells if any(cell.values for cell in cells[m].values())]
     labels = {label for m in models for label, cell in cells[m].items() if cell.values}
     reference = cells[models[0]]
     order = sorted(labels, key=lambda c: (reference[c].mean, c))
-    title = f"{data_set}, {split}: {tag}, {checkpoint} checkpoint"
+    title = (
+        f"{split.data_set}, {split.split}: {split.tag}, {split.checkpoint} checkpoint"
+    )
     if len(order) > 2 * HALF_OF_CLASSES:
         title += f"\nthe {HALF_OF_CLASSES} lowest and highest of {len(order)} classes"
         order = order[:HALF_OF_CLASSES] + order[-HALF_OF_CLASSES:]

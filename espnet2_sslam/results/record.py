@@ -14,6 +14,7 @@ from espnet2_sslam.results.runs import (
     data_set_and_fold,
     find_pretraining,
 )
+from espnet2_sslam.results.summary import Cell, models_present, per_class
 
 
 class Split(NamedTuple):
@@ -57,6 +58,16 @@ class Record:
         """Names to show of a data set's labels, of those that have one."""
         class_list = self.dump / self.data_sets[data_set].class_list
         return read_label_names(class_list.parent)
+
+    def per_class(self, split: Split) -> dict[str, dict[str, Cell]]:
+        """{model: {class: AP over folds and seeds}} of a split."""
+        return {
+            model: per_class(
+                *(self.scores, split.tag, model),
+                *(split.data_set, split.split, split.checkpoint),
+            )
+            for model in models_present(self.scores, split.tag)
+        }
 
     @property
     def splits(self) -> list[Split]:

@@ -54,8 +54,7 @@ def write_all(record: Record, output: Path) -> None:
     tables.write_scores_csv(folder / "scores.csv", record.scores)
     for split in record.splits:
         path = folder / f"per_class_ap_{'_'.join(split)}.csv"
-        names = record.label_names(split.data_set)
-        tables.write_per_class_csv(path, record.scores, names, *split)
+        tables.write_per_class_csv(path, record, split)
     write_text(output, _report(record, draw_figures(record, folder), folder.name))
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from espnet2_sslam.corpus.datadir import Downstream
 from espnet2_sslam.results import paper
 from espnet2_sslam.results.files import write_csv
+from espnet2_sslam.results.record import Record, Split
 from espnet2_sslam.results.runs import CHECKPOINTS, Key, Scores
-from espnet2_sslam.results.summary import Cell, models_present, per_class, summarise
+from espnet2_sslam.results.summary import Cell, models_present, summarise
 
 
 def markdown(header: list[str], rows: Iterable[Iterable]) -> str:
@@ -75,35 +76,20 @@ def write_scores_csv(path: Path, scores: Scores) -> None:
     write_csv(path, [*Key._fields, *measures], rows)
 
 
-def write_per_class_csv(
-    path: Path,
-    scores: Scores,
-    names: dict[str, str],
-    tag: str,
-    data_set: str,
-    split: str,
-    checkpoint: str,
-) -> None:
-    """Write the AP of every class: mean and spread over the seeds of each model.
-
-    `names` are what the labels are called, where that is something else.
-    """
-    models = models_present(scores, tag)
-    cells = {
-        model: per_class(scores, tag, model, data_set, split, checkpoint)
-        for model in models
-    }
+def write_per_class_csv(path: Path, record: Record, split: Split) -> None:
+    """Write name and AP of every class: each model's mean and spread over seeds."""
+    names, cells = record.label_names(split.data_set), record.per_class(split)
     labels = sorted({label for by_class in cells.values() for label in by_class})
     rows = []
     for label in labels:
         row: list = [label, names.get(label, label)]
-        for model in models:
+        for model in cells:
             cell = cells[model].get(label)
             known = cell is not None and cell.values
             row += [_number(cell.mean), _number(cell.spread)] if known else ["", ""]
         rows.append(row)
     header = ["class", "name"]
-    for model in models:
+    for model in cells:
         header += [f"{model}_AP", f"{model}_spread"]
     write_csv(path, header, rows)
 
