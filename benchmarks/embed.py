@@ -72,7 +72,7 @@ def encoder_alone(model, args):
     frames = num_frames(torch.tensor(round(args.seconds * SAMPLE_RATE)))
     tokens = int(num_patch_steps(frames)) * PATCHES_PER_STEP
     size = max(1, int(model.batch_seconds / args.seconds))
-    shape = (min(size, args.num_clips), tokens, model.encoder.embed_dim)
+    shape = (min(size, args.num_clips), tokens, model.encoder.config.embed_dim)
     patches = torch.randn(shape, device=model.device)
     low = args.dtype != "float32"
 
@@ -134,7 +134,7 @@ def main():
         files = {rate: write_clips(Path(folder), args, rate) for rate in args.rates}
         times = measure(model, files, args)
     setting = (
-        f"D {encoder.embed_dim}, depth {encoder.depth}, {args.dtype}, {model.device}, "
+        f"D {encoder.config.embed_dim}, depth {encoder.config.depth}, {args.dtype}, {model.device}, "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"{platform.machine()}; {args.num_clips} clips of {args.seconds:g} s, "
         f"{args.channels} channels, {args.rounds} rounds"

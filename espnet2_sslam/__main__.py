@@ -11,7 +11,7 @@ import runpy
 import sys
 import traceback
 
-from espnet2_sslam.tasks.quiet import without_flash_attention_note
+from espnet2_sslam._hook import without_flash_attention_note
 
 USAGE = "usage: python -m espnet2_sslam (-m MODULE | -c CODE | SCRIPT) [ARGUMENT ...]"
 # Their modules have a main() and nothing else to do when they are run.

@@ -5,11 +5,13 @@ sys.meta_path calls our integrations around the execution of the modules below. 
 library only: `import espnet2_sslam` stays fast. The README says what works through it.
 """
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any, TextIO
 
 TASKS = "espnet2.tasks."
 INTEGRATIONS = "espnet2_sslam.integrations."
@@ -37,7 +39,9 @@ def after(name: str) -> Callable[[ModuleType], None] | None:
 
 def _call(module: str, function: str, *arguments: object) -> None:
     """Call a function of one of our integrations."""
-    getattr(importlib.import_module(INTEGRATIONS + module), function)(*arguments)
+    integration = importlib.import_module(INTEGRATIONS + module)
+    if hasattr(integration, function):  # else it is being imported, and does it itself
+        getattr(integration, function)(*arguments)
 
 
 class HostFinder:
@@ -87,3 +91,39 @@ def install() -> None:
             before(name)()
         if after(name) is not None:
             after(name)(module)
+
+
+NOTE = "Failed to import Flash Attention"
+
+
+@contextlib.contextmanager
+def without_flash_attention_note() -> Iterator[None]:
+    """Drop the note that ESPnet prints while it is imported, and nothing else.
+
+    202511 prints it to stdout, where it becomes part of `--print_config`; 202611 to
+    stderr, where an error should be one line.
+    """
+    out, err = NoteFilter(sys.stdout), NoteFilter(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
+
+
+class NoteFilter:
+    """A stream that hands everything but the note on to another one."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+        self.in_note = False
+
+    def write(self, text: str) -> int:
+        """Write, unless it is the note or the end of its line."""
+        if text.startswith(NOTE):
+            self.in_note = not text.endswith("\n")
+            return len(text)
+        if self.in_note and text == "\n":
+            self.in_note = False
+            return len(text)
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)

@@ -7,9 +7,10 @@ error here: libsndfile would hand out what is left without a word.
 
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional, Union
+from typing import BinaryIO, Union
 
 import numpy as np
 import soundfile
@@ -44,7 +45,7 @@ class AudioSummary:
             self.highest = max(self.highest, float(block.max()))
 
     @property
-    def warning(self) -> Optional[str]:
+    def warning(self) -> str | None:
         """Why the clip is doubtful, as `<category>: <detail>`, or None."""
         if self.highest - self.lowest <= SILENCE_RANGE:
             return "silent: every sample has the same value"
@@ -54,7 +55,7 @@ class AudioSummary:
         return None
 
 
-def read_audio(path: Union[str, Path]) -> np.ndarray:
+def read_audio(path: str | Path) -> np.ndarray:
     """Read a whole file as mono float32 at 16 kHz, (N,).
 
     Raises:
@@ -65,8 +66,8 @@ def read_audio(path: Union[str, Path]) -> np.ndarray:
 
 def read_blocks(
     source: AudioFile,
-    summary: Optional[AudioSummary] = None,
-    name: Optional[str] = None,
+    summary: AudioSummary | None = None,
+    name: str | None = None,
 ) -> Iterator[np.ndarray]:
     """Blocks of mono float32 samples at 16 kHz, with the memory of a few seconds.
 
@@ -106,7 +107,7 @@ def mono_blocks(
     name: str,
     blocks: Iterator[np.ndarray],
     rate: float,
-    summary: Optional[AudioSummary] = None,
+    summary: AudioSummary | None = None,
 ) -> Iterator[np.ndarray]:
     """Mono blocks (n,) at 16 kHz of float32 blocks (n, channels) at another rate.
 
@@ -202,7 +203,7 @@ def _resampled(blocks: Iterator[np.ndarray], rate: float) -> Iterator[np.ndarray
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def is_formatted(path: Union[str, Path]) -> bool:
+def is_formatted(path: str | Path) -> bool:
     """Whether a readable file is a 16 kHz mono WAV or FLAC already."""
     info = soundfile.info(str(path))
     return (info.samplerate, info.channels) == (SAMPLE_RATE, 1) and info.format in (

@@ -6,7 +6,7 @@ WAV, AIFF, W64, AU, CAF and Ogg name their length; other formats show it when de
 import os
 import struct
 from pathlib import Path
-from typing import BinaryIO, Optional, Union
+from typing import BinaryIO
 
 STREAM_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)  # written by programs that pipe
 
@@ -14,7 +14,7 @@ STREAM_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)  # written by programs that 
 class AudioError(ValueError):
     """A file that cannot be used; `path`, and `reason` as `<category>: <detail>`."""
 
-    def __init__(self, path: Union[str, Path], reason: str):
+    def __init__(self, path: str | Path, reason: str):
         super().__init__(f"{path}: {reason}")
         self.path = str(path)
         self.reason = reason
@@ -23,7 +23,7 @@ class AudioError(ValueError):
         return AudioError, (self.path, self.reason)
 
 
-def check_file(path: Union[str, Path], name: Optional[str] = None) -> None:
+def check_file(path: str | Path, name: str | None = None) -> None:
     """Refuse what no decoder needs to be asked about: missing, empty or cut files.
 
     Raises:

@@ -3,27 +3,23 @@
 Shapes: B clips, N patches, D channels, C classes.
 """
 
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from espnet2.torch_utils.device_funcs import force_gatherable
-from espnet2.train.abs_espnet_model import AbsESPnetModel
+import torch.nn.functional as F
 from torch import nn
 
 from espnet2_sslam.augment import Augmentation
-from espnet2_sslam.encoder import NORM_EPS, SSLAMEncoder
+from espnet2_sslam.config import POOLINGS, EncoderConfig, HeadConfig, check_choice
+from espnet2_sslam.encoder import NORM_EPS, EncoderOutput, SSLAMEncoder
 from espnet2_sslam.losses import classification_loss, loss_weight
-from espnet2_sslam.pooling import Pooling
+from espnet2_sslam.metrics import ClipScores
 from espnet2_sslam.randomness import batch_generator
 from espnet2_sslam.units import PATCHES_PER_STEP
-from espnet2_sslam.validation import ClipScores
 
-CHOICES = {  # the first two of each: the default of multi_label, of multi_class
-    "task": ("multi_label", "multi_class"),
-    "loss": ("binary_cross_entropy", "cross_entropy"),
-    "loss_reduction": ("positives", "clips", "elements"),
-    "head_norm": ("layer", "batch"),
-}
+LOSSES = ("binary_cross_entropy", "cross_entropy")
+LOSS_REDUCTIONS = ("positives", "clips", "elements")
 
 
 def classifier_from_config(config: Mapping[str, Any]) -> "SSLAMClassifier":
@@ -33,9 +29,11 @@ def classifier_from_config(config: Mapping[str, Any]) -> "SSLAMClassifier":
         config: input_size, encoder_conf, augment_conf, model_conf, seed and class_list
             (the names), as in the config.yaml of a training.
     """
-    encoder = SSLAMEncoder(config["input_size"], **config["encoder_conf"])
+    encoder = EncoderConfig.from_dict(
+        {"input_size": config["input_size"], **config["encoder_conf"]}, "encoder_conf"
+    )
     return SSLAMClassifier(
-        encoder,
+        SSLAMEncoder(encoder),
         config["class_list"],
         augmentation=Augmentation(**config["augment_conf"]),
         seed=config["seed"],
@@ -43,17 +41,137 @@ def classifier_from_config(config: Mapping[str, Any]) -> "SSLAMClassifier":
     )
 
 
-class SSLAMClassifier(AbsESPnetModel):
+class Pooling(nn.Module):
+    """Tokens of one or of all layers -> one vector per clip; padding never counts.
+
+    Args:
+        kind: "cls": the CLS token; "mean": mean of the patches; "concat": their mean
+            over time, frequency bands side by side (8 * D); "attentive": their mean
+            weighted by a learnt softmax (a plain mean at first); "lin_softmax": per
+            channel sum(p * p) / sum(p) of p = sigmoid(patch), as a logit.
+        embed_dim: D.
+        num_layers: Layers to sum with learnt softmax weights first (equal at first);
+            1: the last one alone.
+
+    Raises:
+        ValueError: Another `kind`.
+
+    Source: cwx-worst-one/EAT@06c1c34, models/EAT_audio_classification.py, forward
+    (cls, mean, lin_softmax); the weighted sum is SUPERB's (s3prl, Featurizer).
+    """
+
+    def __init__(self, kind: str, embed_dim: int, num_layers: int = 1):
+        super().__init__()
+        check_choice("pooling", kind, POOLINGS)
+        self.kind = kind
+        self.output_size = embed_dim * (PATCHES_PER_STEP if kind == "concat" else 1)
+        self.layer_weights = None
+        if num_layers > 1:
+            self.layer_weights = nn.Parameter(torch.zeros(num_layers))
+        if kind == "attentive":
+            self.attention = nn.Linear(embed_dim, 1)
+            nn.init.zeros_(self.attention.weight)
+            nn.init.zeros_(self.attention.bias)
+
+    @property
+    def layer(self) -> int | str:
+        """The layers that it needs, as `SSLAMEncoder.hidden_states` takes them."""
+        return -1 if self.layer_weights is None else "all"
+
+    def forward(self, output: EncoderOutput) -> torch.Tensor:
+        """Pool the tokens of an encoder to (B, output_size)."""
+        x, real = self._tokens(output), output.real()
+        if self.kind == "cls":
+            return x[:, 0]
+        x = x[:, 1:]
+        if self.kind == "lin_softmax":
+            return _linear_softmax(x.float(), real).to(x.dtype)
+        if self.kind == "concat":
+            bands = x.unflatten(1, (-1, PATCHES_PER_STEP)).flatten(2)
+            return _mean(bands, real[:, ::PATCHES_PER_STEP])
+        if self.kind == "mean":
+            return _mean(x, real)
+        scores = self.attention(x)[..., 0]
+        weights = scores.float().masked_fill(~real, float("-inf")).softmax(1)
+        return (weights[..., None].to(x.dtype) * x).sum(1)
+
+    def log_weight(self, output: EncoderOutput, frames: torch.Tensor) -> torch.Tensor:
+        """Logarithm of the weight of one pass among the passes of a long clip.
+
+        Args:
+            output: Tokens of the passes.
+            frames: Frames of each pass (B,), of which the CLS token stands for all.
+
+        Returns:
+            (B,), or (B, D) where every channel has its own.
+        """
+        if self.kind == "cls":
+            return frames.float().log()
+        real = output.real()
+        if self.kind in ("mean", "concat"):
+            return real.sum(1).float().log()
+        x = self._tokens(output)[:, 1:]
+        if self.kind == "attentive":
+            scores = self.attention(x)[..., 0]
+            return scores.masked_fill(~real, float("-inf")).logsumexp(1)
+        x = F.logsigmoid(x).masked_fill(~real[..., None], float("-inf"))
+        return x.logsumexp(1)
+
+    def join(self, pooled: torch.Tensor, log_weights: torch.Tensor) -> torch.Tensor:
+        """The pooled vector of a clip from those of its passes.
+
+        Args:
+            pooled: (passes, ..., D).
+            log_weights: (passes,) or (passes, D), from `log_weight`.
+        """
+        if len(pooled) == 1:
+            return pooled[0]
+        logs = log_weights.double()
+        logs = logs - logs.logsumexp(0)
+        if self.kind == "lin_softmax":  # logits of probabilities, which are averaged
+            values = pooled.double()
+            present = (logs + F.logsigmoid(values)).logsumexp(0)
+            absent = (logs + F.logsigmoid(-values)).logsumexp(0)
+            return (present - absent).float()
+        weights = logs.exp().reshape(logs.shape + (1,) * (pooled.dim() - logs.dim()))
+        return (weights * pooled.double()).sum(0).float()
+
+    def _tokens(self, output: EncoderOutput) -> torch.Tensor:
+        """The last layer's tokens, or the weighted sum of all (B, 1+N, D)."""
+        if self.layer_weights is None:
+            return output.last
+        return weighted_sum(output.layers, self.layer_weights)
+
+
+def weighted_sum(layers: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+    """Sum of layers with the softmax of learnt weights, as SUPERB's (s3prl)."""
+    shares = weights.softmax(0)
+    total = shares[0] * layers[0]
+    for share, layer in zip(shares[1:], layers[1:], strict=True):
+        total = total + share * layer
+    return total
+
+
+def _mean(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Mean over the real rows (B, N) of (B, N, D): (B, D)."""
+    x = torch.where(real[..., None], x, 0.0)
+    return x.sum(1) / real.sum(1, keepdim=True)
+
+
+def _linear_softmax(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Logit of sum(p^2) / sum(p), p = sigmoid(x), over the real patches: (B, D)."""
+    x = F.logsigmoid(x).masked_fill(~real[..., None], float("-inf"))
+    x = torch.logsumexp(x + x, 1) - torch.logsumexp(x + 1e-6, 1)
+    x = x.clamp(max=0)
+    return torch.nan_to_num(x - torch.log(-torch.expm1(x)), 0.0, 0.0, 0.0)
+
+
+class SSLAMClassifier(nn.Module):
     """Encoder with a classification head; a training step as (loss, stats, weight).
 
     Args:
         encoder: The (pre-trained) encoder.
-        classes: Names of the C classes, in the order of the labels.
-        task: "multi_label" (any number of labels per clip) or "multi_class" (one).
-        pooling: See `Pooling`.
-        head_norm: Before the linear head: "layer" norm, or "batch" norm without
-            parameters, as is usual in linear evaluation since MAE.
-        weighted_layers: Pool a learnt weighted sum of all layers, not the last one.
+        head: The head, or the names of the C classes in the order of the labels.
         loss: "binary_cross_entropy" or "cross_entropy"; by default the task's.
         loss_reduction: What the summed loss is divided by: "positives" (labels in the
             batch, the authors' multi-label scale), "clips" (their multi-class scale) or
@@ -69,9 +187,11 @@ class SSLAMClassifier(AbsESPnetModel):
             alone, and keep its pooled vector in memory under its utt_id. The clips must
             be the same in every epoch (no random crop).
         seed: Random draws are keyed by (seed, training batch, rank).
+        head_options: Fields of `HeadConfig` beside the classes.
 
     Raises:
-        ValueError: An option outside its range, or two that contradict each other.
+        ValueError: An option that is not known, outside its range, or two that
+            contradict each other.
 
     Source: SSLAM (ICLR 2025), section 4; cwx-worst-one/EAT@06c1c34,
     models/EAT_audio_classification.py.
@@ -80,70 +200,68 @@ class SSLAMClassifier(AbsESPnetModel):
     def __init__(
         self,
         encoder: SSLAMEncoder,
-        classes: List[str],
+        head: HeadConfig | Sequence[str],
         *,
-        task: str = "multi_label",
-        pooling: str = "cls",
-        head_norm: str = "layer",
-        weighted_layers: bool = False,
-        loss: Optional[str] = None,
-        loss_reduction: Optional[str] = None,
+        loss: str | None = None,
+        loss_reduction: str | None = None,
         label_smoothing: float = 0.0,
         freeze_encoder: bool = False,
         frozen_drop_path: bool = False,
-        augmentation: Optional[Augmentation] = None,
+        augmentation: Augmentation | None = None,
         cache_features: bool = False,
         seed: int = 0,
+        **head_options: Any,
     ):
         super().__init__()
-        default = 0 if task == "multi_label" else 1
-        self.task = task
-        self.loss = loss or CHOICES["loss"][default]
-        self.loss_reduction = loss_reduction or CHOICES["loss_reduction"][default]
-        self.head_norm, self.label_smoothing = head_norm, label_smoothing
+        if not isinstance(head, HeadConfig):
+            head = HeadConfig(tuple(head))
+        self.config = config = head.replace(**head_options)
+        default = 0 if config.task == "multi_label" else 1
+        self.loss = loss or LOSSES[default]
+        self.loss_reduction = loss_reduction or LOSS_REDUCTIONS[default]
+        self.label_smoothing = label_smoothing
         self.freeze_encoder = freeze_encoder
         self.frozen_drop_path = frozen_drop_path
         self.augmentation = augmentation or Augmentation()
         self.cache_features = cache_features
         self.seed = seed
-        self.encoder, self.classes = encoder, list(classes)
+        self.encoder = encoder
         self._check_options()
 
-        self.weighted_layers = weighted_layers
-        num_states = encoder.max_layer + 1 if weighted_layers else 1
-        self.pooling = Pooling(pooling, encoder.embed_dim, num_states)
+        width = encoder.config.embed_dim
+        num_layers = encoder.config.num_blocks + 1 if config.weighted_layers else 1
+        self.pooling = Pooling(config.pooling, width, num_layers)
         width = self.pooling.output_size
-        self.fc_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        if head_norm == "batch":
+        self.fc_norm: nn.Module = nn.LayerNorm(width, eps=NORM_EPS)
+        if config.head_norm == "batch":
             self.fc_norm = nn.BatchNorm1d(width, eps=NORM_EPS, affine=False)
-        self.head = nn.Linear(width, len(classes))
+        self.head = nn.Linear(width, len(config.classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("num_batches", torch.zeros(()))
-        self._collected: Optional[ClipScores] = None
-        self._features: Dict[Tuple[bool, str], torch.Tensor] = {}
+        self._collected: ClipScores | None = None
+        self._features: dict[tuple[bool, str], torch.Tensor] = {}
         self._check_cache()
         if freeze_encoder:
             encoder.requires_grad_(False)
             self.train(self.training)
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the scores."""
+        return list(self.config.classes)
+
     def _check_options(self) -> None:
         """Refuse options outside their range or at odds with each other."""
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                given = getattr(self, name)
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}: {given!r}"
-                )
-        if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"need at least one class, each once, got {self.classes}")
+        check_choice("loss", self.loss, LOSSES)
+        check_choice("loss_reduction", self.loss_reduction, LOSS_REDUCTIONS)
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing {self.label_smoothing} is not in 0..1")
         if self.label_smoothing and self.loss != "cross_entropy":
             raise ValueError("label_smoothing needs loss: cross_entropy")
-        if self.task == "multi_label" and self.loss == "cross_entropy":
+        if self.config.task == "multi_label" and self.loss == "cross_entropy":
             raise ValueError("loss: cross_entropy needs task: multi_class")
-        if self.augmentation.roll_and_gain and self.encoder.input_size != 1:
+        if self.augmentation.roll_and_gain and self.encoder.config.input_size != 1:
             raise ValueError("roll_and_gain needs waveforms (input_size: 1)")
         if self.frozen_drop_path and not self.freeze_encoder:
             raise ValueError("frozen_drop_path needs freeze_encoder: true")
@@ -153,7 +271,7 @@ class SSLAMClassifier(AbsESPnetModel):
         changing = {
             "freeze_encoder: false": not self.freeze_encoder,
             "frozen_drop_path: true": self.frozen_drop_path,
-            "weighted_layers: true": self.weighted_layers,
+            "weighted_layers: true": self.config.weighted_layers,
             "this pooling": any(True for _ in self.pooling.parameters()),
             "augmentation": self.augmentation.is_active(),
         }
@@ -165,7 +283,7 @@ class SSLAMClassifier(AbsESPnetModel):
         """Set the mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.freeze_encoder:  # the encoder's own train() would keep it from dropping
-            active = mode and self.frozen_drop_path and not self.encoder.freeze
+            active = mode and self.frozen_drop_path and not self.encoder.config.freeze
             nn.Module.train(self.encoder, active)
         return self
 
@@ -174,9 +292,9 @@ class SSLAMClassifier(AbsESPnetModel):
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
         label: torch.Tensor,
-        utt_id: Optional[List[str]] = None,
+        utt_id: list[str] | None = None,
         **kwargs: Any,
-    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor], torch.Tensor]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Loss of a batch; in training with augmentation.
 
         Args:
@@ -188,7 +306,7 @@ class SSLAMClassifier(AbsESPnetModel):
 
         Returns:
             loss, {"loss": loss} and weight = what the summed loss was divided by, so
-            that ESPnet's weighted means over batches and ranks are exact; (1,) each.
+            that weighted means over batches and ranks are exact; 0-dimensional.
         """
         self._check_labels(label)
         targets = label.float()
@@ -198,7 +316,7 @@ class SSLAMClassifier(AbsESPnetModel):
             pooled, targets = self._augmented(speech, speech_lengths, targets)
         else:
             pooled = self._pooled(speech, speech_lengths)
-        logits = self.head(self.fc_norm(pooled))
+        logits = self.logits(pooled)
         if not self.training and self._collected is not None:
             scores = self.scores(logits.detach()).cpu().numpy()
             self._collected.add(_known(utt_id), scores, label.cpu().numpy())
@@ -206,23 +324,26 @@ class SSLAMClassifier(AbsESPnetModel):
         total = classification_loss(logits, targets, self.loss, smoothing)
         weight = loss_weight(targets, self.loss_reduction)
         loss = total / weight
-        parts = loss, {"loss": loss.detach()}, weight
-        return force_gatherable(parts, loss.device)
+        return loss, {"loss": loss.detach()}, weight
 
     def inference(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
     ) -> torch.Tensor:
         """Logits (B, C) of clips of any length, without augmentation."""
-        return self.head(self.fc_norm(self._pooled(speech, speech_lengths)))
+        return self.logits(self._pooled(speech, speech_lengths))
+
+    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C) of pooled vectors (B, `pooling.output_size`)."""
+        return self.head(self.fc_norm(pooled))
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """Scores in 0..1 of logits (B, C): sigmoid, or softmax if multi-class."""
-        multi_label = self.task == "multi_label"
+        multi_label = self.config.task == "multi_label"
         return logits.float().sigmoid() if multi_label else logits.float().softmax(-1)
 
     def collect_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs: Any
-    ) -> Dict[str, torch.Tensor]:
+    ) -> dict[str, torch.Tensor]:
         """Normalised log-mel, for ESPnet's collect_stats."""
         feats, lengths = self.encoder.fbank(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
@@ -231,26 +352,23 @@ class SSLAMClassifier(AbsESPnetModel):
         """Collect the scores of every clip from now on."""
         self._collected = ClipScores()
 
-    def finish_validation(self, gather: Callable[[Any], List[Any]]) -> Dict[str, float]:
+    def finish_validation(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
         """Score the whole validation set: see `ClipScores.summary`."""
         collected, self._collected = self._collected, None
-        return collected.summary(gather, accuracy=self.task == "multi_class")
+        return collected.summary(gather, single_label=self.config.task == "multi_class")
 
     def _pooled(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """One vector per clip (B, D), clips of any length."""
         trained = torch.is_grad_enabled() and not self.freeze_encoder
         with torch.set_grad_enabled(trained):
-            states, steps = self.encoder.hidden_states(
-                speech, lengths, collect=self.weighted_layers
-            )
-        index = torch.arange(states[0].shape[1] - 1, device=steps.device)
-        return self.pooling(states, index < steps[:, None] * PATCHES_PER_STEP)
+            out = self.encoder.hidden_states(speech, lengths, self.pooling.layer)
+        return self.pooling(out)
 
     def _cached(
         self,
         speech: torch.Tensor,
         lengths: torch.Tensor,
-        utt_id: Optional[List[str]],
+        utt_id: list[str] | None,
     ) -> torch.Tensor:
         """The same from memory; clips are encoded alone, so that resume is exact."""
         utt_id = _known(utt_id)
@@ -262,27 +380,27 @@ class SSLAMClassifier(AbsESPnetModel):
 
     def _augmented(
         self, speech: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors (B, D) of augmented clips, and the targets (B, C) after mixup."""
         generator = batch_generator(speech.device, self.seed, self.num_batches)
         speech = self.augmentation.waveform(speech, lengths, generator)
         fbank, frames = self.encoder.fbank(speech, lengths)
-        if fbank.shape[1] > self.encoder.max_frames:
+        if fbank.shape[1] > self.encoder.config.max_frames:
             raise ValueError(
                 f"a training clip has {int(frames.max())} frames, the encoder takes "
-                f"{self.encoder.max_frames}: crop the clips or raise max_frames"
+                f"{self.encoder.config.max_frames}: crop the clips or raise max_frames"
             )
         fbank, frames, targets = self.augmentation.spectrogram(
             fbank, frames, targets, generator
         )
         with torch.set_grad_enabled(not self.freeze_encoder):
-            patches = self.encoder.embed(fbank)
-            real = self.encoder.patch_mask(frames, patches.shape[1])
-            out = self.encoder.encode(
-                patches, real, collect=self.weighted_layers, generator=generator
+            out = self.encoder.encode_fbank(
+                fbank,
+                frames,
+                collect=self.config.weighted_layers,
+                generator=generator,
             )
-        states = out.hidden if self.weighted_layers else [out.tokens]
-        return self.pooling(states, real), targets
+        return self.pooling(out), targets
 
     def _check_labels(self, label: torch.Tensor) -> None:
         """Refuse labels that do not fit the classes or the task."""
@@ -291,14 +409,14 @@ class SSLAMClassifier(AbsESPnetModel):
                 f"labels must be of shape (clips, {len(self.classes)} classes), got "
                 f"{tuple(label.shape)}: use the class list of the model"
             )
-        if self.task == "multi_class" and bool((label.sum(1) != 1).any()):
+        if self.config.task == "multi_class" and bool((label.sum(1) != 1).any()):
             raise ValueError(
                 "task: multi_class needs exactly one label per clip: correct the text "
                 "file or use task: multi_label"
             )
 
 
-def _known(utt_id: Optional[List[str]]) -> List[str]:
+def _known(utt_id: list[str] | None) -> list[str]:
     """Return the clips' names, which the caller must have given."""
     if utt_id is None:
         raise ValueError("validation and cache_features need utt_id: name the clips")

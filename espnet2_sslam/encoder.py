@@ -3,132 +3,92 @@
 Shapes: B clips, T frames, S time patches, N = 8 * S patches, D channels.
 """
 
-from typing import List, NamedTuple, Optional, Tuple, Union
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import nn
 
+from espnet2_sslam.config import EncoderConfig
 from espnet2_sslam.features import (
     LogMel,
     checked_fbank,
     fit_frames,
     kaldi_fbank,
     num_patch_steps,
+    zero_padding,
 )
 from espnet2_sslam.layers import Block, PatchEmbedding, sincos_positions
-from espnet2_sslam.tokens import as_sequence, join_chunks
-from espnet2_sslam.units import NUM_MEL_BINS, PATCH_SIZE, PATCHES_PER_STEP
+from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
 
 NORM_EPS = 1e-6
 
 
 class EncoderOutput(NamedTuple):
-    """Tokens (B, 1+N, D), CLS first, and per block its output and feed-forward."""
+    """Tokens of a batch, the CLS token first, and which of them count.
 
-    tokens: torch.Tensor
-    hidden: List[torch.Tensor]
-    ffn: List[torch.Tensor]
+    Args:
+        last: Output of the last block that was run (B, 1+N, D).
+        layers: The first block's input and every block's output, each (B, 1+N, D);
+            empty unless collected.
+        ffn: Every block's feed-forward output; empty unless collected (never of clips
+            longer than one pass).
+        valid: True for the patches that are no padding (B, N); None: all are real.
+        frames: Frames of each clip (B,); None where patches were given.
+    """
+
+    last: torch.Tensor
+    layers: list[torch.Tensor]
+    ffn: list[torch.Tensor]
+    valid: torch.Tensor | None = None
+    frames: torch.Tensor | None = None
+
+    @property
+    def steps(self) -> torch.Tensor:
+        """Time patches of each clip (B,), the last one padded."""
+        assert self.frames is not None
+        return num_patch_steps(self.frames)
+
+    def real(self) -> torch.Tensor:
+        """`valid`, written out where it is None."""
+        if self.valid is not None:
+            return self.valid
+        shape = self.last.shape[0], self.last.shape[1] - 1
+        return torch.ones(shape, dtype=torch.bool, device=self.last.device)
 
 
-class SSLAMEncoder(AbsEncoder):
+class SSLAMEncoder(nn.Module):
     """Audio transformer of EAT and SSLAM (ViT over log-mel patches).
 
     Args:
-        input_size: 1 for waveforms at 16 kHz, 128 for un-normalised log-mel.
-        embed_dim: Channels D (ViT-Base: 768).
-        depth: Transformer blocks.
-        num_heads: Attention heads.
-        mlp_ratio: Feed-forward width over D.
-        drop_path: Rate of the last block, rising linearly from 0 (training only).
-        fbank_mean, fbank_std: See `features.LogMel`.
-        override_fbank_stats: See `features.LogMel`.
-        max_frames: Longest pass in frames (the position table); longer clips are
-            encoded in chunks of this length. A multiple of 16.
-        target_frames: Fixed clip length in frames, as in the paper: shorter clips are
-            zero-padded and the padding is attended to, longer ones keep their first
-            frames. None: every clip has its own length and padding is masked out.
-        freq: What becomes of the 8 frequency patches of a time patch: "mean" (D per
-            160 ms), "concat" (8 * D per 160 ms) or "flatten" (8 tokens per 160 ms).
-        cls_token: Put the CLS token before the others (for clips longer than
-            `max_frames` the mean over chunks; repeated to 8 * D for "concat").
-        layer: Block whose output is returned: -1 the last, 0 the patch embedding,
-            or "all": ESPnet's (last, [(layer, output), ...]).
-        max_layer: Number of blocks to run; all by default.
-        upsample: Repeat every time step (160 ms) so many times.
-        freeze: No gradient, and evaluation mode always.
+        config: Sizes and options; ViT-Base by default.
+        options: Fields of `EncoderConfig` that replace those of `config`.
 
     Raises:
-        ValueError: An option outside its range.
+        ValueError: An option that is not known, or outside its range.
 
     Source: SSLAM (ICLR 2025), section 3; ta012/SSLAM@0a3c0ff, models/images.py.
     """
 
-    def __init__(
-        self,
-        input_size: int = 1,
-        *,
-        embed_dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
-        fbank_mean: Optional[float] = None,
-        fbank_std: Optional[float] = None,
-        override_fbank_stats: bool = False,
-        max_frames: int = 12_288,
-        target_frames: Optional[int] = None,
-        freq: str = "mean",
-        cls_token: bool = False,
-        layer: Union[int, str] = -1,
-        max_layer: Optional[int] = None,
-        upsample: int = 1,
-        freeze: bool = False,
-    ):
+    def __init__(self, config: EncoderConfig | None = None, **options: Any):
         super().__init__()
-        if input_size not in (1, NUM_MEL_BINS):
-            raise ValueError(
-                f"input_size must be 1 (waveform) or {NUM_MEL_BINS} (log-mel), "
-                f"got {input_size}"
-            )
-        if freq not in ("mean", "concat", "flatten"):
-            raise ValueError(f"freq must be mean, concat or flatten, got {freq!r}")
-        for name, frames in (
-            ("max_frames", max_frames),
-            ("target_frames", target_frames),
-        ):
-            if frames is not None and (frames <= 0 or frames % PATCH_SIZE):
-                raise ValueError(
-                    f"{name} must be a positive multiple of {PATCH_SIZE}, got {frames}"
-                )
-        if target_frames is not None and target_frames > max_frames:
-            raise ValueError(
-                f"target_frames {target_frames} is above max_frames {max_frames}"
-            )
-        if depth < 1 or upsample < 1 or not 0 <= drop_path < 1:
-            raise ValueError("need depth >= 1, upsample >= 1 and 0 <= drop_path < 1")
-        if layer != "all" and not -1 <= layer <= depth:
-            raise ValueError(f'layer must be "all" or in -1..{depth}, got {layer!r}')
-        if max_layer is not None and not 1 <= max_layer <= depth:
-            raise ValueError(f"max_layer must be in 1..{depth}, got {max_layer}")
-        self.input_size, self.embed_dim, self.depth = input_size, embed_dim, depth
-        self.max_frames, self.target_frames = max_frames, target_frames
-        self.freq, self.use_cls, self.upsample = freq, cls_token, upsample
-        self.layer, self.max_layer, self.freeze = layer, max_layer or depth, freeze
-
-        self.log_mel = LogMel(fbank_mean, fbank_std, override_fbank_stats)
-        self.patch_embed = PatchEmbedding(embed_dim)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        rates = torch.linspace(0, drop_path, depth).tolist()
-        self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, rate, NORM_EPS) for rate in rates
+        self.config = config = (config or EncoderConfig()).replace(**options)
+        width = config.embed_dim
+        self.log_mel = LogMel(
+            config.fbank_mean, config.fbank_std, config.override_fbank_stats
         )
-        table = sincos_positions(embed_dim, max_frames // PATCH_SIZE)
+        self.patch_embed = PatchEmbedding(width)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        self.blocks = nn.ModuleList(
+            Block(width, config.num_heads, config.mlp_ratio, rate, NORM_EPS)
+            for rate in rates
+        )
+        table = sincos_positions(width, config.max_frames // PATCH_SIZE)
         self.register_buffer("positions", table)
         self.reset_parameters()
-        if freeze:
+        if config.freeze:
             self.requires_grad_(False)
             self.eval()
 
@@ -144,30 +104,31 @@ class SSLAMEncoder(AbsEncoder):
 
     def output_size(self) -> int:
         """Channels of the output."""
-        return self.embed_dim * (PATCHES_PER_STEP if self.freq == "concat" else 1)
+        bands = PATCHES_PER_STEP if self.config.freq == "concat" else 1
+        return self.config.embed_dim * bands
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "SSLAMEncoder":
         """Set the mode; a frozen encoder stays in evaluation mode.
 
         Frozen by `freeze`, or all weights from outside (ESPnet's --freeze_param).
         """
         trained = any(weight.requires_grad for weight in self.parameters())
-        return super().train(mode and trained and not self.freeze)
+        return super().train(mode and trained and not self.config.freeze)
 
     def fbank(
         self,
         xs_pad: torch.Tensor,
         ilens: torch.Tensor,
-        target_frames: Optional[int] = None,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        target_frames: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised log-mel (B, T, 128), T whole patches, and frames (B,).
 
         Args:
             xs_pad: Waveforms (B, samples) or (B, samples, 1), or log-mel (B, T, 128).
             ilens: Samples or frames of each clip (B,).
-            target_frames: As in the constructor, whose value is the default.
+            target_frames: As in the configuration, whose value is the default.
         """
-        target_frames = target_frames or self.target_frames
+        target_frames = target_frames or self.config.target_frames
         raw, frames = self.raw_fbank(xs_pad, ilens)
         if target_frames is not None:
             raw = fit_frames(raw, target_frames)
@@ -181,9 +142,9 @@ class SSLAMEncoder(AbsEncoder):
 
     def raw_fbank(
         self, xs_pad: torch.Tensor, ilens: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Un-normalised log-mel (B, T, 128), zero beyond a clip's end, and frames."""
-        if self.input_size == 1:
+        if self.config.input_size == 1:
             xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
             return kaldi_fbank(xs_pad, ilens)
         return checked_fbank(xs_pad, ilens)
@@ -193,9 +154,7 @@ class SSLAMEncoder(AbsEncoder):
         patches = self.patch_embed(fbank)
         return patches + self.positions[:, : patches.shape[1]]
 
-    def patch_mask(
-        self, frames: torch.Tensor, num_patches: int
-    ) -> Optional[torch.Tensor]:
+    def patch_mask(self, frames: torch.Tensor, num_patches: int) -> torch.Tensor | None:
         """True for real patches (B, N), False for padding; None if all are real.
 
         (Never None for `torch.compile` and `torch.export`: it depends on the values.)
@@ -210,84 +169,107 @@ class SSLAMEncoder(AbsEncoder):
     def encode(
         self,
         patches: torch.Tensor,
-        valid: Optional[torch.Tensor] = None,
-        max_layer: Optional[int] = None,
+        valid: torch.Tensor | None = None,
+        *,
+        num_blocks: int | None = None,
         collect: bool = False,
-        generator: Optional[torch.Generator] = None,
+        generator: torch.Generator | None = None,
+        frames: torch.Tensor | None = None,
     ) -> EncoderOutput:
         """Run CLS and patches through the norm and the blocks.
 
         Args:
             patches: (B, N, D) from `embed`, or a part of them.
             valid: True for the patches to attend to (B, N); all by default.
-            max_layer: Blocks to run; the encoder's `max_layer` by default.
+            num_blocks: Blocks to run; the configuration's by default.
             collect: Keep every block's output and feed-forward output.
             generator: Randomness of drop path, on the patches' device.
-
-        Returns:
-            Tokens (B, 1+N, D); `hidden` holds the input of the first block and each
-            block's output, `ffn` each block's feed-forward (both empty unless asked).
+            frames: Frames of each clip (B,), only handed on.
         """
         x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
         x = self.norm(x)
         key_mask = None
         if valid is not None:
             key_mask = F.pad(valid, (1, 0), value=True)[:, None, None]
-        hidden, ffn = [x] if collect else [], []
-        for block in self.blocks[: max_layer or self.max_layer]:
+        layers, ffn = [x] if collect else [], []
+        num_blocks = self.config.num_blocks if num_blocks is None else num_blocks
+        for block in self.blocks[:num_blocks]:
             x, feed_forward = block(x, key_mask, generator)
             if collect:
-                hidden.append(x)
+                layers.append(x)
                 ffn.append(feed_forward)
-        return EncoderOutput(x, hidden, ffn)
+        return EncoderOutput(x, layers, ffn, valid, frames)
+
+    def encode_fbank(
+        self,
+        fbank: torch.Tensor,
+        frames: torch.Tensor,
+        *,
+        num_blocks: int | None = None,
+        collect: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> EncoderOutput:
+        """Encode clips of at most one pass; padding is not attended to.
+
+        Args:
+            fbank, frames: From `fbank`.
+            num_blocks, collect, generator: As for `encode`.
+        """
+        patches = self.embed(fbank)
+        return self.encode(
+            patches,
+            self.patch_mask(frames, patches.shape[1]),
+            num_blocks=num_blocks,
+            collect=collect,
+            generator=generator,
+            frames=frames,
+        )
 
     def hidden_states(
         self,
         xs_pad: torch.Tensor,
         ilens: torch.Tensor,
-        max_layer: Optional[int] = None,
-        collect: bool = True,
-        generator: Optional[torch.Generator] = None,
-    ) -> Tuple[List[torch.Tensor], torch.Tensor]:
-        """Tokens of every layer, in chunks where a clip is longer than `max_frames`.
+        layer: int | str = -1,
+    ) -> EncoderOutput:
+        """Tokens of audio, in chunks where a clip is longer than `max_frames`.
 
         Args:
             xs_pad, ilens: As for `forward`.
-            max_layer, collect, generator: As for `encode`.
-
-        Returns:
-            Tokens (B, 1+N, D) of the patch embedding and of each block (of the last
-            block only without `collect`), and the time patches S of each clip (B,).
+            layer: Block that `last` is the output of: -1 the last, 0 the patch
+                embedding; "all" collects `layers` besides.
         """
+        everything, num_blocks = layer == "all", self.config.num_blocks
+        if layer not in (-1, "all"):
+            num_blocks = min(int(layer), num_blocks)
         fbank, frames = self.fbank(xs_pad, ilens)
-        options = max_layer, collect, generator
-        steps = num_patch_steps(frames)
-        if fbank.shape[1] <= self.max_frames:
-            return self._pass(fbank, frames, *options), steps
+        max_frames = self.config.max_frames
+        if fbank.shape[1] <= max_frames:
+            return self.encode_fbank(
+                fbank, frames, num_blocks=num_blocks, collect=everything
+            )
         chunks = []
-        for start in range(0, fbank.shape[1], self.max_frames):
+        for start in range(0, fbank.shape[1], max_frames):
             rows = (frames > start).nonzero()[:, 0]
-            part = fbank[:, start : start + self.max_frames]
-            length = (frames - start).clamp(max=self.max_frames)
+            part = fbank[:, start : start + max_frames]
+            length = (frames - start).clamp(max=max_frames)
             if len(rows) < len(fbank):
                 part, length = part[rows], length[rows]
-            chunks.append((rows, length, self._pass(part, length, *options)))
-        return join_chunks(chunks, len(fbank)), steps
-
-    def _pass(self, fbank, frames, max_layer, collect, generator):
-        """States of one pass: every layer's tokens, or the last one's only."""
-        patches = self.embed(fbank)
-        valid = self.patch_mask(frames, patches.shape[1])
-        out = self.encode(patches, valid, max_layer, collect, generator)
-        return out.hidden if collect else [out.tokens]
+            out = self.encode_fbank(
+                part, length, num_blocks=num_blocks, collect=everything
+            )
+            chunks.append((rows, length, out.layers or [out.last]))
+        layers = _join_chunks(chunks, len(fbank))
+        valid = self.patch_mask(frames, layers[-1].shape[1] - 1)
+        collected = layers if everything else []
+        return EncoderOutput(layers[-1], collected, [], valid, frames)
 
     def forward(
         self,
         xs_pad: torch.Tensor,
         ilens: torch.Tensor,
-        prev_states: Optional[torch.Tensor] = None,
-        max_layer: Optional[int] = None,
-    ) -> Tuple[Union[torch.Tensor, tuple], torch.Tensor, None]:
+        prev_states: torch.Tensor | None = None,
+        max_layer: int | None = None,
+    ) -> tuple[torch.Tensor | tuple, torch.Tensor, None]:
         """Encode a batch.
 
         Args:
@@ -300,23 +282,75 @@ class SSLAMEncoder(AbsEncoder):
         Returns:
             Output (B, L, output_size), zero beyond a clip's end; lengths (B,); None.
         """
-        last = max_layer or self.max_layer
-        everything = self.layer == "all"
-        wanted = last if everything or self.layer == -1 else min(self.layer, last)
-        states, steps = self.hidden_states(
-            xs_pad, ilens, max(wanted, 1), collect=everything or wanted == 0
-        )
-        if not everything:
-            out, olens = self.shaped(states[0], steps)
-            return out, olens, None
-        shaped = [self.shaped(state, steps) for state in states]
-        layers = [(index, out) for index, (out, _) in enumerate(shaped)]
-        return (shaped[-1][0], layers[1:]), shaped[-1][1], None
+        layer = self.config.layer
+        if max_layer and layer != "all":
+            layer = max_layer if layer == -1 else min(int(layer), max_layer)
+        result = self.hidden_states(xs_pad, ilens, layer)
+        if layer != "all":
+            return *self.shaped(result.last, result.steps), None
+        layers = result.layers[: 1 + (max_layer or self.config.num_blocks)]
+        shaped = [self.shaped(tokens, result.steps) for tokens in layers]
+        numbered = [(index, out) for index, (out, _) in enumerate(shaped)]
+        return (shaped[-1][0], numbered[1:]), shaped[-1][1], None
 
     def shaped(
         self, tokens: torch.Tensor, steps: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (B, 1+N, D), of `steps` time patches (B,), as asked; lengths (B,)."""
-        return as_sequence(
-            tokens, steps, freq=self.freq, upsample=self.upsample, with_cls=self.use_cls
-        )
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Arrange tokens over time, as `freq`, `upsample` and `cls_token` say.
+
+        Args:
+            tokens: (B, 1+N, D).
+            steps: Time patches of each clip (B,).
+
+        Returns:
+            Output (B, L, output_size), zero beyond a clip's end, and lengths (B,).
+        """
+        freq, upsample = self.config.freq, self.config.upsample
+        cls, patches = tokens[:, :1], tokens[:, 1:]
+        B, N, D = patches.shape
+        S = N // PATCHES_PER_STEP
+        grid = patches.reshape(B, S, PATCHES_PER_STEP, D)
+        if freq == "mean":
+            grid, width = grid.mean(2), 1
+        elif freq == "concat":
+            grid, width = grid.flatten(2), 1
+            cls = cls.repeat(1, 1, PATCHES_PER_STEP)
+        else:
+            grid, width = grid.flatten(2), PATCHES_PER_STEP
+        repeats = upsample * width
+        out = grid.repeat_interleave(upsample, 1)
+        out = out.reshape(B, S * repeats, cls.shape[-1])
+        olens = steps * repeats
+        if self.config.cls_token:
+            out, olens = torch.cat([cls, out], 1), olens + 1
+        return zero_padding(out, olens), olens
+
+
+def _join_chunks(chunks: list[tuple], batch: int) -> list[torch.Tensor]:
+    """Put the chunks' tokens one after the other; CLS is their weighted mean.
+
+    Args:
+        chunks: For each chunk in order: the clips that reach into it (b,), how many of
+            its frames each fills (b,), and every layer's tokens (b, 1+n, D).
+        batch: Number of clips B.
+
+    Returns:
+        Every layer's tokens (B, 1+N, D), zero where a clip has ended.
+    """
+    joined = []
+    weight = torch.zeros(batch, 1, 1, device=chunks[0][1].device)
+    for rows, length, _ in chunks:
+        weight[rows] += length[:, None, None]
+    for layer in range(len(chunks[0][2])):
+        cls: torch.Tensor | float = 0.0
+        parts = []
+        for rows, length, layers in chunks:
+            tokens = layers[layer]
+            full = tokens.new_zeros(batch, *tokens.shape[1:])
+            full = full.index_copy(0, rows, tokens)
+            share = torch.zeros_like(weight)
+            share = share.index_copy(0, rows, length[:, None, None].to(weight.dtype))
+            cls = cls + full[:, :1] * (share / weight).to(full.dtype)
+            parts.append(full[:, 1:])
+        joined.append(torch.cat([cls, *parts], 1))
+    return joined

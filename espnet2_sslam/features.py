@@ -4,7 +4,7 @@ The constants with a unit are in units.py.
 """
 
 import logging
-from typing import Optional, Tuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +38,8 @@ def num_patch_steps(num_frames: torch.Tensor) -> torch.Tensor:
 
 
 def kaldi_fbank(
-    speech: torch.Tensor, lengths: Optional[torch.Tensor] = None
-) -> Tuple[torch.Tensor, torch.Tensor]:
+    speech: torch.Tensor, lengths: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-mel spectrogram of a padded batch, as Kaldi computes it clip by clip.
 
     25 ms Hann windows every 10 ms, 128 mel bins from 20 Hz to 8 kHz, pre-emphasis
@@ -89,7 +89,7 @@ def kaldi_fbank(
 
 def _traceable_fbank(
     speech: torch.Tensor, lengths: torch.Tensor
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The same for `torch.compile` and `torch.export`: no step depends on the values.
 
     The result is as long as the padded waveforms allow; `lengths` are not checked.
@@ -144,7 +144,7 @@ mel_filters(torch.device("cpu"))  # for `torch.compile` and `torch.export`
 
 def checked_fbank(
     fbank: torch.Tensor, frames: torch.Tensor
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Given log-mel (B, T, 128) with zeros beyond each clip's end, and frames (B,).
 
     Raises:
@@ -195,8 +195,8 @@ class LogMel(torch.nn.Module):
 
     def __init__(
         self,
-        mean: Optional[float] = None,
-        std: Optional[float] = None,
+        mean: float | None = None,
+        std: float | None = None,
         override: bool = False,
     ):
         super().__init__()
@@ -214,10 +214,11 @@ class LogMel(torch.nn.Module):
         self.register_buffer(
             "std", torch.tensor(std if self.explicit else AUDIOSET_STD)
         )
+        self.register_load_state_dict_pre_hook(_before_loading)
 
     def forward(
-        self, speech: torch.Tensor, lengths: Optional[torch.Tensor] = None
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, speech: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Waveforms (B, N) to normalised log-mel (B, T, 128) and frames (B,)."""
         fbank, frames = kaldi_fbank(speech, lengths)
         return self.normalize(fbank), frames
@@ -226,29 +227,29 @@ class LogMel(torch.nn.Module):
         """`(x - mean) / (2 * std)` of an un-normalised log-mel of any shape."""
         return (fbank.float() - self.mean.float()) / (2 * self.std.float())
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        loaded = [state_dict.get(prefix + name) for name in ("mean", "std")]
-        if None not in loaded:
-            own = (float(self.mean), float(self.std))
-            new = tuple(float(value) for value in loaded)
-            differs = any(
-                abs(a - b) > 1e-4 * max(1.0, abs(b)) for a, b in zip(own, new)
+
+def _before_loading(log_mel: LogMel, state_dict: dict, prefix: str, *_: Any) -> None:
+    """Keep or refuse, as asked, the mean and std of a checkpoint that is loaded."""
+    loaded = [state_dict.get(prefix + name) for name in ("mean", "std")]
+    if None in loaded:
+        return
+    own = (float(log_mel.mean), float(log_mel.std))
+    new = tuple(float(value) for value in loaded)
+    differs = any(
+        abs(a - b) > 1e-4 * max(1.0, abs(b)) for a, b in zip(own, new, strict=True)
+    )
+    if log_mel.override:
+        if differs:
+            logging.warning(
+                "fbank mean/std %s kept as asked; the checkpoint has %s", own, new
             )
-            if self.override:
-                if differs:
-                    logging.warning(
-                        "fbank mean/std %s kept as asked; the checkpoint has %s",
-                        own,
-                        new,
-                    )
-                state_dict[prefix + "mean"] = self.mean.detach().clone()
-                state_dict[prefix + "std"] = self.std.detach().clone()
-            elif self.explicit and differs:
-                raise ValueError(
-                    f"fbank mean/std are {own} in the config, {new} in the checkpoint: "
-                    "leave fbank_mean and fbank_std out to use the checkpoint's, or "
-                    "set override_fbank_stats: true if the config's are meant"
-                )
-            else:
-                logging.info("fbank mean/std of the loaded model: %.4f, %.4f", *new)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        state_dict[prefix + "mean"] = log_mel.mean.detach().clone()
+        state_dict[prefix + "std"] = log_mel.std.detach().clone()
+    elif log_mel.explicit and differs:
+        raise ValueError(
+            f"fbank mean/std are {own} in the config, {new} in the checkpoint: "
+            "leave fbank_mean and fbank_std out to use the checkpoint's, or "
+            "set override_fbank_stats: true if the config's are meant"
+        )
+    else:
+        logging.info("fbank mean/std of the loaded model: %.4f, %.4f", *new)

@@ -3,8 +3,6 @@
 Shapes: B clips, T frames, N patches, L tokens, D channels.
 """
 
-from typing import Optional, Tuple
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -49,7 +47,7 @@ def sincos_positions(embed_dim: int, num_steps: int) -> torch.Tensor:
 
 
 def drop_path(
-    x: torch.Tensor, rate: float, generator: Optional[torch.Generator] = None
+    x: torch.Tensor, rate: float, generator: torch.Generator | None = None
 ) -> torch.Tensor:
     """Zero the whole residual branch of some clips and scale up the others.
 
@@ -76,7 +74,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(embed_dim, embed_dim)
 
     def forward(
-        self, x: torch.Tensor, key_mask: Optional[torch.Tensor] = None
+        self, x: torch.Tensor, key_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Attend; `key_mask` (B, 1, 1, L) is True for the tokens to look at."""
         B, L, D = x.shape
@@ -125,9 +123,9 @@ class Block(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        key_mask: Optional[torch.Tensor] = None,
-        generator: Optional[torch.Generator] = None,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        key_mask: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         x = x + self._maybe_drop(self.attn(x, key_mask), generator)
         residual = self.norm1(x)
         feed_forward = self.mlp(residual)

@@ -4,7 +4,7 @@ Shapes: B clips, N patches, D channels, R rows (clips x clones), M hidden patche
 Source: ta012/SSLAM@0a3c0ff, models/EAT_pretraining.py; data2vec 2.0, section 3.
 """
 
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ def layer_target(ffn: Sequence[torch.Tensor], num_layers: int) -> torch.Tensor:
     Returns:
         (B, N, D), float32.
     """
-    mean: List[torch.Tensor] = []
+    mean: list[torch.Tensor] = []
     for output in ffn[-num_layers:]:
         output = output.float()
         variance, centre = torch.var_mean(output, 1, correction=0, keepdim=True)

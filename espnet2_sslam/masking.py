@@ -1,7 +1,5 @@
 """Inverse block masking: hide all, keep square blocks, several masks per clip."""
 
-from typing import Tuple
-
 import torch
 
 from espnet2_sslam.units import PATCHES_PER_STEP
@@ -66,7 +64,7 @@ def inverse_block_mask(
     return mask.scatter_(1, score.topk(num_visible, 1).indices, False)
 
 
-def split_indices(mask: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+def split_indices(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of the visible and of the hidden patches, in order.
 
     Args:

@@ -2,22 +2,15 @@
 
 Everywhere `targets` and `scores` are (N, C) arrays: one row per clip, one column per
 class, targets 0 or 1. A class without a positive clip has no average precision: it is
-left out of every mean, and the caller reports it (`classes_without_positives`).
+left out of every mean, and the caller reports it.
+
+scikit-learn is imported where a score is computed: a model needs none of it.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
-from sklearn.metrics import average_precision_score, roc_auc_score
-
-
-class Interval(NamedTuple):
-    """A value on the whole set and its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def average_precisions(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -27,6 +20,8 @@ def average_precisions(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     scores that are not finite. The definition is scikit-learn's (no interpolation), the
     one of the authors (cwx-worst-one/EAT@06c1c34, evaluation/eval.py).
     """
+    from sklearn.metrics import average_precision_score
+
     return _per_class(average_precision_score, *_checked(targets, scores))
 
 
@@ -39,11 +34,6 @@ def mean_average_precision(targets: np.ndarray, scores: np.ndarray) -> float:
     return _nanmean(average_precisions(targets, scores))
 
 
-def classes_without_positives(targets: np.ndarray) -> np.ndarray:
-    """Return the indices of the classes that no clip of `targets` (N, C) carries."""
-    return np.flatnonzero(np.asarray(targets).sum(axis=0) == 0)
-
-
 def accuracy(targets: np.ndarray, scores: np.ndarray) -> float:
     """Return the share of clips whose best class is a target of the clip, in [0, 1]."""
     targets, scores = _checked(targets, scores)
@@ -52,6 +42,8 @@ def accuracy(targets: np.ndarray, scores: np.ndarray) -> float:
 
 def roc_auc(targets: np.ndarray, scores: np.ndarray) -> float:
     """Return the macro ROC area over the classes that have both kinds of clip."""
+    from sklearn.metrics import roc_auc_score
+
     targets, scores = _checked(targets, scores)
     both = targets.min(axis=0) != targets.max(axis=0)
     return _nanmean(_per_class(roc_auc_score, targets[:, both], scores[:, both]))
@@ -59,31 +51,49 @@ def roc_auc(targets: np.ndarray, scores: np.ndarray) -> float:
 
 def d_prime(auc: float) -> float:
     """Return sqrt(2) times the normal quantile of an area under the ROC curve."""
+    from scipy.special import ndtri
+
     return float(np.sqrt(2.0) * ndtri(auc))
 
 
-def bootstrap_interval(
-    metric: Callable[[np.ndarray, np.ndarray], float],
-    targets: np.ndarray,
-    scores: np.ndarray,
-    generator: np.random.Generator,
-    *,
-    resamples: int = 1000,
-) -> Interval:
-    """Return `metric` with its 95 % percentile interval over resampled clips.
+class ClipScores:
+    """Scores (C,) and targets (C,) of clips, kept by clip id: each counts once."""
 
-    Clips are drawn with replacement; classes that lose all positives in a draw are
-    left out of that draw's mean. Raises ValueError for fewer than 2 resamples.
-    """
-    if resamples < 2:
-        raise ValueError(f"resamples must be at least 2, got {resamples}: use 1000")
-    targets, scores = _checked(targets, scores)
-    draws = []
-    for _ in range(resamples):
-        rows = generator.integers(len(targets), size=len(targets))
-        draws.append(metric(targets[rows], scores[rows]))
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return Interval(metric(targets, scores), float(low), float(high))
+    def __init__(self) -> None:
+        self.clips: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def add(self, ids: Iterable[str], scores: np.ndarray, targets: np.ndarray) -> None:
+        """Keep a batch: scores and targets (B, C)."""
+        self.clips.update(zip(ids, zip(scores, targets)))
+
+    def summary(
+        self, gather: Callable[[Any], list[Any]], *, single_label: bool
+    ) -> dict[str, float]:
+        """Score the clips of all ranks together.
+
+        Args:
+            gather: Object of this rank -> list of the objects of all ranks.
+            single_label: Whether each clip has one class: accuracy means something.
+
+        Returns:
+            mAP, num_clips and, for single labels, accuracy.
+
+        Raises:
+            ValueError: No clip carries a label.
+        """
+        clips: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for part in gather(self.clips):
+            clips.update(part)
+        if not any(targets.any() for _, targets in clips.values()):
+            raise ValueError(
+                f"none of the {len(clips)} validation clips has a label: check the "
+                "validation set's text file"
+            )
+        scores, targets = (np.stack(arrays) for arrays in zip(*clips.values()))
+        stats = {"mAP": mean_average_precision(targets, scores)}
+        if single_label:
+            stats["accuracy"] = accuracy(targets, scores)
+        return {**stats, "num_clips": float(len(clips))}
 
 
 def _per_class(score: Callable, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:

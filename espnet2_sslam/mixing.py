@@ -6,7 +6,6 @@ and patches always line up. Shapes: B clips, T frames, S time patches, N = 8 * S
 """
 
 import math
-from typing import Optional
 
 import torch
 
@@ -37,7 +36,7 @@ def region_steps(num_steps: int) -> int:
 
 
 def draw_regions(
-    num_steps: int, generator: torch.Generator, num_clips: Optional[int] = None
+    num_steps: int, generator: torch.Generator, num_clips: int | None = None
 ) -> torch.Tensor:
     """Draw where the two unmixed regions start.
 

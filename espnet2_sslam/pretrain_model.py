@@ -6,10 +6,11 @@ row, D channels. Rows are clip-major: row r belongs to clip r // clones.
 """
 
 import zlib
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch import nn
 
 from espnet2_sslam import losses, mixing
 from espnet2_sslam.decoder import ConvDecoder
@@ -26,8 +27,8 @@ class Draws(NamedTuple):
     """All that is random in a step: masks (B * clones, N), regions, SNR, the rest."""
 
     mask: torch.Tensor
-    regions: Optional[torch.Tensor]
-    snr: Optional[torch.Tensor]
+    regions: torch.Tensor | None
+    snr: torch.Tensor | None
     generator: torch.Generator
 
 
@@ -39,7 +40,7 @@ class Predictions(NamedTuple):
     hidden_index: torch.Tensor
 
 
-class SSLAMPretrainModel(AbsESPnetModel):
+class SSLAMPretrainModel(nn.Module):
     """Student, teacher and decoder; phase 1 (EAT) or, with `mixture`, phase 2 (SSLAM).
 
     Args:
@@ -89,11 +90,11 @@ class SSLAMPretrainModel(AbsESPnetModel):
         mixing_rule: str = "max",
         snr_range: Sequence[float] = (-5.0, 5.0),
         regions_per: str = "batch",
-        target_layers: Optional[int] = None,
-        utterance_target_layers: Optional[int] = None,
+        target_layers: int | None = None,
+        utterance_target_layers: int | None = None,
         utterance_loss_weight: float = 1.0,
         utterance_loss_reduction: str = "sum",
-        decoder_conf: Optional[dict] = None,
+        decoder_conf: dict | None = None,
         ema_decay: float = 0.9998,
         ema_end_decay: float = 0.99999,
         ema_anneal_updates: int = 100_000,
@@ -108,9 +109,11 @@ class SSLAMPretrainModel(AbsESPnetModel):
         ):
             _check_choice(name, value, choices)
         _check_sizes(encoder, clip_frames, clone_batch)
-        _check_layers("target_layers", target_layers, encoder.depth)
-        _check_layers("utterance_target_layers", utterance_target_layers, encoder.depth)
-        if mixing_rule == "waveform" and encoder.input_size != 1:
+        _check_layers("target_layers", target_layers, encoder.config.depth)
+        _check_layers(
+            "utterance_target_layers", utterance_target_layers, encoder.config.depth
+        )
+        if mixing_rule == "waveform" and encoder.config.input_size != 1:
             raise ValueError("mixing_rule: waveform needs waveforms (input_size: 1)")
         self.num_steps = clip_frames // PATCH_SIZE
         if mixture:
@@ -128,16 +131,16 @@ class SSLAMPretrainModel(AbsESPnetModel):
         self.retention_utterance = mixture and source_retention_utterance
         self.mixing_rule, self.snr_range = mixing_rule, tuple(snr_range)
         self.regions_per_clip = regions_per == "clip"
-        self.target_layers = target_layers or encoder.depth
+        self.target_layers = target_layers or encoder.config.depth
         self.utterance_target_layers = utterance_target_layers or (
-            1 if mixture else encoder.depth
+            1 if mixture else encoder.config.depth
         )
         self.utterance_loss_weight = utterance_loss_weight
         self.utterance_loss_reduction = utterance_loss_reduction
         self.seed = seed
 
         self.encoder = encoder
-        self.decoder = ConvDecoder(encoder.embed_dim, **(decoder_conf or {}))
+        self.decoder = ConvDecoder(encoder.config.embed_dim, **(decoder_conf or {}))
         self.teacher = Teacher(encoder, ema_decay, ema_end_decay, ema_anneal_updates)
         self.ema_decay = ema_decay
         # float: ESPnet's averaging of checkpoints would add up integers
@@ -152,7 +155,7 @@ class SSLAMPretrainModel(AbsESPnetModel):
         speech_lengths: torch.Tensor,
         utt_id: Sequence[str] = (),
         **unused,
-    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor], torch.Tensor]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """One step: loss, its terms and the collapse alarms, clips in the batch.
 
         Args:
@@ -168,10 +171,10 @@ class SSLAMPretrainModel(AbsESPnetModel):
     def objective(
         self,
         unmixed: torch.Tensor,
-        mixed: Optional[torch.Tensor],
+        mixed: torch.Tensor | None,
         draws: Draws,
         **given,
-    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss and stats of given inputs and draws, in numbered steps.
 
         Args:
@@ -209,7 +212,7 @@ class SSLAMPretrainModel(AbsESPnetModel):
 
     def student_inputs(
         self, speech: torch.Tensor, lengths: torch.Tensor, draws: Draws
-    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Normalised log-mel of the clips and of their partial mixtures (or None)."""
         unmixed, _ = self.encoder.fbank(speech, lengths, self.clip_frames)
         if draws.regions is None:
@@ -226,7 +229,7 @@ class SSLAMPretrainModel(AbsESPnetModel):
         return unmixed, mixed
 
     def make_targets(
-        self, unmixed: torch.Tensor, mixed: Optional[torch.Tensor], draws: Draws
+        self, unmixed: torch.Tensor, mixed: torch.Tensor | None, draws: Draws
     ) -> Targets:
         """The teacher's targets for the streams and for source retention."""
         layers = self.target_layers, self.utterance_target_layers
@@ -247,7 +250,7 @@ class SSLAMPretrainModel(AbsESPnetModel):
         return result._replace(retention=both.patch, retention_utterance=both.utterance)
 
     def predict(
-        self, fbank: torch.Tensor, draws: Draws, noise: Optional[torch.Tensor] = None
+        self, fbank: torch.Tensor, draws: Draws, noise: torch.Tensor | None = None
     ) -> Predictions:
         """The student's predictions from the visible patches.
 
@@ -261,7 +264,7 @@ class SSLAMPretrainModel(AbsESPnetModel):
         hidden = hidden.repeat(len(self.streams), 1)
         patches = self.encoder.embed(fbank)
         seen = losses.row_targets(patches, visible, self.clone_batch)
-        tokens = self.encoder.encode(seen, generator=draws.generator).tokens
+        tokens = self.encoder.encode(seen, generator=draws.generator).last
         if noise is None:
             shape = (*hidden.shape, tokens.shape[-1])
             noise = self.decoder.draw_noise(shape, tokens.dtype, draws.generator)
@@ -316,7 +319,7 @@ class SSLAMPretrainModel(AbsESPnetModel):
 
     def collect_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **unused
-    ) -> Dict[str, torch.Tensor]:
+    ) -> dict[str, torch.Tensor]:
         """Normalised log-mel and its lengths, for ESPnet's --collect_stats."""
         feats, lengths = self.encoder.fbank(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
@@ -328,10 +331,10 @@ def _check_choice(name, value, choices):
 
 
 def _check_sizes(encoder, clip_frames, clone_batch):
-    if clip_frames % PATCH_SIZE or not 0 < clip_frames <= encoder.max_frames:
+    if clip_frames % PATCH_SIZE or not 0 < clip_frames <= encoder.config.max_frames:
         raise ValueError(
             f"clip_frames must be a multiple of {PATCH_SIZE} up to the encoder's "
-            f"max_frames {encoder.max_frames}, got {clip_frames}"
+            f"max_frames {encoder.config.max_frames}, got {clip_frames}"
         )
     if clone_batch < 1:
         raise ValueError(f"clone_batch must be at least 1, got {clone_batch}")

@@ -4,7 +4,7 @@ Shapes: B clips, C streams of clips, N patches, D channels.
 """
 
 import copy
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,8 +21,8 @@ class Targets(NamedTuple):
 
     patch: torch.Tensor
     utterance: torch.Tensor
-    retention: Optional[torch.Tensor] = None
-    retention_utterance: Optional[torch.Tensor] = None
+    retention: torch.Tensor | None = None
+    retention_utterance: torch.Tensor | None = None
 
 
 def ema_decay(num_updates: int, start: float, end: float, anneal_updates: int) -> float:

@@ -18,7 +18,7 @@ import torch
 from espnet2_sslam.audio import AudioError, read_audio
 from espnet2_sslam.bin import sslam_embed
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.inference.result import FileResult
+from espnet2_sslam.inference import FileResult
 from espnet2_sslam.units import SAMPLE_RATE
 
 CLASSES = ["Dog", "Rain, light", "Siren"]

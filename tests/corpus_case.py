@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import (
+from espnet2_sslam.corpus import (
     CLASS_FILE,
     Downstream,
     write_atomically,

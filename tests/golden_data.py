@@ -47,7 +47,7 @@ def tiny_fbank():
 
 def tiny_encoder(**options):
     """Our encoder with the authors' student weights."""
-    encoder = SSLAMEncoder(128, **TINY, **options)
+    encoder = SSLAMEncoder(input_size=128, **TINY, **options)
     load_encoder(encoder, tiny_states()[0])
     return encoder
 

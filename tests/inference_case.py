@@ -70,7 +70,7 @@ def forward(model, samples):
 def tokens(model, samples, layer=-1):
     """Tokens of one clip (1+N, D) of a layer."""
     length = torch.tensor([len(samples)])
-    states, _ = model.hidden_states(torch.from_numpy(samples)[None], length)
+    states = model.hidden_states(torch.from_numpy(samples)[None], length, "all").layers
     return states[layer][0].numpy()
 
 

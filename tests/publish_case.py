@@ -7,8 +7,7 @@ import torch
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.integrations.publish.records import state_of
-from espnet2_sslam.results.runs import collect_scores
-from espnet2_sslam.results.tables import write_scores_csv
+from espnet2_sslam.results import collect_scores, write_scores_csv
 from tests.results_case import (
     BAD,
     CLASSES,

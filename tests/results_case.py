@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import yaml
 
-from espnet2_sslam.results.scoring import score_files
+from espnet2_sslam.results import score_files
 
 CLASSES = ["bell", "dog", "rain"]
 LABELS = {"a": ["bell"], "b": ["dog"], "c": ["bell", "dog"], "d": []}

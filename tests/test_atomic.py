@@ -8,8 +8,7 @@ import threading
 import pytest
 import torch
 
-from espnet2_sslam.tasks import atomic
-from espnet2_sslam.tasks.atomic import atomic_torch_save, link_atomically
+from espnet2_sslam.tasks import atomic, atomic_torch_save, link_atomically
 
 
 @pytest.fixture

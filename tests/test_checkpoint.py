@@ -11,16 +11,19 @@ from safetensors.torch import load_file, save_file
 
 from espnet2_sslam.checkpoint import (
     CheckpointError,
+    StandIn,
+    differences,
+    from_fairseq,
     load_model,
     model_config,
     model_state,
     read_parts,
+    read_pickle,
     save_model,
+    to_fairseq,
+    to_huggingface,
+    to_training,
 )
-from espnet2_sslam.checkpoint.authors import from_fairseq
-from espnet2_sslam.checkpoint.parts import differences
-from espnet2_sslam.checkpoint.pickled import StandIn, read_pickle
-from espnet2_sslam.checkpoint.write import to_fairseq, to_huggingface, to_training
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.layers import sincos_positions
 from tests.checkpoint_case import (
@@ -48,7 +51,7 @@ def authors(tmp_path_factory):
 def tokens_of(encoder, fbank):
     """Tokens of normalised log-mel."""
     with torch.no_grad():
-        return encoder.encode(encoder.embed(fbank)).tokens
+        return encoder.encode(encoder.embed(fbank)).last
 
 
 def assert_close(given, name):
@@ -81,7 +84,7 @@ def test_finetuned_checkpoint_gives_the_authors_logits(authors, frames):
     loaded = load_model(authors / FINETUNED)
     tokens = tokens_of(loaded.encoder, tiny_fbank()[:, :frames])
     model = loaded.model
-    logits = model.head(model.fc_norm(model.pooling([tokens])))
+    logits = model.head(model.fc_norm(model.pooling(EncoderOutput(tokens, [], []))))
     assert_close(logits.detach(), f"finetuned.logits_T{frames}")
     if frames == 128:
         assert_close(tokens[:2], "finetuned.features_all_T128")
@@ -242,14 +245,17 @@ def test_classifiers_of_every_kind_survive_our_folder(tmp_path, options):
     with torch.no_grad():
         expected = model.inference(speech, lengths)
         assert torch.equal(again.inference(speech, lengths), expected)
-    assert again.classes == model.classes and again.task == model.task
+    assert again.classes == model.classes and again.config.task == model.config.task
 
 
 def test_encoder_options_override_the_stored_ones(tmp_path):
     save_model(small_encoder(target_frames=512), tmp_path)
-    assert load_model(tmp_path).encoder.target_frames == 512
+    assert load_model(tmp_path).encoder.config.target_frames == 512
     loaded = load_model(tmp_path, target_frames=None, freq="concat", freeze=True)
-    assert loaded.encoder.target_frames is None and loaded.encoder.freq == "concat"
+    assert (
+        loaded.encoder.config.target_frames is None
+        and loaded.encoder.config.freq == "concat"
+    )
     with pytest.raises(ValueError, match="fbank mean/std"):
         load_model(tmp_path, fbank_mean=-6.6, fbank_std=5.4)
 
@@ -258,7 +264,7 @@ def test_encoder_options_override_the_stored_ones(tmp_path):
 def test_passes_may_be_shorter_or_longer_than_the_stored_positions(authors, frames):
     stored = load_model(authors / PRETRAIN).encoder
     encoder = load_model(authors / PRETRAIN, max_frames=frames).encoder
-    both = min(frames, stored.max_frames) // 16 * 8
+    both = min(frames, stored.config.max_frames) // 16 * 8
     assert encoder.positions.shape[1] == frames // 16 * 8
     assert torch.equal(encoder.positions[:, :both], stored.positions[:, :both])
     table = sincos_positions(48, frames // 16)
@@ -337,7 +343,7 @@ def test_legacy_files_from_before_zip_archives_are_read(authors, tmp_path):
         _use_new_zipfile_serialization=False,
     )
     loaded = load_model(tmp_path / "old.pt")
-    assert loaded.encoder.embed_dim == 48
+    assert loaded.encoder.config.embed_dim == 48
 
 
 def write_odd_files(folder, authors):

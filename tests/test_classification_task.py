@@ -15,8 +15,7 @@ from espnet2_sslam.bin import sslam_cls_inference, sslam_cls_train
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.features import kaldi_fbank
-from espnet2_sslam.tasks.classification import SSLAMClassificationTask, read_classes
-from espnet2_sslam.tasks.scheduler import WarmupCosine
+from espnet2_sslam.tasks import SSLAMClassificationTask, WarmupCosine, read_classes
 from tests.classification_case import CLASSES, SIZE, options, write_data
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -52,7 +51,7 @@ def test_training_saves_a_self_contained_configuration(trained):
 
 
 def test_validation_score_is_that_of_inference_on_every_clip(data, trained, tmp_path):
-    from espnet2_sslam.results.scoring import score_files
+    from espnet2_sslam.results import score_files
 
     infer(data, trained, tmp_path)
     scores = score_files(

@@ -7,8 +7,8 @@ import torch
 from espnet2_sslam import metrics
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.config import POOLINGS
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.pooling import POOLINGS
 
 CLASSES = ["bird", "car", "dog"]
 LENGTHS = torch.tensor([9000, 5000, 3000])

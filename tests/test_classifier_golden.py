@@ -39,7 +39,7 @@ def authors_state():
 def build(golden, authors_state, **options):
     """The tiny model with the authors' weights; it takes fbank as it is."""
     encoder = SSLAMEncoder(
-        128,
+        input_size=128,
         embed_dim=48,
         depth=3,
         num_heads=4,

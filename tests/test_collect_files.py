@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from espnet2_sslam.inference.files import collect_files
+from espnet2_sslam.inference import collect_files
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from espnet2_sslam.bin import sslam, sslam_convert
-from espnet2_sslam.checkpoint import load_model
-from espnet2_sslam.checkpoint.labels import read_labels
-from espnet2_sslam.checkpoint.pickled import read_pickle
+from espnet2_sslam.checkpoint import load_model, read_labels, read_pickle
 from tests.checkpoint_case import FINETUNED, PRETRAIN, unpack
 
 
@@ -45,8 +43,8 @@ def test_folder_export_and_authors_file_hold_the_same_model(authors, tmp_path, c
 
 
 def test_pretraining_goes_on_from_the_authors_weights(authors, tmp_path):
+    from espnet2_sslam.checkpoint import check_init_param
     from espnet2_sslam.pretrain_model import SSLAMPretrainModel
-    from espnet2_sslam.tasks.weights import check_init_param
     from tests.golden_data import tiny_model
 
     convert(authors / PRETRAIN, tmp_path / "start.pth")
@@ -92,7 +90,7 @@ def test_fbank_and_task_are_set_by_the_user(authors, tmp_path):
     convert(authors / FINETUNED, tmp_path / "spass", *words)
     loaded = load_model(tmp_path / "spass")
     assert abs(float(loaded.encoder.log_mel.std) - 3.268) < 1e-6
-    assert loaded.model.task == "multi_class"
+    assert loaded.model.config.task == "multi_class"
 
 
 def test_an_output_that_is_there_is_not_replaced(authors, tmp_path):
@@ -101,7 +99,7 @@ def test_an_output_that_is_there_is_not_replaced(authors, tmp_path):
         convert(authors / PRETRAIN, tmp_path / "x.pt")
     assert (tmp_path / "x.pt").read_text() == "precious"
     convert(authors / PRETRAIN, tmp_path / "x.pt", "--overwrite")
-    assert load_model(tmp_path / "x.pt").encoder.depth == 3
+    assert load_model(tmp_path / "x.pt").encoder.config.depth == 3
 
 
 def test_wrong_options_end_in_one_line(authors, tmp_path):

@@ -12,10 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet2_sslam.bin.data_report import write_report
-from espnet2_sslam.corpus.datadir import read_downstream, read_table
-from espnet2_sslam.corpus.dump import make_dump
-from espnet2_sslam.corpus.labels import label_name, label_word
-from espnet2_sslam.corpus.splits import read_corpus
+from espnet2_sslam.corpus import (
+    label_name,
+    label_word,
+    make_dump,
+    read_corpus,
+    read_downstream,
+    read_table,
+)
 from tests.corpora import (
     audioset,
     fsd50k,

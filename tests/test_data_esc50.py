@@ -7,10 +7,14 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from espnet2_sslam.corpus.datadir import read_downstream, read_table
-from espnet2_sslam.corpus.dump import make_dump
-from espnet2_sslam.corpus.partition import hold_out, partition_groups
-from espnet2_sslam.corpus.splits import read_corpus
+from espnet2_sslam.corpus import (
+    hold_out,
+    make_dump,
+    partition_groups,
+    read_corpus,
+    read_downstream,
+    read_table,
+)
 from tests.corpus_case import LOCAL, error_line, real_audio
 
 sys.path.insert(0, str(LOCAL))

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from espnet2_sslam.corpus.datadir import read_downstream, read_table
-from espnet2_sslam.corpus.splits import read_corpus
+from espnet2_sslam.corpus import read_corpus, read_downstream, read_table
 from tests.corpus_case import LOCAL, error_line, real_audio
 
 sys.path.insert(0, str(LOCAL))

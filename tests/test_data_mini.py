@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet2_sslam.corpus.datadir import read_classes, read_downstream, read_table
-from espnet2_sslam.corpus.splits import read_corpus
+from espnet2_sslam.corpus import read_classes, read_corpus, read_downstream, read_table
 from espnet2_sslam.units import FRAME_LENGTH
 from tests.corpus_case import LOCAL, error_line
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet2_sslam.corpus.datadir import read_downstream, read_table
-from espnet2_sslam.corpus.polyphony import (
+from espnet2_sslam.corpus import (
     LEVEL,
     Part,
     Source,
@@ -18,7 +17,9 @@ from espnet2_sslam.corpus.polyphony import (
     fit,
     mix,
     random_numbers,
+    read_downstream,
     read_sources,
+    read_table,
     sounding_level,
 )
 from tests.corpora import esc50

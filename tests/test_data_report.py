@@ -10,10 +10,7 @@ import torch
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.data_report import main, write_report
-from espnet2_sslam.corpus import expected
-from espnet2_sslam.corpus.datadir import read_table
-from espnet2_sslam.corpus.dump import make_dump
-from espnet2_sslam.corpus.expected import compare
+from espnet2_sslam.corpus import compare, expected, make_dump, read_table
 from espnet2_sslam.features import kaldi_fbank
 from tests.corpus_case import error_line, make_corpus, noise, replace_line
 

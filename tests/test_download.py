@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
+from espnet2_sslam.corpus import unpack
 from espnet2_sslam.corpus import unpack as unpack_module
-from espnet2_sslam.corpus.unpack import unpack
 from tests.corpus_case import LOCAL, error_line
 
 sys.path.insert(0, str(LOCAL))

@@ -12,11 +12,10 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet2.train.class_choices import ClassChoices
 
+from espnet2_sslam._hook import without_flash_attention_note
 from espnet2_sslam.checkpoint import CheckpointError, save_model
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.frontend import SSLAMFrontend
-from espnet2_sslam.pretrained import PretrainedEncoder
-from espnet2_sslam.tasks.quiet import without_flash_attention_note
+from espnet2_sslam.integrations.espnet import PretrainedEncoder, SSLAMFrontend
 
 with without_flash_attention_note():
     from espnet2.asr.ctc import CTC
@@ -25,7 +24,7 @@ with without_flash_attention_note():
     from espnet2.utils.get_default_kwargs import get_default_kwargs
 
     from espnet2_sslam.integrations import espnet
-    from espnet2_sslam.integrations.ctc import missing_frames
+    from espnet2_sslam.integrations.espnet import missing_frames
 
 TINY = {"embed_dim": 48, "depth": 1, "num_heads": 3, "mlp_ratio": 1.0}
 
@@ -120,7 +119,7 @@ def build(frontend_conf=None, encoder_conf=TINY, **more):
 @pytest.fixture
 def source(tmp_path):
     torch.manual_seed(3)
-    return save_model(SSLAMEncoder(1, **TINY, max_frames=64), tmp_path / "source")
+    return save_model(SSLAMEncoder(**TINY, max_frames=64), tmp_path / "source")
 
 
 @pytest.mark.parametrize("place", ["frontend", "encoder"])
@@ -236,5 +235,5 @@ def test_a_few_utterances_without_enough_frames_are_mentioned_once(caplog):
 
 
 def test_ctc_of_models_without_sslam_is_left_alone():
-    model = FakeModel(None, SSLAMEncoder(1, **TINY))
+    model = FakeModel(None, SSLAMEncoder(**TINY))
     assert torch.isfinite(ctc_step(model, [6], [12]))  # ESPnet makes it zero

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from espnet2_sslam.inference.events import (
+from espnet2_sslam.inference import (
     Event,
     class_thresholds,
     event_lines,

@@ -52,7 +52,7 @@ def counting(backend):
 @pytest.mark.parametrize("input_size", [WAVEFORM, LOG_MEL])
 @torch.no_grad()
 def test_the_compiled_encoder_is_one_graph_for_all_lengths(input_size):
-    encoder = SSLAMEncoder(input_size, **SMALL, cls_token=True).eval()
+    encoder = SSLAMEncoder(input_size=input_size, **SMALL, cls_token=True).eval()
     backend = counting("eager")
     compiled = torch.compile(encoder, fullgraph=True, dynamic=True, backend=backend)
     assert_equal_outputs(compiled, encoder, FRAMES, input_size)
@@ -94,7 +94,7 @@ def test_eager_checks_and_the_filters_survive_compilation():
 @pytest.mark.parametrize("input_size", [WAVEFORM, LOG_MEL])
 @torch.no_grad()
 def test_generated_code_gives_the_same(input_size):
-    encoder = SSLAMEncoder(input_size, **SMALL).eval()
+    encoder = SSLAMEncoder(input_size=input_size, **SMALL).eval()
     backend = counting("inductor")
     compiled = torch.compile(encoder, fullgraph=True, dynamic=True, backend=backend)
     assert_equal_outputs(compiled, encoder, FRAMES[:1], input_size)
@@ -136,7 +136,7 @@ def exported(model, input_size, frames=(60, 100)):
 @pytest.mark.parametrize("input_size", [WAVEFORM, LOG_MEL])
 @torch.no_grad()
 def test_the_exported_encoder_takes_any_batch_and_length(input_size):
-    encoder = SSLAMEncoder(input_size, **SMALL, freq="concat").eval()
+    encoder = SSLAMEncoder(input_size=input_size, **SMALL, freq="concat").eval()
     program = exported(encoder, input_size)
     assert_equal_outputs(program, encoder, [*FRAMES, [200], [17]], input_size)
 

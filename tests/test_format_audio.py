@@ -18,8 +18,7 @@ import torch
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.format_audio import main
 from espnet2_sslam.corpus import dump as dump_module
-from espnet2_sslam.corpus.datadir import read_table
-from espnet2_sslam.corpus.dump import make_dump
+from espnet2_sslam.corpus import make_dump, read_table
 from espnet2_sslam.corpus.fbank import fbank_pieces
 from espnet2_sslam.features import kaldi_fbank
 from tests.corpus_case import (

@@ -8,8 +8,12 @@ import torch
 
 from espnet2_sslam.checkpoint import CheckpointError, save_model
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.frontend import SSLAMFrontend
-from espnet2_sslam.pretrained import PretrainedEncoder, weights_follow, with_sizes
+from espnet2_sslam.integrations.espnet import (
+    PretrainedEncoder,
+    SSLAMFrontend,
+    weights_follow,
+    with_sizes,
+)
 
 TINY = {"embed_dim": 48, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0}
 SIZES = {**TINY, "max_frames": 64}
@@ -28,7 +32,7 @@ def waves(*lengths, seed=0):
 def source(tmp_path_factory):
     """A folder with a tiny model with fbank statistics of its own."""
     torch.manual_seed(3)
-    encoder = SSLAMEncoder(1, **SIZES, fbank_mean=-5.0, fbank_std=4.0)
+    encoder = SSLAMEncoder(**SIZES, fbank_mean=-5.0, fbank_std=4.0)
     return str(save_model(encoder, tmp_path_factory.mktemp("model")))
 
 
@@ -60,7 +64,7 @@ def test_upsampling_repeats_each_step():
 def test_features_start_as_the_mean_of_all_layers_patch_embedding_included():
     frontend = SSLAMFrontend(**TINY, freq="mean")
     batch = waves(8_000)
-    states, _ = frontend.encoder.hidden_states(*batch)
+    states = frontend.encoder.hidden_states(*batch, "all").layers
     assert len(states) == 3
     mean = torch.stack(states).mean(0)[:, 1:].unflatten(1, (-1, 8)).mean(2)
     assert torch.allclose(frontend(*batch)[0], mean, atol=1e-6)
@@ -81,7 +85,7 @@ def test_a_single_layer_is_that_of_the_encoder(layer):
     frontend = SSLAMFrontend(**TINY, layer=layer, freq="mean")
     assert not hasattr(frontend, "layer_weights")
     batch = waves(8_000)
-    states, _ = frontend.encoder.hidden_states(*batch)
+    states = frontend.encoder.hidden_states(*batch, "all").layers
     expected, _ = frontend.encoder.shaped(states[layer], torch.tensor([3]))
     assert torch.allclose(frontend(*batch)[0], expected, atol=1e-6)
 
@@ -145,12 +149,12 @@ def test_freezing_from_outside_keeps_evaluation_mode_too():
 
 def test_weights_sizes_and_statistics_are_those_of_the_source(source):
     frontend = SSLAMFrontend(pretrained=source)
-    assert frontend.output_size() == 8 * 48 and frontend.encoder.max_frames == 64
+    assert frontend.output_size() == 8 * 48 and frontend.encoder.config.max_frames == 64
     assert float(frontend.encoder.log_mel.mean) == -5.0
     encoder = PretrainedEncoder(1, pretrained=source, upsample=2)
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, frontend.encoder.state_dict()[name]), name
-    assert encoder.upsample == 2
+    assert encoder.config.upsample == 2
 
 
 def test_sizes_that_contradict_the_source_are_an_error(source):
@@ -221,7 +225,7 @@ def test_sampling_rate_of_recipes_is_understood(fs):
     [
         ({"fs": "8k"}, "needs audio at 16000 Hz, fs is 8k"),
         ({"fs": "fast"}, "fs must be a rate"),
-        ({"freq": "flatten"}, "freq must be concat or mean"),
+        ({"freq": "flatten"}, "freq must be one of concat, mean"),
         ({"layer": 3}, "layer must be in -1..2"),
         ({"upsample": 0}, "upsample >= 1"),
     ],

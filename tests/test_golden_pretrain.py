@@ -161,8 +161,8 @@ def test_features_of_every_layer_equal_the_authors():
     encoder, fbank = tiny_encoder().eval(), tiny_fbank()[:1]
     with torch.no_grad():
         out = encoder.encode(encoder.embed(fbank), collect=True)
-    assert relative_error(out.tokens, golden["x_final_cls_first"]) < LOSS_TOLERANCE
-    hidden, ffn = torch.cat(out.hidden[1:]), torch.cat(out.ffn)
+    assert relative_error(out.last, golden["x_final_cls_first"]) < LOSS_TOLERANCE
+    hidden, ffn = torch.cat(out.layers[1:]), torch.cat(out.ffn)
     assert relative_error(hidden, golden["block_x"]) < LOSS_TOLERANCE
     assert relative_error(ffn, golden["block_lr"]) < LOSS_TOLERANCE
 
@@ -173,7 +173,7 @@ def test_features_of_other_lengths_equal_the_authors(frames):
     encoder = tiny_encoder().eval()
     whole = frames // 16 * 16  # the authors' convolution drops an incomplete patch
     with torch.no_grad():
-        tokens = encoder.encode(encoder.embed(tiny_fbank()[:1, :whole])).tokens
+        tokens = encoder.encode(encoder.embed(tiny_fbank()[:1, :whole])).last
     assert relative_error(tokens[:, : golden.shape[1]], golden) < LOSS_TOLERANCE
 
 

@@ -129,7 +129,7 @@ def test_processes_spawned_under_the_wrapper_know_sslam():
 
 
 def test_errors_of_ours_are_one_line_and_those_of_others_keep_their_traceback():
-    ours = "from espnet2_sslam.pooling import Pooling; module.main = lambda: "
+    ours = "from espnet2_sslam.classifier import Pooling; module.main = lambda: "
     run = "\nwrapper._run_module(module.__name__, [])"
     result = python("-c", PROBE + ours + "Pooling('max', 8)" + run)
     assert result.returncode == 1

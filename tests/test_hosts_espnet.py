@@ -96,7 +96,7 @@ def packed(data, tmp_path_factory):
     """A model trained from pre-trained weights, packed; its source is gone after."""
     folder = tmp_path_factory.mktemp("packed")
     torch.manual_seed(3)
-    source = save_model(SSLAMEncoder(1, **TINY, max_frames=640), folder / "source")
+    source = save_model(SSLAMEncoder(**TINY, max_frames=640), folder / "source")
     printed, _ = python(*ASR, "--print_config", *ENCODER[:2], "--frontend", "sslam")
     options = yaml.safe_load(printed)  # nothing but YAML on stdout
     assert options["encoder_conf"]["freq"] == "mean"

@@ -14,8 +14,7 @@ import pytest
 import yaml
 from huggingface_hub import constants, hf_hub_download
 
-from espnet2_sslam.checkpoint import archive, hub, hub_files
-from espnet2_sslam.checkpoint.errors import CheckpointError
+from espnet2_sslam.checkpoint import CheckpointError, archive, hub, hub_files
 from tests.hub_case import COMMIT, Hub
 
 REPO = "someone/sslam"

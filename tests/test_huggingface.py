@@ -282,7 +282,9 @@ def test_a_new_head_on_a_pretrained_encoder_learns(folder, tmp_path):
     assert losses[-1] < 0.5 * losses[0]
     model.save_pretrained(tmp_path / "tuned")
     loaded = load_model(tmp_path / "tuned")
-    assert loaded.classes == ["low", "high"] and loaded.model.task == "multi_class"
+    assert (
+        loaded.classes == ["low", "high"] and loaded.model.config.task == "multi_class"
+    )
     with torch.no_grad():
         wanted = model.eval()(batch).logits
         found = loaded.model.inference(batch, torch.full((4,), 8_000))

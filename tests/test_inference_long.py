@@ -188,7 +188,9 @@ def test_a_pooling_head_scores_each_time_step_by_its_patches(pooling, weighted_l
     assert result.values.shape == (19, 4)
     length = torch.tensor([len(clip)])
     with torch.no_grad():
-        states, _ = model.encoder.hidden_states(torch.from_numpy(clip)[None], length)
+        states = model.encoder.hidden_states(
+            torch.from_numpy(clip)[None], length, "all"
+        ).layers
         states = states if weighted_layers else states[-1:]
         for step in (0, 7, 18):
             own = [

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet2_sslam.corpus.weights import class_balanced_weights
-from espnet2_sslam.tasks.iterators import (
+from espnet2_sslam.corpus import class_balanced_weights
+from espnet2_sslam.tasks import (
     BalancedSampler,
     ClipSampler,
     EpochIterFactory,

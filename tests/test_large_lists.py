@@ -8,10 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from espnet2_sslam.corpus import dump, report
-from espnet2_sslam.corpus.formatting import Record
-from espnet2_sslam.corpus.records import RecordBook
-from espnet2_sslam.tasks.dataset import read_labels, read_weights
+from espnet2_sslam.corpus import Record, RecordBook, dump, report
+from espnet2_sslam.tasks import read_labels, read_weights
 from tests.corpora import large
 from tests.corpus_case import LOCAL, ROOT
 

@@ -33,7 +33,7 @@ CLASSES = ["dog bark", "pluie", "水"]
 
 def encoder(**options):
     torch.manual_seed(0)
-    return SSLAMEncoder(1, **{**SMALL, **options}).eval()
+    return SSLAMEncoder(**{**SMALL, **options}).eval()
 
 
 def classifier(pooling="mean", **options):

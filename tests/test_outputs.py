@@ -11,13 +11,15 @@ import kaldiio
 import numpy as np
 import pytest
 
-from espnet2_sslam.inference.arrays import kaldi_id, plain, whole_files
-from espnet2_sslam.inference.events import find_events
-from espnet2_sslam.inference.files import AudioInput
-from espnet2_sslam.inference.journal import Journal
-from espnet2_sslam.inference.outputs import (
+from espnet2_sslam.inference import (
+    AudioInput,
+    Journal,
     best_labels,
+    find_events,
+    kaldi_id,
     output_format,
+    plain,
+    whole_files,
     write_embeddings,
     write_events,
     write_scores,

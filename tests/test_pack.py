@@ -10,15 +10,11 @@ from espnet2.main_funcs.pack_funcs import pack, unpack
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 from espnet_model_zoo.downloader import ModelDownloader
 
-from espnet2_sslam.checkpoint import load_model
-from espnet2_sslam.checkpoint.hub import resolve
+from espnet2_sslam.checkpoint import load_model, resolve
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.integrations.pack import pack_model, training_config
-from espnet2_sslam.tasks.classification import (
-    SSLAMClassificationTask,
-    inherited_options,
-)
+from espnet2_sslam.tasks import SSLAMClassificationTask, inherited_options
 
 CLASSES = ["dog", "rain", "Flöte"]
 

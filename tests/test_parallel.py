@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from espnet2_sslam.corpus.parallel import parallel_map
+from espnet2_sslam.corpus import parallel_map
 from tests.corpus_case import ROOT
 
 PROGRAM = """

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from espnet2_sslam.tasks.optimizer import parameter_groups
+from espnet2_sslam.tasks import parameter_groups
 from tests.toy_task import ToyModel
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet2_sslam.tasks.preprocess import ClipError, ClipPreprocessor, collate_clips
+from espnet2_sslam.tasks import ClipError, ClipPreprocessor, collate_clips
 
 
 def wave(size=1000, dtype=np.float32):

@@ -16,7 +16,7 @@ SAMPLES = FRAMES * 160 + 240
 def model(input_size=1, depth=2, **options):
     torch.manual_seed(0)
     encoder = SSLAMEncoder(
-        input_size, embed_dim=24, depth=depth, num_heads=2, max_frames=320
+        input_size=input_size, embed_dim=24, depth=depth, num_heads=2, max_frames=320
     )
     options = {
         "clip_frames": FRAMES,

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from espnet2_sslam.features import kaldi_fbank
-from espnet2_sslam.tasks.pretrain import SSLAMTask
+from espnet2_sslam.tasks import SSLAMTask
 from tests.toy_task import arguments, write_clips
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -94,4 +94,4 @@ def test_a_model_is_built_with_the_seed_of_the_training(data, tmp_path):
     args = parse(data, tmp_path, CONF / "pretrain_sslam_tiny.yaml", "--seed", "5")
     model = SSLAMTask.build_model(args)
     assert model.seed == 5 and model.streams == ("unmixed", "mixed")
-    assert model.encoder.embed_dim == 96
+    assert model.encoder.config.embed_dim == 96

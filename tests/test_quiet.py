@@ -2,7 +2,7 @@
 
 import sys
 
-from espnet2_sslam.tasks.quiet import without_flash_attention_note
+from espnet2_sslam._hook import without_flash_attention_note
 
 
 def test_only_the_note_is_dropped(capsys):

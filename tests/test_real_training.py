@@ -6,8 +6,7 @@ import soundfile
 import torch
 from sklearn.metrics import average_precision_score
 
-from espnet2_sslam.tasks.classification import SSLAMClassificationTask
-from espnet2_sslam.tasks.pretrain import SSLAMTask
+from espnet2_sslam.tasks import SSLAMClassificationTask, SSLAMTask
 from tests.toy_task import (
     arguments,
     assert_same,

@@ -122,7 +122,7 @@ def test_the_table_says_where_sslam_is_and_what_its_weights_are(config):
 @pytest.mark.slow
 def test_all_stages_end_with_a_table_and_a_second_run_has_nothing_to_do(tmp_path):
     torch.manual_seed(0)
-    encoder = SSLAMEncoder(1, embed_dim=48, depth=1, num_heads=3, mlp_ratio=1.0)
+    encoder = SSLAMEncoder(embed_dim=48, depth=1, num_heads=3, mlp_ratio=1.0)
     options = {
         "--python": sys.executable,
         "--corpus_dir": real_audio("fsdd-mini"),

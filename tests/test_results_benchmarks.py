@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 
 from espnet2_sslam.bin.sslam_benchmarks import main
-from espnet2_sslam.results import paper
-from espnet2_sslam.results.figures import draw_figures
-from espnet2_sslam.results.record import collect
-from espnet2_sslam.results.report import findings, write_all
-from espnet2_sslam.results.runs import in_order
-from espnet2_sslam.results.scoring import score_files
-from espnet2_sslam.results.series import all_series, chance_level, numbered_splits
+from espnet2_sslam.results import (
+    all_series,
+    chance_level,
+    collect,
+    draw_figures,
+    findings,
+    in_order,
+    numbered_splits,
+    paper,
+    score_files,
+    write_all,
+)
 from tests.corpus_case import error_line
 from tests.results_case import (
     BAD,

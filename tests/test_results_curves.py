@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from espnet2_sslam.bin.sslam_curves import main
-from espnet2_sslam.results import curves, paper
-from espnet2_sslam.results.history import read_history
+from espnet2_sslam.results import curves, paper, read_history
 from tests.corpus_case import error_line
 from tests.results_case import write_history
 

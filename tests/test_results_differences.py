@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from espnet2_sslam.results import differences, paper
-from espnet2_sslam.results.record import collect
+from espnet2_sslam.results import collect, differences, paper
 from tests.results_case import BAD, GOOD, write_dump, write_history, write_scores
 from tests.test_results_curves import at, write_run
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from espnet2_sslam.results.history import read_history, thin_out, train_curves
+from espnet2_sslam.results import read_history, thin_out, train_curves
 from tests.results_case import write_history
 
 

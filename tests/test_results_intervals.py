@@ -10,7 +10,7 @@ from espnet2_sslam.metrics import (
     bootstrap_interval,
     mean_average_precision,
 )
-from espnet2_sslam.results.intervals import ResampledPrecision, bootstrap
+from espnet2_sslam.results import ResampledPrecision, bootstrap
 
 
 def case(clips=60, classes=5, ties=True, seed=0):

@@ -23,7 +23,7 @@ def write_model(folder, **options):
     """Write a small random model as ESPnet's output directory."""
     torch.manual_seed(0)
     conf = dict(clip_frames=96, clone_batch=2, decoder_conf=DECODER, **options)
-    model = SSLAMPretrainModel(SSLAMEncoder(1, **ENCODER), **conf)
+    model = SSLAMPretrainModel(SSLAMEncoder(**ENCODER), **conf)
     folder.mkdir()
     torch.save(model.state_dict(), folder / "latest.pth")
     config = dict(input_size=1, encoder_conf=ENCODER, model_conf=conf)

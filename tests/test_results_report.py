@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 
 from espnet2_sslam.bin import sslam_results
-from espnet2_sslam.results import paper, plots
-from espnet2_sslam.results.record import Record, Split, collect
-from espnet2_sslam.results.report import findings, write_all
-from espnet2_sslam.results.summary import Cell, compare
+from espnet2_sslam.results import (
+    Cell,
+    Record,
+    Split,
+    collect,
+    compare,
+    findings,
+    paper,
+    plots,
+    write_all,
+)
 from tests.results_case import (
     BAD,
     CLASSES,

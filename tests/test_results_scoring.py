@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from espnet2_sslam.results.scoring import read_predictions, score_files
+from espnet2_sslam.results import read_predictions, score_files
 
 CLASSES = ["bell", "dog", "rain", "siren"]
 TEXT = {"a": ["bell"], "b": ["dog", "bell"], "c": [], "d": ["rain"]}

@@ -157,7 +157,10 @@ def test_options_come_from_a_file_and_keywords_win(tmp_path):
     upstream = sslam(ckpt=None, model_config=str(path), refresh=False)
     assert (upstream.rate, states(upstream, 16000).shape[-1]) == (320, 32)
     assert sslam(model_config=path, upsample=4).rate == 640
-    assert sslam_mean(model_config={**TINY, "freq": "concat"}).encoder.freq == "mean"
+    assert (
+        sslam_mean(model_config={**TINY, "freq": "concat"}).encoder.config.freq
+        == "mean"
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from espnet2_sslam.tasks.scheduler import WarmupCosine
+from espnet2_sslam.tasks import WarmupCosine
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/schedules.json").read_text())
 

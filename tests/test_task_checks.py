@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from espnet2_sslam.tasks.weights import check_init_param
+from espnet2_sslam.checkpoint import check_init_param
 from tests.toy_task import ToyModel, ToyTask, arguments, write_clips
 
 

@@ -10,15 +10,18 @@ import torch
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.features import kaldi_fbank
-from espnet2_sslam.inference import spectrogram as spectrogram_module
-from espnet2_sslam.inference.spectrogram import Spectrogram, read_spectrogram
-from espnet2_sslam.inference.timeline import (
+from espnet2_sslam.inference import (
     LABEL_COLUMNS,
+    Spectrogram,
     draw_timeline,
     make_timeline,
     mel_position,
     plain_text,
+    read_spectrogram,
     save_picture,
+)
+from espnet2_sslam.inference import spectrogram as spectrogram_module
+from espnet2_sslam.inference import (
     time_ticks,
     wrap_label,
 )

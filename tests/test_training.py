@@ -8,8 +8,7 @@ import pytest
 import torch
 from espnet2.train.trainer import Trainer
 
-from espnet2_sslam.tasks import trainer
-from espnet2_sslam.tasks.base import scheduler_classes
+from espnet2_sslam.tasks import scheduler_classes, trainer
 from tests.toy_task import (
     ToyModel,
     ToyTask,

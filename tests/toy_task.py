@@ -17,7 +17,7 @@ import soundfile
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
-from espnet2_sslam.tasks.base import SSLAMAbsTask
+from espnet2_sslam.tasks import SSLAMAbsTask
 
 ROOT = Path(__file__).resolve().parent.parent
 

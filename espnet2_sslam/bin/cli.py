@@ -4,8 +4,8 @@ import argparse
 import errno
 import logging
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Callable, Iterator
 
 # What bad input, a missing file or a full disk raise. Anything else is a mistake of
 # ours and keeps its traceback.

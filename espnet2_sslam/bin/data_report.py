@@ -12,14 +12,16 @@ import logging
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import (
+from espnet2_sslam.corpus import (
+    STATS_SPLIT,
+    collect,
     read_downstream,
+    report_text,
     table_lines,
+    warnings,
     write_atomically,
 )
 from espnet2_sslam.corpus.fbank import fbank_statistics
-from espnet2_sslam.corpus.report import STATS_SPLIT, collect
-from espnet2_sslam.corpus.report_text import report_text, warnings
 
 MAX_STATS_CLIPS = 100_000  # of 10 s: some ten minutes of one core
 

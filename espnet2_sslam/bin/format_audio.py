@@ -12,8 +12,7 @@ import logging
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.dump import make_dump
-from espnet2_sslam.corpus.formatting import AUDIO_FORMATS
+from espnet2_sslam.corpus import AUDIO_FORMATS, make_dump
 
 
 def str2bool(value: str) -> bool:

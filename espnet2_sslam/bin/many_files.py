@@ -4,20 +4,18 @@ import argparse
 import hashlib
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from espnet2_sslam import __version__
-from espnet2_sslam.inference.arrays import plain
-from espnet2_sslam.inference.files import AudioInput
-from espnet2_sslam.inference.journal import Journal
-from espnet2_sslam.inference.rows import Rows, StoredRows
+from espnet2_sslam.inference import AudioInput, Journal, Rows, StoredRows, plain
 
-Compute = Callable[[List[str]], Iterator]  # paths -> FileResult of each, in order
+Compute = Callable[[list[str]], Iterator]  # paths -> FileResult of each, in order
 
 
 def run_job(
@@ -26,7 +24,7 @@ def run_job(
     model,
     options: Mapping[str, Any],
     compute: Compute,
-    write: Callable[[StoredRows, Dict[str, Any]], None],
+    write: Callable[[StoredRows, dict[str, Any]], None],
 ) -> None:
     """Run a model over the files that the options name and write one output.
 
@@ -50,7 +48,7 @@ def run_job(
         "espnet2_sslam": __version__,
     }
     with Journal(args.output, job, args.restart) as journal:
-        failures: Dict[str, str] = {}
+        failures: dict[str, str] = {}
         try:
             _fill(journal, items, compute, failures)
             results = journal.rows(items)
@@ -81,7 +79,7 @@ def _fill(
     journal: Journal,
     items: Sequence[AudioInput],
     compute: Compute,
-    failures: Dict[str, str],
+    failures: dict[str, str],
 ) -> None:
     """Bring the journal up to date; collect why files could not be used."""
     todo = journal.pending(items)
@@ -113,7 +111,7 @@ def _results(compute: Compute, items: Sequence[AudioInput]) -> Iterator:
         ) from None
 
 
-def problem(result) -> Optional[str]:
+def problem(result) -> str | None:
     """Why a `FileResult` cannot be used, or None."""
     if result.error is None and not np.isfinite(result.values).all():
         return "not finite: the model gives NaN or infinity, see --dtype and the model"
@@ -133,7 +131,7 @@ def print_job(
     Raises:
         ValueError: Files that could not be used.
     """
-    failures: Dict[str, str] = {}
+    failures: dict[str, str] = {}
 
     def results() -> Iterator[Rows]:
         with closing(_results(compute, items)) as found:

@@ -2,8 +2,8 @@
 
 import argparse
 import logging
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 HELP_STYLE = argparse.RawDescriptionHelpFormatter
 

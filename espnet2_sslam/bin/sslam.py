@@ -12,7 +12,7 @@ Each has --help.
 
 import importlib
 import sys
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import espnet2_sslam
 from espnet2_sslam.bin.cli import run_main
@@ -27,7 +27,7 @@ COMMANDS = {
 }
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Run the sub-command that the first word names."""
     words = list(sys.argv[1:] if cmd is None else cmd)
     if not words or words[0] in ("-h", "--help"):

@@ -1,11 +1,11 @@
 """Put the results of several benchmarks into one table, beside published numbers."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.results.runs import MODELS
+from espnet2_sslam.results import MODELS
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -31,11 +31,11 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Write the table."""
     args = get_parser().parse_args(cmd)
     # After the options: it takes seconds to import torch.
-    from espnet2_sslam.results.benchmarks import write_benchmarks
+    from espnet2_sslam.results import write_benchmarks
 
     rows = write_benchmarks(
         [tuple(pair) for pair in args.benchmark],

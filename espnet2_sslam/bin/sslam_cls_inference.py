@@ -4,8 +4,8 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def load_classifier(config_file: Path, model_file: Path):
     Raises:
         ValueError: a file is missing, or the weights do not fit the configuration.
     """
-    from espnet2_sslam.tasks.weights import compare_states, load_states
+    from espnet2_sslam.checkpoint import compare_states, load_states
 
     for path in (config_file, model_file):
         if not path.is_file():
@@ -78,8 +78,7 @@ def batches(
     num_workers: int,
 ) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
     """Yield (ids, batch) over all clips in the order of `keys`."""
-    from espnet2_sslam.tasks.dataset import ClipDataset
-    from espnet2_sslam.tasks.preprocess import ClipPreprocessor, collate_clips
+    from espnet2_sslam.tasks import ClipDataset, ClipPreprocessor, collate_clips
 
     preprocess = ClipPreprocessor(
         False, max_samples=config["max_samples"], input_size=config["input_size"]
@@ -106,9 +105,9 @@ def write_predictions(path: Path, **arrays: np.ndarray) -> None:
         partial.unlink(missing_ok=True)
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Load, predict, write."""
-    from espnet2_sslam.tasks.dataset import read_keys
+    from espnet2_sslam.tasks import read_keys
 
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -17,8 +17,9 @@ OUTPUT's suffix says what to write, or --to:
 import argparse
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence
+from typing import Any
 
 from espnet2_sslam.bin.cli import run_main
 
@@ -51,7 +52,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Read, complete, write, and say what was written."""
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -83,9 +84,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def read(args: argparse.Namespace):
     """The parts of SOURCE with the user's additions."""
-    from espnet2_sslam.checkpoint.complete import complete
-    from espnet2_sslam.checkpoint.labels import read_labels
-    from espnet2_sslam.checkpoint.load import read_parts
+    from espnet2_sslam.checkpoint import complete, read_labels, read_parts
 
     parts = read_parts(args.source, revision=args.revision, cache_dir=args.cache_dir)
     classes, fbank = None, None
@@ -104,14 +103,14 @@ def read(args: argparse.Namespace):
 
 def build(parts: Any, source: str):
     """The model with the parts' weights; CheckpointError where they do not fit."""
-    from espnet2_sslam.checkpoint.folder import build_model, fill_model
+    from espnet2_sslam.checkpoint import build_model, fill_model
 
     return fill_model(build_model(parts.config), stored_state(parts), source)
 
 
 def stored_state(parts: Any):
     """The content of model.safetensors."""
-    from espnet2_sslam.checkpoint.folder import join_state
+    from espnet2_sslam.checkpoint import join_state
 
     fbank = parts.config["fbank_mean"], parts.config["fbank_std"]
     return join_state(parts.encoder, fbank, parts.head)
@@ -128,7 +127,7 @@ def write_fairseq(parts: Any, output: Path) -> None:
     """The authors' layout."""
     import torch
 
-    from espnet2_sslam.checkpoint.write import to_fairseq
+    from espnet2_sslam.checkpoint import to_fairseq
 
     whole(output, lambda path: torch.save(to_fairseq(parts), path))
 
@@ -137,15 +136,14 @@ def write_training(parts: Any, output: Path) -> None:
     """A file for --init_param."""
     import torch
 
-    from espnet2_sslam.checkpoint.write import to_training
+    from espnet2_sslam.checkpoint import to_training
 
     whole(output, lambda path: torch.save(to_training(parts), path))
 
 
 def write_huggingface(parts: Any, output: Path) -> None:
     """A folder in the layout of the authors' exports."""
-    from espnet2_sslam.checkpoint import folder
-    from espnet2_sslam.checkpoint.write import to_huggingface
+    from espnet2_sslam.checkpoint import folder, to_huggingface
 
     state, config = to_huggingface(parts)
     folder.write_folder(config, state, output)

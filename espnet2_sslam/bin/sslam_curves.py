@@ -8,8 +8,8 @@ scenes. The authors validate on the test set, so a run must do so, too.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from espnet2_sslam.bin.cli import run_main
 
@@ -31,13 +31,12 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Compare, print, and write the numbers and the plot."""
     args = get_parser().parse_args(cmd)
     # After the options: it takes seconds to import torch.
-    from espnet2_sslam.results import curves
-    from espnet2_sslam.results.files import write_json
-    from espnet2_sslam.results.history import read_history
+    from espnet2_sslam.results import curves, read_history
+    from espnet2_sslam.store import write_json
 
     history = read_history(args.run)
     benchmark = args.benchmark or args.run.resolve().name

@@ -1,7 +1,7 @@
 """Turn audio files into features (embeddings) of a trained encoder."""
 
 import argparse
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 from espnet2_sslam.bin import model_options
 from espnet2_sslam.bin.cli import run_main
@@ -58,7 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _layer(text: str) -> Union[int, str]:
+def _layer(text: str) -> int | str:
     """A block's number, or `all`."""
     if text == "all":
         return text
@@ -70,15 +70,14 @@ def _layer(text: str) -> Union[int, str]:
         ) from None
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Embed the files."""
     args = get_parser().parse_intermixed_args(cmd)
     model_options.start_logging()
     model_options.check_windows(args)
     # After the options: torch takes seconds to import.
     from espnet2_sslam.bin.many_files import run_job
-    from espnet2_sslam.inference.files import collect_files
-    from espnet2_sslam.inference.outputs import output_format, write_embeddings
+    from espnet2_sslam.inference import collect_files, output_format, write_embeddings
 
     format = output_format(args.output, args.format, FORMATS)
     series = args.chunk is not None or args.pooling == "frames"

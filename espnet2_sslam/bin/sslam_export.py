@@ -15,8 +15,9 @@ clips, silence among them, and on those of --check_audio. If a difference is abo
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any
 
 from espnet2_sslam.bin.cli import run_main
 
@@ -101,7 +102,7 @@ def _layer(text: str):
     return text if text == "all" else int(text)
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Load, export, check, and say what was written."""
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -143,7 +144,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     print(f"checked: {exported.check}")
 
 
-def _given(args: argparse.Namespace, names: Sequence[str]) -> Dict[str, Any]:
+def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     """Return the options among `names` that were given."""
     values = {name: getattr(args, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}

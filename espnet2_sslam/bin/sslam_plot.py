@@ -2,8 +2,8 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from espnet2_sslam.bin import model_options
 from espnet2_sslam.bin.cli import run_main
@@ -56,14 +56,13 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Draw the picture."""
     args = get_parser().parse_intermixed_args(cmd)
     model_options.start_logging()
     _check(args)
     # After the options: torch takes seconds to import.
-    from espnet2_sslam.inference.spectrogram import read_spectrogram
-    from espnet2_sslam.inference.timeline import draw_timeline, save_picture
+    from espnet2_sslam.inference import draw_timeline, read_spectrogram, save_picture
 
     spectrogram = read_spectrogram(args.file)
     duration = float(spectrogram.edges[-1])
@@ -96,7 +95,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _timeline(args: argparse.Namespace, model, duration: float):
     """The labels over time, of time steps or of windows."""
-    from espnet2_sslam.inference.timeline import make_timeline
+    from espnet2_sslam.inference import make_timeline
 
     chunk, hop = args.chunk, args.hop
     steps = args.frames or args.window is not None or args.resolution is not None

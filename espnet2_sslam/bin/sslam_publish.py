@@ -17,8 +17,8 @@ uploads the folder as it is. With --output and --hf_repo both steps are done at 
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from espnet2_sslam.bin.cli import run_main
 
@@ -68,7 +68,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Write the folder, upload it, or both."""
     parser = get_parser()
     args = parser.parse_args(cmd)

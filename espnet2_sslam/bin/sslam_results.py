@@ -2,11 +2,11 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.results.runs import MODELS
+from espnet2_sslam.results import MODELS
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -32,14 +32,13 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Write the report."""
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     logging.getLogger("tensorboard").setLevel(logging.WARNING)
     # After the options: it takes seconds to import torch.
-    from espnet2_sslam.results.record import collect
-    from espnet2_sslam.results.report import write_all
+    from espnet2_sslam.results import collect, write_all
 
     record = collect(
         args.expdir,

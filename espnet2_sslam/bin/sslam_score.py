@@ -1,12 +1,12 @@
 """Score a classifier's predictions against the labels of a data directory."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import TASKS
-from espnet2_sslam.results.scoring import score_files
+from espnet2_sslam.corpus import TASKS
+from espnet2_sslam.results import score_files
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Score and print the main number."""
     metrics = score_files(**vars(get_parser().parse_args(cmd)))
     shown = [f"mAP {metrics['mAP']:.4f}"]

@@ -17,8 +17,8 @@ was interrupted is resumed, and a run with other settings is moved to EXPDIR_rep
 import argparse
 import logging
 import signal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from espnet2_sslam.bin.cli import run_main
 
@@ -76,7 +76,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Run what is missing and write the table."""
     args = get_parser().parse_args(cmd)
     logging.basicConfig(

@@ -2,8 +2,9 @@
 
 import argparse
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from espnet2_sslam.bin import model_options
 from espnet2_sslam.bin.cli import run_main
@@ -91,15 +92,14 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Optional[Sequence[str]] = None) -> None:
+def main(cmd: Sequence[str] | None = None) -> None:
     """Tag the files."""
     args = get_parser().parse_intermixed_args(cmd)
     model_options.start_logging()
     _check(args)
     # After the options: torch takes seconds to import.
     from espnet2_sslam.bin.many_files import print_job, run_job
-    from espnet2_sslam.inference.files import collect_files
-    from espnet2_sslam.inference.outputs import output_format
+    from espnet2_sslam.inference import collect_files, output_format
 
     if args.output is not None:
         formats = EVENT_FORMATS if args.events else FORMATS
@@ -136,7 +136,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--format needs -o: the file to write")
 
 
-def _computation(args, model) -> Tuple[Dict[str, Any], Callable]:
+def _computation(args, model) -> tuple[dict[str, Any], Callable]:
     """What the scores depend on, and the function from paths to `FileResult`."""
     if args.frames or args.events:
         options = {"resolution": args.resolution or 0.16, "window": args.window}
@@ -147,7 +147,7 @@ def _computation(args, model) -> Tuple[Dict[str, Any], Callable]:
 
 def _finder(args, classes: Sequence[str], threshold: Mapping[str, float]) -> Callable:
     """The function from a file's scores to its events."""
-    from espnet2_sslam.inference.events import find_events
+    from espnet2_sslam.inference import find_events
 
     return lambda rows: find_events(
         rows.values,
@@ -163,8 +163,7 @@ def _finder(args, classes: Sequence[str], threshold: Mapping[str, float]) -> Cal
 
 def _chooser(args, classes: Sequence[str], threshold: Mapping[str, float]) -> Callable:
     """The function from a row's scores to its labels."""
-    from espnet2_sslam.inference.events import class_thresholds
-    from espnet2_sslam.inference.outputs import best_labels
+    from espnet2_sslam.inference import best_labels, class_thresholds
 
     top_k = TOP_K if args.top_k is None else args.top_k
     return best_labels(classes, top_k, class_thresholds(threshold, classes))
@@ -172,7 +171,7 @@ def _chooser(args, classes: Sequence[str], threshold: Mapping[str, float]) -> Ca
 
 def _writer(args, format: str, classes: Sequence[str], threshold) -> Callable:
     """The function that writes the results to the output."""
-    from espnet2_sslam.inference.outputs import write_events, write_scores
+    from espnet2_sslam.inference import write_events, write_scores
 
     if args.events:
         find = _finder(args, classes, threshold)
@@ -186,7 +185,7 @@ def _writer(args, format: str, classes: Sequence[str], threshold) -> Callable:
 
 def _printer(args, classes: Sequence[str], threshold) -> Callable:
     """The function from results, as they come, to lines on stdout."""
-    from espnet2_sslam.inference.outputs import event_table
+    from espnet2_sslam.inference import event_table
 
     if args.events:
         find = _finder(args, classes, threshold)
@@ -217,7 +216,7 @@ def label_lines(results, choose: Callable, series: bool):
                     yield "  no label reaches the threshold"
 
 
-def parse_thresholds(given: List[str], default: float) -> Dict[str, float]:
+def parse_thresholds(given: list[str], default: float) -> dict[str, float]:
     """Turn NUMBER, LABEL=NUMBER and JSON files into thresholds by label.
 
     Returns:
@@ -244,7 +243,7 @@ def parse_thresholds(given: List[str], default: float) -> Dict[str, float]:
     return thresholds
 
 
-def _threshold_file(path: Path) -> Dict[str, float]:
+def _threshold_file(path: Path) -> dict[str, float]:
     """The thresholds of a JSON file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ from espnet2_sslam.bin.cli import run_main
 
 def main(cmd=None) -> None:
     """Train; `--help` lists the options, `--print_config` the whole configuration."""
-    from espnet2_sslam.tasks.pretrain import SSLAMTask
+    from espnet2_sslam.tasks import SSLAMTask
 
     SSLAMTask.main(cmd=cmd)
 

@@ -10,8 +10,9 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, NamedTuple, Union
+from typing import Any, BinaryIO, NamedTuple
 
 import yaml
 
@@ -33,12 +34,12 @@ class Packed(NamedTuple):
     weights: str
 
 
-def is_archive(path: Union[str, Path]) -> bool:
+def is_archive(path: str | Path) -> bool:
     """Whether the name is that of an archive that ESPnet packs models into."""
     return str(path).lower().endswith(SUFFIXES)
 
 
-def read_meta(text: Union[str, bytes], source: str) -> Packed:
+def read_meta(text: str | bytes, source: str) -> Packed:
     """The two files that the content of a meta.yaml names.
 
     Raises:
@@ -58,7 +59,7 @@ def read_meta(text: Union[str, bytes], source: str) -> Packed:
 META_KEYS = ("yaml_files", "files")
 
 
-def _one_of(named: Dict[str, Any], ending: str, source: str) -> str:
+def _one_of(named: dict[str, Any], ending: str, source: str) -> str:
     """The only file, or the only one whose name has the ending."""
     found = [v for k, v in named.items() if str(k).endswith(ending)]
     found = list(named.values()) if len(named) == 1 else found
@@ -71,7 +72,7 @@ def _one_of(named: Dict[str, Any], ending: str, source: str) -> str:
     return found[0].lstrip("/")
 
 
-def unpack(archive: Union[str, Path], cache_dir: Union[str, Path]) -> Path:
+def unpack(archive: str | Path, cache_dir: str | Path) -> Path:
     """Take a packed model out of its archive, once.
 
     Args:
@@ -142,7 +143,7 @@ def _unpack_into(archive: Path, folder: Path) -> None:
     (folder / META_FILE).write_text(yaml.safe_dump(names), encoding="utf-8")
 
 
-def _members(file: Union[zipfile.ZipFile, tarfile.TarFile], archive: Path):
+def _members(file: zipfile.ZipFile | tarfile.TarFile, archive: Path):
     """The archive's files by name; every name is checked."""
     if isinstance(file, zipfile.ZipFile):
         entries = [
@@ -158,8 +159,8 @@ def _members(file: Union[zipfile.ZipFile, tarfile.TarFile], archive: Path):
         ]
     if len(entries) > MAX_MEMBERS:
         raise CheckpointError(f"{archive} holds {len(entries)} files: not a model")
-    members: Dict[str, _Member] = {}
-    unsafe: List[str] = []
+    members: dict[str, _Member] = {}
+    unsafe: list[str] = []
     for name, size, plain, opener in entries:
         parts = name.replace("\\", "/").split("/")
         if not plain or name.startswith(("/", "\\")) or ".." in parts or ":" in name:

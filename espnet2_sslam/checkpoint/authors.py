@@ -4,7 +4,8 @@ Source: files written by the trainer of ta012/SSLAM@0a3c0ff (which keeps the lay
 cwx-worst-one/EAT@06c1c34); the exports' layout as their public loaders read it.
 """
 
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -105,7 +106,7 @@ def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Pa
     return parts
 
 
-def _split_teacher(state: Any, source: str) -> Tuple[State, Optional[State]]:
+def _split_teacher(state: Any, source: str) -> tuple[State, State | None]:
     """The student's entries and the EMA's, which may be nested or flat."""
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{source} holds no state dict under `model`")
@@ -125,7 +126,7 @@ def _split_teacher(state: Any, source: str) -> Tuple[State, Optional[State]]:
     return own, teacher or None
 
 
-def _refuse(source: str, encoder: State, others: List[str]) -> None:
+def _refuse(source: str, encoder: State, others: list[str]) -> None:
     """Refuse entries that are too many; nothing known at all is another model."""
     if not encoder:
         shown = ", ".join(sorted(others)[:3]) or "nothing"
@@ -140,7 +141,7 @@ def _refuse(source: str, encoder: State, others: List[str]) -> None:
 
 
 def _check_architecture(
-    source: str, cfg: Mapping[str, Any], image: Optional[Dict[str, Any]] = None
+    source: str, cfg: Mapping[str, Any], image: dict[str, Any] | None = None
 ) -> None:
     """Refuse options that change the network in ways our encoder does not have."""
     pairs = [(cfg, BUILT_IN), (cfg, image or {})]
@@ -157,8 +158,8 @@ def _check_architecture(
 
 
 def _config(
-    parts: Parts, num_heads: Optional[int], classes: Optional[List[str]]
-) -> Dict[str, Any]:
+    parts: Parts, num_heads: int | None, classes: list[str] | None
+) -> dict[str, Any]:
     """What config.json will say; `num_heads` may still be unknown (None)."""
     sizes = encoder_sizes(parts.encoder)
     if num_heads is None and sizes["embed_dim"] % HEAD_WIDTH == 0:
@@ -191,7 +192,7 @@ def _config(
     return config
 
 
-def _class_list(labels: Any) -> Optional[List[str]]:
+def _class_list(labels: Any) -> list[str] | None:
     """Class names in the order of their numbers, from the task's {name: number}."""
     if not isinstance(labels, Mapping) or not labels:
         return None

@@ -1,7 +1,6 @@
 """What a checkpoint does not say and only its user can know."""
 
 from dataclasses import replace
-from typing import List, Optional, Tuple
 
 from espnet2_sslam.checkpoint.errors import CheckpointError
 from espnet2_sslam.checkpoint.parts import Parts
@@ -11,10 +10,10 @@ def complete(
     parts: Parts,
     source: str,
     *,
-    num_heads: Optional[int] = None,
-    classes: Optional[List[str]] = None,
-    task: Optional[str] = None,
-    fbank: Optional[Tuple[float, float]] = None,
+    num_heads: int | None = None,
+    classes: list[str] | None = None,
+    task: str | None = None,
+    fbank: tuple[float, float] | None = None,
 ) -> Parts:
     """Fill in what is given and refuse what is still missing.
 

@@ -8,7 +8,7 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Union
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +19,7 @@ from espnet2_sslam.checkpoint.names import State
 from espnet2_sslam.checkpoint.parts import FBANK_NAMES, load_exactly
 from espnet2_sslam.checkpoint.sniff import kind_of
 from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.units import SAMPLE_RATE
 
@@ -38,9 +39,7 @@ NOT_STORED = ("num_batches",)  # the classifier's count of training batches
 Model = Union[SSLAMEncoder, SSLAMClassifier]
 
 
-def model_config(
-    model: Model, origin: Optional[Dict[str, Any]] = None
-) -> Dict[str, Any]:
+def model_config(model: Model, origin: dict[str, Any] | None = None) -> dict[str, Any]:
     """The content of config.json for a model.
 
     Args:
@@ -55,27 +54,15 @@ def model_config(
             "SSLAMForAudioClassification" if classifier else "SSLAMModel"
         ],
         "format_version": FORMAT_VERSION,
-        "encoder": {
-            "embed_dim": encoder.embed_dim,
-            "depth": encoder.depth,
-            "num_heads": encoder.blocks[0].attn.num_heads,
-            "mlp_ratio": encoder.blocks[0].mlp.fc1.out_features / encoder.embed_dim,
-            "max_frames": encoder.max_frames,
-            "target_frames": encoder.target_frames,
-        },
+        "encoder": encoder.config.to_dict(STORED),
         "fbank_mean": round(float(encoder.log_mel.mean), 6),
         "fbank_std": round(float(encoder.log_mel.std), 6),
         "sampling_rate": SAMPLE_RATE,
         "classifier": None,
     }
     if classifier:
-        config["classifier"] = {
-            "classes": classifier.classes,
-            "task": classifier.task,
-            "pooling": classifier.pooling.kind,
-            "head_norm": classifier.head_norm,
-            "weighted_layers": classifier.weighted_layers,
-        }
+        head = classifier.config.to_dict()
+        config["classifier"] = {**head, "classes": classifier.classes}
         names = classifier.classes
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
@@ -92,7 +79,7 @@ def model_state(model: Model) -> State:
     return {f"encoder.{name}": value for name, value in model.state_dict().items()}
 
 
-def build_model(config: Dict[str, Any], **encoder_options: Any) -> Model:
+def build_model(config: dict[str, Any], **encoder_options: Any) -> Model:
     """An untrained model as config.json describes it.
 
     Args:
@@ -111,11 +98,11 @@ def build_model(config: Dict[str, Any], **encoder_options: Any) -> Model:
     options = {**config["encoder"]}
     options.update(fbank_mean=config["fbank_mean"], fbank_std=config["fbank_std"])
     options.update(encoder_options)
-    encoder = SSLAMEncoder(options.pop("input_size", 1), **options)
+    encoder = SSLAMEncoder(EncoderConfig.from_dict(options, "encoder of config.json"))
     if config.get("classifier") is None:
         return encoder
-    head = dict(config["classifier"])
-    return SSLAMClassifier(encoder, head.pop("classes"), **head)
+    where = "classifier of config.json"
+    return SSLAMClassifier(encoder, HeadConfig.from_dict(config["classifier"], where))
 
 
 def fill_model(model: Model, state: State, source: str) -> Model:
@@ -137,7 +124,7 @@ def fill_model(model: Model, state: State, source: str) -> Model:
     return model.eval()
 
 
-def join_state(encoder: State, fbank: tuple, head: Optional[State]) -> State:
+def join_state(encoder: State, fbank: tuple, head: State | None) -> State:
     """The content of model.safetensors from an encoder's and a head's state.
 
     Args:
@@ -153,8 +140,8 @@ def join_state(encoder: State, fbank: tuple, head: Optional[State]) -> State:
 
 def save_model(
     model: Model,
-    folder: Union[str, Path],
-    origin: Optional[Dict[str, Any]] = None,
+    folder: str | Path,
+    origin: dict[str, Any] | None = None,
 ) -> Path:
     """Write a model as a folder that `load_model` and Hugging Face read.
 
@@ -166,9 +153,7 @@ def save_model(
     return write_folder(model_config(model, origin), model_state(model), folder)
 
 
-def write_folder(
-    config: Dict[str, Any], state: State, folder: Union[str, Path]
-) -> Path:
+def write_folder(config: dict[str, Any], state: State, folder: str | Path) -> Path:
     """Write config.json and model.safetensors; each file is whole or not there.
 
     In our own format also what Hugging Face's AutoFeatureExtractor reads.
@@ -196,12 +181,12 @@ def write_folder(
     return folder
 
 
-def _write_json(content: Dict[str, Any], path: Path) -> None:
+def _write_json(content: dict[str, Any], path: Path) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def read_config(folder: Path) -> Dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """The content of a folder's config.json.
 
     Raises:

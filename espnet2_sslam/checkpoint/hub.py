@@ -10,8 +10,8 @@ import errno
 import importlib.util
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Dict, Mapping, Optional, Union
 
 from espnet2_sslam.checkpoint.archive import is_archive, unpack
 from espnet2_sslam.checkpoint.errors import CheckpointError
@@ -24,11 +24,11 @@ FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".yaml", ".json", ".onnx", ".bin
 
 
 def resolve(
-    source: Union[str, Path],
+    source: str | Path,
     *,
-    revision: Optional[str] = None,
-    cache_dir: Union[str, Path, None] = None,
-    sha256: Optional[Mapping[str, str]] = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    sha256: Mapping[str, str] | None = None,
 ) -> Path:
     """Find or fetch a model; afterwards its files are on this disk.
 
@@ -74,7 +74,7 @@ def resolve(
         raise CheckpointError(_os_error_line(text, error)) from error
 
 
-def zoo_table() -> Dict[str, str]:
+def zoo_table() -> dict[str, str]:
     """Tags of the installed espnet_model_zoo and where their files are."""
     package = importlib.util.find_spec("espnet_model_zoo")
     if package is None or package.origin is None:
@@ -112,7 +112,7 @@ def _from_hub(name, revision, cache_dir, sha256) -> Path:
     return fetch(repo, inside or revision, cache_dir, sha256)
 
 
-def _zoo_download(tag: str, cache_dir: Union[str, Path, None]) -> Path:
+def _zoo_download(tag: str, cache_dir: str | Path | None) -> Path:
     """The archive of a tag; from espnet_model_zoo's cache if it is there."""
     from espnet_model_zoo.downloader import ModelDownloader, str_to_hash
 

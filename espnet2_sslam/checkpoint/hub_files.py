@@ -1,9 +1,10 @@
 """The files of one commit of a Hugging Face repository, fetched and checked."""
 
 import logging
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub import errors as hub_errors
@@ -28,8 +29,8 @@ TEXTS = (
 
 def fetch(
     repo: str,
-    revision: Optional[str],
-    cache_dir: Union[str, Path, None],
+    revision: str | None,
+    cache_dir: str | Path | None,
     pinned: Mapping[str, str],
 ) -> Path:
     """Download what a model needs of a repository, or find it in the cache.
@@ -56,7 +57,7 @@ class _Repository:
     def __init__(
         self,
         repo: str,
-        revision: Optional[str],
+        revision: str | None,
         cache: Path,
         pinned: Mapping[str, str],
     ):
@@ -88,7 +89,7 @@ class _Repository:
         single = weights.endswith((".pt", ".pth"))
         return paths[weights] if single else paths[weights].parent
 
-    def _packed(self, commit: str, listing: Dict[str, Listed]) -> Path:
+    def _packed(self, commit: str, listing: dict[str, Listed]) -> Path:
         """A model in ESPnet's pack format, as its model zoo puts them on the Hub."""
         meta = self._file(commit, listing[META_FILE])
         packed = read_meta(meta.read_bytes(), self.label)
@@ -260,7 +261,7 @@ def _raise_if_final(error: Exception, label: str) -> None:
         raise CheckpointError(f"{repo} {line}") from error
 
 
-def _unreachable(error: Optional[BaseException]) -> str:
+def _unreachable(error: BaseException | None) -> str:
     """Why the Hub gave nothing, in a few words."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:

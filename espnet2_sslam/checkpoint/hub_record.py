@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FILE = "espnet2_sslam.json"  # beside the repository's snapshots
@@ -17,8 +17,8 @@ class Listed(NamedTuple):
     """A file of a commit and its hashes, where they are known."""
 
     name: str
-    sha256: Optional[str] = None
-    git_sha1: Optional[str] = None
+    sha256: str | None = None
+    git_sha1: str | None = None
 
 
 class Record:
@@ -33,7 +33,7 @@ class Record:
 
     def __init__(self, storage: Path):
         self.path = storage / FILE
-        self.content: Dict[str, Dict[str, Any]] = {
+        self.content: dict[str, dict[str, Any]] = {
             "commits": {},
             "refs": {},
             "digests": {},
@@ -47,17 +47,17 @@ class Record:
                 if isinstance(found.get(key), dict):
                     self.content[key] = found[key]
 
-    def listing(self, commit: str) -> Dict[str, Listed]:
+    def listing(self, commit: str) -> dict[str, Listed]:
         """Files of a commit; empty if it was never listed."""
         files = self.content["commits"].get(commit) or {}
         return {name: Listed(name, *hashes) for name, hashes in files.items()}
 
-    def commit(self, revision: Optional[str]) -> Optional[str]:
+    def commit(self, revision: str | None) -> str | None:
         """The commit that a branch or tag was when it was last looked up."""
         return self.content["refs"].get(revision or MAIN)
 
     def remember(
-        self, revision: Optional[str], commit: str, files: Dict[str, List]
+        self, revision: str | None, commit: str, files: dict[str, list]
     ) -> None:
         """Keep a listing: {name: [sha256 or None, git's sha1 or None]}."""
         inside = {k: v for k, v in files.items() if ".." not in k.split("/")}
@@ -89,7 +89,7 @@ class Record:
             partial.unlink(missing_ok=True)
 
 
-def expected_hash(path: Path, listed: Listed) -> Tuple[Optional[str], str]:
+def expected_hash(path: Path, listed: Listed) -> tuple[str | None, str]:
     """The hash that a file must have, and its kind; (None, "") if nobody knows.
 
     Without a listing the cache's own name tells it: Hugging Face names a file there

@@ -1,13 +1,13 @@
 """Files of class names: a plain list, the authors' table, or AudioSet's."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence
 
 from espnet2_sslam.checkpoint.errors import CheckpointError
 
 
-def read_labels(path: Path, known: Optional[Sequence[str]] = None) -> List[str]:
+def read_labels(path: Path, known: Sequence[str] | None = None) -> list[str]:
     """Read the names of the classes in their order.
 
     Args:
@@ -46,7 +46,7 @@ def read_labels(path: Path, known: Optional[Sequence[str]] = None) -> List[str]:
     return names
 
 
-def _names(rows: List[List[str]], path: Path) -> List[str]:
+def _names(rows: list[list[str]], path: Path) -> list[str]:
     """The last column, in the order of the first where that counts the classes."""
     if len(rows[0]) == 1:
         return [row[0] for row in rows]

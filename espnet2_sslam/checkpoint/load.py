@@ -4,7 +4,7 @@ import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -37,7 +37,7 @@ class Loaded(NamedTuple):
     """A model in evaluation mode on the CPU, and its config.json's content."""
 
     model: Model
-    config: Dict[str, Any]
+    config: dict[str, Any]
 
     @property
     def encoder(self) -> SSLAMEncoder:
@@ -46,17 +46,17 @@ class Loaded(NamedTuple):
         return model.encoder if isinstance(model, SSLAMClassifier) else model
 
     @property
-    def classes(self) -> Optional[List[str]]:
+    def classes(self) -> list[str] | None:
         """Class names of a classifier, None for an encoder."""
         return getattr(self.model, "classes", None)
 
 
 def load_model(
-    source: Union[str, Path],
+    source: str | Path,
     *,
-    revision: Optional[str] = None,
+    revision: str | None = None,
     weights: str = "student",
-    cache_dir: Union[str, Path, None] = None,
+    cache_dir: str | Path | None = None,
     **encoder_options: Any,
 ) -> Loaded:
     """Load a model from wherever it is.
@@ -87,10 +87,10 @@ def load_model(
 
 
 def read_parts(
-    source: Union[str, Path],
+    source: str | Path,
     *,
-    revision: Optional[str] = None,
-    cache_dir: Union[str, Path, None] = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
 ) -> Parts:
     """Take a source apart; see `load_model`. The config has its `origin`."""
     from espnet2_sslam.checkpoint.hub import resolve

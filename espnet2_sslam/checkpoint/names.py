@@ -8,11 +8,9 @@ Source: key lists of checkpoints written by ta012/SSLAM@0a3c0ff (fairseq's train
 the exports' names as their public loaders read them.
 """
 
-from typing import Dict, List, Tuple
-
 import torch
 
-State = Dict[str, torch.Tensor]
+State = dict[str, torch.Tensor]
 
 # authors' prefix -> ours; a trailing dot stands for everything below
 ENCODER_NAMES = {
@@ -37,7 +35,7 @@ HUGGINGFACE_NAMES = {
 HUGGINGFACE_HEAD_NAMES = {"model.fc_norm.": "fc_norm.", "model.head.": "head."}
 
 
-def rename(state: State, names: Dict[str, str]) -> Tuple[State, List[str]]:
+def rename(state: State, names: dict[str, str]) -> tuple[State, list[str]]:
     """Rename the entries whose names begin as in `names`.
 
     Returns:
@@ -53,7 +51,7 @@ def rename(state: State, names: Dict[str, str]) -> Tuple[State, List[str]]:
     return renamed, others
 
 
-def reverse(names: Dict[str, str]) -> Dict[str, str]:
+def reverse(names: dict[str, str]) -> dict[str, str]:
     """The same table from our names to the authors'."""
     return {ours: theirs for theirs, ours in names.items()}
 
@@ -95,7 +93,7 @@ def _is_below(name: str, prefix: str) -> bool:
     return prefix.endswith(".") and name.startswith(prefix)
 
 
-def _part(state: State, wanted: Dict[str, str], others: Dict[str, str]) -> State:
+def _part(state: State, wanted: dict[str, str], others: dict[str, str]) -> State:
     """Entries of one part, renamed; those of neither part are an error."""
     renamed, rest = rename(state, wanted)
     unknown = [name for name in rest if not rename({name: state[name]}, others)[0]]

@@ -1,7 +1,8 @@
 """A model taken apart: states under our names, and what config.json says of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any
 
 import torch
 
@@ -27,11 +28,11 @@ class Parts:
     """
 
     encoder: State
-    config: Dict[str, Any]
-    head: Optional[State] = None
-    decoder: Optional[State] = None
-    teacher: Optional[State] = None
-    details: Dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any]
+    head: State | None = None
+    decoder: State | None = None
+    teacher: State | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
     def chosen(self, weights: str) -> "Parts":
         """The same with the student's or the teacher's weights as the encoder's.
@@ -52,7 +53,7 @@ class Parts:
         return replace(self, encoder=self.teacher, config=config)
 
 
-def encoder_sizes(encoder: State) -> Dict[str, Any]:
+def encoder_sizes(encoder: State) -> dict[str, Any]:
     """Sizes that the shapes of an encoder's state tell (all but the heads).
 
     Raises:
@@ -94,7 +95,7 @@ def float32(state: Mapping[str, torch.Tensor]) -> State:
     }
 
 
-def differences(own: Mapping[str, Any], given: Mapping[str, Any]) -> List[str]:
+def differences(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Every difference in names and shapes, one line each; empty when they agree.
 
     Args:

@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class StandIn:
             self.__dict__.update(state)
 
 
-def read_pickle(path: Union[str, Path]) -> Any:
+def read_pickle(path: str | Path) -> Any:
     """Read what `torch.save` wrote, without importing or calling anything unknown.
 
     Args:
@@ -85,16 +85,16 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _globals_wanted(path: Path) -> List[str]:
+def _globals_wanted(path: Path) -> list[str]:
     """Full names that the pickle asks for beyond what torch itself trusts."""
     if not zipfile.is_zipfile(path):
         return []  # before torch 1.6: read with torch's own list only
     return torch.serialization.get_unsafe_globals_in_checkpoint(path)
 
 
-def _safe_globals(path: Path, wanted: List[str]) -> List[Any]:
+def _safe_globals(path: Path, wanted: list[str]) -> list[Any]:
     """What stands for each wanted name; refuses names that nothing stands for."""
-    allowed: List[Any] = []
+    allowed: list[Any] = []
     known = _harmless()
     for name in wanted:
         if name in known:
@@ -111,7 +111,7 @@ def _safe_globals(path: Path, wanted: List[str]) -> List[Any]:
     return allowed
 
 
-def _refusal(path: Path, names: List[str]) -> RefusedPickle:
+def _refusal(path: Path, names: list[str]) -> RefusedPickle:
     """What is said of a pickle that asks for more than values."""
     return RefusedPickle(
         f"{path} asks for {', '.join(sorted(names))}: no checkpoint of this kind needs "
@@ -119,10 +119,10 @@ def _refusal(path: Path, names: List[str]) -> RefusedPickle:
     )
 
 
-def _harmless() -> Dict[str, Any]:
+def _harmless() -> dict[str, Any]:
     """Names of builders of plain values, in the spellings of all versions."""
     scalar = np._core.multiarray.scalar  # noqa: SLF001 (its public place to be pickled)
-    known: Dict[str, Any] = {name: scalar for name in NUMPY_SCALAR}
+    known: dict[str, Any] = {name: scalar for name in NUMPY_SCALAR}
     known["numpy.dtype"] = np.dtype
     known["_codecs.encode"] = codecs.encode
     known["collections.defaultdict"] = defaultdict

@@ -1,7 +1,8 @@
 """The weights of our own trainings (ESPnet's .pth files), taken apart."""
 
 import logging
-from typing import Any, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from espnet2_sslam.checkpoint.errors import CheckpointError
 from espnet2_sslam.checkpoint.folder import model_config
@@ -60,7 +61,7 @@ def _below(state: State, prefix: str) -> State:
     return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
 
 
-def _config(config: Dict[str, Any], mean: float, std: float) -> Dict[str, Any]:
+def _config(config: dict[str, Any], mean: float, std: float) -> dict[str, Any]:
     """What config.json will say: the training's options, the checkpoint's fbank."""
     options = {
         k: v for k, v in config["encoder_conf"].items() if k not in TRAINING_ONLY
@@ -71,10 +72,10 @@ def _config(config: Dict[str, Any], mean: float, std: float) -> Dict[str, Any]:
         wanted["augment_conf"] = {}
         wanted["model_conf"] = _inference_options(config.get("model_conf") or {})
         return model_config(classifier_from_config({"seed": 0, **wanted}))
-    return model_config(SSLAMEncoder(1, **options))
+    return model_config(SSLAMEncoder(**options))
 
 
-def _inference_options(model_conf: Dict[str, Any]) -> Dict[str, Any]:
+def _inference_options(model_conf: dict[str, Any]) -> dict[str, Any]:
     """Options of the classifier that change what it computes in evaluation."""
     kept = ("task", "pooling", "head_norm", "weighted_layers")
     return {name: model_conf[name] for name in kept if name in model_conf}

@@ -6,7 +6,7 @@ rebuilds the network from the sections `model` and `task`.
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import yaml
 
@@ -28,7 +28,7 @@ from espnet2_sslam.checkpoint.parts import Parts
 CFG_FILE = Path(__file__).with_name("fairseq.yaml")
 
 
-def to_fairseq(parts: Parts) -> Dict[str, Any]:
+def to_fairseq(parts: Parts) -> dict[str, Any]:
     """The content of a .pt file that the authors' code loads.
 
     Tensors are the same objects as in `parts`. A classifier becomes their fine-tuned
@@ -68,7 +68,7 @@ def to_fairseq(parts: Parts) -> Dict[str, Any]:
     }
 
 
-def to_huggingface(parts: Parts) -> Tuple[State, Dict[str, Any]]:
+def to_huggingface(parts: Parts) -> tuple[State, dict[str, Any]]:
     """The tensors and the config.json of the authors' exports.
 
     Raises:
@@ -117,7 +117,7 @@ def to_training(parts: Parts) -> State:
     return state
 
 
-def _head(parts: Parts, names: Dict[str, str]) -> State:
+def _head(parts: Parts, names: dict[str, str]) -> State:
     """fc_norm and head under the authors' names; refuses what they do not have."""
     classifier = parts.config["classifier"]
     renamed, others = rename(parts.head, reverse(names))
@@ -136,7 +136,7 @@ def _head(parts: Parts, names: Dict[str, str]) -> State:
     return renamed
 
 
-def _model_cfg(parts: Parts, stored: Dict[str, Any]) -> Dict[str, Any]:
+def _model_cfg(parts: Parts, stored: dict[str, Any]) -> dict[str, Any]:
     """Their section `model` of pre-training."""
     sizes = parts.config["encoder"]
     image = {
@@ -161,7 +161,7 @@ def _model_cfg(parts: Parts, stored: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _decoder_sizes(decoder: Optional[State], width: int) -> Dict[str, int]:
+def _decoder_sizes(decoder: State | None, width: int) -> dict[str, int]:
     """Sizes of a decoder from its shapes; the paper's where there is none."""
     if decoder is None:
         layers, channels, groups, kernel = 6, width, 16, 3
@@ -178,7 +178,7 @@ def _decoder_sizes(decoder: Optional[State], width: int) -> Dict[str, int]:
     }
 
 
-def _classifier_cfg(parts: Parts, base: Dict[str, Any]) -> Dict[str, Any]:
+def _classifier_cfg(parts: Parts, base: dict[str, Any]) -> dict[str, Any]:
     """Their configuration of fine-tuning, with that of pre-training inside."""
     classifier = parts.config["classifier"]
     fbank = parts.config["fbank_mean"], parts.config["fbank_std"]

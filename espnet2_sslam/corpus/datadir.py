@@ -6,9 +6,9 @@ split holds the lists. Every reader here refuses what would silently go wrong la
 
 import os
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 TASKS = ("multi_label", "multi_class")
 DOWNSTREAM_FILE = "downstream.txt"
@@ -52,13 +52,13 @@ def write_table(path: Path, table: Mapping[str, object]) -> None:
     write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
-def read_table(path: Path) -> Dict[str, str]:
+def read_table(path: Path) -> dict[str, str]:
     """Read `<key> <value>` lines, in file order; a key alone has the value "".
 
     Raises:
         ValueError: The file is missing, or a key occurs twice (named, with its line).
     """
-    table: Dict[str, str] = {}
+    table: dict[str, str] = {}
     for number, key, value in table_lines(path):
         if key in table:
             raise _occurs_twice(path, number, key)
@@ -66,7 +66,7 @@ def read_table(path: Path) -> Dict[str, str]:
     return table
 
 
-def table_lines(path: Path) -> Iterator[Tuple[int, str, str]]:
+def table_lines(path: Path) -> Iterator[tuple[int, str, str]]:
     """Number, key and value of each line of a table, one at a time.
 
     Raises:
@@ -89,7 +89,7 @@ def _occurs_twice(path: Path, number: int, key: str) -> ValueError:
     )
 
 
-def read_classes(path: Path) -> List[str]:
+def read_classes(path: Path) -> list[str]:
     """Read classes.txt: one label a line, none twice.
 
     Raises:
@@ -112,8 +112,8 @@ def slug(text: str) -> str:
 def write_split(
     folder: Path,
     wav: Mapping[str, str],
-    speakers: Optional[Mapping[str, str]] = None,
-    labels: Optional[Mapping[str, Iterable[str]]] = None,
+    speakers: Mapping[str, str] | None = None,
+    labels: Mapping[str, Iterable[str]] | None = None,
 ) -> None:
     """Write the lists of one split.
 
@@ -137,7 +137,7 @@ def write_split(
     write_table(folder / "wav.scp", wav)
     speakers = {key: (speakers or {}).get(key, key) for key in wav}
     write_table(folder / "utt2spk", speakers)
-    by_speaker: Dict[str, List[str]] = {}
+    by_speaker: dict[str, list[str]] = {}
     for key in sorted(speakers):
         by_speaker.setdefault(speakers[key], []).append(key)
     spk2utt = {speaker: " ".join(keys) for speaker, keys in by_speaker.items()}
@@ -178,7 +178,7 @@ def write_downstream(datadir: Path, runs: Iterable[Downstream]) -> None:
     write_atomically(Path(datadir) / DOWNSTREAM_FILE, "".join(lines))
 
 
-def read_downstream(datadir: Path) -> List[Downstream]:
+def read_downstream(datadir: Path) -> list[Downstream]:
     """Read downstream.txt.
 
     Raises:
@@ -203,7 +203,7 @@ def read_downstream(datadir: Path) -> List[Downstream]:
     return runs
 
 
-def find_splits(datadir: Path) -> List[str]:
+def find_splits(datadir: Path) -> list[str]:
     """Relative paths of the splits: those of splits.txt, else all with a wav.scp.
 
     Raises:
@@ -227,7 +227,7 @@ def find_splits(datadir: Path) -> List[str]:
 
 def read_split_labels(
     datadir: Path, split: str, ids: Sequence[str]
-) -> Optional[Dict[str, List[str]]]:
+) -> dict[str, list[str]] | None:
     """Labels of a split, checked against its ids and its set's classes.txt.
 
     Returns:
@@ -241,9 +241,9 @@ def read_split_labels(
         return None
     class_list = Path(datadir) / split.split("/")[0] / CLASS_FILE
     classes = {label: label for label in read_classes(class_list)}
-    labels: Dict[str, List[str]] = dict.fromkeys(ids)  # None until its line is read
-    shared: Dict[str, List[str]] = {}  # one list for all clips of the same labels
-    extra: List[str] = []
+    labels: dict[str, list[str]] = dict.fromkeys(ids)  # None until its line is read
+    shared: dict[str, list[str]] = {}  # one list for all clips of the same labels
+    extra: list[str] = []
     for number, key, value in table_lines(path):
         if key not in labels:
             extra.append(key)
@@ -262,7 +262,7 @@ def read_split_labels(
     return labels
 
 
-def _not_the_same(path, there: str, other: str, keys: List[str]) -> ValueError:
+def _not_the_same(path, there: str, other: str, keys: list[str]) -> ValueError:
     """The error for ids that one of two lists lacks."""
     return ValueError(
         f"{path}: {len(keys)} id(s) are in {there} only, not in {other}, for example "
@@ -270,7 +270,7 @@ def _not_the_same(path, there: str, other: str, keys: List[str]) -> ValueError:
     )
 
 
-def _check_labels(path, key: str, words: list, classes: dict, class_list) -> List[str]:
+def _check_labels(path, key: str, words: list, classes: dict, class_list) -> list[str]:
     """The labels of one clip, as the words of `classes`."""
     unknown = [label for label in words if label not in classes]
     if unknown:

@@ -6,9 +6,9 @@ One split is in memory at a time, and the records stay on disk: two million clip
 import fcntl
 import logging
 import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence
 
 from espnet2_sslam.corpus.datadir import (
     CLASS_FILE,
@@ -100,7 +100,7 @@ def make_dump(
     return tally.summary(outdir)
 
 
-def check_lists(datadir: Path) -> List[str]:
+def check_lists(datadir: Path) -> list[str]:
     """Read and check every list; the paths of all audio, sorted, each once."""
     sources = set()
     for split in checked_splits(datadir):
@@ -154,7 +154,7 @@ def _write_lists(datadir: Path, name: str, book: RecordBook, outdir: Path) -> No
             (folder / list_name).unlink(missing_ok=True)
         else:
             wanted.append(list_name)
-    by_speaker: Dict[str, List[str]] = {}
+    by_speaker: dict[str, list[str]] = {}
     if not split.speakers:
         wanted.append("spk2utt")  # line by line; each clip is its own speaker
     with ExitStack() as stack:
@@ -185,7 +185,7 @@ def _write_lists(datadir: Path, name: str, book: RecordBook, outdir: Path) -> No
     _copy(datadir / name / MISSING_FILE, folder / MISSING_FILE)
 
 
-def _read_weights(path: Path, ids: Iterable[str]) -> Optional[Dict[str, float]]:
+def _read_weights(path: Path, ids: Iterable[str]) -> dict[str, float] | None:
     """Sampling weight of each clip; None without such a list.
 
     Raises:
@@ -193,8 +193,8 @@ def _read_weights(path: Path, ids: Iterable[str]) -> Optional[Dict[str, float]]:
     """
     if not path.is_file():
         return None
-    weights: Dict[str, float] = dict.fromkeys(ids)
-    shared: Dict[float, float] = {}  # one number for all clips of the same labels
+    weights: dict[str, float] = dict.fromkeys(ids)
+    shared: dict[float, float] = {}  # one number for all clips of the same labels
     for number, key, value in table_lines(path):
         try:
             if key in weights:

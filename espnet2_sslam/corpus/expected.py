@@ -2,7 +2,6 @@
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Dict, List, Optional
 
 import yaml
 
@@ -12,18 +11,18 @@ SECONDS = 0.5  # a clip may be so much shorter or longer
 LABELS = 0.06  # labels per clip may differ so much: means are rounded, clips missing
 
 
-def read_expected() -> Dict[str, dict]:
+def read_expected() -> dict[str, dict]:
     """What each split of the real corpora holds, by pattern of its name."""
     return yaml.safe_load(TABLE.read_text(encoding="utf-8"))
 
 
-def expected_of(name: str) -> Optional[dict]:
+def expected_of(name: str) -> dict | None:
     """What a split should hold; None for one that is not known."""
     table = read_expected()
     return next((row for key, row in table.items() if fnmatchcase(name, key)), None)
 
 
-def compare(name: str, split: dict, classes: Optional[List[str]]) -> dict:
+def compare(name: str, split: dict, classes: list[str] | None) -> dict:
     """How a split differs from the real one.
 
     Args:

@@ -2,9 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence, Tuple
 
 import kaldiio
 import numpy as np
@@ -37,7 +37,7 @@ def fbank_pieces(path: str) -> Iterator[np.ndarray]:
             yield kaldi_fbank(torch.from_numpy(samples)[None])[0][0].numpy()
 
 
-def fbank_sums(path: str) -> Tuple[int, float, float]:
+def fbank_sums(path: str) -> tuple[int, float, float]:
     """Frames, sum and sum of squares (float64) of one file's log-mel."""
     frames, total, squares = 0, 0.0, 0.0
     for piece in fbank_pieces(path):
@@ -48,7 +48,7 @@ def fbank_sums(path: str) -> Tuple[int, float, float]:
     return frames, total, squares
 
 
-def fbank_statistics(paths: Sequence[str], nj: int) -> Dict[str, float]:
+def fbank_statistics(paths: Sequence[str], nj: int) -> dict[str, float]:
     """Mean and std of the log-mel over all real frames of `paths`.
 
     Raises:
@@ -66,7 +66,7 @@ def fbank_statistics(paths: Sequence[str], nj: int) -> Dict[str, float]:
 
 def write_fbanks(
     folder: Path, records: Sequence[Record], nj: int
-) -> Dict[str, Tuple[str, int]]:
+) -> dict[str, tuple[str, int]]:
     """Write the log-mel of all formatted files into ark files below `folder`/feats.
 
     An ark is named after the audio in it and there only when whole: what a killed run
@@ -81,14 +81,14 @@ def write_fbanks(
     ]
     (folder / "feats").mkdir(parents=True, exist_ok=True)
     work = partial(_write_ark, folder=folder / "feats")
-    locations: Dict[str, Tuple[str, int]] = {}
+    locations: dict[str, tuple[str, int]] = {}
     for scp, part in zip(parallel_map(work, parts, nj, "fbank arks", chunk=1), parts):
         for record, (where, frames) in zip(part, scp):
             locations[record.audio] = (where, frames)
     return locations
 
 
-def _write_ark(records: List[Record], folder: Path) -> List[Tuple[str, int]]:
+def _write_ark(records: list[Record], folder: Path) -> list[tuple[str, int]]:
     """Write one ark file; location and frames of each record."""
     content = "\n".join(record.audio_sha256 for record in records)
     name = hashlib.sha256(content.encode()).hexdigest()[:16]

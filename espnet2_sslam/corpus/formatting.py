@@ -5,7 +5,6 @@ import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 import soundfile
@@ -53,7 +52,7 @@ class CheckedFile:
     def __init__(self, path: Path):
         self.path = path
         self.file = open(path, "wb+")
-        self.error: Optional[OSError] = None
+        self.error: OSError | None = None
 
     def write(self, data) -> int:
         """Write all of `data`; after a first failure nothing more."""

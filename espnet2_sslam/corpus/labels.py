@@ -1,8 +1,8 @@
 """Labels as single words, and the table of their names."""
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping
 from urllib.parse import quote, unquote
 
 from espnet2_sslam.corpus.datadir import CLASS_FILE, write_atomically
@@ -27,7 +27,7 @@ def label_name(word: str) -> str:
     return unquote(word)
 
 
-def unique_words(names: Iterable[str]) -> List[str]:
+def unique_words(names: Iterable[str]) -> list[str]:
     """The words of the labels of one clip, each once, in the order given."""
     return list(dict.fromkeys(label_word(name) for name in names if name.strip()))
 
@@ -44,7 +44,7 @@ def write_classes(folder: Path, names: Mapping[str, str]) -> None:
     write_atomically(Path(folder) / LABEL_FILE, "".join(lines))
 
 
-def read_label_names(folder: Path) -> Dict[str, str]:
+def read_label_names(folder: Path) -> dict[str, str]:
     """Name to show of each label that has one in label_names.tsv."""
     path = Path(folder) / LABEL_FILE
     if not path.is_file():

@@ -1,7 +1,7 @@
 """Seeded splits of clips into parts, balanced by class, that never divide a group."""
 
 from collections import Counter, defaultdict
-from typing import Dict, List, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ def partition_groups(
     labels: Mapping[str, Sequence[str]],
     shares: Sequence[float],
     rng: np.random.Generator,
-) -> Dict[str, int]:
+) -> dict[str, int]:
     """Give every clip a part, so that each part gets its share of every class.
 
     Clips of one group (one recording) stay together. Greedy: large groups first, in
@@ -30,7 +30,7 @@ def partition_groups(
     Raises:
         ValueError: There are fewer groups than parts.
     """
-    members: Dict[str, List[str]] = defaultdict(list)
+    members: dict[str, list[str]] = defaultdict(list)
     for clip in sorted(groups):
         members[groups[clip]].append(clip)
     if len(members) < len(shares):
@@ -47,7 +47,7 @@ def partition_groups(
     lacking = [
         {label: count * part for label, count in total.items()} for part in fractions
     ]
-    parts: Dict[str, int] = {}
+    parts: dict[str, int] = {}
     used = Counter()
     for left, name in zip(range(len(order), 0, -1), order):
         counts = Counter(lb for clip in members[name] for lb in ("", *labels[clip]))
@@ -70,11 +70,11 @@ def _need(lacking: Mapping[str, float], counts: Mapping[str, int]):
 
 def hold_out(
     groups: Mapping[str, str], share: float, rng: np.random.Generator
-) -> Dict[str, int]:
+) -> dict[str, int]:
     """Part 0 (kept) or 1 (held out) of each clip, for data whose labels do not count.
 
     Raises:
         ValueError: There are fewer than two groups.
     """
-    no_labels: Dict[str, List[str]] = {clip: [] for clip in groups}
+    no_labels: dict[str, list[str]] = {clip: [] for clip in groups}
     return partition_groups(groups, no_labels, [1 - share, share], rng)

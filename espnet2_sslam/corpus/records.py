@@ -7,9 +7,9 @@ where in it each one lies, and those that a problem or a warning sets apart.
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, Optional
 
 from espnet2_sslam.audio import AudioError
 from espnet2_sslam.corpus.formatting import Job, Record, fingerprint
@@ -24,7 +24,7 @@ def _code(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
-def _parse(line: bytes) -> Optional[Record]:
+def _parse(line: bytes) -> Record | None:
     """The record of a line; None for one that a killed run left unfinished."""
     try:
         values = json.loads(line)
@@ -45,8 +45,8 @@ class RecordBook:
     def __init__(self, folder: Path, key: str = "source"):
         self.path = Path(folder) / RECORD_FILE
         self.key = key
-        self.places: Dict[bytes, int] = {}
-        self.marked: Dict[str, Record] = {}  # with a problem or a warning, by source
+        self.places: dict[bytes, int] = {}
+        self.marked: dict[str, Record] = {}  # with a problem or a warning, by source
         self.reader = None
         self._index()
 
@@ -79,7 +79,7 @@ class RecordBook:
             self.reader.close()
             self.reader = None
 
-    def get(self, name: str) -> Optional[Record]:
+    def get(self, name: str) -> Record | None:
         """The record of a path, or None."""
         place = self.places.get(_code(name))
         if place is None:
@@ -104,7 +104,7 @@ class RecordBook:
                     if record is not None:
                         yield record
 
-    def reusable(self, job: Job) -> Optional[Record]:
+    def reusable(self, job: Job) -> Record | None:
         """The record of an earlier run, if source and result are what it describes."""
         record = self.get(job.source)
         if record is None or record.problem:

@@ -9,9 +9,9 @@ import csv
 import hashlib
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class SplitContent:
     seconds: np.ndarray  # (N,) float64
     codes: np.ndarray  # (N,) uint64
     content_sha256: str
-    label_counts: Optional[Counter] = None
+    label_counts: Counter | None = None
     labels_per_clip: Counter = field(default_factory=Counter)
 
 
@@ -154,7 +154,7 @@ def collect(folder: Path) -> dict:
     }
 
 
-def _problems(folder: Path, split: str) -> List[dict]:
+def _problems(folder: Path, split: str) -> list[dict]:
     """Lines of problems.tsv about one split."""
     with open(folder / PROBLEM_FILE, encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -215,7 +215,7 @@ def _category(problem: dict) -> str:
     return problem["reason"].split(":")[0]
 
 
-def describe_labels(split: SplitContent, classes: List[str]) -> dict:
+def describe_labels(split: SplitContent, classes: list[str]) -> dict:
     """Label counts of one split."""
     counts, per_clip = split.label_counts, split.labels_per_clip
     return {
@@ -226,7 +226,7 @@ def describe_labels(split: SplitContent, classes: List[str]) -> dict:
     }
 
 
-def find_leaks(dump: Dump, runs: List[Downstream]) -> List[dict]:
+def find_leaks(dump: Dump, runs: list[Downstream]) -> list[dict]:
     """Audio of a training split that is in a validation or test split of its run."""
     leaks = []
     for run in runs:
@@ -238,7 +238,7 @@ def find_leaks(dump: Dump, runs: List[Downstream]) -> List[dict]:
     return leaks
 
 
-def find_pretraining_overlaps(dump: Dump, runs: List[Downstream]) -> List[dict]:
+def find_pretraining_overlaps(dump: Dump, runs: list[Downstream]) -> list[dict]:
     """Test audio that pre-training sees (without its labels)."""
     if STATS_SPLIT not in {split.name for split in dump.splits}:
         return []
@@ -250,7 +250,7 @@ def find_pretraining_overlaps(dump: Dump, runs: List[Downstream]) -> List[dict]:
     return overlaps
 
 
-def _shared(dump: Dump, train: str, other: str) -> List[str]:
+def _shared(dump: Dump, train: str, other: str) -> list[str]:
     """Ids of `other` whose audio is in `train` too, sorted."""
     codes = {split.name: split.codes for split in dump.splits}
     common = np.intersect1d(codes[train], codes[other])
@@ -267,8 +267,8 @@ def _repeated(codes: np.ndarray) -> np.ndarray:
 
 def find_duplicates(dump: Dump) -> dict:
     """Different files with the same audio anywhere, and whether labels differ."""
-    sources: Dict[str, set] = defaultdict(set)
-    labels: Dict[str, set] = defaultdict(set)
+    sources: dict[str, set] = defaultdict(set)
+    labels: dict[str, set] = defaultdict(set)
     codes = [short_code(r.audio_sha256) for r in dump.book if r.audio]
     files = np.array(codes, dtype=np.uint64)
     per_split = (_repeated(split.codes) for split in dump.splits)

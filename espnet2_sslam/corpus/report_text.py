@@ -1,7 +1,5 @@
 """The data report in words and tables."""
 
-from typing import List
-
 
 def report_text(report: dict) -> str:
     """The text of report.txt: warnings first, then one block for each split."""
@@ -26,7 +24,7 @@ def report_text(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def warnings(report: dict) -> List[str]:
+def warnings(report: dict) -> list[str]:
     """What makes results doubtful, one line each."""
     found = [
         f"LEAK: {leak['clips']} clips of {leak['split']} have the same audio as "
@@ -58,13 +56,13 @@ def warnings(report: dict) -> List[str]:
     return found
 
 
-def _warnings(report: dict) -> List[str]:
+def _warnings(report: dict) -> list[str]:
     """The warnings as marked lines."""
     found = warnings(report)
     return [f"!!! {line}" for line in found] or ["no duplicates, no leaks"]
 
 
-def _split_table(splits: dict) -> List[str]:
+def _split_table(splits: dict) -> list[str]:
     """One line for each split."""
     rows = [("split", "listed", "missing", "usable", "left out", "warned", "copies")]
     rows[0] += ("hours", "shortest", "mean", "longest [s]")
@@ -88,7 +86,7 @@ def _split_table(splits: dict) -> List[str]:
     ]
 
 
-def _size_lines(split: dict) -> List[str]:
+def _size_lines(split: dict) -> list[str]:
     """How the size of a split compares with the real corpus, and what is missing."""
     lines = []
     compared = split["compared"]
@@ -103,7 +101,7 @@ def _size_lines(split: dict) -> List[str]:
     return lines
 
 
-def _split_block(name: str, split: dict) -> List[str]:
+def _split_block(name: str, split: dict) -> list[str]:
     """Details of one split."""
     lines = [name, "-" * len(name), *_size_lines(split)]
     for title in ("left_out", "warnings"):

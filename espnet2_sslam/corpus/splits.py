@@ -1,8 +1,8 @@
 """The splits of a corpus with everything checked that needs no audio."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
 
 from espnet2_sslam.corpus.datadir import (
     find_splits,
@@ -22,9 +22,9 @@ class Split:
     """
 
     name: str
-    wav: Dict[str, str]
-    speakers: Dict[str, str]
-    labels: Optional[Dict[str, List[str]]]
+    wav: dict[str, str]
+    speakers: dict[str, str]
+    labels: dict[str, list[str]] | None
 
 
 def read_split(datadir: Path, name: str) -> Split:
@@ -58,9 +58,9 @@ def read_split(datadir: Path, name: str) -> Split:
     return Split(name, wav, speakers, read_split_labels(datadir, name, list(wav)))
 
 
-def _read_speakers(folder: Path, wav: Dict[str, str]) -> Dict[str, str]:
+def _read_speakers(folder: Path, wav: dict[str, str]) -> dict[str, str]:
     """Speaker of each clip that is not its own."""
-    speakers: Dict[str, str] = {}
+    speakers: dict[str, str] = {}
     if not (folder / "utt2spk").is_file():
         return speakers
     read, extra = 0, []
@@ -80,7 +80,7 @@ def _read_speakers(folder: Path, wav: Dict[str, str]) -> Dict[str, str]:
     return speakers
 
 
-def read_corpus(datadir: Path) -> List[Split]:
+def read_corpus(datadir: Path) -> list[Split]:
     """All splits as `checked_splits` gives them, at once."""
     return list(checked_splits(datadir))
 
@@ -115,7 +115,7 @@ def _checked(split: Split, datadir: Path, exclusive: bool) -> Split:
     return split
 
 
-def _check_one_label(folder: Path, labels: Dict[str, List[str]]) -> None:
+def _check_one_label(folder: Path, labels: dict[str, list[str]]) -> None:
     """A clip of a multi-class set has exactly one label."""
     for key, of_clip in labels.items():
         if len(of_clip) != 1:

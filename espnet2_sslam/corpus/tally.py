@@ -1,8 +1,8 @@
 """What came of the clips in stage 2: counts, the list of problems, and when to stop."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from espnet2_sslam.corpus.datadir import table_lines
 from espnet2_sslam.corpus.records import RecordBook

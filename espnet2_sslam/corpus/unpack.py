@@ -10,7 +10,6 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Optional
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_FILES = 3_000_000
@@ -20,7 +19,7 @@ SMALL_BYTES = 256 << 20  # below this the ratio does not matter
 PIECE = 1 << 20
 
 
-def unpack(archive: Path, target: Path, into: Optional[str] = None) -> None:
+def unpack(archive: Path, target: Path, into: str | None = None) -> None:
     """Unpack a zip or tar archive below `target`, all or nothing.
 
     Args:
@@ -125,7 +124,7 @@ def _unpack_zip(archive: Path, folder: Path, budget: Budget) -> None:
                     out.write(piece)
 
 
-def _move(partial: Path, target: Path, into: Optional[str]) -> None:
+def _move(partial: Path, target: Path, into: str | None) -> None:
     """Put what was unpacked where it belongs.
 
     Raises:

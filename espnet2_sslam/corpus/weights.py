@@ -1,14 +1,14 @@
 """Sampling weights of clips: rare classes are drawn more often."""
 
 from collections import Counter
-from typing import Dict, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 WEIGHT_FILE = "weights"
 
 
-def label_weights(counts: Mapping[str, int]) -> Dict[str, float]:
+def label_weights(counts: Mapping[str, int]) -> dict[str, float]:
     """1000 / (count + 0.01) for each label.
 
     Source: the formula published with AST and AudioMAE (dataset/audioset,

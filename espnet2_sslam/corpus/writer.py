@@ -9,9 +9,10 @@ import logging
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import NamedTuple
 
 from espnet2_sslam.corpus.datadir import (
     Downstream,
@@ -47,7 +48,7 @@ class Listing:
     """Which files exist, with one look into each directory."""
 
     def __init__(self) -> None:
-        self.folders: Dict[str, Set[str]] = {}
+        self.folders: dict[str, set[str]] = {}
 
     def __contains__(self, path: str) -> bool:
         folder, name = os.path.split(path)
@@ -72,8 +73,8 @@ class CorpusWriter:
         self.datadir = Path(datadir)
         self.expected = expected
         self.files = Listing()
-        self.splits: List[str] = []
-        self.notes: List[str] = []
+        self.splits: list[str] = []
+        self.notes: list[str] = []
         begin_corpus(self.datadir)
 
     def note(self, text: str) -> None:
@@ -102,8 +103,8 @@ class CorpusWriter:
         Raises:
             ValueError: An id twice or with a blank, or no clip with audio.
         """
-        rows: List[Tuple[str, str, str, str]] = []
-        missing: List[Tuple[str, str, str]] = []
+        rows: list[tuple[str, str, str, str]] = []
+        missing: list[tuple[str, str, str]] = []
         for clip in clips:
             if not clip.key or BLANK.search(clip.key):
                 raise ValueError(f"{split}: the id {clip.key!r} is empty or has blanks")
@@ -183,11 +184,11 @@ def _write_lists(folder: Path, rows: list, labelled: bool) -> None:
         file.writelines(f"{row[0]} {row[2]}".rstrip() + "\n" for row in rows)
 
 
-def _speakers(rows: list) -> Iterable[Tuple[str, List[str]]]:
+def _speakers(rows: list) -> Iterable[tuple[str, list[str]]]:
     """The clips of each speaker, sorted; without a table where each is its own."""
     if not any(row[3] for row in rows):
         return ((row[0], [row[0]]) for row in rows)
-    found: Dict[str, List[str]] = defaultdict(list)
+    found: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         found[row[3] or row[0]].append(row[0])
     return sorted(found.items())
@@ -205,7 +206,7 @@ def _write_weights(path: Path, rows: list) -> None:
             file.write(f"{row[0]} {total:.9g}\n")
 
 
-def write_missing(path: Path, missing: List[Tuple[str, str, str]]) -> None:
+def write_missing(path: Path, missing: list[tuple[str, str, str]]) -> None:
     """Write the clips without audio as a CSV, or remove an earlier one."""
     if not missing:
         path.unlink(missing_ok=True)
@@ -216,7 +217,7 @@ def write_missing(path: Path, missing: List[Tuple[str, str, str]]) -> None:
         table.writerows(sorted(missing))
 
 
-def count_missing(path: Path) -> Optional[int]:
+def count_missing(path: Path) -> int | None:
     """How many clips such a CSV lists; None when there is none."""
     if not path.is_file():
         return None

@@ -2,18 +2,12 @@
 
 import os
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import (
     Any,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
     Protocol,
-    Sequence,
-    Tuple,
 )
 
 import kaldiio
@@ -26,7 +20,7 @@ class Results(Protocol):
     """What the writers read, more than once: one `Rows` per file."""
 
     names: Sequence[str]
-    shapes: Sequence[Tuple[int, ...]]
+    shapes: Sequence[tuple[int, ...]]
 
     def __iter__(self) -> Iterator[Rows]: ...
 
@@ -47,7 +41,7 @@ def write_npz(
         with _member(archive, "ids", ids, (total,), zipfile.ZIP_DEFLATED) as file:
             for name, shape in zip(results.names, shapes):
                 file.write(np.full(shape[0], plain(name), ids).tobytes())
-        times: Dict[str, List[np.ndarray]] = {"starts": [], "ends": []}
+        times: dict[str, list[np.ndarray]] = {"starts": [], "ends": []}
         values = np.dtype("<f4")
         with _member(archive, "values", values, (total, *inner.pop())) as file:
             for rows in results:
@@ -80,7 +74,7 @@ def write_ark(
     output: Path,
     results: Results,
     series: bool = False,
-    classes: Optional[Sequence[str]] = None,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Write NAME.ark and NAME.scp, as Kaldi's tools and ESPnet read them.
 
@@ -141,7 +135,7 @@ def _quoted(character: str) -> str:
 
 
 @contextmanager
-def whole_files(*paths: Path) -> Iterator[List[Any]]:
+def whole_files(*paths: Path) -> Iterator[list[Any]]:
     """Open files to write that appear together at the end, or, on an error, never."""
     temporary = [path.with_name(f".{path.name}.tmp") for path in paths]
     try:

@@ -1,11 +1,12 @@
 """The encoder on its device: pieces of audio in, tokens of the layers out."""
 
-from typing import List, NamedTuple, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.features import kaldi_fbank, num_frames
 from espnet2_sslam.inference.windows import pass_samples
 from espnet2_sslam.units import FRAME_SHIFT_MS
@@ -14,11 +15,20 @@ DTYPES = ("float32", "bfloat16")
 
 
 class States(NamedTuple):
-    """Tokens (B, 1+N, D) of each layer asked for; time patches and frames (B,)."""
+    """Tokens of the encoder, and the frames of each piece (B,) before any padding."""
 
-    tokens: List[torch.Tensor]
-    steps: torch.Tensor
+    output: EncoderOutput
     frames: torch.Tensor
+
+    @property
+    def tokens(self) -> list[torch.Tensor]:
+        """Tokens (B, 1+N, D) of each layer asked for."""
+        return self.output.layers or [self.output.last]
+
+    @property
+    def steps(self) -> torch.Tensor:
+        """Time patches of each piece (B,)."""
+        return self.output.steps
 
 
 class Backbone:
@@ -33,8 +43,8 @@ class Backbone:
 
     def __init__(self, encoder: SSLAMEncoder, device: torch.device, dtype: str):
         self.encoder, self.device, self.dtype = encoder, device, dtype
-        self.pass_frames = encoder.target_frames or encoder.max_frames
-        self.fixed = encoder.target_frames is not None
+        self.pass_frames = encoder.config.target_frames or encoder.config.max_frames
+        self.fixed = encoder.config.target_frames is not None
 
     @property
     def pass_seconds(self) -> float:
@@ -45,9 +55,7 @@ class Backbone:
         """Samples that the encoder works on for a piece of so many."""
         return pass_samples(self.pass_frames) if self.fixed else num_samples
 
-    def states(
-        self, pieces: Sequence[np.ndarray], layer: Union[int, str] = -1
-    ) -> States:
+    def states(self, pieces: Sequence[np.ndarray], layer: int | str = -1) -> States:
         """Encode pieces of at most one pass each.
 
         Args:
@@ -61,20 +69,18 @@ class Backbone:
             speech[row, : len(piece)] = torch.from_numpy(piece)
         speech, lengths = speech.to(self.device), lengths.to(self.device)
         frames = num_frames(lengths)
-        if self.encoder.input_size != 1:
+        if self.encoder.config.input_size != 1:
             speech, lengths = kaldi_fbank(speech, lengths)
-        last = self.encoder.max_layer if layer in (-1, "all") else layer
         low = self.dtype != "float32"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            tokens, steps = self.encoder.hidden_states(
-                speech, lengths, max(last, 1), collect=layer in (0, "all")
-            )
-        if layer != "all":
-            tokens = tokens[:1]
-        return States([state.float() for state in tokens], steps, frames)
+            out = self.encoder.hidden_states(speech, lengths, layer)
+        out = out._replace(
+            last=out.last.float(), layers=[state.float() for state in out.layers]
+        )
+        return States(out, frames)
 
 
-def find_device(name: Optional[str]) -> torch.device:
+def find_device(name: str | None) -> torch.device:
     """The device of that name; CUDA, else MPS, else the CPU without a name.
 
     Raises:

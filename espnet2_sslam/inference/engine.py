@@ -2,7 +2,8 @@
 
 import os
 from collections import deque
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class _Pending:
 
     def __init__(self, file: ReadFile):
         self.file = file
-        self.done: List[Optional[Done]] = []
+        self.done: list[Done | None] = []
         self.missing = 0
         self.read = False
 
@@ -44,7 +45,7 @@ def run_job(
     job: Any,
     sources: Iterable[Any],
     *,
-    rate: Optional[float] = None,
+    rate: float | None = None,
     batch_seconds: float,
     num_threads: int,
 ) -> Iterator[FileResult]:
@@ -66,7 +67,7 @@ def run_job(
         max_samples=LOOK_AHEAD * limit,
     )
     files: deque = deque()  # of _Pending, in order
-    queue: List[_Item] = []
+    queue: list[_Item] = []
     gathered = 0
     try:
         for file, piece in reader:
@@ -96,14 +97,14 @@ def run_job(
         reader.close()
 
 
-def make_batches(items: List[_Item], limit: int) -> Iterator[List[_Item]]:
+def make_batches(items: list[_Item], limit: int) -> Iterator[list[_Item]]:
     """Batches of similar cost, the longest first, with little padding.
 
     Args:
         items: With a `cost` each.
         limit: Bound of the batch size times its longest cost.
     """
-    batch: List[_Item] = []
+    batch: list[_Item] = []
     real = 0
     for item in sorted(items, key=lambda item: -item.cost):
         if batch:
@@ -118,7 +119,7 @@ def make_batches(items: List[_Item], limit: int) -> Iterator[List[_Item]]:
         yield batch
 
 
-def _run_batch(job: Any, batch: List[_Item]) -> None:
+def _run_batch(job: Any, batch: list[_Item]) -> None:
     """Compute the pieces of a batch, but for those of files that failed meanwhile."""
     batch = [item for item in batch if item.file.file.error is None]
     if not batch:
@@ -140,7 +141,7 @@ def _complete(job: Any, files: deque) -> Iterator[FileResult]:
             continue
         with torch.inference_mode():
             starts, ends, values = job.finish(pending.done, file.total)
-        arrays: Dict[str, np.ndarray] = dict(starts=starts, ends=ends, values=values)
+        arrays: dict[str, np.ndarray] = dict(starts=starts, ends=ends, values=values)
         duration = file.total / SAMPLE_RATE
         yield FileResult(file.index, file.name, None, **arrays, duration=duration)
 

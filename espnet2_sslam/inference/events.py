@@ -3,7 +3,8 @@
 Shapes: T time steps, C classes.
 """
 
-from typing import Iterable, List, Mapping, NamedTuple, Sequence, Tuple, Union
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Union
 
 import numpy as np
 from scipy.ndimage import median_filter
@@ -30,7 +31,7 @@ def find_events(
     median: float = 0.0,
     min_duration: float = 0.0,
     merge_gap: float = 0.0,
-) -> List[Event]:
+) -> list[Event]:
     """Turn frame-level scores into events, in the order of their onsets.
 
     Four steps, class by class: median filter over time; keep the steps whose score
@@ -124,7 +125,7 @@ def _steps(seconds: float, starts: np.ndarray) -> int:
 
 def _runs(
     active: np.ndarray, starts: np.ndarray, ends: np.ndarray
-) -> List[Tuple[float, float]]:
+) -> list[tuple[float, float]]:
     """(onset, offset) of each unbroken run of active steps (T,)."""
     edges = np.flatnonzero(np.diff(np.r_[0, active.astype(np.int8), 0]))
     return [
@@ -133,9 +134,9 @@ def _runs(
     ]
 
 
-def _merged(spans: List[Tuple[float, float]], gap: float) -> List[Tuple[float, float]]:
+def _merged(spans: list[tuple[float, float]], gap: float) -> list[tuple[float, float]]:
     """Join neighbours that are at most `gap` seconds apart, or overlap."""
-    merged: List[Tuple[float, float]] = []
+    merged: list[tuple[float, float]] = []
     for onset, offset in spans:
         if merged and onset - merged[-1][1] <= gap + 1e-6:
             merged[-1] = merged[-1][0], max(offset, merged[-1][1])
@@ -144,7 +145,7 @@ def _merged(spans: List[Tuple[float, float]], gap: float) -> List[Tuple[float, f
     return merged
 
 
-def event_lines(name: str, events: Iterable[Event]) -> List[str]:
+def event_lines(name: str, events: Iterable[Event]) -> list[str]:
     """A file's rows of the table: tabs between, seconds with three decimals.
 
     A file without events has no row, as in DESED's predictions.

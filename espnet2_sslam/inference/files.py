@@ -4,8 +4,9 @@ import logging
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 # What libsndfile decodes, by the usual suffixes; a folder's other files are no audio.
 SUFFIXES = frozenset(
@@ -29,7 +30,7 @@ class AudioInput(NamedTuple):
 
 def collect_files(
     paths: Sequence[str], lists: Sequence[str] = (), names: str = "path"
-) -> List[AudioInput]:
+) -> list[AudioInput]:
     """Return the audio files of files, folders and lists, in the order given.
 
     Folders are searched to any depth, in sorted order, for the suffixes of `SUFFIXES`;
@@ -52,7 +53,7 @@ def collect_files(
     if names not in NAMES:
         raise ValueError(f"names must be one of {', '.join(NAMES)}, got {names!r}")
     left_out: Counter = Counter()
-    found: Dict[str, AudioInput] = {}
+    found: dict[str, AudioInput] = {}
     seen = set()
     real_folder = lru_cache(maxsize=4096)(os.path.realpath)
     for item, named in _everything(paths, lists, left_out):
@@ -77,7 +78,7 @@ def collect_files(
     return list(found.values())
 
 
-def _everything(paths, lists, left_out) -> Iterator[Tuple[AudioInput, bool]]:
+def _everything(paths, lists, left_out) -> Iterator[tuple[AudioInput, bool]]:
     """Each file that is named somehow, and whether its name is from a .scp."""
     for path in paths:
         yield from ((item, False) for item in _expand(path, left_out))
@@ -106,7 +107,7 @@ def _expand(path: str, left_out: Counter) -> Iterator[AudioInput]:
         yield AudioInput(name, name)
 
 
-def _walk(top: str) -> Iterator[Tuple[str, str]]:
+def _walk(top: str) -> Iterator[tuple[str, str]]:
     """(folder, file name) below `top`, without hidden ones, each real folder once."""
 
     def fail(error: OSError) -> None:
@@ -125,7 +126,7 @@ def _walk(top: str) -> Iterator[Tuple[str, str]]:
                 yield folder, name
 
 
-def _lines(path: str) -> List[str]:
+def _lines(path: str) -> list[str]:
     """The lines of a list, without the blanks around them."""
     if path == STDIN:
         data = sys.stdin.buffer.read()

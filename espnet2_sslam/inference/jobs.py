@@ -5,13 +5,15 @@ A job has a `layout` (windows.py), a `backbone`, `run` (batch -> a value per pie
 channels, L layers, C classes, W rows.
 """
 
-from typing import Any, List, NamedTuple, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
 from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.encoder import EncoderOutput
 from espnet2_sslam.inference.backbone import Backbone
 from espnet2_sslam.inference.windows import STEP, ShiftedPasses, seconds
 from espnet2_sslam.units import PATCHES_PER_STEP
@@ -27,7 +29,7 @@ class Done(NamedTuple):
     value: Any
 
 
-Rows = Tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, ends, values
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, ends, values
 
 
 class EmbedClips:
@@ -40,17 +42,17 @@ class EmbedClips:
         pooling: "mean" or "cls".
     """
 
-    def __init__(self, backbone: Backbone, layout, layer: Union[int, str], pooling):
+    def __init__(self, backbone: Backbone, layout, layer: int | str, pooling):
         self.backbone, self.layout = backbone, layout
         self.layer, self.pooling = layer, pooling
 
     def nothing(self) -> np.ndarray:
         """The vectors of no clips at all (0, D) or (0, L, D)."""
         encoder = self.backbone.encoder
-        layers = (encoder.max_layer + 1,) if self.layer == "all" else ()
-        return np.empty((0, *layers, encoder.embed_dim), np.float32)
+        layers = (encoder.config.num_blocks + 1,) if self.layer == "all" else ()
+        return np.empty((0, *layers, encoder.config.embed_dim), np.float32)
 
-    def run(self, pieces: Sequence[np.ndarray]) -> List[Tuple[np.ndarray, np.ndarray]]:
+    def run(self, pieces: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Per piece its vector (D,) or (L, D), and the logarithm of its weight."""
         states = self.backbone.states(pieces, self.layer)
         if self.pooling == "cls":  # as the encoder weights the CLS tokens of chunks
@@ -76,13 +78,16 @@ class EmbedFrames:
         backbone, layout, layer: See `EmbedClips`.
     """
 
-    def __init__(self, backbone: Backbone, layout, layer: Union[int, str]):
+    def __init__(self, backbone: Backbone, layout, layer: int | str):
         self.backbone, self.layout, self.layer = backbone, layout, layer
 
-    def run(self, pieces: Sequence[np.ndarray]) -> List[np.ndarray]:
+    def run(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Per piece (S, rows of a time patch, D) or (S, rows, L, D): see `_bands`."""
         states = self.backbone.states(pieces, self.layer)
-        rows = [_bands(tokens, self.backbone.encoder.freq) for tokens in states.tokens]
+        rows = [
+            _bands(tokens, self.backbone.encoder.config.freq)
+            for tokens in states.tokens
+        ]
         out = _numpy(rows[0] if self.layer != "all" else torch.stack(rows, 3))
         return [row[:length] for row, length in zip(out, states.steps.tolist())]
 
@@ -118,24 +123,14 @@ class TagClips:
 
     def __init__(self, backbone: Backbone, classifier: SSLAMClassifier, layout):
         self.backbone, self.classifier, self.layout = backbone, classifier, layout
-        self.layer = "all" if classifier.weighted_layers else -1
+        self.layer = classifier.pooling.layer
 
-    def run(self, pieces: Sequence[np.ndarray]) -> List[Tuple[np.ndarray, np.ndarray]]:
+    def run(self, pieces: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Per piece its pooled vector, and the logarithm of its weight."""
         states = self.backbone.states(pieces, self.layer)
         pooling = self.classifier.pooling
-        index = torch.arange(states.tokens[0].shape[1] - 1, device=states.steps.device)
-        real = index < states.steps[:, None] * PATCHES_PER_STEP
-        pooled = pooling(states.tokens, real)
-        if pooling.kind == "cls":
-            weights = states.frames.float().log()
-        elif pooling.kind in ("mean", "concat"):
-            weights = states.steps.float().log()
-        else:
-            x = pooling_input(pooling, states.tokens)[:, 1:]
-            x = pooling.attention(x)[..., 0] if pooling.kind == "attentive" else x
-            weights = _log_mass(pooling.kind, x, real)
-        return list(zip(_numpy(pooled), _numpy(weights)))
+        weights = pooling.log_weight(states.output, states.frames)
+        return list(zip(_numpy(pooling(states.output)), _numpy(weights)))
 
     def finish(self, parts: Sequence[Done], total: int) -> Rows:
         """Join the passes of each row and apply the head."""
@@ -162,9 +157,9 @@ class TagSteps:
         self, backbone: Backbone, classifier: SSLAMClassifier, layout: ShiftedPasses
     ):
         self.backbone, self.classifier, self.layout = backbone, classifier, layout
-        self.layer = "all" if classifier.weighted_layers else -1
+        self.layer = classifier.pooling.layer
 
-    def run(self, pieces: Sequence[np.ndarray]) -> List[np.ndarray]:
+    def run(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Per piece the scores (S, C)."""
         states = self.backbone.states(pieces, self.layer)
         steps = [
@@ -173,7 +168,7 @@ class TagSteps:
         ]
         # a place for the CLS token, which such a pooling skips
         steps = [torch.nn.functional.pad(x, (0, 0, 1, 0)) for x in steps]
-        pooled = self.classifier.pooling(steps)
+        pooled = self.classifier.pooling(EncoderOutput(steps[-1], steps, []))
         scores = _scores(self.classifier, pooled, self.backbone)
         scores = scores.reshape(len(pieces), -1, scores.shape[1])
         return [row[:length] for row, length in zip(scores, states.steps.tolist())]
@@ -191,7 +186,7 @@ class TagSteps:
         return seconds(spans[:, 0]), seconds(spans[:, 1]), values
 
 
-def join_weighted(parts: Sequence[Tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def join_weighted(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Weighted mean of (value, logarithm of its weight), one per pass of a row."""
     if len(parts) == 1:
         return parts[0][0]
@@ -203,7 +198,7 @@ def join_weighted(parts: Sequence[Tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     return (weights * values).sum(0).astype(np.float32)
 
 
-def join_logits(parts: Sequence[Tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def join_logits(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """The same for logits of probabilities, which are what is averaged."""
     if len(parts) == 1:
         return parts[0][0]
@@ -255,9 +250,9 @@ def _scores(
     return _numpy(classifier.scores(logits))
 
 
-def _by_row(parts: Sequence[Done]) -> List[List[Done]]:
+def _by_row(parts: Sequence[Done]) -> list[list[Done]]:
     """The parts of each row, rows in order."""
-    rows: List[List[Done]] = []
+    rows: list[list[Done]] = []
     for part in parts:
         if rows and rows[-1][0].row == part.row:
             rows[-1].append(part)
@@ -266,7 +261,7 @@ def _by_row(parts: Sequence[Done]) -> List[List[Done]]:
     return rows
 
 
-def _row_times(layout, rows, total: int) -> Tuple[np.ndarray, np.ndarray]:
+def _row_times(layout, rows, total: int) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends of rows in seconds."""
     spans = np.array([layout.span(row[0].row, total) for row in rows])
     return seconds(spans[:, 0]), seconds(spans[:, 1])

@@ -13,9 +13,10 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from espnet2_sslam.inference.rows import (
 
 FORMAT_VERSION = 1
 SUFFIX = ".part"
-Stamp = Optional[List[int]]  # size in bytes, time of change in ns
+Stamp = Optional[list[int]]  # size in bytes, time of change in ns
 
 
 class Journal:
@@ -52,10 +53,10 @@ class Journal:
         self.folder = self.output.with_name(self.output.name + SUFFIX)
         self.job = json.loads(json.dumps({"format_version": FORMAT_VERSION, **job}))
         self.restart = restart
-        self._index: Dict[str, Place] = {}
-        self._before: Dict[str, Tuple[str, Stamp]] = {}  # of an earlier run
-        self._stamps: Dict[str, Stamp] = {}  # of the files to do
-        self._files: Dict[str, io.IOBase] = {}
+        self._index: dict[str, Place] = {}
+        self._before: dict[str, tuple[str, Stamp]] = {}  # of an earlier run
+        self._stamps: dict[str, Stamp] = {}  # of the files to do
+        self._files: dict[str, io.IOBase] = {}
         self._owned = False
 
     def __enter__(self) -> "Journal":
@@ -84,7 +85,7 @@ class Journal:
     def __len__(self) -> int:
         return len(self._index)
 
-    def pending(self, items: Sequence[AudioInput]) -> List[AudioInput]:
+    def pending(self, items: Sequence[AudioInput]) -> list[AudioInput]:
         """Return the files that are to do; the others are there and have not changed.
 
         To be called once, before anything is added.
@@ -221,7 +222,7 @@ def _stamp(path: str) -> Stamp:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _parsed(line: bytes) -> Optional[Dict[str, Any]]:
+def _parsed(line: bytes) -> dict[str, Any] | None:
     """A line of the index, None if it is not whole."""
     try:
         return json.loads(line) if line.endswith(b"\n") else None
@@ -229,7 +230,7 @@ def _parsed(line: bytes) -> Optional[Dict[str, Any]]:
         return None
 
 
-def _read_json(path: Path) -> Optional[Dict[str, Any]]:
+def _read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file's content; None if it is missing or was not finished."""
     try:
         return json.loads(path.read_text())

@@ -1,9 +1,10 @@
 """SSLAM for people who never train: embeddings and labels of any audio."""
 
 import logging
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from espnet2_sslam.units import SAMPLE_RATE
 BATCH_SECONDS = {"cpu": 40.96}  # four clips of 10.24 s: more is no faster there
 BATCH_SECONDS_GPU = 655.36
 
-Label = Tuple[str, float]
+Label = tuple[str, float]
 
 
 class SSLAM:
@@ -49,12 +50,12 @@ class SSLAM:
 
     def __init__(
         self,
-        model: Union[SSLAMEncoder, SSLAMClassifier],
-        config: Optional[Dict[str, Any]] = None,
+        model: SSLAMEncoder | SSLAMClassifier,
+        config: dict[str, Any] | None = None,
         *,
-        device: Optional[str] = None,
+        device: str | None = None,
         dtype: str = "float32",
-        batch_seconds: Optional[float] = None,
+        batch_seconds: float | None = None,
     ):
         if not isinstance(model, (SSLAMEncoder, SSLAMClassifier)):
             raise ValueError(
@@ -78,14 +79,14 @@ class SSLAM:
     @classmethod
     def from_pretrained(
         cls,
-        source: Union[str, Path],
+        source: str | Path,
         *,
-        revision: Optional[str] = None,
+        revision: str | None = None,
         weights: str = "student",
-        device: Optional[str] = None,
+        device: str | None = None,
         dtype: str = "float32",
-        cache_dir: Optional[Union[str, Path]] = None,
-        batch_seconds: Optional[float] = None,
+        cache_dir: str | Path | None = None,
+        batch_seconds: float | None = None,
         **encoder_options: Any,
     ) -> "SSLAM":
         """Load a model.
@@ -117,10 +118,10 @@ class SSLAM:
 
     def __repr__(self) -> str:
         head = f"{len(self.classes)} classes" if self.is_classifier else "no head"
-        size = f"depth {self.encoder.depth}, {self.encoder.embed_dim} channels"
+        size = f"depth {self.encoder.config.depth}, {self.encoder.config.embed_dim} channels"
         return f"SSLAM({size}, {head}, {self.device}, {self.dtype})"
 
-    def save_pretrained(self, folder: Union[str, Path]) -> Path:
+    def save_pretrained(self, folder: str | Path) -> Path:
         """Write model.safetensors and config.json, which `from_pretrained` reads."""
         return save_model(self.model, folder, self.config.get("origin"))
 
@@ -135,7 +136,7 @@ class SSLAM:
         return isinstance(self.model, SSLAMClassifier)
 
     @property
-    def classes(self) -> Optional[List[str]]:
+    def classes(self) -> list[str] | None:
         """Names of the classes; None for an encoder alone."""
         return list(self.model.classes) if self.is_classifier else None
 
@@ -143,12 +144,12 @@ class SSLAM:
         self,
         audio: Any,
         *,
-        rate: Optional[float] = None,
-        layer: Union[int, str] = -1,
+        rate: float | None = None,
+        layer: int | str = -1,
         pooling: str = "mean",
-        chunk: Optional[float] = None,
-        hop: Optional[float] = None,
-    ) -> Union[np.ndarray, List[np.ndarray]]:
+        chunk: float | None = None,
+        hop: float | None = None,
+    ) -> np.ndarray | list[np.ndarray]:
         """Embeddings of one clip, or of a list of clips.
 
         Args:
@@ -178,8 +179,8 @@ class SSLAM:
         return values[0] if single else values
 
     def tag(
-        self, audio: Any, *, rate: Optional[float] = None, top_k: int = 5
-    ) -> Union[List[Label], List[List[Label]]]:
+        self, audio: Any, *, rate: float | None = None, top_k: int = 5
+    ) -> list[Label] | list[list[Label]]:
         """The `top_k` labels with the highest scores, best first: [(label, score)].
 
         Args:
@@ -210,10 +211,10 @@ class SSLAM:
         self,
         files: Iterable[Any],
         *,
-        layer: Union[int, str] = -1,
+        layer: int | str = -1,
         pooling: str = "mean",
-        chunk: Optional[float] = None,
-        hop: Optional[float] = None,
+        chunk: float | None = None,
+        hop: float | None = None,
     ) -> Iterator[FileResult]:
         """Embeddings of many files, in their order, as soon as they are there.
 
@@ -239,8 +240,8 @@ class SSLAM:
         self,
         files: Iterable[Any],
         *,
-        chunk: Optional[float] = None,
-        hop: Optional[float] = None,
+        chunk: float | None = None,
+        hop: float | None = None,
     ) -> Iterator[FileResult]:
         """Scores of all classes for many files; see `embed_files` and `tag`."""
         job = plan_tag(self._backbone, self._classifier(), chunk, hop)
@@ -251,7 +252,7 @@ class SSLAM:
         files: Iterable[Any],
         *,
         resolution: float = 0.16,
-        window: Optional[float] = None,
+        window: float | None = None,
     ) -> Iterator[FileResult]:
         """Scores of all classes for each time step of many files.
 

@@ -6,18 +6,10 @@ the same bytes. In text a row is a clip, a window or a time step; times are seco
 
 import csv
 import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import (
     Any,
-    Callable,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
 )
 
 import numpy as np
@@ -42,11 +34,11 @@ SUFFIXES = {
     ".ark": "ark",
     ".scp": "ark",
 }
-Label = Tuple[str, float]
+Label = tuple[str, float]
 
 
 def output_format(
-    output: Union[str, Path], chosen: Optional[str], allowed: Sequence[str]
+    output: str | Path, chosen: str | None, allowed: Sequence[str]
 ) -> str:
     """Return the format of an output: the chosen one, else by its suffix.
 
@@ -99,7 +91,7 @@ def write_scores(
     results: Results,
     info: Mapping[str, Any],
     classes: Sequence[str],
-    choose: Callable[[np.ndarray], List[Label]],
+    choose: Callable[[np.ndarray], list[Label]],
     series: bool = False,
 ) -> None:
     """Write the scores of classes: values (W, C) per file.
@@ -125,10 +117,10 @@ def write_scores(
 
 def best_labels(
     classes: Sequence[str], top_k: int, limits: np.ndarray
-) -> Callable[[np.ndarray], List[Label]]:
+) -> Callable[[np.ndarray], list[Label]]:
     """Return the choice of the `top_k` (0: all) labels that reach their limit (C,)."""
 
-    def choose(scores: np.ndarray) -> List[Label]:
+    def choose(scores: np.ndarray) -> list[Label]:
         order = np.argsort(-scores, kind="stable")[: top_k or None]
         reached = scores >= limits.astype(scores.dtype)
         return [(classes[i], float(scores[i])) for i in order if reached[i]]
@@ -140,7 +132,7 @@ def write_events(
     output: Path,
     format: str,
     results: Results,
-    find: Callable[[Rows], List[Event]],
+    find: Callable[[Rows], list[Event]],
 ) -> None:
     """Write events: DESED's table (tsv, csv), or objects (json, jsonl).
 
@@ -158,7 +150,7 @@ def write_events(
 
 
 def event_table(
-    results: Iterable[Rows], find: Callable[[Rows], List[Event]]
+    results: Iterable[Rows], find: Callable[[Rows], list[Event]]
 ) -> Iterator[str]:
     """The lines of DESED's table, header first."""
     yield "\t".join(HEADER)
@@ -264,7 +256,7 @@ class _Echo:
         return text
 
 
-def _cells(format: str) -> Tuple[Callable[[List[str]], str], str]:
+def _cells(format: str) -> tuple[Callable[[list[str]], str], str]:
     """The function from cells to a line, and what separates them."""
     between = "\t" if format == "tsv" else ","
     writer = csv.writer(_Echo, delimiter=between, lineterminator="")

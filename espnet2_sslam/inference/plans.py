@@ -1,7 +1,5 @@
 """Options of the SSLAM class -> jobs: the checks, and seconds to samples."""
 
-from typing import Optional, Union
-
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.inference.backbone import Backbone
 from espnet2_sslam.inference.jobs import (
@@ -27,13 +25,13 @@ STEP_WINDOW = 1.0  # s around a time step that are scored as a clip
 
 def plan_embed(
     backbone: Backbone,
-    layer: Union[int, str],
+    layer: int | str,
     pooling: str,
-    chunk: Optional[float],
-    hop: Optional[float],
-) -> Union[EmbedClips, EmbedFrames]:
+    chunk: float | None,
+    hop: float | None,
+) -> EmbedClips | EmbedFrames:
     """The job of `SSLAM.embed`."""
-    last = backbone.encoder.max_layer
+    last = backbone.encoder.config.num_blocks
     if layer != "all" and not (isinstance(layer, int) and -1 <= layer <= last):
         raise ValueError(f'layer must be "all" or in -1..{last}, got {layer!r}')
     if pooling not in POOLINGS:
@@ -49,8 +47,8 @@ def plan_embed(
 def plan_tag(
     backbone: Backbone,
     classifier: SSLAMClassifier,
-    chunk: Optional[float] = None,
-    hop: Optional[float] = None,
+    chunk: float | None = None,
+    hop: float | None = None,
 ) -> TagClips:
     """The job of `SSLAM.tag`."""
     return TagClips(backbone, classifier, _clips_or_chunks(backbone, chunk, hop))
@@ -60,8 +58,8 @@ def plan_frames(
     backbone: Backbone,
     classifier: SSLAMClassifier,
     resolution: float,
-    window: Optional[float],
-) -> Union[TagClips, TagSteps]:
+    window: float | None,
+) -> TagClips | TagSteps:
     """The job of `SSLAM.tag_frames`."""
     parts = round(STEP_SECONDS / resolution) if resolution > 0 else 0
     exact = abs(parts * resolution / STEP_SECONDS - 1) < 1e-3  # 0.0533: a third
@@ -91,8 +89,8 @@ def plan_frames(
 
 
 def _clips_or_chunks(
-    backbone: Backbone, chunk: Optional[float], hop: Optional[float]
-) -> Union[WholeClip, Chunks]:
+    backbone: Backbone, chunk: float | None, hop: float | None
+) -> WholeClip | Chunks:
     """How `chunk` and `hop` cut a recording."""
     if chunk is None:
         if hop is not None:

@@ -2,7 +2,8 @@
 
 import threading
 from collections import deque
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from espnet2_sslam.audio import AudioError
 from espnet2_sslam.inference.sources import source_blocks, source_name
@@ -21,8 +22,8 @@ class ReadFile:
         self.pieces: deque = deque()
         self.finished = False
         self.total = 0  # samples
-        self.error: Optional[str] = None  # one line: the file cannot be used
-        self.failure: Optional[BaseException] = None  # a mistake of ours
+        self.error: str | None = None  # one line: the file cannot be used
+        self.failure: BaseException | None = None  # a mistake of ours
 
 
 class Closed(Exception):
@@ -49,7 +50,7 @@ class Reader:
         sources: Iterable[Any],
         cut: Callable[[Iterable], Iterator[Piece]],
         *,
-        rate: Optional[float],
+        rate: float | None,
         num_threads: int,
         max_samples: int,
     ):
@@ -61,15 +62,15 @@ class Reader:
         self._waiting = 0  # samples of all pieces in `_files`
         self._count = 0
         self._exhausted = self._closed = False
-        self.failure: Optional[BaseException] = None
-        self._threads: List[threading.Thread] = [
+        self.failure: BaseException | None = None
+        self._threads: list[threading.Thread] = [
             threading.Thread(target=self._work, name=f"sslam-reader-{n}", daemon=True)
             for n in range(num_threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    def __iter__(self) -> Iterator[Tuple[ReadFile, Optional[Piece]]]:
+    def __iter__(self) -> Iterator[tuple[ReadFile, Piece | None]]:
         """(file, piece) for each piece, and (file, None) where a file is finished."""
         while True:
             with self._changed:
@@ -117,7 +118,7 @@ class Reader:
                 file.finished = True
                 self._changed.notify_all()
 
-    def _next_file(self) -> Optional[ReadFile]:
+    def _next_file(self) -> ReadFile | None:
         with self._turn:
             with self._changed:
                 self._changed.wait_for(

@@ -1,7 +1,6 @@
 """What comes out for a file."""
 
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 
@@ -25,8 +24,8 @@ class FileResult:
 
     index: int
     name: str
-    error: Optional[str] = None
-    starts: Optional[np.ndarray] = None
-    ends: Optional[np.ndarray] = None
-    values: Optional[np.ndarray] = None
-    duration: Optional[float] = None
+    error: str | None = None
+    starts: np.ndarray | None = None
+    ends: np.ndarray | None = None
+    values: np.ndarray | None = None
+    duration: float | None = None

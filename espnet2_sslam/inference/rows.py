@@ -2,8 +2,9 @@
 
 import math
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,13 +24,13 @@ class Place(NamedTuple):
     """Where a file's arrays are: bytes from the start, and the shape of its values."""
 
     offset: int
-    shape: Tuple[int, ...]
+    shape: tuple[int, ...]
 
 
 class StoredRows:
     """Results in the order of the output, read one by one, as often as needed."""
 
-    def __init__(self, path: Path, names: List[str], places: List[Place]):
+    def __init__(self, path: Path, names: list[str], places: list[Place]):
         self.names = names
         self._path, self._places = path, places
 
@@ -42,12 +43,12 @@ class StoredRows:
                 yield Rows(name, *read_arrays(data, place))
 
     @property
-    def shapes(self) -> List[Tuple[int, ...]]:
+    def shapes(self) -> list[tuple[int, ...]]:
         """Shape of each file's values."""
         return [place.shape for place in self._places]
 
 
-def read_arrays(data, place: Place) -> List[np.ndarray]:
+def read_arrays(data, place: Place) -> list[np.ndarray]:
     """The three arrays of a result; shorter ones where the data end early."""
     data.seek(place.offset)
     rows, count = place.shape[0], math.prod(place.shape)

@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Real
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def is_single(audio: Any) -> bool:
     )
 
 
-def as_clips(audio: Any) -> Tuple[List[Any], bool]:
+def as_clips(audio: Any) -> tuple[list[Any], bool]:
     """The clips of what was given, and whether it was a single one."""
     single = is_single(audio)
     return [audio] if single else list(audio), single
@@ -53,7 +53,7 @@ def source_name(source: Any, index: int) -> str:
     return name if isinstance(name, str) and name else f"audio {index}"
 
 
-def source_blocks(source: Any, name: str, rate: Optional[float]) -> Iterator:
+def source_blocks(source: Any, name: str, rate: float | None) -> Iterator:
     """Blocks (n,) of mono float32 samples at 16 kHz.
 
     Args:
@@ -147,7 +147,7 @@ def _time_first(array: np.ndarray, name: str) -> np.ndarray:
     )
 
 
-def _scale(samples: np.ndarray, name: str) -> Tuple[float, float]:
+def _scale(samples: np.ndarray, name: str) -> tuple[float, float]:
     """Full scale of an array's numbers and its value of silence."""
     if samples.dtype.kind == "f":
         return 1.0, 0.0

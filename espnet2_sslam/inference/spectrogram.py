@@ -4,7 +4,7 @@ Shapes: K columns.
 """
 
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class Spectrogram(NamedTuple):
     edges: np.ndarray  # (K + 1,)
 
 
-def read_spectrogram(path: Union[str, Path]) -> Spectrogram:
+def read_spectrogram(path: str | Path) -> Spectrogram:
     """Log-mel spectrogram of an audio file of any length, in dB below its maximum.
 
     Long recordings are drawn with fewer columns, each the mean power of its frames.

@@ -4,8 +4,9 @@ Shapes: T rows of scores, C classes, L labels that are drawn, K columns.
 """
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -38,7 +39,7 @@ class Timeline(NamedTuple):
     without a score are NaN.
     """
 
-    labels: List[str]
+    labels: list[str]
     peaks: np.ndarray
     scores: np.ndarray
     end: float
@@ -103,7 +104,7 @@ def _on_grid(
 
 def draw_timeline(
     spectrogram: Spectrogram,
-    timeline: Optional[Timeline],
+    timeline: Timeline | None,
     title: str,
     note: str = "",
 ) -> Figure:
@@ -128,7 +129,7 @@ def draw_timeline(
     return figure
 
 
-def _draw_labels(figure: Figure, axis, timeline: Timeline, lines: List[str]) -> None:
+def _draw_labels(figure: Figure, axis, timeline: Timeline, lines: list[str]) -> None:
     """A row per label, dark where its score is high."""
     image = axis.imshow(
         timeline.scores.T,
@@ -221,7 +222,7 @@ def plain_text(text: str) -> str:
     return shown.replace("$", r"\$")
 
 
-def save_picture(figure: Figure, path: Union[str, Path]) -> None:
+def save_picture(figure: Figure, path: str | Path) -> None:
     """Write PNG, SVG or PDF by the suffix, whole or not at all."""
     path = Path(path)
     kind = path.suffix[1:].lower()

@@ -5,7 +5,8 @@ each is one pass of the encoder and belongs to a row. `span` gives a row's begin
 end. All numbers are samples at 16 kHz.
 """
 
-from typing import Iterable, Iterator, NamedTuple, Optional, Tuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Window(NamedTuple):
 
     samples: np.ndarray
     start: int
-    total: Optional[int]
+    total: int | None
 
 
 def cut_windows(
@@ -80,7 +81,7 @@ class WholeClip:
             if len(window.samples) >= FRAME_LENGTH:
                 yield Piece(window.samples, 0, window.start)
 
-    def span(self, row: int, total: int) -> Tuple[int, int]:
+    def span(self, row: int, total: int) -> tuple[int, int]:
         """Beginning and end of a row."""
         return 0, self.frames * FRAME_SHIFT if self.cuts(total) else total
 
@@ -113,7 +114,7 @@ class Chunks:
             if window.total is not None and window.start + self.size >= window.total:
                 return
 
-    def span(self, row: int, total: int) -> Tuple[int, int]:
+    def span(self, row: int, total: int) -> tuple[int, int]:
         """Beginning and end of a row."""
         start = row * self.hop
         end = min(start + self.size, total)
@@ -139,7 +140,7 @@ class Steps:
         frames = (total - OVERHANG) // FRAME_SHIFT
         return -(-frames * self.parts // PATCH_SIZE)
 
-    def span(self, row: int, total: int) -> Tuple[float, float]:
+    def span(self, row: int, total: int) -> tuple[float, float]:
         """Beginning and end of a row; the last one ends with the recording."""
         end = (row + 1) * STEP / self.parts
         return row * STEP / self.parts, total if row + 1 == self.rows(total) else end

@@ -6,17 +6,18 @@ checkpoint as its authors publish it (`cfg` and `model`).
 
 import argparse
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, List, Mapping, Tuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from espnet2_sslam.augment import Augmentation
-from espnet2_sslam.checkpoint.pickled import read_pickle
+from espnet2_sslam.checkpoint import read_pickle
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.randomness import batch_generator
-from espnet2_sslam.tasks.classification import SSLAMClassificationTask, read_classes
+from espnet2_sslam.tasks import SSLAMClassificationTask, read_classes
 from espnet2_sslam.units import PATCHES_PER_STEP
 
 MODULES = ("espnet2.beats.encoder", "espnet2.asr.encoder.beats_encoder")
@@ -70,7 +71,7 @@ class BeatsTokens(nn.Module):
 
     def hidden_states(
         self, speech: torch.Tensor, lengths: torch.Tensor, collect: bool = False
-    ) -> Tuple[List[torch.Tensor], torch.Tensor]:
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return [tokens (B, 1+N, D)] and time patches (B,), as SSLAMEncoder does.
 
         BEATs has no CLS token; zeros stand in its place. Clips of one length go through
@@ -104,7 +105,7 @@ class BeatsClassifier(SSLAMClassifier):
         ValueError: an option that BEATs has no part for.
     """
 
-    def __init__(self, encoder: BeatsTokens, classes: List[str], **options: Any):
+    def __init__(self, encoder: BeatsTokens, classes: list[str], **options: Any):
         augmentation = options.get("augmentation") or Augmentation()
         refused = {
             "pooling: cls": options.get("pooling", "cls") == "cls",

@@ -1,29 +1,292 @@
-"""What `import espnet2_sslam` changes in ESPnet's own tasks; called by `_hook`.
+"""SSLAM inside ESPnet's own tasks: encoder, front end, and what importing changes.
 
-`sslam` becomes one of the choices of audio encoders and frontends. A task with such a
-choice builds its models through `build` below, which touches only those with our
-encoder in them: the sizes of `pretrained` are written into the configuration, and CTC
-is watched. `AbsTask.build_model_from_file` needs no source of pre-trained weights.
+`_hook` calls `register` for every module of espnet2.tasks. `sslam` becomes one of the
+choices of audio encoders and frontends. A task with such a choice builds its models
+through `_build_model` below, which touches only those with our encoder in them: the
+sizes of `pretrained` are written into the configuration, and CTC is watched.
+`AbsTask.build_model_from_file` needs no source of pre-trained weights: they are read
+when a training begins, never later.
 """
 
 import argparse
 import functools
+import inspect
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
-from typing import Any, Callable, Dict
+from typing import Any
 
+import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.class_choices import ClassChoices
+from torch import nn
 
+from espnet2_sslam.checkpoint import CheckpointError, load_model
+from espnet2_sslam.classifier import weighted_sum
+from espnet2_sslam.config import (
+    SIZES,
+    EncoderConfig,
+    check_choice,
+    check_keywords,
+)
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.frontend import SSLAMFrontend
-from espnet2_sslam.integrations.ctc import watch_ctc
-from espnet2_sslam.pretrained import PretrainedEncoder, weights_follow, with_sizes
-from espnet2_sslam.tasks.checks import check_keywords
+from espnet2_sslam.units import SAMPLE_RATE
 
 NAME = "sslam"
+CTC_BATCHES = 50  # of a training are looked at: each look waits for the GPU
+CTC_SHARE = 0.5  # of the utterances without enough frames: above, nothing is learnt
+_weights_follow = ContextVar("weights_follow", default=False)
+
+AbsEncoder.register(SSLAMEncoder)
+
+
+@contextmanager
+def weights_follow() -> Iterator[None]:
+    """Inside, models are built without their pre-trained weights.
+
+    For a model whose trained weights are loaded next: the source may be gone by then.
+    """
+    token = _weights_follow.set(True)
+    try:
+        yield
+    finally:
+        _weights_follow.reset(token)
+
+
+class Pretrained:
+    """The weights that `pretrained` names, and the sizes that come with them.
+
+    Args:
+        source: Anything that `checkpoint.load_model` takes, or None.
+        options: Options of the encoder; sizes left out or None are the source's.
+
+    Raises:
+        CheckpointError: The source cannot be read, or has other sizes than those given.
+    """
+
+    def __init__(self, source: str | None, options: dict[str, Any]):
+        self.source = None if _weights_follow.get() else source
+        given = {k: v for k, v in options.items() if v is not None or k not in SIZES}
+        self.state: dict[str, torch.Tensor] | None = None
+        if self.source is not None:
+            encoder = self._read()
+            given.update(self._sizes(encoder.config, given))
+            self.state = encoder.state_dict()
+        self.options = given
+
+    def fill(self, encoder: SSLAMEncoder) -> None:
+        """Load the source's weights, if there is one.
+
+        Raises:
+            ValueError: The fbank statistics given differ, see `features.LogMel`.
+        """
+        if self.source is None:
+            return
+        encoder.load_state_dict(self.state or self._read().state_dict())
+        self.state = None  # a copy of all weights would stay in memory
+        logging.info("pre-trained weights of %s loaded", self.source)
+
+    def _read(self) -> SSLAMEncoder:
+        """The encoder of the source; errors name the option that asked for it."""
+        assert self.source is not None
+        try:
+            return load_model(self.source).encoder
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"pretrained: {error}") from error
+
+    def _sizes(self, config: EncoderConfig, given: dict[str, Any]) -> dict[str, Any]:
+        """The source's sizes, with which those given must agree."""
+        sizes = config.to_dict(SIZES)
+        for name, value in sizes.items():
+            if given.get(name) is not None and given[name] != value:
+                raise CheckpointError(
+                    f"{name} is {given[name]} in the configuration, but {value} in "
+                    f"pretrained {self.source}: leave {name} out"
+                )
+        return sizes
+
+
+class PretrainedEncoder(SSLAMEncoder):
+    """SSLAMEncoder as `encoder: sslam` in ESPnet's tasks.
+
+    Args:
+        input_size: 1 for waveforms, 128 for un-normalised log-mel.
+        pretrained: Where the weights come from, anything that `checkpoint.load_model`
+            takes; None: random ones. The sizes are the source's.
+        options: Fields of `EncoderConfig`.
+
+    Raises:
+        CheckpointError: The source cannot be read, or has other sizes than those given.
+        ValueError: As `SSLAMEncoder`.
+    """
+
+    def __init__(
+        self, input_size: int = 1, *, pretrained: str | None = None, **options: Any
+    ):
+        source = Pretrained(pretrained, options)
+        super().__init__(input_size=input_size, **source.options)
+        self.pretrained = source
+        source.fill(self)
+
+    def reload_pretrained_parameters(self) -> None:
+        """Load the weights again, after ESPnet's `--init` has overwritten them."""
+        self.pretrained.fill(self)
+
+
+def _signature() -> inspect.Signature:
+    """What `--print_config` shows: all options of the encoder, and `pretrained`."""
+    _, own, pretrained, _ = inspect.signature(
+        PretrainedEncoder.__init__
+    ).parameters.values()
+    fields = inspect.signature(EncoderConfig).parameters.values()
+    options = [
+        field.replace(kind=field.KEYWORD_ONLY)
+        for field in fields
+        if field.name != "input_size"
+    ]
+    # ESPnet gives input_size itself: a default would get into encoder_conf, and clash
+    return inspect.Signature([own.replace(default=own.empty), pretrained, *options])
+
+
+PretrainedEncoder.__signature__ = _signature()  # type: ignore[attr-defined]
+
+
+class SSLAMFrontend(AbsFrontend):
+    """Waveform to features: a learnt weighted sum over the layers of SSLAM.
+
+    A step is 160 ms long and `upsample` repeats it: that makes room for CTC's labels,
+    but the copies of a step are the same vector and say nothing finer than 160 ms.
+    The encoder above tells them apart by their positions; give it `input_layer: linear`
+    so that it does not subsample once more. A resolution that is really finer would
+    need passes over the shifted waveform, at so many times the cost.
+
+    Args:
+        fs: Sampling rate that ESPnet's recipes give, in Hz or as "16k".
+        pretrained: Where the weights come from, anything that `checkpoint.load_model`
+            takes; None: random ones, of the sizes below.
+        freeze: Keep SSLAM's weights and evaluation mode; only the weights of the layers
+            are learnt. False: everything is trained.
+        layer: The one layer to use, 0 (patch embedding) to `depth`, -1 the last;
+            None: all, with learnt softmax weights, equal at first.
+        freq: "concat": the 8 frequency bands of a step side by side (8 * D channels);
+            "mean": their mean (D channels).
+        upsample: Repeat every step so many times.
+        embed_dim, depth, num_heads, mlp_ratio, max_frames, drop_path, target_frames:
+            As for `SSLAMEncoder`; sizes left out are those of `pretrained`, else
+            ViT-Base's.
+        fbank_mean, fbank_std, override_fbank_stats: See `features.LogMel`.
+
+    Raises:
+        CheckpointError: The source cannot be read, or has other sizes than those given.
+        ValueError: Another sampling rate than 16 kHz; an option outside its range.
+
+    Source: the weighted sum is SUPERB's (s3prl, nn/upstream.py, Featurizer).
+    """
+
+    def __init__(
+        self,
+        fs: int | str = SAMPLE_RATE,
+        *,
+        pretrained: str | None = None,
+        freeze: bool = True,
+        layer: int | None = None,
+        freq: str = "concat",
+        upsample: int = 1,
+        embed_dim: int | None = None,
+        depth: int | None = None,
+        num_heads: int | None = None,
+        mlp_ratio: float | None = None,
+        max_frames: int | None = None,
+        drop_path: float = 0.0,
+        target_frames: int | None = None,
+        fbank_mean: float | None = None,
+        fbank_std: float | None = None,
+        override_fbank_stats: bool = False,
+    ):
+        super().__init__()
+        if _hertz(fs) != SAMPLE_RATE:
+            raise ValueError(
+                f"frontend sslam needs audio at {SAMPLE_RATE} Hz, fs is {fs}: format "
+                "the data to 16 kHz (asr.sh --fs 16k)"
+            )
+        check_choice("freq", freq, ("concat", "mean"))
+        source = Pretrained(
+            pretrained,
+            {
+                "freeze": freeze,
+                "freq": freq,
+                "upsample": upsample,
+                "embed_dim": embed_dim,
+                "depth": depth,
+                "num_heads": num_heads,
+                "mlp_ratio": mlp_ratio,
+                "max_frames": max_frames,
+                "drop_path": drop_path,
+                "target_frames": target_frames,
+                "fbank_mean": fbank_mean,
+                "fbank_std": fbank_std,
+                "override_fbank_stats": override_fbank_stats,
+            },
+        )
+        self.encoder = SSLAMEncoder(**source.options)
+        self.pretrained = source
+        source.fill(self.encoder)
+        if layer is not None and not -1 <= layer <= self.encoder.config.depth:
+            raise ValueError(
+                f"layer must be in -1..{self.encoder.config.depth}, or left out for a "
+                f"weighted sum of all, got {layer}"
+            )
+        self.layer = self.encoder.config.depth if layer == -1 else layer
+        if self.layer is None:
+            self.layer_weights = nn.Parameter(
+                torch.zeros(self.encoder.config.depth + 1)
+            )
+        else:  # what gets no gradient must not ask for one: DDP would wait for it
+            self.encoder.blocks[self.layer :].requires_grad_(False)
+
+    def output_size(self) -> int:
+        """Channels of the features."""
+        return self.encoder.output_size()
+
+    def forward(
+        self, input: torch.Tensor, input_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of a batch.
+
+        Args:
+            input: Waveforms (B, samples) at 16 kHz in [-1, 1].
+            input_lengths: Samples of each clip (B,).
+
+        Returns:
+            (B, L, output_size), zero beyond a clip's end, and lengths (B,).
+        """
+        layer = "all" if self.layer is None else self.layer
+        out = self.encoder.hidden_states(input, input_lengths, layer)
+        tokens = out.last
+        if self.layer is None:
+            tokens = weighted_sum(out.layers, self.layer_weights)
+        return self.encoder.shaped(tokens, out.steps)
+
+    def reload_pretrained_parameters(self) -> None:
+        """Load the weights again, after ESPnet's `--init` has overwritten them."""
+        self.pretrained.fill(self.encoder)
+
+
+def _hertz(fs: int | str) -> float:
+    """A sampling rate given as 16000, "16000", "16k" or "16 kHz"."""
+    text = str(fs).lower().replace(" ", "").removesuffix("hz")
+    scale = 1000 if text.endswith("k") else 1
+    try:
+        return float(text.removesuffix("k")) * scale
+    except ValueError:
+        raise ValueError(f"fs must be a rate such as 16000, got {fs!r}") from None
+
+
 OURS = {AbsEncoder: PretrainedEncoder, AbsFrontend: SSLAMFrontend}
 
 
@@ -84,6 +347,14 @@ def _build_model(build: Callable, cls: type, args: argparse.Namespace) -> Any:
     return model
 
 
+def with_sizes(conf: dict[str, Any]) -> dict[str, Any]:
+    """The options of an encoder or frontend with the sizes of their `pretrained`."""
+    source = conf.get("pretrained")
+    if source is None or _weights_follow.get():
+        return conf
+    return {**conf, **Pretrained(source, conf).options}
+
+
 def _build_model_from_file(
     build: Callable, cls: type, config_file=None, model_file=None, *args, **kwargs
 ) -> Any:
@@ -94,7 +365,7 @@ def _build_model_from_file(
         return build(config_file, model_file, *args, **kwargs)
 
 
-def _warn_of_random_features(conf: Dict[str, Any], args: argparse.Namespace) -> None:
+def _warn_of_random_features(conf: dict[str, Any], args: argparse.Namespace) -> None:
     """Say so when the frontend's weights are neither loaded nor trained."""
     if conf.get("freeze", True) and not conf.get("pretrained"):
         if not getattr(args, "init_param", None):
@@ -102,3 +373,71 @@ def _warn_of_random_features(conf: Dict[str, Any], args: argparse.Namespace) -> 
                 "frontend sslam is random and frozen: give frontend_conf.pretrained, "
                 "or freeze: false to train it"
             )
+
+
+def watch_ctc(model: torch.nn.Module) -> None:
+    """Let every CTC of a model check the first batches that it gets."""
+    for module in model.modules():
+        # ESPnet's CTC, by what it has: its place differs between versions
+        if hasattr(module, "ctc_lo") and hasattr(module, "ctc_loss"):
+            module.register_forward_pre_hook(FrameCheck())
+
+
+def missing_frames(
+    labels: torch.Tensor, lengths: torch.Tensor, frames: torch.Tensor
+) -> torch.Tensor:
+    """Frames that CTC needs more than there are (B,); positive: it cannot align.
+
+    CTC needs one frame per label, and one between two equal ones.
+
+    Args:
+        labels: (B, L), with padding.
+        lengths: Labels of each utterance (B,).
+        frames: Frames of each utterance (B,).
+    """
+    inside = torch.arange(1, labels.shape[1], device=labels.device) < lengths[:, None]
+    repeated = (labels[:, 1:] == labels[:, :-1]) & inside
+    return lengths + repeated.sum(1) - frames
+
+
+class FrameCheck:
+    """Hook before CTC's forward: refuses a training that cannot learn.
+
+    Raises:
+        ValueError: More than half of the utterances so far have too few frames.
+    """
+
+    def __init__(self):
+        self.batches = self.seen = self.impossible = 0
+
+    def __call__(self, ctc: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Check one batch: (encoder output, its lengths, labels, their lengths)."""
+        if self.batches >= CTC_BATCHES or len(inputs) < 4:
+            return
+        _, frames, labels, lengths = inputs[:4]
+        missing = missing_frames(labels, lengths, frames.to(lengths.device))
+        short = int((missing > 0).sum())
+        self.batches += 1
+        self.seen += len(missing)
+        self.impossible += short
+        if not short:
+            return
+        worst = int(missing.argmax())
+        example = f"{int(lengths[worst])} labels, {int(frames[worst])} frames"
+        count = f"{self.impossible} of the first {self.seen} utterances"
+        if self.impossible > CTC_SHARE * self.seen:
+            raise ValueError(
+                f"CTC cannot learn: {count} have more labels than encoder frames (one: "
+                f"{example}): raise upsample of sslam (a step is 160 ms), take longer "
+                "units (more BPE tokens) or set ctc_weight: 0"
+            )
+        if self.impossible == short:  # the first of them
+            logging.warning(
+                "CTC leaves out utterances with more labels than encoder frames: %s "
+                "so far (one: %s)",
+                count,
+                example,
+            )
+
+
+register(abs_task)  # the hook could not, while this module was imported

@@ -5,9 +5,10 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,13 +47,13 @@ class Exported(NamedTuple):
 
 
 def export_onnx(
-    model: Union[SSLAMEncoder, SSLAMClassifier],
-    path: Union[str, Path],
+    model: SSLAMEncoder | SSLAMClassifier,
+    path: str | Path,
     *,
     pooling: str = "mean",
     dtype: str = "float32",
     opset: int = OPSET,
-    origin: Optional[Dict[str, Any]] = None,
+    origin: dict[str, Any] | None = None,
     clips: Sequence[np.ndarray] = (),
 ) -> Exported:
     """Write a model as ONNX, fbank included, and compare it with PyTorch.
@@ -113,8 +114,8 @@ def export_onnx(
 
 
 def check_file(
-    model: Union[SSLAMEncoder, SSLAMClassifier],
-    path: Union[str, Path],
+    model: SSLAMEncoder | SSLAMClassifier,
+    path: str | Path,
     clips: Sequence[np.ndarray],
     *,
     pooling: str = "mean",
@@ -147,11 +148,11 @@ def require_onnx():
 
 
 def metadata(
-    model: Union[SSLAMEncoder, SSLAMClassifier],
+    model: SSLAMEncoder | SSLAMClassifier,
     pooling: str,
     dtype: str,
-    origin: Optional[Dict[str, Any]] = None,
-) -> Dict[str, str]:
+    origin: dict[str, Any] | None = None,
+) -> dict[str, str]:
     """What a user of the file must know, as strings (lists and objects in JSON)."""
     classifier = model if isinstance(model, SSLAMClassifier) else None
     encoder = classifier.encoder if classifier else model
@@ -160,7 +161,7 @@ def metadata(
         "sampling_rate": SAMPLE_RATE,
         "min_samples": FRAME_LENGTH,
         "max_samples": _max_samples(model),
-        "target_frames": encoder.target_frames,
+        "target_frames": encoder.config.target_frames,
         "fbank_mean": float(encoder.log_mel.mean),
         "fbank_std": float(encoder.log_mel.std),
         "dtype": dtype,
@@ -170,11 +171,11 @@ def metadata(
     if classifier:
         known.update(classes=classifier.classes, task=classifier.task)
     else:
-        step = FRAME_SHIFT_MS * PATCH_SIZE / 1000 / encoder.upsample
+        step = FRAME_SHIFT_MS * PATCH_SIZE / 1000 / encoder.config.upsample
         known.update(
             seconds_per_step=step,
             layer=encoder.layer,
-            freq=encoder.freq,
+            freq=encoder.config.freq,
             cls_token=encoder.use_cls,
             pooling=pooling,
         )
@@ -185,12 +186,12 @@ def metadata(
     }
 
 
-def _max_samples(model) -> Optional[int]:
+def _max_samples(model) -> int | None:
     """Longest speech that fits the position table; None where clips are cut to fit."""
     encoder = getattr(model, "encoder", model)
-    if encoder.target_frames is not None:
+    if encoder.config.target_frames is not None:
         return None
-    return FRAME_LENGTH + FRAME_SHIFT * encoder.max_frames - 1
+    return FRAME_LENGTH + FRAME_SHIFT * encoder.config.max_frames - 1
 
 
 def _check_size(graph: torch.nn.Module) -> None:
@@ -227,7 +228,7 @@ def _traced(graph: torch.nn.Module, opset: int):
         ) from error
 
 
-def _name_limit(model, max_samples: Optional[str], positions: torch.Tensor) -> None:
+def _name_limit(model, max_samples: str | None, positions: torch.Tensor) -> None:
     """Name the node that fails on longer speech so that its name says why."""
 
     def is_position(value) -> bool:

@@ -3,8 +3,9 @@
 Shapes: N samples; the first dimension of every output is the clip.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class Check(NamedTuple):
     clips: int
     batches: int
     tolerance: float
-    largest: Dict[str, float]
+    largest: dict[str, float]
 
     def __str__(self) -> str:
         found = ", ".join(f"{name} {value:.1e}" for name, value in self.largest.items())
@@ -34,7 +35,7 @@ class Check(NamedTuple):
         )
 
 
-def made_clips() -> List[np.ndarray]:
+def made_clips() -> list[np.ndarray]:
     """Clips that a log-mel finds hard: short, silent, very quiet, clipped, mixed."""
     draw = np.random.default_rng(0)
 
@@ -63,7 +64,7 @@ def made_clips() -> List[np.ndarray]:
     return [clip.astype(np.float32) for clip in clips]
 
 
-def read_clips(paths: Sequence[Union[str, Path]]) -> List[np.ndarray]:
+def read_clips(paths: Sequence[str | Path]) -> list[np.ndarray]:
     """The audio files, and those in the folders, at 16 kHz.
 
     Raises:
@@ -84,7 +85,7 @@ def compare(
     session,
     clips: Sequence[np.ndarray],
     *,
-    max_samples: Optional[int] = None,
+    max_samples: int | None = None,
     tolerance: float = TOLERANCE["float32"],
 ) -> Check:
     """Compare each clip alone in PyTorch with the clip alone and in batches in ONNX.
@@ -118,14 +119,14 @@ def compare(
     return check
 
 
-def _torch_outputs(reference, clip: np.ndarray) -> List[np.ndarray]:
+def _torch_outputs(reference, clip: np.ndarray) -> list[np.ndarray]:
     """PyTorch's outputs for one clip, without the first dimension."""
     with torch.no_grad():
         outputs = reference(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))
     return [output[0].numpy() for output in outputs]
 
 
-def _runs(session, clips, longest: int) -> Iterator[Tuple[List[int], List[np.ndarray]]]:
+def _runs(session, clips, longest: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     """Rows of `clips` and their outputs: each alone, then all in batches."""
     rows = range(len(clips))
     batches = [list(rows[start : start + BATCH]) for start in rows[::BATCH]]

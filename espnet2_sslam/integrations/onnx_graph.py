@@ -5,15 +5,13 @@ Shapes: B clips, T frames, S time patches, D channels.
 
 import copy
 import math
-from typing import Tuple
 
 import torch
 from torch import nn
 
-from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.classifier import Pooling, SSLAMClassifier
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.features import mel_filters, num_frames, zero_padding
-from espnet2_sslam.pooling import Pooling
 from espnet2_sslam.units import (
     FFT_SIZE,
     FRAME_LENGTH,
@@ -44,7 +42,7 @@ class TraceableFbank(nn.Module):
 
     def forward(
         self, speech: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         speech = zero_padding(speech, lengths)
         mean = speech.sum(1, keepdim=True) / lengths[:, None].float()
         speech = zero_padding(speech - mean, lengths)
@@ -107,10 +105,10 @@ class FeatureGraph(nn.Module):
     def __init__(self, encoder: SSLAMEncoder, pooling: str = "mean"):
         super().__init__()
         self.encoder = encoder
-        self.pooling = Pooling(pooling, encoder.embed_dim)
+        self.pooling = Pooling(pooling, encoder.config.embed_dim)
 
     def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
-        layer, last = self.encoder.layer, self.encoder.max_layer
+        layer, last = self.encoder.layer, self.encoder.config.num_blocks
         everything = layer == "all"
         wanted = last if everything or layer == -1 else min(layer, last)
         states, steps = self.encoder.hidden_states(
@@ -149,7 +147,7 @@ def reference(model: nn.Module, pooling: str = "mean") -> nn.Module:
     """What PyTorch computes: the graph around a plain float32 copy of the model."""
     model = copy.deepcopy(model).float().eval().requires_grad_(False)
     if isinstance(model, SSLAMClassifier):
-        model.encoder.input_size = 1
+        model.encoder.config.input_size = 1
         return ScoreGraph(model)
     model.input_size = 1
     return FeatureGraph(model, pooling)

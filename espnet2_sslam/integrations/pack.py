@@ -13,15 +13,13 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any
 
 import torch
 import yaml
 
 import espnet2_sslam
-from espnet2_sslam.checkpoint import model_config
-from espnet2_sslam.checkpoint.archive import META_FILE
-from espnet2_sslam.checkpoint.folder import Model
+from espnet2_sslam.checkpoint import META_FILE, Model, model_config
 from espnet2_sslam.classifier import SSLAMClassifier
 
 CONFIG_FILE = "config.yaml"
@@ -29,7 +27,7 @@ WEIGHTS_FILE = "model.pth"
 INPUT = {"input_size": 1, "frontend": None, "normalize": None}  # waveforms
 
 
-def pack_model(model: Model, path: Union[str, Path], *, timestamp: bool = True) -> Path:
+def pack_model(model: Model, path: str | Path, *, timestamp: bool = True) -> Path:
     """Write an encoder or a classifier as a packed model.
 
     Args:
@@ -72,7 +70,7 @@ def pack_model(model: Model, path: Union[str, Path], *, timestamp: bool = True) 
     return path
 
 
-def training_config(model: Model) -> Dict[str, Any]:
+def training_config(model: Model) -> dict[str, Any]:
     """The config.yaml of a model: what ESPnet needs to build it.
 
     Args:
@@ -96,7 +94,7 @@ def training_config(model: Model) -> Dict[str, Any]:
     }
 
 
-def _write_zip(path: Path, members: Dict[str, Any]) -> None:
+def _write_zip(path: Path, members: dict[str, Any]) -> None:
     """Write the archive whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")

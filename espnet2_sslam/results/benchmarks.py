@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from espnet2_sslam.machine import environment
 from espnet2_sslam.results import paper, tables
-from espnet2_sslam.results.files import write_text
-from espnet2_sslam.results.machine import environment
 from espnet2_sslam.results.record import Record, collect
 from espnet2_sslam.results.summary import Cell, models_present, summarise
+from espnet2_sslam.store import write_text
 
 LEGEND = (
     "In percent: mean ± standard deviation over the seeds (none for one seed), of the "

@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Optional
 
-from espnet2_sslam.corpus.report_text import warnings
-from espnet2_sslam.results.files import sha256
+from espnet2_sslam.corpus import warnings
 from espnet2_sslam.results.tables import markdown
+from espnet2_sslam.store import sha256
 
 HEADER = (
     "split clips listed missing left_out expected hours classes without_a_positive hash"
@@ -18,7 +17,7 @@ def data_report_path(dump: Path) -> Path:
     return Path(dump) / "report" / "report.json"
 
 
-def read_data_report(dump: Path) -> Optional[dict]:
+def read_data_report(dump: Path) -> dict | None:
     """Return the numbers of stage 3, None where there are none."""
     path = data_report_path(dump)
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -6,13 +6,13 @@ paper.yaml; everything else is read from the runs and from the data report.
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable, Optional
 
 import numpy as np
 import yaml
 
-from espnet2_sslam.corpus.report_text import warnings
+from espnet2_sslam.corpus import warnings
 from espnet2_sslam.results import curves, paper
 from espnet2_sslam.results.data import read_data_report
 from espnet2_sslam.results.history import RUN_KEYS, History
@@ -67,7 +67,7 @@ def _score_lines(record: Record, tag: str, data_set: str, metric: str) -> list[s
     return lines
 
 
-def _interval(record: Record, where: tuple, metric: str) -> Optional[tuple]:
+def _interval(record: Record, where: tuple, metric: str) -> tuple | None:
     """Return the mean bounds of the bootstrap over test clips; None for folds."""
     tag, model, data_set, split, checkpoint = where
     found = [
@@ -81,7 +81,7 @@ def _interval(record: Record, where: tuple, metric: str) -> Optional[tuple]:
     return tuple(np.mean(found, axis=0))
 
 
-def _describe(cell: Cell, bounds: Optional[tuple]) -> str:
+def _describe(cell: Cell, bounds: tuple | None) -> str:
     """Return a score in percent with what is known about its chance."""
     text = f"{100 * cell.mean:.1f}"
     extra = []
@@ -94,7 +94,7 @@ def _describe(cell: Cell, bounds: Optional[tuple]) -> str:
     return f"{text} ({', '.join(extra)})"
 
 
-def _apart(cell: Cell, bounds: Optional[tuple], entry: dict) -> str:
+def _apart(cell: Cell, bounds: tuple | None, entry: dict) -> str:
     """Say how far the score is from one published number or range."""
     low, high = paper.bounds(entry)
     ours, name = 100 * cell.mean, f"{entry['value']} ({entry['source']})"
@@ -107,7 +107,7 @@ def _apart(cell: Cell, bounds: Optional[tuple], entry: dict) -> str:
     return text
 
 
-def _clip_lines(record: Record, data_set: str, report: Optional[dict]) -> list[str]:
+def _clip_lines(record: Record, data_set: str, report: dict | None) -> list[str]:
     """Say how many clips were trained and tested on, and what the data report found."""
     if report is None:
         return ["there is no data report (stage 3): the clips are not compared"]

@@ -4,9 +4,9 @@ import datetime
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class History:
     path: Path
     config: dict
     stats: dict
-    torch_version: Optional[str]
+    torch_version: str | None
     machines: tuple[str, ...] = ()
 
     @property

@@ -1,20 +1,20 @@
 """A clip as the student meets it: mixture, mask, and how wrong the prediction is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence
 
 import numpy as np
 import torch
 import yaml
 
 from espnet2_sslam.audio import read_audio
+from espnet2_sslam.checkpoint import compare_states, load_states
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.mixing import unmixed_steps
 from espnet2_sslam.pretrain_model import MIXED, SSLAMPretrainModel
 from espnet2_sslam.results.style import plt, save
-from espnet2_sslam.tasks.weights import compare_states, load_states
 from espnet2_sslam.units import (
     FRAME_SHIFT_MS,
     NUM_MEL_BINS,
@@ -34,8 +34,8 @@ class Panel:
     """
 
     clip: np.ndarray
-    mixture: Optional[np.ndarray]
-    unmixed: Optional[np.ndarray]
+    mixture: np.ndarray | None
+    unmixed: np.ndarray | None
     mask: np.ndarray
     error: np.ndarray
     frames: int
@@ -56,7 +56,9 @@ def load_pretrained(model_dir: Path) -> SSLAMPretrainModel:
                 "pre-training run"
             )
     config = yaml.safe_load((model_dir / "config.yaml").read_text(encoding="utf-8"))
-    encoder = SSLAMEncoder(config.get("input_size") or 1, **config["encoder_conf"])
+    encoder = SSLAMEncoder(
+        input_size=config.get("input_size") or 1, **config["encoder_conf"]
+    )
     model = SSLAMPretrainModel(encoder, **config["model_conf"])
     states = load_states(model_dir / "latest.pth")
     compare_states(model.state_dict(), states, str(model_dir / "latest.pth"))
@@ -79,7 +81,7 @@ def compute_panel(
     Raises:
         ValueError: for fewer than two clips with a model of mixtures.
     """
-    speech, lengths = _batch(model.encoder.input_size, clips)
+    speech, lengths = _batch(model.encoder.config.input_size, clips)
     draws = model.draw(len(clips), torch.Generator().manual_seed(seed))
     unmixed, mixed = model.student_inputs(speech, lengths, draws)
     targets = model.make_targets(unmixed, mixed, draws)

@@ -2,7 +2,6 @@
 
 from functools import cache
 from importlib import resources
-from typing import Optional
 
 import yaml
 
@@ -78,7 +77,7 @@ def all_numbers(data_set: str, metric: str, kind: str) -> str:
     return "; ".join(parts)
 
 
-def clips(data_set: str, what: str) -> Optional[int]:
+def clips(data_set: str, what: str) -> int | None:
     """Return how many clips the papers have, None when not known.
 
     Args:

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
-from espnet2_sslam.corpus.datadir import Downstream
-from espnet2_sslam.corpus.labels import read_label_names
+from espnet2_sslam.corpus import Downstream, read_label_names
 from espnet2_sslam.results.history import History, read_history
 from espnet2_sslam.results.runs import (
     MODELS,
@@ -92,10 +91,10 @@ def collect(
     expdir: Path,
     dump: Path,
     *,
-    seeds: Optional[list[int]] = None,
+    seeds: list[int] | None = None,
     models: tuple[str, ...] = MODELS,
-    tags: Optional[list[str]] = None,
-    pretrain_from: Optional[Path] = None,
+    tags: list[str] | None = None,
+    pretrain_from: Path | None = None,
 ) -> Record:
     """Read all runs; missing and unfinished ones are listed in the record.
 
@@ -121,7 +120,7 @@ def collect(
     return record
 
 
-def _read_or_note(path: Path, unfinished: list[str]) -> Optional[History]:
+def _read_or_note(path: Path, unfinished: list[str]) -> History | None:
     """Read a run's history; note why when there is none or it is not complete."""
     try:
         history = read_history(path)

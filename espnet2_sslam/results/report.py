@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
+from espnet2_sslam.machine import environment
 from espnet2_sslam.results import paper, tables
 from espnet2_sslam.results.data import data_section
 from espnet2_sslam.results.differences import difference_sections
 from espnet2_sslam.results.figures import draw_figures
-from espnet2_sslam.results.files import write_text
 from espnet2_sslam.results.history import History
-from espnet2_sslam.results.machine import environment
 from espnet2_sslam.results.record import Record
 from espnet2_sslam.results.runs import MODELS
 from espnet2_sslam.results.series import series_sections
 from espnet2_sslam.results.summary import compare, models_present, summarise
+from espnet2_sslam.store import write_text
 
 LEGEND = (
     "Scores are in percent: mean ± standard deviation over the seeds. A seed's score "

@@ -8,13 +8,14 @@ is the first column of downstream.txt with `/` replaced by `_`.
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, NamedTuple, Optional
+from typing import NamedTuple
 
-from espnet2_sslam.corpus.datadir import Downstream, read_downstream, read_table
-from espnet2_sslam.results.files import sha256
+from espnet2_sslam.corpus import Downstream, read_downstream, read_table
 from espnet2_sslam.results.scoring import read_predictions
+from espnet2_sslam.store import sha256
 
 MODELS = ("random", "phase1", "phase2")  # others have the names of --models
 CHECKPOINTS = ("last", "best")
@@ -88,9 +89,9 @@ def collect_scores(
     expdir: Path,
     dump: Path,
     *,
-    seeds: Optional[list[int]] = None,
+    seeds: list[int] | None = None,
     models: tuple[str, ...] = MODELS,
-    tags: Optional[list[str]] = None,
+    tags: list[str] | None = None,
 ) -> Scores:
     """Read every score that the experiment should have.
 

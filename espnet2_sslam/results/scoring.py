@@ -6,9 +6,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from espnet2_sslam.corpus.datadir import TASKS, read_classes, read_table
-from espnet2_sslam.results.files import sha256, write_csv, write_json
+from espnet2_sslam.corpus import TASKS, read_classes, read_table
 from espnet2_sslam.results.intervals import bootstrap
+from espnet2_sslam.store import sha256, write_csv, write_json
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
 """Test splits that differ by a number, such as degree_1, degree_2: a curve each."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from espnet2_sslam.results.files import write_csv
 from espnet2_sslam.results.record import Record
 from espnet2_sslam.results.runs import Scores
 from espnet2_sslam.results.style import colours, plt, save
 from espnet2_sslam.results.summary import models_present, summarise
 from espnet2_sslam.results.tables import markdown
+from espnet2_sslam.store import write_csv
 
 LEGEND = (
     "mAP of the last checkpoints. `chance` is the mean share of positive clips per "

@@ -1,12 +1,12 @@
 """The look that all plots share."""
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 import matplotlib
 
-from espnet2_sslam.results.files import write_bytes
+from espnet2_sslam.store import write_bytes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the choice of the backend)

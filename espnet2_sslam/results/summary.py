@@ -1,7 +1,6 @@
 """Numbers over folds and seeds, and what they allow to say."""
 
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 
@@ -26,7 +25,7 @@ class Cell:
         return float(np.mean(self.values)) if self.values else float("nan")
 
     @property
-    def spread(self) -> Optional[float]:
+    def spread(self) -> float | None:
         """Standard deviation over the seeds (n - 1), None with fewer than two."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 

@@ -1,16 +1,16 @@
 """Scores as Markdown and CSV tables."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 import numpy as np
 
-from espnet2_sslam.corpus.datadir import Downstream
+from espnet2_sslam.corpus import Downstream
 from espnet2_sslam.results import paper
-from espnet2_sslam.results.files import write_csv
 from espnet2_sslam.results.record import Record, Split
 from espnet2_sslam.results.runs import CHECKPOINTS, Key, Scores
 from espnet2_sslam.results.summary import Cell, models_present, summarise
+from espnet2_sslam.store import write_csv
 
 
 def markdown(header: list[str], rows: Iterable[Iterable]) -> str:

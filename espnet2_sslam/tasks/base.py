@@ -10,22 +10,24 @@ import torch
 import yaml
 from torch.multiprocessing import ProcessExitedException
 
+from espnet2_sslam._hook import without_flash_attention_note
+from espnet2_sslam.checkpoint import (
+    check_init_param,
+    compare_states,
+    load_states,
+)
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.config import check_keywords
+from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 from espnet2_sslam.tasks.checks import (
     check_accumulation,
     check_data_files,
-    check_keywords,
     check_options,
     check_sampling,
     check_unchanged,
 )
 from espnet2_sslam.tasks.optimizer import parameter_groups
-from espnet2_sslam.tasks.quiet import without_flash_attention_note
 from espnet2_sslam.tasks.scheduler import WarmupCosine
-from espnet2_sslam.tasks.weights import (
-    check_init_param,
-    compare_states,
-    load_states,
-)
 
 with without_flash_attention_note():
     from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
@@ -37,6 +39,9 @@ with without_flash_attention_note():
     from espnet2_sslam.tasks.trainer import SafeTrainer
 
 scheduler_classes["sslam_warmup_cosine"] = WarmupCosine
+# our models have all that ESPnet asks of its own, and need no ESPnet themselves
+AbsESPnetModel.register(SSLAMPretrainModel)
+AbsESPnetModel.register(SSLAMClassifier)
 
 
 class SSLAMAbsTask(ClipTask, AbsTask):

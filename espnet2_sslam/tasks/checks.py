@@ -1,8 +1,7 @@
 """What must be right before a training starts; each complaint is one line."""
 
 import argparse
-import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -142,39 +141,3 @@ def check_unchanged(args: argparse.Namespace) -> None:
                 f"{output_dir} was trained with --{name} {before[name]}, this run has "
                 f"{now}: resume with the same settings or give a new --output_dir"
             )
-
-
-def check_keywords(
-    function: Callable, conf: dict, option: str, given: Iterable[str] = ()
-) -> None:
-    """Raise ValueError for a key of a YAML section that the class does not know.
-
-    Args:
-        function: class or function that gets the section as keyword arguments.
-        conf: the section.
-        option: its name, for the message.
-        given: arguments that the program fills in itself.
-    """
-    parameters = inspect.signature(function).parameters.values()
-    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    known = [p.name for p in parameters if p.kind in kinds and p.name not in given]
-    for key in conf:
-        if key not in known and not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            raise ValueError(
-                f"--{option} has no key {key}: use one of {', '.join(sorted(known))}"
-            )
-    for key, value in conf.items():
-        if isinstance(value, str) and _is_number(value):
-            raise ValueError(
-                f"--{option} {key} is the text '{value}', not a number: YAML wants a "
-                f"point, as in {float(value):.1e}"
-            )
-
-
-def _is_number(text: str) -> bool:
-    """Tell whether a text reads as a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text.lower() not in ("nan", "inf", "-inf")

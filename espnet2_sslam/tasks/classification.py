@@ -7,20 +7,11 @@ import yaml
 
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.classifier import SSLAMClassifier, classifier_from_config
-from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.config import SIZES, EncoderConfig, HeadConfig, check_keywords
 from espnet2_sslam.tasks.base import NestedDictAction, SSLAMAbsTask
-from espnet2_sslam.tasks.checks import check_keywords
 
 # What a classifier takes over from the training of its encoder, unless told otherwise.
-INHERITED = (
-    "embed_dim",
-    "depth",
-    "num_heads",
-    "mlp_ratio",
-    "max_frames",
-    "fbank_mean",
-    "fbank_std",
-)
+INHERITED = (*SIZES, "fbank_mean", "fbank_std")
 
 
 class SSLAMClassificationTask(SSLAMAbsTask):
@@ -58,11 +49,12 @@ class SSLAMClassificationTask(SSLAMAbsTask):
     def check_configuration(cls, args: argparse.Namespace) -> None:
         """Also check the sections of classification; read the class list and sizes."""
         super().check_configuration(args)
-        given = ["self", "encoder", "classes", "augmentation", "seed"]
-        check_keywords(SSLAMClassifier, args.model_conf, "model_conf", given)
+        given = ["encoder", "head", "classes", "augmentation", "seed"]
+        known = (SSLAMClassifier, HeadConfig)
+        check_keywords(known, args.model_conf, "model_conf", given)
         check_keywords(Augmentation, args.augment_conf, "augment_conf", ["self"])
-        given = ["self", "input_size"]
-        check_keywords(SSLAMEncoder, args.encoder_conf, "encoder_conf", given)
+        given = ["input_size"]
+        check_keywords(EncoderConfig, args.encoder_conf, "encoder_conf", given)
         if args.model_conf.get("cache_features") and args.max_samples is not None:
             raise ValueError("model_conf cache_features does not go with --max_samples")
         args.class_list = read_classes(args.class_list)

@@ -1,8 +1,8 @@
 """Which clips make up a batch: new partners in every pass, exact after a resume."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from espnet2.iterators.abs_iter_factory import AbsIterFactory

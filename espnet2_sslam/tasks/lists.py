@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from espnet2_sslam.corpus.weights import class_balanced_weights
+from espnet2_sslam.corpus import class_balanced_weights
 from espnet2_sslam.tasks.dataset import (
     ClipDataset,
     key_file,

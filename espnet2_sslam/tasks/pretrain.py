@@ -2,11 +2,11 @@
 
 import argparse
 
+from espnet2_sslam.config import EncoderConfig, check_keywords
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 from espnet2_sslam.tasks.base import NestedDictAction, SSLAMAbsTask
-from espnet2_sslam.tasks.checks import check_keywords
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT
 
 
@@ -33,8 +33,8 @@ class SSLAMTask(SSLAMAbsTask):
     def check_configuration(cls, args: argparse.Namespace) -> None:
         """Also check the sections of pre-training."""
         super().check_configuration(args)
-        given = ["self", "input_size"]
-        check_keywords(SSLAMEncoder, args.encoder_conf, "encoder_conf", given)
+        given = ["input_size"]
+        check_keywords(EncoderConfig, args.encoder_conf, "encoder_conf", given)
         given = ["self", "encoder", "seed"]
         check_keywords(SSLAMPretrainModel, args.model_conf, "model_conf", given)
         decoder = args.model_conf.get("decoder_conf") or {}
@@ -77,5 +77,5 @@ class SSLAMTask(SSLAMAbsTask):
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> SSLAMPretrainModel:
         """Return student, teacher and decoder, drawn from the global seed."""
-        encoder = SSLAMEncoder(args.input_size, **args.encoder_conf)
+        encoder = SSLAMEncoder(input_size=args.input_size, **args.encoder_conf)
         return SSLAMPretrainModel(encoder, seed=args.seed, **args.model_conf)

@@ -12,7 +12,7 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 
-from espnet2_sslam.results.machine import machine
+from espnet2_sslam.machine import machine
 from espnet2_sslam.tasks.atomic import (
     atomic_torch_save,
     link_atomically,

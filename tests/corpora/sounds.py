@@ -1,9 +1,9 @@
 """The sounds that the miniature corpora are made of."""
 
 import hashlib
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import Optional, Sequence
 
 import numpy as np
 import soundfile
@@ -18,7 +18,7 @@ class Sounds:
         seconds: Their length.
     """
 
-    def __init__(self, clips: Optional[Sequence[Path]] = None, rate=16000, seconds=0.5):
+    def __init__(self, clips: Sequence[Path] | None = None, rate=16000, seconds=0.5):
         self.clips = [str(path) for path in clips or ()]
         self.rate, self.seconds = rate, seconds
         self.turn = count()

@@ -8,13 +8,13 @@ where it stopped and a second one takes seconds.
 import json
 import logging
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
 
 from folder_table import EXTENSIONS
 
-from espnet2_sslam.corpus.parallel import parallel_map
+from espnet2_sslam.corpus import parallel_map
 
 AUDIO = tuple(EXTENSIONS)
 
@@ -44,7 +44,7 @@ def list_folder(folder: str, root: str) -> dict:
     return {"folder": folder, "mtime": mtime, "folders": folders, "names": names}
 
 
-def read_journal(journal: Path) -> Dict[str, dict]:
+def read_journal(journal: Path) -> dict[str, dict]:
     """Lines of an earlier scan by directory; a cut-off line is left out."""
     known = {}
     if journal.is_file():
@@ -58,7 +58,7 @@ def read_journal(journal: Path) -> Dict[str, dict]:
     return known
 
 
-def scan(root: Path, journal: Path, nj: int) -> Iterator[Tuple[str, List[str]]]:
+def scan(root: Path, journal: Path, nj: int) -> Iterator[tuple[str, list[str]]]:
     """Relative directory and names of the audio files in it, for the whole tree.
 
     Args:

@@ -2,10 +2,11 @@
 
 import csv
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, NamedTuple
+from typing import NamedTuple
 
-from espnet2_sslam.corpus.labels import label_word
+from espnet2_sslam.corpus import label_word
 
 CLASS_TABLE = "class_labels_indices.csv"
 
@@ -18,7 +19,7 @@ class Segment(NamedTuple):
     labels: str  # words separated by blanks
 
 
-def read_class_table(path: Path) -> Dict[str, str]:
+def read_class_table(path: Path) -> dict[str, str]:
     """Display name of each AudioSet id, in class order.
 
     Raises:
@@ -40,7 +41,7 @@ def read_class_table(path: Path) -> Dict[str, str]:
     return dict(rows[number] for number in range(len(rows)))
 
 
-def read_segments(path: Path, classes: Dict[str, str]) -> Iterator[Segment]:
+def read_segments(path: Path, classes: dict[str, str]) -> Iterator[Segment]:
     """Segments of a CSV, in file order: `YTID, start, end, "mid,mid"`, `#` comments.
 
     Raises:

@@ -2,8 +2,8 @@
 
 import argparse
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Optional, Sequence
 
 
 def corpus_parser(description: str, nj: str = "not needed here"):
@@ -20,7 +20,7 @@ def corpus_parser(description: str, nj: str = "not needed here"):
 def prepare_corpus(
     parser: argparse.ArgumentParser,
     prepare: Callable[[argparse.Namespace], None],
-    argv: Optional[Sequence[str]] = None,
+    argv: Sequence[str] | None = None,
 ) -> None:
     """Read the options and prepare the corpus, with a log on stderr."""
     args = parser.parse_args(argv)

@@ -24,17 +24,21 @@ import heapq
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List
 
 from audio_index import scan
 from audioset_csv import CLASS_TABLE, Segment, read_class_table, read_segments
 from corpus_command import corpus_parser, prepare_corpus
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import Downstream, table_lines
-from espnet2_sslam.corpus.labels import write_classes
-from espnet2_sslam.corpus.writer import Clip, CorpusWriter
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    table_lines,
+    write_classes,
+)
 
 CSV_FILES = {
     "balanced": "balanced_train_segments.csv",
@@ -74,8 +78,8 @@ class AudioFiles:
 
     def __init__(self, root: Path, journal: Path, nj: int):
         self.root = root
-        self.paths: Dict[str, str] = {}
-        self.copies: List[str] = []
+        self.paths: dict[str, str] = {}
+        self.copies: list[str] = []
         self.foreign = 0
         for folder, names in scan(root, journal, nj):
             for name in names:
@@ -120,7 +124,7 @@ class Corpus:
     def __init__(self, args, writer: CorpusWriter):
         self.folder = args.corpus_dir.resolve()
         self.writer = writer
-        self.known_labels: Dict[str, str] = {}  # one text for many clips: memory
+        self.known_labels: dict[str, str] = {}  # one text for many clips: memory
         self.classes = read_class_table(find_file(self.folder, CLASS_TABLE))
         needed = {part for name in args.sets for part in SUBSETS[name]} | {"eval"}
         self.csv = {part: find_file(self.folder, CSV_FILES[part]) for part in needed}
@@ -144,7 +148,7 @@ class Corpus:
 
     def clips(self, parts: tuple, split: str) -> Iterator[Clip]:
         """Clips of some CSVs; one listed again is left out and counted."""
-        seen: Dict[str, str] = {}
+        seen: dict[str, str] = {}
         again, elsewhere = 0, 0
         for part in parts:
             for segment in read_segments(self.csv[part], self.classes):

@@ -21,16 +21,17 @@ from pathlib import Path
 import numpy as np
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import (
+from espnet2_sslam.corpus import (
     CLASS_FILE,
     Downstream,
     begin_corpus,
     finish_corpus,
+    hold_out,
+    partition_groups,
     slug,
     write_atomically,
     write_split,
 )
-from espnet2_sslam.corpus.partition import hold_out, partition_groups
 
 COLUMNS = ("filename", "fold", "category", "src_file")
 OFFICIAL_FOLDS = {1, 2, 3, 4, 5}

@@ -17,29 +17,29 @@ import argparse
 import logging
 import re
 from pathlib import Path
-from typing import Dict, List
 
 import numpy as np
 from folder_table import Clip, label_slugs, read_metadata, read_tree, unique_ids
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import (
+from espnet2_sslam.corpus import (
     CLASS_FILE,
     TASKS,
     Downstream,
     begin_corpus,
     finish_corpus,
+    hold_out,
+    partition_groups,
     slug,
     write_atomically,
     write_split,
 )
-from espnet2_sslam.corpus.partition import hold_out, partition_groups
 
 PARTS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 LABEL_FILE = "label_names.tsv"
 
 
-def read_clips(args) -> List[Clip]:
+def read_clips(args) -> list[Clip]:
     """The clips of --corpus_dir, whatever it is."""
     source = args.corpus_dir.resolve()
     if source.is_file():
@@ -70,8 +70,8 @@ def group_of(clip: Clip, pattern: str) -> str:
 
 
 def choose_splits(
-    clips: Dict[str, Clip], groups: Dict[str, str], rng
-) -> Dict[str, str]:
+    clips: dict[str, Clip], groups: dict[str, str], rng
+) -> dict[str, str]:
     """Split of each labelled clip, as given or seeded."""
     if next(iter(clips.values())).split is None:
         labels = {key: clip.labels for key, clip in clips.items()}
@@ -88,7 +88,7 @@ def choose_splits(
     return splits
 
 
-def choose_task(clips: Dict[str, Clip], task: str) -> str:
+def choose_task(clips: dict[str, Clip], task: str) -> str:
     """`multi_class` when every clip has exactly one label, unless told."""
     many = next((clip for clip in clips.values() if len(clip.labels) != 1), None)
     if task == "auto":
@@ -123,7 +123,7 @@ def write_labelled(args, clips, groups, splits) -> Downstream:
     return Downstream(args.name, task, f"{args.name}/train", valid, [test])
 
 
-def write_pretrain(args, clips, groups, splits, rng) -> List[str]:
+def write_pretrain(args, clips, groups, splits, rng) -> list[str]:
     """Write pretrain/{train,valid}; notes on what is in them."""
     if args.pretrain_on == "all" or not splits:
         note = "pretrain/{train,valid} hold all audio, without labels"
@@ -151,8 +151,8 @@ def prepare(args) -> None:
     groups = {key: slug(group_of(c, args.group_regex)) for key, c in clips.items()}
     rng = np.random.default_rng(args.seed)
     labelled = any(clip.labels for clip in clips.values())
-    splits: Dict[str, str] = {}
-    runs: List[Downstream] = []
+    splits: dict[str, str] = {}
+    runs: list[Downstream] = []
     begin_corpus(args.datadir)
     names = ["pretrain/train", "pretrain/valid"]
     if labelled:

@@ -9,14 +9,17 @@ order, propagated upwards in the ontology as in the official files.
 import argparse
 import csv
 from pathlib import Path
-from typing import Dict, List
 
 from corpus_command import corpus_parser, prepare_corpus
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import Downstream
-from espnet2_sslam.corpus.labels import unique_words, write_classes
-from espnet2_sslam.corpus.writer import Clip, CorpusWriter
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    unique_words,
+    write_classes,
+)
 
 SPLITS = {"train": "train", "val": "valid"}  # of dev.csv
 EXPECTED = (
@@ -25,7 +28,7 @@ EXPECTED = (
 )
 
 
-def read_vocabulary(path: Path) -> List[str]:
+def read_vocabulary(path: Path) -> list[str]:
     """Labels in class order: `index,label,mid` without header.
 
     Raises:
@@ -39,7 +42,7 @@ def read_vocabulary(path: Path) -> List[str]:
     return labels
 
 
-def read_rows(path: Path, columns: tuple) -> List[dict]:
+def read_rows(path: Path, columns: tuple) -> list[dict]:
     """Rows of dev.csv or eval.csv.
 
     Raises:
@@ -53,14 +56,14 @@ def read_rows(path: Path, columns: tuple) -> List[dict]:
         return list(reader)
 
 
-def read_clips(root: Path, classes: List[str]) -> Dict[str, List[Clip]]:
+def read_clips(root: Path, classes: list[str]) -> dict[str, list[Clip]]:
     """Clips of each split.
 
     Raises:
         ValueError: An unknown split or label.
     """
     truth = root / "FSD50K.ground_truth"
-    clips: Dict[str, List[Clip]] = {"train": [], "valid": [], "test": []}
+    clips: dict[str, list[Clip]] = {"train": [], "valid": [], "test": []}
     for part in ("dev", "eval"):
         path = truth / f"{part}.csv"
         columns = ("fname", "labels") + (("split",) if part == "dev" else ())

@@ -17,7 +17,6 @@ are validated on.
 import argparse
 import csv
 from pathlib import Path
-from typing import Dict, List
 
 import numpy as np
 from corpus_command import corpus_parser, prepare_corpus
@@ -25,10 +24,16 @@ from event_files import FORMS, read_event_labels
 from folder_table import EXTENSIONS, SPLIT_NAMES
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import Downstream, slug
-from espnet2_sslam.corpus.labels import label_name, unique_words, write_classes
-from espnet2_sslam.corpus.partition import partition_groups
-from espnet2_sslam.corpus.writer import Clip, CorpusWriter
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    label_name,
+    partition_groups,
+    slug,
+    unique_words,
+    write_classes,
+)
 
 SET = "idmt_desed_fl"
 DESED_CLASSES = (
@@ -47,9 +52,9 @@ class Tree:
     """Audio files, annotation files and tables below a folder."""
 
     def __init__(self, root: Path):
-        self.audio: List[Path] = []
-        self.events: Dict[str, List[Path]] = {}
-        self.tables: List[Path] = []
+        self.audio: list[Path] = []
+        self.events: dict[str, list[Path]] = {}
+        self.tables: list[Path] = []
         for path in sorted(root.rglob("*")):
             if any(part.startswith(".") for part in path.relative_to(root).parts):
                 continue
@@ -69,9 +74,9 @@ def is_table(path: Path) -> bool:
     return "filename" in names and "event_label" in names
 
 
-def read_table(path: Path) -> Dict[str, List[str]]:
+def read_table(path: Path) -> dict[str, list[str]]:
     """Labels of each file name (without folder and extension) of a table."""
-    labels: Dict[str, List[str]] = {}
+    labels: dict[str, list[str]] = {}
     with open(path, encoding="utf-8-sig", newline="") as file:
         tab = "\t" in file.readline()
         file.seek(0)
@@ -91,7 +96,7 @@ def split_of(path: Path, root: Path) -> str:
     return next((name for name in names if name), "")
 
 
-def nearest(path: Path, candidates: List[Path], root: Path) -> Path:
+def nearest(path: Path, candidates: list[Path], root: Path) -> Path:
     """The annotation of the clip's own split and the most folders in common.
 
     Raises:
@@ -112,9 +117,9 @@ def nearest(path: Path, candidates: List[Path], root: Path) -> Path:
     return ordered[-1]
 
 
-def read_clips(root: Path, tree: Tree, writer: CorpusWriter) -> Dict[str, Clip]:
+def read_clips(root: Path, tree: Tree, writer: CorpusWriter) -> dict[str, Clip]:
     """Clips with labels by id; without annotation, or without audio, they are noted."""
-    tables: Dict[str, List[str]] = {}
+    tables: dict[str, list[str]] = {}
     for table in tree.tables:
         for name, labels in read_table(table).items():
             tables[name] = sorted({*tables.get(name, ()), *labels})
@@ -144,7 +149,7 @@ def read_clips(root: Path, tree: Tree, writer: CorpusWriter) -> Dict[str, Clip]:
     return clips
 
 
-def choose_splits(clips: Dict[str, Clip], root: Path, args, writer) -> Dict[str, str]:
+def choose_splits(clips: dict[str, Clip], root: Path, args, writer) -> dict[str, str]:
     """Split of each clip, by its folder or seeded.
 
     Raises:

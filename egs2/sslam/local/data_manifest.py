@@ -17,22 +17,29 @@ import argparse
 import csv
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List
 
 from corpus_command import corpus_parser, prepare_corpus
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import Downstream, slug
-from espnet2_sslam.corpus.labels import label_word, unique_words, write_classes
-from espnet2_sslam.corpus.weights import WEIGHT_FILE
-from espnet2_sslam.corpus.writer import Clip, CorpusWriter, atomic_lines
+from espnet2_sslam.corpus import (
+    WEIGHT_FILE,
+    Clip,
+    CorpusWriter,
+    Downstream,
+    atomic_lines,
+    label_word,
+    slug,
+    unique_words,
+    write_classes,
+)
 
 SPLITS = {"train": "train", "valid": "valid", "eval": "test", "test": "test"}
 EXPECTED = "--corpus_dir with train.tsv, train.lbl, eval.tsv, eval.lbl and the audio"
 
 
-def read_descriptors(path: Path) -> Dict[str, str]:
+def read_descriptors(path: Path) -> dict[str, str]:
     """Display name of each label, in class order; a header line is passed over.
 
     Raises:
@@ -134,7 +141,7 @@ def bare_clips(folder: Path, name: str, audio_root) -> Iterator[Clip]:
         yield Clip(slug(os.path.splitext(relative)[0]), path)
 
 
-def read_weights(path: Path) -> List[float]:
+def read_weights(path: Path) -> list[float]:
     """One positive number a line.
 
     Raises:

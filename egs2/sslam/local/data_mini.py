@@ -19,15 +19,15 @@ from scipy.fft import next_fast_len
 from scipy.signal import fftconvolve
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import (
+from espnet2_sslam.corpus import (
     CLASS_FILE,
     Downstream,
     begin_corpus,
     finish_corpus,
+    parallel_map,
     write_atomically,
     write_split,
 )
-from espnet2_sslam.corpus.parallel import parallel_map
 from espnet2_sslam.units import SAMPLE_RATE
 
 SPLITS = {  # split: (clips at scale 1, share of scenes)

@@ -22,29 +22,27 @@ import io
 import logging
 from functools import partial
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import (
+from espnet2_sslam.corpus import (
     CLASS_FILE,
     Downstream,
-    begin_corpus,
-    finish_corpus,
-    write_atomically,
-    write_split,
-)
-from espnet2_sslam.corpus.parallel import parallel_map
-from espnet2_sslam.corpus.partition import partition_groups
-from espnet2_sslam.corpus.polyphony import (
     Part,
     Source,
+    begin_corpus,
     choose,
+    finish_corpus,
     mix,
+    parallel_map,
+    partition_groups,
     random_numbers,
     read_sources,
+    write_atomically,
+    write_split,
 )
 from espnet2_sslam.units import SAMPLE_RATE
 
@@ -58,10 +56,10 @@ class Mixture(NamedTuple):
 
     split: str
     key: str
-    parts: List[Part]
+    parts: list[Part]
 
 
-def plan(sources: Dict[str, List[Source]], args) -> List[Mixture]:
+def plan(sources: dict[str, list[Source]], args) -> list[Mixture]:
     """Draw all mixtures; the audio is not touched.
 
     No two mixtures have the same sources: where there are too few (of degree 1 there
@@ -104,7 +102,7 @@ def render(mixture: Mixture, datadir: Path, seconds: float) -> str:
     return str(path)
 
 
-def divide(sources: List[Source], args) -> Dict[str, List[Source]]:
+def divide(sources: list[Source], args) -> dict[str, list[Source]]:
     """Divide the sources by recording; leave out labels that train or test lacks.
 
     Raises:
@@ -132,7 +130,7 @@ def divide(sources: List[Source], args) -> Dict[str, List[Source]]:
     }
 
 
-def note_labels(sources: List[Source], divided: Dict[str, List[Source]]) -> str:
+def note_labels(sources: list[Source], divided: dict[str, list[Source]]) -> str:
     """Which labels are left out, as a line of the notes; empty for none."""
     kept = {source.label for of_split in divided.values() for source in of_split}
     gone = sorted({source.label for source in sources} - kept)
@@ -144,7 +142,7 @@ def note_labels(sources: List[Source], divided: Dict[str, List[Source]]) -> str:
     )
 
 
-def write_mixtures(datadir: Path, mixtures: List[Mixture]) -> None:
+def write_mixtures(datadir: Path, mixtures: list[Mixture]) -> None:
     """Write mixtures.csv: a line for each source of each mixture."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")

@@ -16,14 +16,19 @@ import argparse
 import csv
 import os
 from pathlib import Path
-from typing import Dict, List
 
 from corpus_command import corpus_parser, prepare_corpus
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import Downstream, slug
-from espnet2_sslam.corpus.labels import label_name, label_word, write_classes
-from espnet2_sslam.corpus.writer import Clip, CorpusWriter
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    label_name,
+    label_word,
+    slug,
+    write_classes,
+)
 
 SCENES = {
     "market": "1_MatrixLabelsMarket.csv",
@@ -71,13 +76,13 @@ def need_entry(folder: Path, name: str) -> Path:
     return found
 
 
-def read_labels(path: Path) -> Dict[str, List[str]]:
+def read_labels(path: Path) -> dict[str, list[str]]:
     """Labels (each once) of every audio file of a table.
 
     Raises:
         ValueError: Missing columns, or a row without a file name.
     """
-    labels: Dict[str, List[str]] = {}
+    labels: dict[str, list[str]] = {}
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         names = [(name or "").strip() for name in reader.fieldnames or []]

@@ -17,17 +17,22 @@ the same recordings in both.) ks1/train/weights holds 1000 / (clips of the class
 import argparse
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List
 
 import numpy as np
 import soundfile
 from corpus_command import corpus_parser, prepare_corpus
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import Downstream, slug
-from espnet2_sslam.corpus.labels import label_word, write_classes
-from espnet2_sslam.corpus.writer import Clip, CorpusWriter
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    label_word,
+    slug,
+    write_classes,
+)
 
 NOISE = "_background_noise_"
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
@@ -75,7 +80,7 @@ def find_test_folder(folder: Path, version: str) -> Path:
     )
 
 
-def read_list(path: Path) -> List[str]:
+def read_list(path: Path) -> list[str]:
     """`<word>/<file>` of each line.
 
     Raises:
@@ -91,13 +96,13 @@ def read_list(path: Path) -> List[str]:
     return names
 
 
-def read_lists(folder: Path) -> Dict[str, str]:
+def read_lists(folder: Path) -> dict[str, str]:
     """Split of each clip that a list names.
 
     Raises:
         ValueError: A clip is in both lists or twice in one.
     """
-    splits: Dict[str, str] = {}
+    splits: dict[str, str] = {}
     for split, name in LISTS.items():
         for clip in read_list(folder / name):
             if clip in splits:
@@ -118,22 +123,22 @@ def clip_of(path: Path, word: str, label: str) -> Clip:
     return Clip(slug(f"{word}-{stem}"), str(path), label_word(label), speaker)
 
 
-def words_of(folder: Path) -> List[str]:
+def words_of(folder: Path) -> list[str]:
     """The folders of words, sorted."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir()]
     return sorted(name for name in names if name[0] not in "._")
 
 
-def wav_files(folder: Path) -> List[Path]:
+def wav_files(folder: Path) -> list[Path]:
     """The audio of a folder, sorted; hidden files (as macOS leaves them) left out."""
     return sorted(p for p in folder.glob("*.wav") if not p.name.startswith("."))
 
 
-def read_clips(folder: Path, task: str) -> Dict[str, List[Clip]]:
+def read_clips(folder: Path, task: str) -> dict[str, list[Clip]]:
     """Clips of each split by the lists, those that a list names but nobody has too."""
     listed = read_lists(folder)
-    found: Dict[str, List[Clip]] = {"train": [], "valid": [], "test": []}
+    found: dict[str, list[Clip]] = {"train": [], "valid": [], "test": []}
     there = set()
     for word in words_of(folder):
         label = word if task == "ks2" or word in KEYWORDS else UNKNOWN
@@ -159,7 +164,7 @@ def test_archive_clips(folder: Path) -> Iterator[Clip]:
             yield clip._replace(speaker="") if name == SILENCE else clip
 
 
-def cut_noise(folder: Path, target: Path, rng) -> Dict[str, List[Clip]]:
+def cut_noise(folder: Path, target: Path, rng) -> dict[str, list[Clip]]:
     """Pieces of one second of the noise recordings for training and validation.
 
     Raises:

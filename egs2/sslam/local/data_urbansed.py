@@ -7,16 +7,14 @@ authors of SSLAM report is not known, so both are scored.
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator
 
 from corpus_command import corpus_parser, prepare_corpus
 from event_files import FORMS, read_event_labels
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import Downstream, slug
-from espnet2_sslam.corpus.labels import write_classes
-from espnet2_sslam.corpus.writer import Clip, CorpusWriter
+from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, slug, write_classes
 
 SPLITS = {"train": "train", "valid": "validate", "test": "test"}
 CLASSES = (
@@ -41,9 +39,9 @@ def find_root(corpus_dir: Path) -> Path:
     raise ValueError(f"{corpus_dir} holds no audio/ and annotations/: {EXPECTED}")
 
 
-def annotation_files(folder: Path) -> Dict[str, Path]:
+def annotation_files(folder: Path) -> dict[str, Path]:
     """Annotation file of each clip, the simplest form where there are several."""
-    found: Dict[str, Path] = {}
+    found: dict[str, Path] = {}
     for form in reversed(FORMS):
         for path in sorted(folder.glob(f"*{form}")):
             if not path.name.startswith("."):

@@ -15,14 +15,12 @@ import shutil
 import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Dict, List
 
 import yaml
 from fetch import fetch
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import write_atomically
-from espnet2_sslam.corpus.unpack import ARCHIVES, unpack
+from espnet2_sslam.corpus import ARCHIVES, unpack, write_atomically
 
 SOURCES = Path(__file__).with_name("download.yaml")
 RECORD = ".downloads.json"
@@ -35,7 +33,7 @@ class Target:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / RECORD
-        self.known: Dict[str, dict] = {}
+        self.known: dict[str, dict] = {}
         if path.is_file():
             self.known = json.loads(path.read_text(encoding="utf-8"))
 
@@ -178,7 +176,7 @@ def join_parts(path: Path) -> Path:
     return whole
 
 
-def choose(sources: List[dict], patterns: List[str]) -> List[dict]:
+def choose(sources: list[dict], patterns: list[str]) -> list[dict]:
     """The sources whose names fit one of the patterns.
 
     Raises:

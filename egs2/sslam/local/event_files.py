@@ -11,15 +11,14 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import List
 
-from espnet2_sslam.corpus.labels import unique_words
+from espnet2_sslam.corpus import unique_words
 
 FORMS = (".txt", ".tsv", ".csv", ".jams")  # the first that a clip has is read
 NAMESPACES = ("scaper", "sound_event", "segment_open")
 
 
-def read_event_labels(path: Path) -> List[str]:
+def read_event_labels(path: Path) -> list[str]:
     """Words of the labels of the events, each once, sorted.
 
     Raises:
@@ -33,7 +32,7 @@ def read_event_labels(path: Path) -> List[str]:
     return sorted(unique_words(names))
 
 
-def _jams(path: Path, text: str) -> List[str]:
+def _jams(path: Path, text: str) -> list[str]:
     """Labels of the foreground events of a jams file."""
     try:
         annotations = json.loads(text)["annotations"]
@@ -62,7 +61,7 @@ def _label_of(value) -> str:
     return value["label"] if isinstance(value, dict) else str(value)
 
 
-def _lines(path: Path, text: str) -> List[str]:
+def _lines(path: Path, text: str) -> list[str]:
     """Labels of a file with an event in each line."""
     names = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -82,7 +81,7 @@ def _lines(path: Path, text: str) -> List[str]:
     return names
 
 
-def _fields(line: str) -> List[str]:
+def _fields(line: str) -> list[str]:
     """Fields of a line; a label may hold blanks, commas only in quotes."""
     if not line.strip():
         return []

@@ -6,12 +6,11 @@ import re
 import shutil
 import time
 from pathlib import Path
-from typing import Optional
 
 import requests
 import urllib3
 
-from espnet2_sslam.corpus.datadir import write_atomically
+from espnet2_sslam.corpus import write_atomically
 
 TRIES = 5  # without a new byte between them
 WAIT = 2.0  # seconds before the second try, twice as long before each further one
@@ -20,7 +19,7 @@ PIECE = 1 << 20  # bytes
 RETRY = (408, 425, 429, 500, 502, 503, 504)  # statuses that may go away
 
 
-def fetch(url: str, part: Path, size: Optional[int] = None) -> bool:
+def fetch(url: str, part: Path, size: int | None = None) -> bool:
     """Write the content of `url` to `part`, going on with what is there.
 
     Args:
@@ -69,7 +68,7 @@ def _read_state(part: Path) -> dict:
         return {}
 
 
-def _transfer(url: str, part: Path, size: Optional[int]) -> Optional[str]:
+def _transfer(url: str, part: Path, size: int | None) -> str | None:
     """One request; None when the file is whole, else what went wrong."""
     start = _size(part)
     headers = {"Accept-Encoding": "identity"}
@@ -115,7 +114,7 @@ def _plan(answer: requests.Response, start: int) -> tuple:
     return 0, int(length) if length else None
 
 
-def _after_the_end(answer, part: Path, size: Optional[int]) -> Optional[str]:
+def _after_the_end(answer, part: Path, size: int | None) -> str | None:
     """The server has nothing behind what is here: whole, or of another file."""
     found = re.fullmatch(r"bytes \*/(\d+)", answer.headers.get("Content-Range", ""))
     total = size if size is not None else int(found.group(1)) if found else None
@@ -125,7 +124,7 @@ def _after_the_end(answer, part: Path, size: Optional[int]) -> Optional[str]:
     return "what was here is longer than the server's file, it is fetched anew"
 
 
-def _write(answer, part: Path, start: int, total: Optional[int]) -> Optional[str]:
+def _write(answer, part: Path, start: int, total: int | None) -> str | None:
     """Write the answer's bytes behind the first `start` ones."""
     left = None if total is None else total - start
     free = shutil.disk_usage(part.parent).free

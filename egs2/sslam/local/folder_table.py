@@ -5,9 +5,8 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
 
-from espnet2_sslam.corpus.datadir import slug
+from espnet2_sslam.corpus import slug
 
 EXTENSIONS = ".wav .flac .mp3 .ogg .opus .oga .aif .aiff .au .w64 .caf".split()
 COLUMNS = {  # column of a table: the names it may have
@@ -35,12 +34,12 @@ class Clip:
 
     path: Path
     name: str  # relative path, as in the table or below the folder
-    labels: Optional[List[str]] = None
-    split: Optional[str] = None
-    group: Optional[str] = None
+    labels: list[str] | None = None
+    split: str | None = None
+    group: str | None = None
 
 
-def read_tree(folder: Path, label_from: str) -> List[Clip]:
+def read_tree(folder: Path, label_from: str) -> list[Clip]:
     """All audio files below a folder, labels from the directory they lie in or none.
 
     Raises:
@@ -68,7 +67,7 @@ def read_tree(folder: Path, label_from: str) -> List[Clip]:
     return clips
 
 
-def read_metadata(path: Path) -> List[Clip]:
+def read_metadata(path: Path) -> list[Clip]:
     """Rows of a CSV or TSV file with the columns path[, labels][, split][, group].
 
     The encoding is UTF-8, with or without BOM; the separator is a tab in .tsv files,
@@ -99,7 +98,7 @@ def read_metadata(path: Path) -> List[Clip]:
             f"{path} needs a column `path` (and may have labels, split, group); its "
             f"columns are: {', '.join(names) or 'none'}"
         )
-    clips: Dict[str, Clip] = {}
+    clips: dict[str, Clip] = {}
     for row in reader:
         where = f"{path}, line {reader.line_num}"
         if None in row:
@@ -149,16 +148,16 @@ def _clip_of_row(folder: Path, row: dict, columns: dict, where: str) -> Clip:
     )
 
 
-def unique_ids(clips: List[Clip]) -> Dict[str, Clip]:
+def unique_ids(clips: list[Clip]) -> dict[str, Clip]:
     """Clips by an id made of the relative path without its extension.
 
     Where two would share an id the extension is added, and then a number.
     """
-    count: Dict[str, int] = {}
+    count: dict[str, int] = {}
     for clip in clips:
         key = slug(str(Path(clip.name).with_suffix("")))
         count[key] = count.get(key, 0) + 1
-    by_id: Dict[str, Clip] = {}
+    by_id: dict[str, Clip] = {}
     for clip in sorted(clips, key=lambda clip: clip.name):
         key = slug(str(Path(clip.name).with_suffix("")))
         if count[key] > 1:
@@ -170,13 +169,13 @@ def unique_ids(clips: List[Clip]) -> Dict[str, Clip]:
     return by_id
 
 
-def label_slugs(clips: List[Clip]) -> Dict[str, str]:
+def label_slugs(clips: list[Clip]) -> dict[str, str]:
     """Blank-free name of every label.
 
     Raises:
         ValueError: Two labels would get the same name.
     """
-    slugs: Dict[str, str] = {}
+    slugs: dict[str, str] = {}
     for label in sorted({label for clip in clips for label in clip.labels or []}):
         taken = next((old for old, new in slugs.items() if new == slug(label)), None)
         if taken is not None:

@@ -14,9 +14,7 @@ import torch
 import yaml
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.checkpoint.complete import complete
-from espnet2_sslam.checkpoint.load import read_parts
-from espnet2_sslam.checkpoint.write import to_training
+from espnet2_sslam.checkpoint import complete, read_parts, to_training
 
 SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio", "max_frames")
 

@@ -1,10 +1,10 @@
 """Our config.json as a Hugging Face configuration, read and written alike."""
 
-from typing import Any, Dict, Optional
+from typing import Any
 
 from transformers import PreTrainedConfig
 
-from espnet2_sslam.checkpoint.folder import FORMAT_VERSION
+from espnet2_sslam.checkpoint import FORMAT_VERSION
 from espnet2_sslam.units import AUDIOSET_MEAN, AUDIOSET_STD, SAMPLE_RATE
 
 ENCODER = {
@@ -43,12 +43,12 @@ class SSLAMConfig(PreTrainedConfig):
     model_type = "sslam"
 
     format_version: int = FORMAT_VERSION
-    encoder: Optional[dict] = None
+    encoder: dict | None = None
     fbank_mean: float = AUDIOSET_MEAN
     fbank_std: float = AUDIOSET_STD
     sampling_rate: int = SAMPLE_RATE
-    classifier: Optional[dict] = None
-    origin: Optional[dict] = None
+    classifier: dict | None = None
+    origin: dict | None = None
 
     def __post_init__(self, **kwargs: Any):
         if self.format_version != FORMAT_VERSION or self.sampling_rate != SAMPLE_RATE:
@@ -83,12 +83,12 @@ class SSLAMConfig(PreTrainedConfig):
         """Attention heads of a block."""
         return self.encoder["num_heads"]
 
-    def head_options(self) -> Dict[str, Any]:
+    def head_options(self) -> dict[str, Any]:
         """Options of the head without its classes and task."""
         given = {**HEAD, **(self.classifier or {})}
         return {k: v for k, v in given.items() if k not in ("classes", "task")}
 
-    def to_diff_dict(self) -> Dict[str, Any]:
+    def to_diff_dict(self) -> dict[str, Any]:
         """The content of config.json: what `checkpoint.model_config` writes."""
         written = super().to_diff_dict()
         for name in ("transformers_version", "problem_type", "id2label", "label2id"):
@@ -106,7 +106,7 @@ class SSLAMConfig(PreTrainedConfig):
                 written["problem_type"] = self.problem_type
         return written
 
-    def _classifier(self) -> Dict[str, Any]:
+    def _classifier(self) -> dict[str, Any]:
         """The head with its classes and its task."""
         multi_label = self.problem_type == PROBLEMS["multi_label"]
         return {

@@ -1,6 +1,6 @@
 """Waveforms to a padded batch; the model computes the log-mel itself."""
 
-from typing import Any, List, Optional, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,14 +52,14 @@ class SSLAMFeatureExtractor(SequenceFeatureExtractor):
 
     def __call__(
         self,
-        raw_speech: Union[np.ndarray, torch.Tensor, List],
-        sampling_rate: Optional[int] = None,
-        padding: Union[bool, str] = True,
-        max_length: Optional[int] = None,
+        raw_speech: np.ndarray | torch.Tensor | list,
+        sampling_rate: int | None = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
         truncation: bool = False,
-        pad_to_multiple_of: Optional[int] = None,
-        return_attention_mask: Optional[bool] = None,
-        return_tensors: Optional[str] = None,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
     ) -> Waveforms:
         """Make a batch.
 
@@ -93,7 +93,7 @@ class SSLAMFeatureExtractor(SequenceFeatureExtractor):
         return Waveforms(dict(padded), tensor_type=return_tensors)
 
 
-def _listed(audio) -> List:
+def _listed(audio) -> list:
     """The clips of a batch; a single one is a batch of its own."""
     if isinstance(audio, (np.ndarray, torch.Tensor)):
         return [audio] if audio.ndim < 2 else list(audio)

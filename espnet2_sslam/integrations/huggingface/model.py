@@ -3,10 +3,11 @@
 Shapes: B clips, N patches, D channels, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Tuple, Union
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +16,12 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput
 
-from espnet2_sslam.checkpoint.folder import PREPROCESSOR_FILE
+from espnet2_sslam.checkpoint import PREPROCESSOR_FILE
+from espnet2_sslam.classifier import Pooling
 from espnet2_sslam.encoder import NORM_EPS, SSLAMEncoder
 from espnet2_sslam.features import zero_padding
 from espnet2_sslam.integrations.huggingface.config import SSLAMConfig
 from espnet2_sslam.integrations.huggingface.extractor import SSLAMFeatureExtractor
-from espnet2_sslam.pooling import Pooling
 from espnet2_sslam.units import PATCHES_PER_STEP
 
 HEAD_KEYS = ("fc_norm.", "head.", "pooling.")
@@ -38,10 +39,10 @@ class SSLAMModelOutput(ModelOutput):
         token_mask: True for the tokens of a clip, False for padding (B, 1+N).
     """
 
-    last_hidden_state: Optional[torch.Tensor] = None
-    pooler_output: Optional[torch.Tensor] = None
-    hidden_states: Optional[Tuple[torch.Tensor, ...]] = None
-    token_mask: Optional[torch.Tensor] = None
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    token_mask: torch.Tensor | None = None
 
 
 class SSLAMPreTrainedModel(PreTrainedModel):
@@ -95,7 +96,7 @@ class SSLAMPreTrainedModel(PreTrainedModel):
             )
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory: Union[str, Path], **kwargs: Any):
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any):
         """As in transformers, with the preprocessor_config.json that pipelines need."""
         result = super().save_pretrained(save_directory, **kwargs)
         if not (Path(save_directory) / PREPROCESSOR_FILE).exists():
@@ -148,9 +149,9 @@ class SSLAMPreTrainedModel(PreTrainedModel):
     def _tokens(
         self,
         input_values: torch.Tensor,
-        attention_mask: Optional[torch.Tensor],
+        attention_mask: torch.Tensor | None,
         collect: bool,
-    ) -> Tuple[List[torch.Tensor], torch.Tensor]:
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Tokens of every layer (or of the last) and the number of real ones (B,)."""
         lengths = _lengths(input_values, attention_mask)
         states, steps = self.encoder.hidden_states(
@@ -171,10 +172,10 @@ class SSLAMModel(SSLAMPreTrainedModel):
     def forward(
         self,
         input_values: torch.Tensor,
-        attention_mask: Optional[torch.Tensor] = None,
-        output_hidden_states: Optional[bool] = None,
-        return_dict: Optional[bool] = None,
-    ) -> Union[SSLAMModelOutput, tuple]:
+        attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SSLAMModelOutput | tuple:
         """Encode waveforms.
 
         Args:
@@ -206,8 +207,10 @@ class SSLAMForAudioClassification(SSLAMPreTrainedModel):
         options = config.head_options()
         config.classifier = {**(config.classifier or {}), **options}
         self.weighted_layers = options["weighted_layers"]
-        states = self.encoder.depth + 1 if self.weighted_layers else 1
-        self.pooling = Pooling(options["pooling"], self.encoder.embed_dim, states)
+        states = self.encoder.config.depth + 1 if self.weighted_layers else 1
+        self.pooling = Pooling(
+            options["pooling"], self.encoder.config.embed_dim, states
+        )
         width = self.pooling.output_size
         eps = options.get("head_norm_eps", NORM_EPS)
         self.fc_norm = nn.LayerNorm(width, eps=eps)
@@ -219,12 +222,12 @@ class SSLAMForAudioClassification(SSLAMPreTrainedModel):
     def forward(
         self,
         input_values: torch.Tensor,
-        attention_mask: Optional[torch.Tensor] = None,
-        labels: Optional[torch.Tensor] = None,
-        output_hidden_states: Optional[bool] = None,
-        return_dict: Optional[bool] = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> Union[SequenceClassifierOutput, tuple]:
+    ) -> SequenceClassifierOutput | tuple:
         """Classify waveforms.
 
         Args:
@@ -257,7 +260,7 @@ class SSLAMForAudioClassification(SSLAMPreTrainedModel):
         )
 
 
-def _or(given: Optional[bool], default: bool) -> bool:
+def _or(given: bool | None, default: bool) -> bool:
     """An option of the call, else the configuration's."""
     return default if given is None else given
 
@@ -268,7 +271,7 @@ def _to_type_of_weights(module: nn.Module, args: tuple) -> tuple:
 
 
 def _lengths(
-    input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]
+    input_values: torch.Tensor, attention_mask: torch.Tensor | None
 ) -> torch.Tensor:
     """Samples of each clip (B,).
 

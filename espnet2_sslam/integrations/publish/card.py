@@ -1,12 +1,10 @@
 """README.md of a published model: what it is and how to use it."""
 
-from typing import Dict, List
-
 import espnet2_sslam
 from espnet2_sslam.integrations.publish import sections
 from espnet2_sslam.integrations.publish.facts import Facts
 from espnet2_sslam.integrations.publish.metadata import metadata
-from espnet2_sslam.results.tables import markdown
+from espnet2_sslam.results import markdown
 from espnet2_sslam.units import FRAME_SHIFT_MS, PATCH_SIZE, SAMPLE_RATE
 
 PACKED_FILE = "espnet_model.zip"
@@ -78,7 +76,7 @@ USE_ESPNET_CLASSIFIER = (
 )
 
 
-def write_card(facts: Facts, hashes: Dict[str, str]) -> str:
+def write_card(facts: Facts, hashes: dict[str, str]) -> str:
     """The text of README.md.
 
     Args:
@@ -133,12 +131,18 @@ def _properties(facts: Facts) -> str:
     """Sizes, as the model itself has them."""
     source, encoder = facts.source, facts.source.encoder
     step = PATCH_SIZE * FRAME_SHIFT_MS
-    rows: List[tuple] = [
+    rows: list[tuple] = [
         ("parameters", f"{source.parameters / 1e6:.2f} million"),
-        ("encoder", f"{encoder.depth} blocks, {encoder.embed_dim} channels"),
+        (
+            "encoder",
+            f"{encoder.config.depth} blocks, {encoder.config.embed_dim} channels",
+        ),
         ("input", f"audio; the model hears it at {SAMPLE_RATE} Hz, mono"),
         ("output of the encoder", f"a vector per {step} ms and frequency band"),
-        ("longest piece at once", f"{encoder.max_frames * FRAME_SHIFT_MS / 1000:g} s"),
+        (
+            "longest piece at once",
+            f"{encoder.config.max_frames * FRAME_SHIFT_MS / 1000:g} s",
+        ),
     ]
     if facts.is_classifier:
         kind = {"multi_label": "several labels per clip", "multi_class": "one label"}
@@ -148,19 +152,19 @@ def _properties(facts: Facts) -> str:
     return markdown(["", ""], rows)
 
 
-def _more(classes: List[str]) -> str:
+def _more(classes: list[str]) -> str:
     """What a shortened list of classes leaves out."""
     left = len(classes) - 20
     return f" and {left} more (config.json)" if left > 0 else ""
 
 
-def _use(facts: Facts) -> List[str]:
+def _use(facts: Facts) -> list[str]:
     """Code that runs as it is shown."""
     model = facts.options.hf_repo or facts.name
     if facts.options.hf_repo and facts.options.revision:
         model += f"@{facts.options.revision}"
     comment = "" if facts.options.hf_repo else "  # this folder"
     text = USE_CLASSIFIER if facts.is_classifier else USE_ENCODER
-    width = facts.source.encoder.embed_dim
+    width = facts.source.encoder.config.embed_dim
     text = text.format(model=model, comment=comment, width=width, rate=SAMPLE_RATE)
     return [text, USE_ESPNET_CLASSIFIER if facts.is_classifier else USE_ESPNET_ENCODER]

@@ -6,8 +6,9 @@ state of every checkpoint that it scores, stage 6 that of the encoder it starts 
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -18,7 +19,7 @@ from espnet2_sslam.integrations.publish.records import (
     state_of,
 )
 from espnet2_sslam.integrations.publish.source import Source
-from espnet2_sslam.results.runs import CHECKPOINTS
+from espnet2_sslam.results import CHECKPOINTS
 
 RUN_DIR = re.compile(r".+_seed\d+")
 METRICS = ("accuracy", "mAP")  # in this order, where they were computed
@@ -42,11 +43,11 @@ class Score(NamedTuple):
     data_set: str
     split: str
     checkpoint: str
-    metrics: Dict[str, Any]
+    metrics: dict[str, Any]
     on_test: bool = False
 
 
-def read_metrics_files(named: Iterable[str], source: Source) -> List[Score]:
+def read_metrics_files(named: Iterable[str], source: Source) -> list[Score]:
     """Scores of the model that the user names: DATASET/SPLIT=metrics.json.
 
     Raises:
@@ -72,7 +73,7 @@ def read_metrics_files(named: Iterable[str], source: Source) -> List[Score]:
     return scores
 
 
-def own_scores(source: Source, folders: Iterable[Path] = ()) -> List[Score]:
+def own_scores(source: Source, folders: Iterable[Path] = ()) -> list[Score]:
     """Scores that the records tie to the model, by data set, split and checkpoint.
 
     Args:
@@ -103,7 +104,7 @@ def own_scores(source: Source, folders: Iterable[Path] = ()) -> List[Score]:
     return sorted(scores, key=lambda s: s[:5])
 
 
-def experiment_of(run: Path) -> Optional[Path]:
+def experiment_of(run: Path) -> Path | None:
     """The experiment that a run lies in, None outside of the recipe's layout."""
     run = run.resolve()
     if run.parent.name == "pretrain":
@@ -157,14 +158,14 @@ def _classifier_scores(run: Path, state: Any) -> Iterator[Score]:
         )
 
 
-def over_folds(scores: List[Score], folds: Dict[str, str]) -> List[Score]:
+def over_folds(scores: list[Score], folds: dict[str, str]) -> list[Score]:
     """Average the scores of a data set's folds.
 
     Args:
         scores: Of one model.
         folds: {name of a run's folder: data set}, see `seeds.fold_names`.
     """
-    groups: Dict[tuple, List[Score]] = {}
+    groups: dict[tuple, list[Score]] = {}
     for s in scores:
         key = (s.tag, s.how, folds.get(s.data_set, s.data_set), s.split, s.checkpoint)
         groups.setdefault(key, []).append(s)
@@ -185,7 +186,7 @@ def over_folds(scores: List[Score], folds: Dict[str, str]) -> List[Score]:
     return averaged
 
 
-def read_metrics(path: Path) -> Dict[str, Any]:
+def read_metrics(path: Path) -> dict[str, Any]:
     """The content of a metrics.json.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import yaml
 
@@ -42,13 +42,13 @@ class Options:
     """
 
     name: str
-    license: Optional[str] = None
-    data_license: Optional[str] = None
-    datasets: List[str] = field(default_factory=list)
-    hf_repo: Optional[str] = None
-    revision: Optional[str] = None
-    metrics: List[str] = field(default_factory=list)
-    results: List[Path] = field(default_factory=list)
+    license: str | None = None
+    data_license: str | None = None
+    datasets: list[str] = field(default_factory=list)
+    hf_repo: str | None = None
+    revision: str | None = None
+    metrics: list[str] = field(default_factory=list)
+    results: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Facts:
     source: Source
     options: Options
     lineage: Lineage
-    scores: List[Score]
-    table: List[str]
-    made_with: Dict[str, str]
-    corpora: Dict[str, Dict[str, Any]]
+    scores: list[Score]
+    table: list[str]
+    made_with: dict[str, str]
+    corpora: dict[str, dict[str, Any]]
 
     @property
     def name(self) -> str:
@@ -79,7 +79,7 @@ class Facts:
         return self.options.name
 
     @property
-    def license(self) -> Optional[str]:
+    def license(self) -> str | None:
         """Licence of the weights, None where nobody has said it."""
         return self.options.license
 
@@ -89,19 +89,19 @@ class Facts:
         return self.source.is_classifier
 
     @property
-    def hub(self) -> Optional[str]:
+    def hub(self) -> str | None:
         """user/name@commit that the weights were fetched from."""
         return self.source.hub
 
     @property
-    def datasets(self) -> List[str]:
+    def datasets(self) -> list[str]:
         """Names of the data sets of training, as far as they are known."""
         if self.options.datasets:
             return self.options.datasets
         return [entry["dataset"] for entry in self.corpora.values()] or self.set_names
 
     @property
-    def set_names(self) -> List[str]:
+    def set_names(self) -> list[str]:
         """The sets with labels of the data reports."""
         reports = [t.data.report for t in self.lineage.trainings if t.data]
         return sorted({name for report in reports for name in report["classes"]})
@@ -132,7 +132,7 @@ def gather(source: Source, options: Options) -> Facts:
     return Facts(source, options, lineage, scores, table, made_with, corpora)
 
 
-def _places(source: Source, results: List[Path]):
+def _places(source: Source, results: list[Path]):
     """Folders with scores that the user names, and experiments with their tables."""
     folders = []
     for path in map(Path, results):
@@ -146,7 +146,7 @@ def _places(source: Source, results: List[Path]):
     return folders, list(dict.fromkeys(t.resolve() for t in tables))
 
 
-def _corpora(lineage: Lineage) -> Dict[str, Dict[str, Any]]:
+def _corpora(lineage: Lineage) -> dict[str, dict[str, Any]]:
     """What is known of the corpora whose data reports the trainings have."""
     known = yaml.safe_load(CORPORA_FILE.read_text(encoding="utf-8"))
     reports = [t.data.report for t in lineage.trainings if t.data]

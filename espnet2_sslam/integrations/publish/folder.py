@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Union
 
 import yaml
 
@@ -15,7 +14,7 @@ from espnet2_sslam.integrations.pack import pack_model
 from espnet2_sslam.integrations.publish.card import PACKED_FILE, write_card
 from espnet2_sslam.integrations.publish.facts import Facts
 from espnet2_sslam.integrations.publish.records import without_machine
-from espnet2_sslam.results.files import sha256, write_text
+from espnet2_sslam.store import sha256, write_text
 
 CARD_FILE = "README.md"
 CHECKSUMS_FILE = "checksums.txt"
@@ -53,7 +52,7 @@ def write_folder(facts: Facts, folder: Path, *, overwrite: bool = False) -> Path
     return folder
 
 
-def read_folder(folder: Path, model: str) -> Dict[str, Union[Path, bytes]]:
+def read_folder(folder: Path, model: str) -> dict[str, Path | bytes]:
     """Check a folder and return what is uploaded of it: files, or their content.
 
     README.md may have been edited and files may have been added; the model itself must
@@ -85,7 +84,7 @@ def read_folder(folder: Path, model: str) -> Dict[str, Union[Path, bytes]]:
     text = (folder / CARD_FILE).read_text(encoding="utf-8")
     card = MODEL_LINE.sub(lambda _: f'MODEL = "{model}"', text, count=1).encode()
     found[CARD_FILE] = hashlib.sha256(card).hexdigest()
-    files: Dict[str, Union[Path, bytes]] = {name: folder / name for name in found}
+    files: dict[str, Path | bytes] = {name: folder / name for name in found}
     return {**files, CARD_FILE: card, CHECKSUMS_FILE: _checksums(found).encode()}
 
 
@@ -94,7 +93,7 @@ def is_published(folder: Path) -> bool:
     return (folder / CHECKSUMS_FILE).is_file() and (folder / CARD_FILE).is_file()
 
 
-def read_checksums(folder: Path) -> Dict[str, str]:
+def read_checksums(folder: Path) -> dict[str, str]:
     """The content of checksums.txt.
 
     Raises:
@@ -164,14 +163,14 @@ def _shown_config(config: dict) -> str:
     return yaml.safe_dump(shown(config), allow_unicode=True, sort_keys=False)
 
 
-def _files(folder: Path) -> List[str]:
+def _files(folder: Path) -> list[str]:
     """Names of all files but checksums.txt and hidden ones, sorted."""
     names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     shown = (p.as_posix() for p in names if not any(x[0] == "." for x in p.parts))
     return sorted(name for name in shown if name != CHECKSUMS_FILE)
 
 
-def _checksums(hashes: Dict[str, str]) -> str:
+def _checksums(hashes: dict[str, str]) -> str:
     """The content of checksums.txt, as `sha256sum` writes and checks it."""
     return "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
 

@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -15,8 +15,8 @@ from espnet2_sslam.integrations.publish.records import (
     state_of,
     without_machine,
 )
-from espnet2_sslam.results.files import sha256
-from espnet2_sslam.results.history import History, read_history
+from espnet2_sslam.results import History, read_history
+from espnet2_sslam.store import sha256
 
 EPOCH_FILE = re.compile(r"(\d+)epoch\.pth")
 DATA_OPTION = "train_data_path_and_name_and_type"
@@ -30,7 +30,7 @@ class Data(NamedTuple):
     clips: int
     hours: float
     sha256: str
-    report: Dict[str, Any]
+    report: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Training:
     """
 
     run: Path
-    config: Dict[str, Any]
+    config: dict[str, Any]
     weights: Path
-    history: Optional[History]
-    data: Optional[Data]
+    history: History | None
+    data: Data | None
 
     @property
     def kind(self) -> str:
@@ -60,27 +60,27 @@ class Training:
         return "phase 2" if model.get("mixture") else "phase 1"
 
     @property
-    def epoch(self) -> Optional[int]:
+    def epoch(self) -> int | None:
         """The epoch of the weights; None for an average, or where it is not known."""
         found = EPOCH_FILE.fullmatch(self.weights.resolve().name)
         return int(found[1]) if found else None
 
     @property
-    def updates(self) -> Optional[int]:
+    def updates(self) -> int | None:
         """Optimizer updates up to the weights."""
         if self.history is None or not 1 <= (self.epoch or 0) <= self.history.epochs:
             return None
         return int(self.history.steps("train")[self.epoch - 1])
 
     @property
-    def hours(self) -> Optional[float]:
+    def hours(self) -> float | None:
         """Wall hours of the training up to the weights, validation included."""
         if self.updates is None:
             return None
         parts = (p for e in range(1, self.epoch + 1) for p in self._stats(e))
         return sum(part["time"].total_seconds() for part in parts) / 3600
 
-    def _stats(self, epoch: int) -> List[dict]:
+    def _stats(self, epoch: int) -> list[dict]:
         return list(self.history.stats.get(epoch, {}).values())
 
 
@@ -95,12 +95,12 @@ class Lineage:
         unknown: In words.
     """
 
-    trainings: List[Training] = field(default_factory=list)
-    start: Dict[str, Any] = field(default_factory=dict)
-    unknown: List[str] = field(default_factory=list)
+    trainings: list[Training] = field(default_factory=list)
+    start: dict[str, Any] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
 
 
-def read_config(folder: Path) -> Dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """A folder's config.yaml; empty without one."""
     path = folder / "config.yaml"
     if not path.is_file():
@@ -109,7 +109,7 @@ def read_config(folder: Path) -> Dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def is_training(config: Dict[str, Any]) -> bool:
+def is_training(config: dict[str, Any]) -> bool:
     """Whether a config.yaml is that of a training, not of weights from elsewhere."""
     return bool(config.get(DATA_OPTION))
 
@@ -145,7 +145,7 @@ def _read_training(weights: Path, lineage: Lineage) -> Training:
     return Training(run, config, weights, history, data)
 
 
-def _start_of(training: Training, lineage: Lineage) -> Optional[Path]:
+def _start_of(training: Training, lineage: Lineage) -> Path | None:
     """The weights that a training started from, if they are those of a training."""
     for text in training.config.get("init_param") or []:
         name = text.split(":")[0]
@@ -165,7 +165,7 @@ def _start_of(training: Training, lineage: Lineage) -> Optional[Path]:
     return None
 
 
-def _read_data(run: Path, config: Dict[str, Any]) -> Optional[Data]:
+def _read_data(run: Path, config: dict[str, Any]) -> Data | None:
     """The training's clips, if the data report still speaks of the same."""
     lists = config.get(DATA_OPTION) or []
     path = find(lists[0][0], run) if lists else None

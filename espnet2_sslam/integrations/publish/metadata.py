@@ -1,7 +1,6 @@
 """The part of a model card that Hugging Face reads: YAML above the text."""
 
 import re
-from typing import List, Optional
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -31,7 +30,7 @@ def metadata(facts: Facts) -> str:
     return f"---\n{card.to_yaml()}\n---\n"
 
 
-def eval_results(facts: Facts) -> List[EvalResult]:
+def eval_results(facts: Facts) -> list[EvalResult]:
     """The scores of exactly this model, for the metadata's model-index."""
     known = {name: entry["dataset"] for name, entry in facts.corpora.items()}
     return [
@@ -56,5 +55,5 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or UNKNOWN
 
 
-def _task_name(how: str) -> Optional[str]:
+def _task_name(how: str) -> str | None:
     return f"audio classification, {how}" if how else None

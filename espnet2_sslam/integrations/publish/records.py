@@ -7,9 +7,9 @@ above HASH_LIMIT by size and time.
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any
 
-from espnet2_sslam.results.files import sha256
+from espnet2_sslam.store import sha256
 
 RECORD_FILE = ".done"
 HASH_LIMIT = 64 * 2**20  # bytes; as in once.py
@@ -17,7 +17,7 @@ ABSOLUTE = re.compile(r"(?<![\w.~/:])/(?:[^\s/:,;'\"]+/)+[^\s/:,;'\"]+")
 KEPT_PARTS = 3  # of an absolute path
 
 
-def read_record(run: Path) -> Dict[str, Dict[str, Any]]:
+def read_record(run: Path) -> dict[str, dict[str, Any]]:
     """Return {"inputs": {path: state}, "outputs": ...} of a finished piece of work.
 
     Empty where there is no record, as for a run that was not started by the recipe.
@@ -37,7 +37,7 @@ def state_of(path: Path) -> Any:
     return sha256(path)
 
 
-def recorded(states: Dict[str, Any], path: str) -> Optional[Any]:
+def recorded(states: dict[str, Any], path: str) -> Any | None:
     """Return the state that was recorded of a file, None where none was.
 
     Args:
@@ -50,7 +50,7 @@ def recorded(states: Dict[str, Any], path: str) -> Optional[Any]:
     return None
 
 
-def find(path: str, run: Path) -> Optional[Path]:
+def find(path: str, run: Path) -> Path | None:
     """Return a file that a run names: relative names count from the recipe's folder.
 
     Args:

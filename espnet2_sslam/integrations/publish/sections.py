@@ -1,12 +1,12 @@
 """The sections of a model card that tell what the records tell, or that they do not."""
 
-from typing import Any, Dict, List
+from typing import Any
 
 from espnet2_sslam.integrations.publish.evaluation import METRICS, Score
 from espnet2_sslam.integrations.publish.facts import Facts
 from espnet2_sslam.integrations.publish.lineage import Training
 from espnet2_sslam.integrations.publish.records import without_machine
-from espnet2_sslam.results.tables import markdown
+from espnet2_sslam.results import markdown
 
 UNKNOWN = "unknown"
 BASE_BLOCKS, BASE_CHANNELS = 12, 768  # ViT-Base, the paper's encoder
@@ -19,7 +19,7 @@ LAYOUTS = {
 }
 
 
-def training(facts: Facts) -> List[str]:
+def training(facts: Facts) -> list[str]:
     """The trainings behind the model, the first one first, and their data."""
     if not facts.lineage.trainings:
         return ["Unknown: the weights came without the records of a training."]
@@ -32,7 +32,7 @@ def training(facts: Facts) -> List[str]:
         "options but seed, paths and machine; the options themselves are in "
         "`config*.yaml`. A training does not record its hardware.",
     ]
-    splits: Dict[str, str] = {
+    splits: dict[str, str] = {
         t.data.split: t.data.sha256 for t in facts.lineage.trainings if t.data
     }
     lines = [f"- {entry['what']}" for entry in facts.corpora.values()]
@@ -58,7 +58,7 @@ def training(facts: Facts) -> List[str]:
     return parts
 
 
-def _training_row(one: Training) -> List[str]:
+def _training_row(one: Training) -> list[str]:
     """A line of the table of trainings."""
     known = one.data is not None
     history = one.history
@@ -77,7 +77,7 @@ def _training_row(one: Training) -> List[str]:
     ]
 
 
-def results(facts: Facts) -> List[str]:
+def results(facts: Facts) -> list[str]:
     """Scores of these weights, and the experiment that they are from."""
     if not facts.scores:
         return ["No scores of these weights are recorded."]
@@ -107,7 +107,7 @@ def results(facts: Facts) -> List[str]:
     return parts
 
 
-def _score_row(score: Score) -> List[str]:
+def _score_row(score: Score) -> list[str]:
     """A line of the table of scores."""
     folds = score.metrics.get("folds", 1)
     name = f"{score.data_set}, mean of {folds} folds" if folds > 1 else score.data_set
@@ -121,7 +121,7 @@ def _score_row(score: Score) -> List[str]:
     ]
 
 
-def _percent(metrics: Dict[str, Any], name: str) -> str:
+def _percent(metrics: dict[str, Any], name: str) -> str:
     """A score, with its 95 % interval over the test clips where there is one."""
     if metrics.get(name) is None:
         return "-"
@@ -130,13 +130,13 @@ def _percent(metrics: Dict[str, Any], name: str) -> str:
     return f"{100 * metrics[name]:.1f}{shown}"
 
 
-def limits(facts: Facts) -> List[str]:
+def limits(facts: Facts) -> list[str]:
     """What a user should know before relying on the model."""
     encoder = facts.source.encoder
     lines = []
-    if encoder.depth < BASE_BLOCKS or encoder.embed_dim < BASE_CHANNELS:
+    if encoder.config.depth < BASE_BLOCKS or encoder.config.embed_dim < BASE_CHANNELS:
         lines.append(
-            f"Small: {encoder.depth} blocks of {encoder.embed_dim} channels, where the "
+            f"Small: {encoder.config.depth} blocks of {encoder.config.embed_dim} channels, where the "
             f"paper's encoder has {BASE_BLOCKS} of {BASE_CHANNELS}. It shows that the "
             "method runs, not how good it is."
         )
@@ -167,7 +167,7 @@ def limits(facts: Facts) -> List[str]:
     return lines
 
 
-def _overlaps(facts: Facts) -> List[str]:
+def _overlaps(facts: Facts) -> list[str]:
     """Test clips that the trainings have heard."""
     reports = [t.data.report for t in facts.lineage.trainings if t.data]
     seen = {
@@ -184,7 +184,7 @@ def _overlaps(facts: Facts) -> List[str]:
     return lines
 
 
-def licence(facts: Facts) -> List[str]:
+def licence(facts: Facts) -> list[str]:
     """Licences of weights, data and code; what nobody has said is unknown."""
     weights = facts.license or "unknown: the publisher has not said it"
     lines = [f"- weights: {weights}"]
@@ -198,7 +198,7 @@ def licence(facts: Facts) -> List[str]:
     return ["\n".join(lines)]
 
 
-def origin(facts: Facts) -> List[str]:
+def origin(facts: Facts) -> list[str]:
     """Which file the weights were read from."""
     found = facts.source.origin
     rows = [

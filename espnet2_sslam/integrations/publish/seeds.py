@@ -3,13 +3,10 @@
 import csv
 import math
 from pathlib import Path
-from typing import Dict, List
 
 from espnet2_sslam.integrations.publish.evaluation import METRICS, Score, read_metrics
 from espnet2_sslam.integrations.publish.records import without_machine
-from espnet2_sslam.results.runs import Key, Scores
-from espnet2_sslam.results.summary import models_present, summarise
-from espnet2_sslam.results.tables import markdown, show
+from espnet2_sslam.results import Key, Scores, markdown, models_present, show, summarise
 
 SCORES_FILE = Path("results") / "scores.csv"
 ROUNDING = 1e-6  # scores.csv holds six decimals
@@ -28,7 +25,7 @@ def read_table(experiment: Path) -> Scores:
         ValueError: The table does not agree with the scores that are there.
     """
     path = experiment / SCORES_FILE
-    found: Dict[Key, dict] = {}
+    found: dict[Key, dict] = {}
     with open(path, encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             key = Key(*(row[name] for name in Key._fields))
@@ -46,7 +43,7 @@ def read_table(experiment: Path) -> Scores:
     return Scores([], found, sorted(expected - set(found)), {})
 
 
-def read_made_with(experiment: Path) -> Dict[str, str]:
+def read_made_with(experiment: Path) -> dict[str, str]:
     """When, from which commit and on which machine stage 7 wrote RESULTS.md."""
     path = experiment / "RESULTS.md"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -60,13 +57,13 @@ def run_of(experiment: Path, key: Key) -> Path:
     return experiment / key.tag / f"{key.model}_seed{key.seed}" / (key.data_set + fold)
 
 
-def fold_names(scores: Scores) -> Dict[str, str]:
+def fold_names(scores: Scores) -> dict[str, str]:
     """{name of a run's folder: its data set}, of data sets with folds."""
     keys = (key for key in scores.found if key.fold)
     return {f"{key.data_set}_{key.fold}": key.data_set for key in keys}
 
 
-def seed_table(scores: Scores, wanted: List[Score], folds: Dict[str, str]) -> List[str]:
+def seed_table(scores: Scores, wanted: list[Score], folds: dict[str, str]) -> list[str]:
     """A table for each tag and data set of `wanted`: models by test splits, all seeds.
 
     Args:
@@ -107,7 +104,7 @@ def seed_table(scores: Scores, wanted: List[Score], folds: Dict[str, str]) -> Li
     return parts
 
 
-def _check_row(table: Path, values: Dict[str, float], file: Path) -> None:
+def _check_row(table: Path, values: dict[str, float], file: Path) -> None:
     """Refuse a table that is older than the scores."""
     metrics = read_metrics(file)
     for name, value in values.items():

@@ -3,12 +3,9 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
-from espnet2_sslam.checkpoint import load_model
-from espnet2_sslam.checkpoint.folder import Model
-from espnet2_sslam.checkpoint.hub import resolve
-from espnet2_sslam.checkpoint.load import weights_file
+from espnet2_sslam.checkpoint import Model, load_model, resolve, weights_file
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.integrations.publish.lineage import is_training, read_config
@@ -28,17 +25,17 @@ class Source:
     """
 
     model: Model
-    config: Dict[str, Any]
+    config: dict[str, Any]
     weights: Path
-    hub: Optional[str] = None
+    hub: str | None = None
 
     @property
-    def origin(self) -> Dict[str, Any]:
+    def origin(self) -> dict[str, Any]:
         """File, SHA-256 and layout that the weights were first read from."""
         return self.config["origin"]
 
     @property
-    def run(self) -> Optional[Path]:
+    def run(self) -> Path | None:
         """The folder of the training of ours that wrote the weights, if it is here."""
         here = self.weights.parent
         ours = self.weights.suffix == ".pth" and is_training(read_config(here))
@@ -55,7 +52,7 @@ class Source:
         return isinstance(self.model, SSLAMClassifier)
 
     @property
-    def classes(self) -> List[str]:
+    def classes(self) -> list[str]:
         """Class names, none of an encoder."""
         return list(self.model.classes) if self.is_classifier else []
 
@@ -69,8 +66,8 @@ def read_source(
     model: str,
     *,
     weights: str = "student",
-    revision: Optional[str] = None,
-    cache_dir: Optional[Path] = None,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
 ) -> Source:
     """Load a model and find out where it comes from.
 

@@ -4,9 +4,10 @@ import hashlib
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Union
+from typing import Any
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -26,12 +27,12 @@ from huggingface_hub.utils import (
 from huggingface_hub.utils import logging as hub_logging
 
 from espnet2_sslam.integrations.publish.folder import read_folder
-from espnet2_sslam.results.files import sha256
+from espnet2_sslam.store import sha256
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 OWN_FILES = (".gitattributes",)  # the Hub makes them itself
 GIT_LIMIT = 10 * 2**20  # bytes; the Hub never keeps larger files in git itself
-Files = Dict[str, Union[Path, bytes]]  # as `read_folder` gives them
+Files = dict[str, Path | bytes]  # as `read_folder` gives them
 MESSAGE = "Publish with espnet2_sslam"
 
 
@@ -50,7 +51,7 @@ def push(
     repo: str,
     *,
     private: bool = False,
-    branch: Optional[str] = None,
+    branch: str | None = None,
     overwrite: bool = False,
 ) -> str:
     """Upload a folder; afterwards the repository holds exactly its files.
@@ -140,7 +141,7 @@ def _push(
             f"{target} is there and holds other files ({names}, ...): --overwrite "
             "replaces them (its history keeps them), or choose another name"
         )
-    changes: List[Any] = [
+    changes: list[Any] = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=files[name])
         for name in sorted(files)
     ]
@@ -155,7 +156,7 @@ def _push(
     return url
 
 
-def _info(api: HfApi, repo: str, branch: Optional[str] = None) -> Optional[Any]:
+def _info(api: HfApi, repo: str, branch: str | None = None) -> Any | None:
     """The repository, with its files; None where it is not there."""
     try:
         return api.model_info(repo, revision=branch, files_metadata=True)
@@ -169,7 +170,7 @@ def _info(api: HfApi, repo: str, branch: Optional[str] = None) -> Optional[Any]:
         return None
 
 
-def _listing(info: Optional[Any]) -> Dict[str, set]:
+def _listing(info: Any | None) -> dict[str, set]:
     """Hashes that identify each file of a repository."""
     siblings = (info.siblings or []) if info is not None else []
     return {
@@ -178,7 +179,7 @@ def _listing(info: Optional[Any]) -> Dict[str, set]:
     }
 
 
-def _content_ids(file: Union[Path, bytes]) -> set:
+def _content_ids(file: Path | bytes) -> set:
     """The hashes that the Hub may list for a file: of its content, or as git has it."""
     if isinstance(file, Path) and file.stat().st_size > GIT_LIMIT:
         return {sha256(file)}

@@ -8,10 +8,10 @@ Nothing happens before a module of s3prl that needs it is imported.
 
 import importlib.util
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Callable, Iterator, List, Optional
 
 from espnet2_sslam.integrations.s3prl import guards, pieces
 from espnet2_sslam.integrations.s3prl.standins import STANDINS, standin_modules
@@ -19,8 +19,8 @@ from espnet2_sslam.integrations.s3prl.standins import STANDINS, standin_modules
 # ESPnet imports these in every process, and they run as they are.
 QUIET = ("s3prl.upstream", "s3prl.upstream.wav2vec2", "s3prl.util", "s3prl.utility")
 
-_filled: Optional[List[str]] = None
-_standins: List[str] = []
+_filled: list[str] | None = None
+_standins: list[str] = []
 
 
 def apply() -> None:
@@ -39,7 +39,7 @@ def apply() -> None:
         guards.add(sys.modules[name])
 
 
-def fill() -> List[str]:
+def fill() -> list[str]:
     """Fill in every piece that is missing, and say so once, in one line on stderr.
 
     Returns:
@@ -83,8 +83,8 @@ class _Finder:
 
     @classmethod
     def find_spec(
-        cls, name: str, path=None, target: Optional[ModuleType] = None
-    ) -> Optional[ModuleSpec]:
+        cls, name: str, path=None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Return the module's spec with a loader that fills in before it executes."""
         if not name.startswith("s3prl."):
             return None
@@ -94,7 +94,7 @@ class _Finder:
         return spec
 
 
-def _spec_of_later_finders(finder, name, path, target) -> Optional[ModuleSpec]:
+def _spec_of_later_finders(finder, name, path, target) -> ModuleSpec | None:
     """What the finders after ours return."""
     for other in sys.meta_path[sys.meta_path.index(finder) + 1 :]:
         spec = getattr(other, "find_spec", lambda *a: None)(name, path, target)

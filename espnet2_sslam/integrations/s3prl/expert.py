@@ -3,8 +3,9 @@
 Shapes: B clips, T steps, D channels.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Union
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,8 @@ OPTIONS = (*SHAPE, *LOADING, *ENCODER, *SIZES)
 
 
 def read_options(
-    model_config: Union[str, Path, Mapping, None], given: Mapping[str, Any]
-) -> Dict[str, Any]:
+    model_config: str | Path | Mapping | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Options of an upstream from a YAML file (or mapping) and from keywords.
 
     freq: "concat" (8 * D per step), "mean" (D) or "flatten" (8 steps of 20 ms, which
@@ -82,8 +83,8 @@ class UpstreamExpert(nn.Module):
 
     def __init__(
         self,
-        ckpt: Union[str, Path, None] = None,
-        model_config: Union[str, Path, Mapping, None] = None,
+        ckpt: str | Path | None = None,
+        model_config: str | Path | Mapping | None = None,
         refresh: bool = False,
         **options: Any,
     ):
@@ -99,10 +100,10 @@ class UpstreamExpert(nn.Module):
         options.update(freq=freq, upsample=upsample)
         self.encoder = _encoder(ckpt, refresh, options).eval()
         self.rate = STEP // (PATCHES_PER_STEP if freq == "flatten" else upsample)
-        self.layers = _checked_layers(shape["layers"], self.encoder.depth)
+        self.layers = _checked_layers(shape["layers"], self.encoder.config.depth)
         self.last = max(1, self.layers[-1])  # no need to run the blocks after it
         self.target_frames = _checked_window(
-            shape["target_frames"], self.encoder.max_frames
+            shape["target_frames"], self.encoder.config.max_frames
         )
 
     def get_downsample_rates(self, key: str = "hidden_states") -> int:
@@ -110,8 +111,8 @@ class UpstreamExpert(nn.Module):
         return self.rate
 
     def forward(
-        self, wavs: List[torch.Tensor]
-    ) -> Dict[str, Union[torch.Tensor, List[torch.Tensor]]]:
+        self, wavs: list[torch.Tensor]
+    ) -> dict[str, torch.Tensor | list[torch.Tensor]]:
         """Hidden states of a batch.
 
         Args:
@@ -208,7 +209,7 @@ def _lengthened(wav: torch.Tensor):
     return F.pad(wav - wav.mean(), (0, needed - samples)), samples
 
 
-def _checked_layers(layers: Optional[List[int]], depth: int) -> List[int]:
+def _checked_layers(layers: list[int] | None, depth: int) -> list[int]:
     """The layers to give out, in order."""
     if layers is None:
         return list(range(depth + 1))
@@ -219,7 +220,7 @@ def _checked_layers(layers: Optional[List[int]], depth: int) -> List[int]:
     return sorted({layer % (depth + 1) for layer in layers})
 
 
-def _checked_window(frames: Optional[int], max_frames: int) -> Optional[int]:
+def _checked_window(frames: int | None, max_frames: int) -> int | None:
     """`target_frames`, or an error."""
     right = type(frames) is int and 0 < frames <= max_frames and not frames % PATCH_SIZE
     if frames is not None and not right:

@@ -7,10 +7,11 @@ import fcntl
 import functools
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Iterator, Optional, Sequence, TextIO
+from typing import TextIO
 
 ENOUGH_CLIPS = 16  # labels against frames are judged on so many
 
@@ -18,7 +19,7 @@ ENOUGH_CLIPS = 16  # labels against frames are judged on so many
 def check_learnable(
     downsample_rate: int,
     num_samples: Sequence[int],
-    num_labels: Optional[Sequence[int]] = None,
+    num_labels: Sequence[int] | None = None,
 ) -> None:
     """Refuse clips that s3prl would train on without learning anything.
 
@@ -106,7 +107,7 @@ class _LabelCounter:
 
     def __call__(self, loss, arguments) -> None:
         """Arguments of torch.nn.CTCLoss with targets (B, labels)."""
-        from espnet2_sslam.integrations.ctc import missing_frames
+        from espnet2_sslam.integrations.espnet import missing_frames
 
         if self.clips >= ENOUGH_CLIPS:
             return

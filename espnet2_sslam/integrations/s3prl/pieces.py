@@ -8,10 +8,10 @@ import importlib
 import sys
 import warnings
 from types import ModuleType
-from typing import Any, List
+from typing import Any
 
 
-def audio_backend() -> List[str]:
+def audio_backend() -> list[str]:
     """`torchaudio.set_audio_backend`, gone in 2.9: there is nothing left to set."""
     import torchaudio
 
@@ -21,7 +21,7 @@ def audio_backend() -> List[str]:
     return ["torchaudio.set_audio_backend"]
 
 
-def audio_files() -> List[str]:
+def audio_files() -> list[str]:
     """`torchaudio.load` and `save` need torchcodec since 2.9, `info` is gone."""
     import torchaudio
 
@@ -44,7 +44,7 @@ def _torchcodec_works() -> bool:
     return True
 
 
-def sox_effects() -> List[str]:
+def sox_effects() -> list[str]:
     """`torchaudio.sox_effects`: gone in 2.9, before it needs libsox.so."""
     import torchaudio
 
@@ -72,7 +72,7 @@ def _libsox_works(module: ModuleType) -> bool:
     return True
 
 
-def huggingface_classes() -> List[str]:
+def huggingface_classes() -> list[str]:
     """Two classes that `--push_to_hf_hub` used, gone from huggingface_hub 1."""
     import huggingface_hub
 
@@ -106,7 +106,7 @@ def _raise_gone(name: str) -> None:
     )
 
 
-def stored_arguments() -> List[str]:
+def stored_arguments() -> list[str]:
     """`argparse.Namespace`, refused by `torch.load` since 2.6: it is in checkpoints."""
     import torch
 

@@ -1,6 +1,6 @@
 """What s3prl uses of torchaudio's files and SoX effects, with soundfile and soxr."""
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import soundfile
 import soxr
@@ -35,10 +35,10 @@ def load(
     num_frames: int = -1,
     normalize: bool = True,
     channels_first: bool = True,
-    format: Optional[str] = None,
+    format: str | None = None,
     buffer_size: int = 4096,
-    backend: Optional[str] = None,
-) -> Tuple[torch.Tensor, int]:
+    backend: str | None = None,
+) -> tuple[torch.Tensor, int]:
     """Audio in [-1, 1], (channels, samples), and its sampling rate.
 
     Arguments as `torchaudio.load`; `format`, `buffer_size` and `backend` are ignored.
@@ -60,7 +60,7 @@ def save(
     src: torch.Tensor,
     sample_rate: int,
     channels_first: bool = True,
-    format: Optional[str] = None,
+    format: str | None = None,
     **options,
 ) -> None:
     """Write (channels, samples), a WAV in the tensor's own type as torchaudio did.
@@ -76,7 +76,7 @@ def save(
     soundfile.write(uri, samples.numpy(), sample_rate, subtype=subtype, format=format)
 
 
-def info(uri, format: Optional[str] = None, **options) -> AudioInfo:
+def info(uri, format: str | None = None, **options) -> AudioInfo:
     """Rate, length, channels and encoding of a file; other arguments are ignored."""
     found = soundfile.info(uri)
     return AudioInfo(
@@ -92,11 +92,11 @@ def info(uri, format: Optional[str] = None, **options) -> AudioInfo:
 
 def apply_effects_file(
     path,
-    effects: List[List[str]],
+    effects: list[list[str]],
     normalize: bool = True,
     channels_first: bool = True,
-    format: Optional[str] = None,
-) -> Tuple[torch.Tensor, int]:
+    format: str | None = None,
+) -> tuple[torch.Tensor, int]:
     """A file with SoX effects applied; see `apply_effects_tensor`."""
     wave, rate = load(path, normalize=normalize)
     return apply_effects_tensor(wave, rate, effects, channels_first)
@@ -105,9 +105,9 @@ def apply_effects_file(
 def apply_effects_tensor(
     tensor: torch.Tensor,
     sample_rate: int,
-    effects: List[List[str]],
+    effects: list[list[str]],
     channels_first: bool = True,
-) -> Tuple[torch.Tensor, int]:
+) -> tuple[torch.Tensor, int]:
     """A waveform with SoX effects applied one after the other.
 
     Raises:

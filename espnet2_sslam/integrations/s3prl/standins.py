@@ -5,7 +5,7 @@ line when they are really used.
 """
 
 from types import ModuleType
-from typing import Any, Dict
+from typing import Any
 
 # Each with the sub-modules that s3prl imports by name.
 STANDINS = {
@@ -53,7 +53,7 @@ class _StandIn(ModuleType):
         return real() if real else _missing(self.__name__, name)
 
 
-def standin_modules(name: str) -> Dict[str, ModuleType]:
+def standin_modules(name: str) -> dict[str, ModuleType]:
     """The stand-in for a package and its sub-modules, by full name."""
     full_names = [name, *(f"{name}.{part}" for part in STANDINS[name])]
     modules = {full: _StandIn(full) for full in full_names}

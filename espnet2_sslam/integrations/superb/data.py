@@ -2,16 +2,17 @@
 
 import csv
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import soundfile
 
 from espnet2_sslam.integrations.s3prl.guards import check_learnable
 from espnet2_sslam.integrations.superb.emotion import write_emotion_lists
 from espnet2_sslam.integrations.superb.tasks import Task, fold_numbers
-from espnet2_sslam.results.files import write_text
+from espnet2_sslam.store import write_text
 from espnet2_sslam.units import SAMPLE_RATE
 
 SPEAKERS = 1251  # of VoxCeleb1, id10001 to id11251; s3prl's output layer has so many
@@ -25,8 +26,8 @@ class Data(NamedTuple):
         samples: Length of every clip at 16 kHz.
     """
 
-    options: Dict[str, Any]
-    samples: List[int]
+    options: dict[str, Any]
+    samples: list[int]
 
 
 def read_data(task: Task, folder: Path, scratch: Path) -> Data:
@@ -49,7 +50,7 @@ def read_data(task: Task, folder: Path, scratch: Path) -> Data:
     return found
 
 
-def check_steps(task: Task, data: Data, downsample_rate: Optional[int]) -> None:
+def check_steps(task: Task, data: Data, downsample_rate: int | None) -> None:
     """Refuse clips that get no step at an upstream's rate, as s3prl would not.
 
     Args:
@@ -161,7 +162,7 @@ def _one(task: Task, folder: Path, pattern: str) -> Path:
     return _need(task, folder, pattern)[-1]
 
 
-def _need(task: Task, folder: Path, pattern: str) -> List[Path]:
+def _need(task: Task, folder: Path, pattern: str) -> list[Path]:
     """What matches a pattern, or an error."""
     found = sorted(folder.glob(pattern))
     if not found:
@@ -169,7 +170,7 @@ def _need(task: Task, folder: Path, pattern: str) -> List[Path]:
     return found
 
 
-def _lengths(clips: List[Path]) -> List[int]:
+def _lengths(clips: list[Path]) -> list[int]:
     """Samples of each clip at 16 kHz, from the headers."""
 
     def length(path: Path) -> int:
@@ -183,11 +184,11 @@ def _lengths(clips: List[Path]) -> List[int]:
         return list(threads.map(length, clips))
 
 
-def _as_text(options: Dict[str, Path]) -> Dict[str, str]:
+def _as_text(options: dict[str, Path]) -> dict[str, str]:
     return {name: str(path) for name, path in options.items()}
 
 
-_READERS: Dict[str, Callable[[Task, Path, Path], Data]] = {
+_READERS: dict[str, Callable[[Task, Path, Path], Data]] = {
     "ks": _keywords,
     "ic": _intents,
     "sid": _speakers,

@@ -2,9 +2,8 @@
 
 import re
 from pathlib import Path
-from typing import Dict, List
 
-from espnet2_sslam.results.files import write_json
+from espnet2_sslam.store import write_json
 
 SESSIONS = [f"Session{number}" for number in range(1, 6)]
 LABELS = {"neu": 0, "hap": 1, "ang": 2, "sad": 3}
@@ -13,7 +12,7 @@ SAME = {"exc": "hap"}  # excited counts as happy
 TURN = re.compile(r"\[.*?\]\s+(\S+)\s+(\w+)\s")
 
 
-def write_emotion_lists(root: Path, folder: Path) -> List[Path]:
+def write_emotion_lists(root: Path, folder: Path) -> list[Path]:
     """Write train_meta_data.json and test_meta_data.json for each session as test set.
 
     Args:
@@ -40,7 +39,7 @@ def write_emotion_lists(root: Path, folder: Path) -> List[Path]:
     return [root / clip["path"] for clips in sessions.values() for clip in clips]
 
 
-def _clips(root: Path, session: str) -> List[Dict[str, str]]:
+def _clips(root: Path, session: str) -> list[dict[str, str]]:
     """Path, label and speaker of each clip of a session that has one of the labels."""
     evaluations = sorted((root / session / "dialog/EmoEvaluation").glob("[!.]*.txt"))
     waves = {p.stem: p for p in (root / session / "sentences/wav").rglob("[!.]*.wav")}

@@ -7,16 +7,17 @@ import shutil
 import sys
 import time
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import yaml
 
 from espnet2_sslam.integrations.superb.tasks import Task
 from espnet2_sslam.integrations.superb.upstreams import Upstream
-from espnet2_sslam.results.files import write_json, write_text
+from espnet2_sslam.store import write_json, write_text
 
 LOG = "s3prl.log"
 CONFIG = "task.yaml"
@@ -40,11 +41,11 @@ class Schedule(NamedTuple):
     """
 
     steps: Mapping[str, int] = MappingProxyType({})
-    eval_every: Optional[int] = None
-    num_workers: Optional[int] = None
+    eval_every: int | None = None
+    num_workers: int | None = None
     device: str = "cpu"
 
-    def runner(self, task: Task) -> Dict[str, int]:
+    def runner(self, task: Task) -> dict[str, int]:
         """What it changes in s3prl's options of a task's training."""
         steps = self.steps.get(task.name, self.steps.get(""))
         every = self.eval_every or (steps and max(1, steps // 4))
@@ -71,8 +72,8 @@ class Run:
     seed: int
     fold: int
     folder: Path
-    config: Dict[str, Any]
-    settings: Dict[str, Any]
+    config: dict[str, Any]
+    settings: dict[str, Any]
     schedule: Schedule
 
     @property
@@ -84,7 +85,7 @@ class Run:
             f"seed {self.seed}{fold}"
         )
 
-    def train_command(self) -> List[str]:
+    def train_command(self) -> list[str]:
         """Train and choose the best checkpoint by the dev set; continues if begun."""
         if self.task.hear:
             return [*self._hear(), "--stop", "2"]
@@ -94,7 +95,7 @@ class Run:
             words += ["-k", str(self.upstream.ckpt), "-g", "upstream.yaml"]
         return [*self._downstream(), *words]
 
-    def test_command(self) -> List[str]:
+    def test_command(self) -> list[str]:
         """Score the best checkpoint on the test set."""
         if self.task.hear:
             return [*self._hear(), "--start", "3"]
@@ -103,14 +104,14 @@ class Run:
             best = max(self.folder.glob("states-*.ckpt"), key=_step_of)
         return [*self._downstream(), "-m", "evaluate", "-t", "test", "-e", best.name]
 
-    def _downstream(self) -> List[str]:
+    def _downstream(self) -> list[str]:
         start = ["-m", "s3prl.run_downstream"]
         if self.task.name == "sid":
             start = ["-c", _SPEAKERS]
         words = [sys.executable, "-m", "espnet2_sslam", *start]
         return [*words, "--device", self.schedule.device]
 
-    def _hear(self) -> List[str]:
+    def _hear(self) -> list[str]:
         words = [sys.executable, "-m", "espnet2_sslam", "-m", "s3prl.main"]
         words += [self.task.module, "--config", CONFIG, "--device"]
         workers = self.schedule.num_workers
@@ -132,7 +133,7 @@ class Run:
             write_text(self.folder / "upstream.yaml", options)
         write_text(self.folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
-    def dev_score(self) -> Tuple[float, int]:
+    def dev_score(self) -> tuple[float, int]:
         """Best score on the dev set, and after how many updates."""
         if self.task.hear:
             stats = _read_yaml(self.folder / "train/valid_best/training_stats.yaml")
@@ -146,7 +147,7 @@ class Run:
             return 0.0, 0  # nothing is better than nothing
         raise ValueError(f"{self.folder / 'log.log'} has no score on the dev set")
 
-    def test_scores(self) -> Dict[str, Optional[float]]:
+    def test_scores(self) -> dict[str, float | None]:
         """Scores on the test set by metric, None for those that are not defined."""
         if self.task.hear:
             [result] = self.folder.glob("evaluate/valid_best/*/result.yaml")
@@ -175,7 +176,7 @@ class Run:
         self.write_config()
         self._remove_torn()
 
-    def record(self, name: str) -> Optional[Dict[str, Any]]:
+    def record(self, name: str) -> dict[str, Any] | None:
         """A record (begun, trained, tested), None without one of these settings."""
         try:
             found = json.loads((self.folder / f".{name}").read_text(encoding="utf-8"))
@@ -206,14 +207,14 @@ class Run:
 
 def make_config(
     task: Task,
-    base: Dict[str, Any],
-    data: Dict[str, Any],
+    base: dict[str, Any],
+    data: dict[str, Any],
     upstream: Upstream,
     lr: float,
     seed: int,
     fold: int,
     schedule: Schedule,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """s3prl's configuration of a run.
 
     Args:
@@ -252,7 +253,7 @@ def error_line(log: Path) -> str:
     return (errors or lines or ["it said nothing"])[-1]
 
 
-def _read_yaml(path: Path) -> Dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 

@@ -7,10 +7,11 @@ import shlex
 import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Optional
 
 import yaml
 
@@ -44,12 +45,12 @@ class Plan:
         jobs: Trainings at a time.
     """
 
-    tasks: Dict[str, Path]
-    upstreams: Dict[str, str]
-    lrs: Tuple[float, ...]
-    seeds: Tuple[int, ...]
+    tasks: dict[str, Path]
+    upstreams: dict[str, str]
+    lrs: tuple[float, ...]
+    seeds: tuple[int, ...]
     expdir: Path
-    options: Dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     schedule: Schedule = Schedule()
     config_dir: Path = Path("conf/s3prl")
     jobs: int = 1
@@ -60,9 +61,9 @@ class Outcome:
     """What came out: `chosen` by (task, upstream), with tested runs; failures."""
 
     plan: Plan
-    runs: List[Run]
-    chosen: Dict[Tuple[str, str], float] = field(default_factory=dict)
-    failures: List[str] = field(default_factory=list)
+    runs: list[Run]
+    chosen: dict[tuple[str, str], float] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
 
 def sweep(plan: Plan, execute: Optional["Processes"] = None) -> Outcome:
@@ -93,7 +94,7 @@ def sweep(plan: Plan, execute: Optional["Processes"] = None) -> Outcome:
     return outcome
 
 
-def make_runs(plan: Plan) -> List[Run]:
+def make_runs(plan: Plan) -> list[Run]:
     """All runs of a plan, after everything they need was found to be there."""
     bases = {name: _base_config(TASKS[name], plan.config_dir) for name in plan.tasks}
     ready = [
@@ -125,7 +126,7 @@ def make_runs(plan: Plan) -> List[Run]:
 def _make_run(
     plan: Plan,
     task: Task,
-    base: Dict[str, Any],
+    base: dict[str, Any],
     data: Data,
     upstream: Upstream,
     lr: float,
@@ -149,7 +150,7 @@ def _make_run(
     return Run(task, upstream, lr, seed, fold, folder, config, settings, plan.schedule)
 
 
-def _base_config(task: Task, folder: Path) -> Dict[str, Any]:
+def _base_config(task: Task, folder: Path) -> dict[str, Any]:
     """The YAML file of a SUPERB task; HEAR's values are in s3prl."""
     if task.hear:
         return {}
@@ -161,13 +162,13 @@ def _base_config(task: Task, folder: Path) -> Dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def choose(runs: Sequence[Run]) -> Dict[Tuple[str, str], float]:
+def choose(runs: Sequence[Run]) -> dict[tuple[str, str], float]:
     """The best learning rate of each task and upstream.
 
     By the mean of the dev scores over seeds and folds; of equal ones the smallest. A
     task and upstream with an unfinished training has none.
     """
-    scores: Dict[Tuple[str, str], Dict[float, List]] = defaultdict(
+    scores: dict[tuple[str, str], dict[float, list]] = defaultdict(
         lambda: defaultdict(list)
     )
     for run in runs:
@@ -211,7 +212,7 @@ class _Part:
         run.write_record("tested", test=scores[run.task.metric], metrics=scores)
         logging.info("%s: test %.4f", run.name, scores[run.task.metric])
 
-    def _do(self, run: Run, command: List[str], what: str) -> float:
+    def _do(self, run: Run, command: list[str], what: str) -> float:
         log = run.folder.resolve() / LOG
         began = time.monotonic()
         status = self.execute(command, run.folder, log)
@@ -257,10 +258,10 @@ class Processes:
     """Runs commands in processes of their own, which do not outlive this one."""
 
     def __init__(self):
-        self.running: Set[subprocess.Popen] = set()
+        self.running: set[subprocess.Popen] = set()
         self.stopped = False
 
-    def __call__(self, command: List[str], folder: Path, log: Path) -> int:
+    def __call__(self, command: list[str], folder: Path, log: Path) -> int:
         """Run a command in a folder, its output at the end of a log."""
         root = str(Path(espnet2_sslam.__file__).resolve().parent.parent)
         paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from espnet2_sslam.integrations.superb.run import Run
 from espnet2_sslam.integrations.superb.sweep import Outcome
 from espnet2_sslam.integrations.superb.tasks import TASKS
-from espnet2_sslam.results.files import write_csv, write_json, write_text
-from espnet2_sslam.results.machine import environment
-from espnet2_sslam.results.tables import markdown
+from espnet2_sslam.machine import environment
+from espnet2_sslam.results import markdown
+from espnet2_sslam.store import write_csv, write_json, write_text
 
 COLUMNS = (
     "task metric upstream lr steps seeds folds test spread dev best_steps seconds "
@@ -38,12 +38,12 @@ def write_table(outcome: Outcome, output: Path) -> None:
     write_text(output, _report(outcome, rows, made))
 
 
-def _keys(outcome: Outcome) -> List:
+def _keys(outcome: Outcome) -> list:
     plan = outcome.plan
     return [(task, name) for task in plan.tasks for name in plan.upstreams]
 
 
-def _row(outcome: Outcome, task: str, name: str) -> Optional[Dict[str, Any]]:
+def _row(outcome: Outcome, task: str, name: str) -> dict[str, Any] | None:
     """The tested runs of a task and upstream, None while one is missing."""
     lr = outcome.chosen.get((task, name))
     runs = [
@@ -55,7 +55,7 @@ def _row(outcome: Outcome, task: str, name: str) -> Optional[Dict[str, Any]]:
     if not runs or None in tested:
         return None
     trained = [run.record("trained") for run in runs]
-    by_seed: Dict[int, List[float]] = {}
+    by_seed: dict[int, list[float]] = {}
     for run, record in zip(runs, tested):
         by_seed.setdefault(run.seed, []).append(record["test"])
     means = [mean(scores) for scores in by_seed.values()]
@@ -83,7 +83,7 @@ def _row(outcome: Outcome, task: str, name: str) -> Optional[Dict[str, Any]]:
     }
 
 
-def _training(run: Run) -> Dict[str, Any]:
+def _training(run: Run) -> dict[str, Any]:
     """One training of the grid."""
     trained, tested = run.record("trained"), run.record("tested")
     return {
@@ -97,7 +97,7 @@ def _training(run: Run) -> Dict[str, Any]:
     }
 
 
-def _report(outcome: Outcome, rows: List[Dict[str, Any]], made: Dict[str, str]) -> str:
+def _report(outcome: Outcome, rows: list[dict[str, Any]], made: dict[str, str]) -> str:
     plan = outcome.plan
     found = {(row["task"], row["upstream"]): row for row in rows}
     header = ["upstream", *(f"{t} ({TASKS[t].metric})" for t in plan.tasks)]
@@ -137,14 +137,14 @@ def _report(outcome: Outcome, rows: List[Dict[str, Any]], made: Dict[str, str]) 
     return "\n".join(lines) + "\n"
 
 
-def _score(row: Optional[Dict[str, Any]]) -> str:
+def _score(row: dict[str, Any] | None) -> str:
     if row is None:
         return "missing"
     spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
     return f"{100 * row['test']:.1f}{spread}"
 
 
-def _details(row: Dict[str, Any], lrs) -> List:
+def _details(row: dict[str, Any], lrs) -> list:
     edge = " !" if _at_edge(row["lr"], lrs) else ""
     dev = f"{100 * row['dev']:.1f}"
     names = (row["task"], row["upstream"], f"{row['lr']:g}{edge}", dev, _score(row))
@@ -167,5 +167,5 @@ def _seeds(seeds) -> str:
     return f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}."
 
 
-def _options(options: Dict[str, Any]) -> str:
+def _options(options: dict[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in options.items()) or "its defaults"

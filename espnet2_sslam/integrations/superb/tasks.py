@@ -1,7 +1,8 @@
 """The tasks: what s3prl calls them, how they are scored, how many folds they have."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Dict, Iterable, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 
 class Task(NamedTuple):
@@ -30,7 +31,7 @@ def _hear(name: str, title: str, folds: int = 1, metric: str = "top1_acc") -> Ta
 
 # Folds and metrics are those of s3prl 0.4.18's own configurations: s3prl/problem/common
 # for HEAR, and five folds for IEMOCAP as SUPERB reports them.
-TASKS: Dict[str, Task] = {
+TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Task("ks", "speech_commands", "keyword spotting"),
@@ -64,14 +65,14 @@ REFUSED = {
 }
 
 
-def parse_tasks(words: Sequence[str]) -> Dict[str, Path]:
+def parse_tasks(words: Sequence[str]) -> dict[str, Path]:
     """Folders of the data by task, from words TASK=DIR.
 
     Raises:
         ValueError: A word of another form, an unknown task, one that cannot be learnt
             at SSLAM's resolution, or one that is given twice.
     """
-    found: Dict[str, Path] = {}
+    found: dict[str, Path] = {}
     for word in words:
         name, sign, folder = word.partition("=")
         if name in REFUSED:
@@ -86,18 +87,18 @@ def parse_tasks(words: Sequence[str]) -> Dict[str, Path]:
     return found
 
 
-def fold_numbers(task: Task) -> Tuple[int, ...]:
+def fold_numbers(task: Task) -> tuple[int, ...]:
     """The folds as s3prl counts them: IEMOCAP's from 1, HEAR's from 0."""
     return tuple(range(task.folds)) if task.hear else tuple(range(1, task.folds + 1))
 
 
-def parse_steps(words: Sequence[str], tasks: Iterable[str]) -> Dict[str, int]:
+def parse_steps(words: Sequence[str], tasks: Iterable[str]) -> dict[str, int]:
     """Updates by task from words N (for all tasks, key "") and TASK=N.
 
     Raises:
         ValueError: A word of another form, or a task that is not asked for.
     """
-    steps: Dict[str, int] = {}
+    steps: dict[str, int] = {}
     for word in words:
         name, _, number = word.rpartition("=")
         if not number.isdigit() or int(number) < 1:

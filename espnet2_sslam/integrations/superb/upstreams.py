@@ -1,11 +1,12 @@
 """The upstreams to compare: SSLAM's weights, its network at random, s3prl's own."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple
 
 from espnet2_sslam.integrations.s3prl.expert import OPTIONS, SIZES, STEP
-from espnet2_sslam.results.files import sha256
+from espnet2_sslam.store import sha256
 
 FORBIDDEN = (*SIZES, "weights", "revision", "cache_dir")  # settled with the weights
 RANDOM = "random"
@@ -25,31 +26,31 @@ class Upstream(NamedTuple):
 
     name: str
     entry: str
-    ckpt: Optional[Path] = None
-    options: Dict[str, Any] = {}
+    ckpt: Path | None = None
+    options: dict[str, Any] = {}
     sha256: str = ""
     origin: str = ""
 
     @property
-    def downsample_rate(self) -> Optional[int]:
+    def downsample_rate(self) -> int | None:
         """Samples per step, None for upstreams of s3prl."""
         if self.ckpt is None:
             return None
         flat = self.options.get("freq") == "flatten"
         return STEP // (8 if flat else self.options.get("upsample", 1))
 
-    def identity(self) -> Dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What decides its features."""
         return {"entry": self.entry, "sha256": self.sha256, "options": self.options}
 
 
-def split_words(words: Sequence[str]) -> Dict[str, str]:
+def split_words(words: Sequence[str]) -> dict[str, str]:
     """Sources by name, from words NAME=SOURCE or a name of s3prl (source "").
 
     Raises:
         ValueError: A name that cannot be a folder's, or twice the same.
     """
-    sources: Dict[str, str] = {}
+    sources: dict[str, str] = {}
     for word in words:
         name, sign, source = word.partition("=")
         plain = name.replace("-", "").replace("_", "").replace(".", "")
@@ -67,7 +68,7 @@ def split_words(words: Sequence[str]) -> Dict[str, str]:
     return sources
 
 
-def read_options(words: Sequence[str]) -> Dict[str, Any]:
+def read_options(words: Sequence[str]) -> dict[str, Any]:
     """Options of the sslam upstream from words name=value (YAML values).
 
     Raises:
@@ -86,7 +87,7 @@ def read_options(words: Sequence[str]) -> Dict[str, Any]:
 
 
 def prepare(
-    name: str, source: str, seed: int, options: Dict[str, Any], folder: Path
+    name: str, source: str, seed: int, options: dict[str, Any], folder: Path
 ) -> Upstream:
     """Make an upstream ready: read its weights once and keep them as a model folder.
 
@@ -119,7 +120,7 @@ def prepare(
     return Upstream(name, "sslam", ckpt, options, digest, source)
 
 
-def _encoder(source: str, random_seed: Optional[int]):
+def _encoder(source: str, random_seed: int | None):
     """The encoder of a source, with random weights if a seed is given."""
     import torch
 
@@ -133,9 +134,9 @@ def _encoder(source: str, random_seed: Optional[int]):
         return build_model(model_config(encoder))
 
 
-def same_weights(upstreams: Sequence[Upstream]) -> List[str]:
+def same_weights(upstreams: Sequence[Upstream]) -> list[str]:
     """Names that stand for the same weights: somebody took one source for another."""
-    first: Dict[str, str] = {}
+    first: dict[str, str] = {}
     doubles = []
     for upstream in upstreams:
         if upstream.sha256:

@@ -16,7 +16,7 @@ import soundfile
 import soxr
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import write_atomically
+from espnet2_sslam.corpus import write_atomically
 
 NAME = re.compile(r"([0-9])_([A-Za-z]+)_([0-9]+)\.(wav|flac)")
 WORDS = "zero one two three four five six seven eight nine".split()

@@ -8,7 +8,7 @@ import yaml
 from torchaudio.functional import edit_distance
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import write_atomically
+from espnet2_sslam.corpus import write_atomically
 
 SETS = {"test_known": "known speakers", "test_new": "new speaker"}
 

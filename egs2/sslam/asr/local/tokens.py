@@ -7,7 +7,7 @@ from pathlib import Path
 import sentencepiece
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus.datadir import write_atomically
+from espnet2_sslam.corpus import write_atomically
 
 FIRST, LAST = ["<blank>", "<unk>"], ["<sos/eos>"]  # as ESPnet's asr.sh has them
 

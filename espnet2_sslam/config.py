@@ -1,0 +1,231 @@
+"""The sizes and options of encoder and head, each as one object, checked once.
+
+Everything that builds a model, writes it to a file or reads it from one shares these.
+A YAML section becomes one with `from_dict`, which names the key that nobody knows.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from espnet2_sslam.units import NUM_MEL_BINS, PATCH_SIZE
+
+# What weights fix: a model that takes weights over takes these from their source.
+SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio", "max_frames")
+STORED = (*SIZES, "target_frames")  # in config.json
+POOLINGS = ("cls", "mean", "concat", "attentive", "lin_softmax")
+TASKS = ("multi_label", "multi_class")
+HEAD_NORMS = ("layer", "batch")
+
+
+class _Config:
+    """What both configurations can do."""
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any], where: str = "") -> Self:
+        """Make one of a dictionary.
+
+        Args:
+            options: By the names of the fields.
+            where: The section of the YAML or JSON file, for the message.
+
+        Raises:
+            ValueError: A key that is no field, by name; an impossible value.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore
+        for key in options:
+            if key not in known:
+                raise ValueError(
+                    f"{where or cls.__name__} has no key {key}: use one of "
+                    f"{', '.join(sorted(known))}"
+                )
+        return cls(**options)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with other values; raises as `from_dict`."""
+        return self.from_dict({**self.to_dict(), **changes})
+
+    def to_dict(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """The fields of these names, all by default."""
+        fields = [field.name for field in dataclasses.fields(self)]  # type: ignore
+        return {name: getattr(self, name) for name in (names or fields)}
+
+
+@dataclass(frozen=True)
+class EncoderConfig(_Config):
+    """Sizes and options of `SSLAMEncoder`.
+
+    Args:
+        input_size: 1 for waveforms at 16 kHz, 128 for un-normalised log-mel.
+        embed_dim: Channels D (ViT-Base: 768).
+        depth: Transformer blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Feed-forward width over D.
+        drop_path: Rate of the last block, rising linearly from 0 (training only).
+        fbank_mean, fbank_std: See `features.LogMel`.
+        override_fbank_stats: See `features.LogMel`.
+        max_frames: Longest pass in frames (the position table); longer clips are
+            encoded in chunks of this length. A multiple of 16.
+        target_frames: Fixed clip length in frames, as in the paper: shorter clips are
+            zero-padded and the padding is attended to, longer ones keep their first
+            frames. None: every clip has its own length and padding is masked out.
+        freq: What becomes of the 8 frequency patches of a time patch: "mean" (D per
+            160 ms), "concat" (8 * D per 160 ms) or "flatten" (8 tokens per 160 ms).
+        cls_token: Put the CLS token before the others (for clips longer than
+            `max_frames` the mean over chunks; repeated to 8 * D for "concat").
+        layer: Block whose output is returned: -1 the last, 0 the patch embedding,
+            or "all": ESPnet's (last, [(layer, output), ...]).
+        max_layer: Number of blocks to run; all by default.
+        upsample: Repeat every time step (160 ms) so many times.
+        freeze: No gradient, and evaluation mode always.
+
+    Raises:
+        ValueError: An option outside its range.
+    """
+
+    input_size: int = 1
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    fbank_mean: float | None = None
+    fbank_std: float | None = None
+    override_fbank_stats: bool = False
+    max_frames: int = 12_288
+    target_frames: int | None = None
+    freq: str = "mean"
+    cls_token: bool = False
+    layer: int | str = -1
+    max_layer: int | None = None
+    upsample: int = 1
+    freeze: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
+        if self.input_size not in (1, NUM_MEL_BINS):
+            raise ValueError(
+                f"input_size must be 1 (waveform) or {NUM_MEL_BINS} (log-mel), "
+                f"got {self.input_size}"
+            )
+        check_choice("freq", self.freq, ("mean", "concat", "flatten"))
+        for name in ("max_frames", "target_frames"):
+            frames = getattr(self, name)
+            if frames is not None and (frames <= 0 or frames % PATCH_SIZE):
+                raise ValueError(
+                    f"{name} must be a positive multiple of {PATCH_SIZE}, got {frames}"
+                )
+        if self.target_frames is not None and self.target_frames > self.max_frames:
+            raise ValueError(
+                f"target_frames {self.target_frames} is above max_frames "
+                f"{self.max_frames}"
+            )
+        if self.depth < 1 or self.upsample < 1 or not 0 <= self.drop_path < 1:
+            raise ValueError("need depth >= 1, upsample >= 1 and 0 <= drop_path < 1")
+        if self.embed_dim % 4:  # the position table has four parts
+            raise ValueError(f"embed_dim must be a multiple of 4, got {self.embed_dim}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim {self.embed_dim} is not a multiple of num_heads "
+                f"{self.num_heads}"
+            )
+        if self.layer != "all":
+            if not (isinstance(self.layer, int) and -1 <= self.layer <= self.depth):
+                raise ValueError(
+                    f'layer must be "all" or in -1..{self.depth}, got {self.layer!r}'
+                )
+        if self.max_layer is not None and not 1 <= self.max_layer <= self.depth:
+            raise ValueError(
+                f"max_layer must be in 1..{self.depth}, got {self.max_layer}"
+            )
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that run: `max_layer`, else all."""
+        return self.max_layer or self.depth
+
+
+@dataclass(frozen=True)
+class HeadConfig(_Config):
+    """What a classifier is beside its encoder.
+
+    Args:
+        classes: Names of the C classes, in the order of the labels.
+        task: "multi_label" (any number of labels per clip) or "multi_class" (one).
+        pooling: See `classifier.Pooling`.
+        head_norm: Before the linear head: "layer" norm, or "batch" norm without
+            parameters, as is usual in linear evaluation since MAE.
+        weighted_layers: Pool a learnt weighted sum of all layers, not the last one.
+
+    Raises:
+        ValueError: An option outside its range; no class, or one twice.
+    """
+
+    classes: tuple[str, ...]
+    task: str = "multi_label"
+    pooling: str = "cls"
+    head_norm: str = "layer"
+    weighted_layers: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ValueError(
+                f"need at least one class, each once, got {list(self.classes)}"
+            )
+        check_choice("task", self.task, TASKS)
+        check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("head_norm", self.head_norm, HEAD_NORMS)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise ValueError unless a value is one of the choices."""
+    if value not in choices:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}"
+        )
+
+
+def check_keywords(
+    functions: Callable | tuple[Callable, ...],
+    conf: dict,
+    option: str,
+    given: Iterable[str] = (),
+) -> None:
+    """Raise ValueError for a key of a YAML section that the class does not know.
+
+    Args:
+        functions: class, dataclass or function (or several) that the section is for.
+        conf: the section.
+        option: its name, for the message.
+        given: arguments that the program fills in itself.
+    """
+    several = functions if isinstance(functions, tuple) else (functions,)
+    signatures = [inspect.signature(function) for function in several]
+    parameters = [p for s in signatures for p in s.parameters.values()]
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = [p.name for p in parameters if p.kind in kinds and p.name not in given]
+    # of several, one takes what the others know
+    open_end = len(several) == 1 and any(p.kind == p.VAR_KEYWORD for p in parameters)
+    for key in conf:
+        if key not in known and not open_end:
+            raise ValueError(
+                f"--{option} has no key {key}: use one of {', '.join(sorted(known))}"
+            )
+    for key, value in conf.items():
+        if isinstance(value, str) and _is_number(value):
+            raise ValueError(
+                f"--{option} {key} is the text '{value}', not a number: YAML wants a "
+                f"point, as in {float(value):.1e}"
+            )
+
+
+def _is_number(text: str) -> bool:
+    """Tell whether a text reads as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.lower() not in ("nan", "inf", "-inf")

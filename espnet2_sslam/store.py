@@ -1,0 +1,215 @@
+"""What lies on the disk: files whole or not at all, hashes, locks, finished pieces.
+
+Standard library only. Everything that the package writes goes through here, so that a
+process that is killed, or a full disk, leaves the file from before.
+"""
+
+import csv
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+TEMPORARY = ".{name}.{pid}.tmp"  # beside the file it becomes, on the same file system
+
+
+@contextmanager
+def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends well.
+
+    Args:
+        path: The file; its folder is made if it is not there.
+        sync: Bring the content to the disk first. Without it a machine (not a process)
+            that crashes may leave an empty file.
+
+    Raises:
+        OSError: What the writer raises, with the file from before intact.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(TEMPORARY.format(name=path.name, pid=os.getpid()))
+    try:
+        yield temporary
+        if sync:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if sync:
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """A stream whose content takes the place of `path` when the block ends well.
+
+    Args:
+        path: The file; its folder is made if it is not there.
+        mode: "w" for UTF-8 text with line feeds as they are, "wb" for bytes.
+    """
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with replacing(path) as temporary, open(temporary, mode, **text) as stream:
+        yield stream
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write bytes, whole or not at all."""
+    with writing(path, "wb") as stream:
+        stream.write(content)
+
+
+def write_text(path: str | os.PathLike, content: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+    """Write lines of UTF-8 text as they come, whole or not at all."""
+    with writing(path) as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write JSON, whole or not at all; NaN is refused, as JSON has no word for it."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_csv(
+    path: str | os.PathLike, header: Iterable[str], rows: Iterable[Iterable]
+) -> None:
+    """Write a CSV file, whole or not at all."""
+    with writing(path) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def link(path: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Make `path` a symbolic link to `target`, with no moment without one."""
+    with replacing(path, sync=False) as temporary:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+
+
+def remove_leftovers(folder: str | os.PathLike, pattern: str = "*") -> None:
+    """Remove temporary files that killed writers of `pattern` have left in a folder."""
+    for path in Path(folder).glob(TEMPORARY.format(name=pattern, pid="*")):
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Bring a folder's names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def lock(path: str | os.PathLike, in_use: str | None = None) -> Iterator[None]:
+    """Hold the lock file `path` for the block.
+
+    Args:
+        path: The lock file; its folder is made if it is not there.
+        in_use: The message if another process holds it; without one, wait for it.
+
+    Raises:
+        ValueError: `in_use`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            wait = 0 if in_use is None else fcntl.LOCK_NB
+            fcntl.flock(file, fcntl.LOCK_EX | wait)
+        except BlockingIOError:
+            raise ValueError(in_use) from None
+        except OSError:  # a file system without locks: better unlocked than unusable
+            pass
+        yield
+
+
+class Journal:
+    """Records of finished pieces: JSON lines that are only ever appended.
+
+    A line counts when it is whole, so a process that is killed at any moment loses the
+    piece it was at and nothing else. Unlike a data base it needs no locks of the file
+    system, which network disks do not keep. Two million records stay on the disk:
+    `read` fetches one by its place.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._writer: IO[bytes] | None = None
+        self._reader: IO[bytes] | None = None
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[tuple[int, dict]]:
+        """(place, record) of every whole line, in order."""
+        if not self.path.is_file():
+            return
+        place = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                record = _parsed(line)
+                if record is not None:
+                    yield place, record
+                place += len(line)
+
+    def append(self, record: dict) -> int:
+        """Add a record, out of the process at once; returns its place."""
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = open(self.path, "ab")
+            if self._writer.tell():  # ends a line that a killed process left unfinished
+                self._writer.write(b"\n")
+        place = self._writer.tell()
+        self._writer.write(json.dumps(record).encode() + b"\n")
+        self._writer.flush()
+        return place
+
+    def read(self, place: int) -> dict:
+        """The record at a place that `append` or iteration has named."""
+        if self._reader is None:
+            self._reader = open(self.path, "rb")
+        self._reader.seek(place)
+        return json.loads(self._reader.readline())
+
+    def rewrite(self, records: Iterable[dict]) -> None:
+        """Replace the whole journal; `records` may be made of what `read` returns."""
+        write_lines(self.path, (json.dumps(record) for record in records))
+        self.close()  # both handles are on the old file
+
+    def close(self) -> None:
+        """Close the file; it opens again at need."""
+        for file in (self._writer, self._reader):
+            if file is not None:
+                file.close()
+        self._writer = self._reader = None
+
+
+def _parsed(line: bytes) -> dict | None:
+    """The record of a line; None if the line is not whole."""
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
