@@ -24,7 +24,7 @@ from espnet2_sslam.checkpoint import (
     to_huggingface,
     to_training,
 )
-from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.layers import sincos_positions
 from tests.checkpoint_case import (
     FINETUNED,
