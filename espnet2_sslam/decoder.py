@@ -1,5 +1,7 @@
 """Light convolutional decoder: visible patches to predictions of the hidden ones."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -43,7 +45,7 @@ class ConvDecoder(nn.Module):
         widths = [embed_dim] + [decoder_dim] * num_layers
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size, padding=kernel_size // 2, groups=groups)
-            for a, b in zip(widths, widths[1:])
+            for a, b in itertools.pairwise(widths)
         )
         self.proj = nn.Linear(decoder_dim, embed_dim)
 
@@ -65,9 +67,8 @@ class ConvDecoder(nn.Module):
         Returns:
             Predictions (R, M, D).
         """
-        (rows, _, width), num_patches = visible.shape, _count(
-            visible_index, hidden_index
-        )
+        rows, num_visible, width = visible.shape
+        num_patches = num_visible + hidden_index.shape[1]
         first = torch.arange(rows, device=visible.device)[:, None] * num_patches
         x = visible.new_empty(rows * num_patches, width)
         x = x.index_copy(0, (first + hidden_index).flatten(), noise.flatten(0, 1))
@@ -81,19 +82,14 @@ class ConvDecoder(nn.Module):
         return self.proj(x[(first + hidden_index).flatten()]).view(rows, -1, width)
 
     def draw_noise(
-        self, shape: torch.Size, dtype: torch.dtype, generator: torch.Generator
+        self, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
     ) -> torch.Tensor:
         """Noise for the hidden patches, of `shape`, on the generator's device."""
         noise = torch.empty(shape, dtype=dtype, device=generator.device)
         return noise.normal_(0.0, 1.0, generator=generator).mul_(self.noise_std)
 
     @staticmethod
-    def _convolve(conv, x):
+    def _convolve(conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """Convolve (R, S, 8, C) with channels last in memory; even kernels crop."""
         y = conv(x.permute(0, 3, 1, 2))[..., : x.shape[1], : x.shape[2]]
         return y.permute(0, 2, 3, 1)
-
-
-def _count(visible_index, hidden_index):
-    """Patches of the grid."""
-    return visible_index.shape[1] + hidden_index.shape[1]

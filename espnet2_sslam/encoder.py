@@ -85,6 +85,7 @@ class SSLAMEncoder(nn.Module):
             Block(width, config.num_heads, config.mlp_ratio, rate, NORM_EPS)
             for rate in rates
         )
+        self.positions: torch.Tensor
         table = sincos_positions(width, config.max_frames // PATCH_SIZE)
         self.register_buffer("positions", table)
         self.reset_parameters()
@@ -134,8 +135,7 @@ class SSLAMEncoder(nn.Module):
             raw = fit_frames(raw, target_frames)
             frames = torch.full_like(frames, target_frames)
         elif torch.compiler.is_compiling():  # no length depends on the values
-            whole = num_patch_steps(raw.shape[1]) * PATCH_SIZE
-            raw = F.pad(raw, (0, 0, 0, whole - raw.shape[1]))
+            raw = F.pad(raw, (0, 0, 0, -raw.shape[1] % PATCH_SIZE))
         else:
             raw = fit_frames(raw, int(num_patch_steps(frames.max())) * PATCH_SIZE)
         return self.log_mel.normalize(raw), frames
@@ -342,7 +342,7 @@ def _join_chunks(chunks: list[tuple], batch: int) -> list[torch.Tensor]:
     for rows, length, _ in chunks:
         weight[rows] += length[:, None, None]
     for layer in range(len(chunks[0][2])):
-        cls: torch.Tensor | float = 0.0
+        cls = torch.zeros((), device=weight.device)
         parts = []
         for rows, length, layers in chunks:
             tokens = layers[layer]

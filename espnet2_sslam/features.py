@@ -207,6 +207,8 @@ class LogMel(torch.nn.Module):
         if override and mean is None:
             raise ValueError("override_fbank_stats needs fbank_mean and fbank_std")
         self.explicit = mean is not None
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.override = override
         self.register_buffer(
             "mean", torch.tensor(mean if self.explicit else AUDIOSET_MEAN)
@@ -230,11 +232,11 @@ class LogMel(torch.nn.Module):
 
 def _before_loading(log_mel: LogMel, state_dict: dict, prefix: str, *_: Any) -> None:
     """Keep or refuse, as asked, the mean and std of a checkpoint that is loaded."""
-    loaded = [state_dict.get(prefix + name) for name in ("mean", "std")]
-    if None in loaded:
+    names = [prefix + "mean", prefix + "std"]
+    if not all(name in state_dict for name in names):
         return
     own = (float(log_mel.mean), float(log_mel.std))
-    new = tuple(float(value) for value in loaded)
+    new = tuple(float(state_dict[name]) for name in names)
     differs = any(
         abs(a - b) > 1e-4 * max(1.0, abs(b)) for a, b in zip(own, new, strict=True)
     )

@@ -25,13 +25,12 @@ def layer_target(ffn: Sequence[torch.Tensor], num_layers: int) -> torch.Tensor:
     Returns:
         (B, N, D), float32.
     """
-    mean: list[torch.Tensor] = []
+    total = torch.zeros(())
     for output in ffn[-num_layers:]:
         output = output.float()
         variance, centre = torch.var_mean(output, 1, correction=0, keepdim=True)
-        output = (output - centre) * (variance + TARGET_EPS).rsqrt()
-        mean = [output if not mean else mean[0] + output]
-    target = mean[0] / num_layers
+        total = total + (output - centre) * (variance + TARGET_EPS).rsqrt()
+    target = total / num_layers
     return F.layer_norm(target, target.shape[-1:], eps=TARGET_EPS)
 
 

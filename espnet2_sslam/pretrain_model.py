@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from espnet2_sslam import losses, mixing
+from espnet2_sslam.config import check_choice
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.masking import inverse_block_mask, split_indices
@@ -101,13 +102,12 @@ class SSLAMPretrainModel(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        for name, value, choices in (
-            ("streams", streams, ("both", MIXED, UNMIXED)),
-            ("mixing_rule", mixing_rule, mixing.MIXING_RULES),
-            ("regions_per", regions_per, ("batch", "clip")),
-            ("utterance_loss_reduction", utterance_loss_reduction, ("sum", "mean")),
-        ):
-            _check_choice(name, value, choices)
+        check_choice("streams", streams, ("both", MIXED, UNMIXED))
+        check_choice("mixing_rule", mixing_rule, mixing.MIXING_RULES)
+        check_choice("regions_per", regions_per, ("batch", "clip"))
+        check_choice(
+            "utterance_loss_reduction", utterance_loss_reduction, ("sum", "mean")
+        )
         _check_sizes(encoder, clip_frames, clone_batch)
         _check_layers("target_layers", target_layers, encoder.config.depth)
         _check_layers(
@@ -119,17 +119,15 @@ class SSLAMPretrainModel(nn.Module):
         if mixture:
             mixing.region_steps(self.num_steps)  # refuses clips that are too short
         self.clip_frames, self.clone_batch = clip_frames, clone_batch
-        self.mask_options = dict(
-            mask_ratio=mask_ratio,
-            mask_block_size=mask_block_size,
-            mask_ratio_adjust=mask_ratio_adjust,
-        )
+        self.mask_ratio, self.mask_block_size = mask_ratio, mask_block_size
+        self.mask_ratio_adjust = mask_ratio_adjust
         mixture = mixture and streams != UNMIXED
         both = (UNMIXED, MIXED) if streams == "both" else (MIXED,)
         self.streams = both if mixture else (UNMIXED,)
         self.retention = mixture and source_retention
         self.retention_utterance = mixture and source_retention_utterance
-        self.mixing_rule, self.snr_range = mixing_rule, tuple(snr_range)
+        low, high = snr_range
+        self.mixing_rule, self.snr_range = mixing_rule, (low, high)
         self.regions_per_clip = regions_per == "clip"
         self.target_layers = target_layers or encoder.config.depth
         self.utterance_target_layers = utterance_target_layers or (
@@ -144,6 +142,8 @@ class SSLAMPretrainModel(nn.Module):
         self.teacher = Teacher(encoder, ema_decay, ema_end_decay, ema_anneal_updates)
         self.ema_decay = ema_decay
         # float: ESPnet's averaging of checkpoints would add up integers
+        self.num_updates: torch.Tensor
+        self.num_batches: torch.Tensor
         self.register_buffer("num_updates", torch.zeros(()))
         self.register_buffer("num_batches", torch.zeros(()))
         # equal on all ranks by construction: not worth a broadcast in every step
@@ -173,22 +173,22 @@ class SSLAMPretrainModel(nn.Module):
         unmixed: torch.Tensor,
         mixed: torch.Tensor | None,
         draws: Draws,
-        **given,
+        noise: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss and stats of given inputs and draws, in numbered steps.
 
         Args:
             unmixed, mixed: Normalised log-mel (B, T, 128); mixed None in phase 1.
             draws: See `draw`.
-            given: `noise` for `predict`.
+            noise: See `predict`.
         """
         # 1. What the teacher says about the whole, unmasked clips.
         targets = self.make_targets(unmixed, mixed, draws)
         # 2. What the student says from the visible patches alone.
-        predictions = self.predict(self._streams(unmixed, mixed), draws, **given)
+        predictions = self.predict(self._streams(unmixed, mixed), draws, noise)
         # 3. The terms: utterance and patch over all rows, retention over mixed ones.
         terms = self._terms(predictions, targets)
-        loss = sum(terms.values())
+        loss = sum(terms.values(), torch.zeros((), device=unmixed.device))
         stats = {name: term.detach() for name, term in terms.items()}
         stats["loss"] = loss.detach()
         stats["target_var"] = losses.spread(targets.patch)
@@ -206,7 +206,12 @@ class SSLAMPretrainModel(nn.Module):
             if self.mixing_rule == "waveform":
                 snr = mixing.db_range(*self.snr_range, num_clips, generator)
         mask = inverse_block_mask(
-            num_clips * self.clone_batch, self.num_steps, generator, **self.mask_options
+            num_clips * self.clone_batch,
+            self.num_steps,
+            generator,
+            mask_ratio=self.mask_ratio,
+            mask_block_size=self.mask_block_size,
+            mask_ratio_adjust=self.mask_ratio_adjust,
         )
         return Draws(mask, regions, snr, generator)
 
@@ -217,7 +222,7 @@ class SSLAMPretrainModel(nn.Module):
         unmixed, _ = self.encoder.fbank(speech, lengths, self.clip_frames)
         if draws.regions is None:
             return unmixed, None
-        if self.mixing_rule == "waveform":
+        if draws.snr is not None:  # the rule "waveform"
             mixture = mixing.mix_waveforms(
                 speech, lengths, draws.regions, self.num_steps, draws.snr
             )
@@ -242,6 +247,7 @@ class SSLAMPretrainModel(nn.Module):
         result = Targets(targets.patch[-rows:], targets.utterance[-rows:])
         if not retention:
             return result
+        assert draws.regions is not None
         clips = len(unmixed)
         clean = Targets(targets.patch[:clips], targets.utterance[:clips])
         both = self.teacher.retention_targets(
@@ -274,7 +280,8 @@ class SSLAMPretrainModel(nn.Module):
     def _terms(self, predictions: Predictions, targets: Targets):
         """The loss terms by name."""
         clones = self.clone_batch
-        half = -len(targets.patch) // len(self.streams) * clones  # the mixed rows
+        rows_per_stream = len(predictions.patch) // len(self.streams)
+        mixed = slice(-rows_per_stream, None)  # the last stream is the mixtures
 
         def utterance_term(prediction, target):
             return self.utterance_loss_weight * losses.utterance_loss(
@@ -292,11 +299,11 @@ class SSLAMPretrainModel(nn.Module):
         }
         if self.retention:
             terms["loss_retention"] = patch_term(
-                patch[half:], targets.retention, hidden[half:]
+                patch[mixed], targets.retention, hidden[mixed]
             )
         if self.retention_utterance:
             terms["loss_retention_utterance"] = utterance_term(
-                cls[half:], targets.retention_utterance
+                cls[mixed], targets.retention_utterance
             )
         return terms
 
@@ -323,11 +330,6 @@ class SSLAMPretrainModel(nn.Module):
         """Normalised log-mel and its lengths, for ESPnet's --collect_stats."""
         feats, lengths = self.encoder.fbank(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _check_sizes(encoder, clip_frames, clone_batch):

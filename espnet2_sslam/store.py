@@ -52,9 +52,10 @@ def writing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         path: The file; its folder is made if it is not there.
         mode: "w" for UTF-8 text with line feeds as they are, "wb" for bytes.
     """
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    with replacing(path) as temporary, open(temporary, mode, **text) as stream:
-        yield stream
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
+    with replacing(path) as temporary:
+        with open(temporary, mode, encoding=encoding, newline=newline) as stream:
+            yield stream
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:

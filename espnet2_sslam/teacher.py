@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from espnet2_sslam import losses, mixing
+from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.units import PATCHES_PER_STEP
 
 
@@ -50,7 +52,7 @@ class Teacher(nn.Module):
 
     def __init__(
         self,
-        student: nn.Module,
+        student: SSLAMEncoder,
         decay: float = 0.9998,
         end_decay: float = 0.99999,
         anneal_updates: int = 100_000,
@@ -62,7 +64,8 @@ class Teacher(nn.Module):
                 f"{end_decay}, {anneal_updates}"
             )
         self.schedule = (decay, end_decay, anneal_updates)
-        self.encoder = copy.deepcopy(student).requires_grad_(False).eval()
+        self.encoder: SSLAMEncoder = copy.deepcopy(student)
+        self.encoder.requires_grad_(False).eval()
 
     def train(self, mode: bool = True):
         """Stay in evaluation mode whatever is asked."""
@@ -77,9 +80,8 @@ class Teacher(nn.Module):
             num_updates: Updates done, the one just made included.
         """
         decay = ema_decay(num_updates, *self.schedule)
-        torch._foreach_lerp_(
-            list(self.encoder.parameters()), list(student.parameters()), 1 - decay
-        )
+        move = get_ema_multi_avg_fn(decay)  # all parameters in few kernels
+        move(list(self.encoder.parameters()), list(student.parameters()), None)
         return decay
 
     @torch.no_grad()

@@ -4,21 +4,26 @@ set -euo pipefail
 
 usage() {
     cat <<'EOF'
-Usage: tools/setup_env.sh [--python PY] [--env DIR] [--help]
+Usage: tools/setup_env.sh [--stack STACK] [--python PY] [--env DIR] [--help]
 
 Makes a virtual environment with the project and everything it needs (2 to 5 minutes,
 6 to 8 GB; a second run takes a second) and prints its directory on the last line.
 
+  --stack STACK full: all hosts, in the versions of constraints/py3.X.txt (default);
+                light: the core and its tests, no host, torch of the day;
+                newest: all hosts, in the newest versions that setup.py allows
   --python PY   a Python command, or a version such as 3.11
                 (default: $PYTHON, else the newest that runs: 3.12, 3.11, 3.13)
   --env DIR     the environment's directory
-                (default: $SSLAM_ENV_DIR/py3.X, else <checkout>/.venv/py3.X)
+                (default: $SSLAM_ENV_DIR/py3.X, else <checkout>/.venv/py3.X; of another
+                stack light-py3.X or newest-py3.X)
 EOF
 }
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 asked="${PYTHON:-}"
 env=""
+stack=full
 
 die() {
     echo "setup_env.sh: $*" >&2
@@ -28,15 +33,29 @@ say() { echo "setup_env.sh: $*" >&2; }
 
 while [ $# -gt 0 ]; do
     case "$1" in
-        --python | --env)
+        --python | --env | --stack)
             [ $# -ge 2 ] || die "$1 needs a value"
-            if [ "$1" = --python ]; then asked="$2"; else env="$2"; fi
+            case "$1" in
+                --python) asked="$2" ;;
+                --env) env="$2" ;;
+                --stack) stack="$2" ;;
+            esac
             shift 2
             ;;
         -h | --help) usage && exit 0 ;;
         *) die "unknown option $1; --help lists the options" ;;
     esac
 done
+
+modules="torch torchaudio numpy soundfile pytest"
+case "${stack}" in
+    full | newest)
+        extras=test-hosts,lint
+        modules="${modules} espnet2 s3prl scipy sklearn transformers"
+        ;;
+    light) extras="test" ;;
+    *) die "no stack ${stack}; it is full, light or newest" ;;
+esac
 
 # Print the minor version (3.12) of a Python that really runs and can make environments.
 # A pyenv shim without its version, or a Python without venv, does not count.
@@ -81,7 +100,13 @@ find_python() {
 
 python="$(find_python)"
 minor="$(minor_of "${python}")"
-: "${env:=${SSLAM_ENV_DIR:-${root}/.venv}/py${minor}}"
+name="py${minor}"
+if [ "${stack}" != full ]; then name="${stack}-${name}"; fi
+: "${env:=${SSLAM_ENV_DIR:-${root}/.venv}/${name}}"
+constraints=()
+if [ "${stack}" = full ] && [ -e "${root}/constraints/py${minor}.txt" ]; then
+    constraints=(-c "${root}/constraints/py${minor}.txt")
+fi
 mkdir -p "$(dirname "${env}")"
 env="$(cd "$(dirname "${env}")" && pwd -P)/$(basename "${env}")"
 stamp="${env}/sslam.stamp"
@@ -91,14 +116,14 @@ log="${env}.log"
 fingerprint() {
     {
         "${python}" -I -c 'import sys; print(sys.version, sys.base_prefix)'
-        cat "${root}/setup.py"
+        cat "${root}/setup.py" "${constraints[@]:1}"
     } | sha256sum | cut -d' ' -f1
 }
 
 # Look, without importing them (seconds), whether all required packages are there.
 has_packages() {
     [ -x "${env}/bin/python" ] || return 1
-    "${env}/bin/python" -I - <<'EOF' 2>>"${log}"
+    "${env}/bin/python" -I - "${extras}" "${modules}" <<'EOF' 2>>"${log}"
 import sys
 from importlib.metadata import requires, version
 from importlib.util import find_spec
@@ -108,12 +133,12 @@ from packaging.requirements import Requirement
 for line in requires("espnet2_sslam"):
     need = Requirement(line)
     if need.marker is None or any(
-        need.marker.evaluate({"extra": extra}) for extra in ("", "test", "lint")
+        need.marker.evaluate({"extra": extra}) for extra in ("", *sys.argv[1].split(","))
     ):
         have = version(need.name)
         if not need.specifier.contains(have, prereleases=True):
             sys.exit(f"{need} is required, {have} is there")
-for module in "torch torchaudio espnet2 s3prl numpy scipy sklearn pytest".split():
+for module in sys.argv[2].split():
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         sys.exit(f"{module} is damaged")
@@ -133,7 +158,7 @@ point_here() {
 }
 
 check_compiler() {
-    [ "${minor}" = 3.11 ] || return 0
+    if [ "${minor}" != 3.11 ] || [ "${stack}" = light ]; then return 0; fi
     command -v cc >/dev/null || command -v gcc >/dev/null ||
         die "a C compiler is needed for Python 3.11 (ESPnet 202511 builds two packages);" \
             "install gcc, or use Python 3.12"
@@ -142,15 +167,20 @@ check_compiler() {
 install() {
     # pip 26.3 refuses ci_sdr, which ESPnet 202511 requires, for a direct URL in an extra.
     run_pip install 'pip>=24,<26.3' &&
-        (cd "${root}" && run_pip install -e '.[test,lint]') &&
+        (cd "${root}" && run_pip install "${constraints[@]}" -e ".[${extras}]") &&
         echo "${root}" >"${env}/sslam.checkout"
 }
 
 verify() {
-    has_packages && "${env}/bin/python" - >>"${log}" 2>&1 <<'EOF'
-import espnet2.tasks.abs_task
-import espnet2_sslam
+    has_packages && "${env}/bin/python" - "${stack}" >>"${log}" 2>&1 <<'EOF'
+import sys
+
 import torchaudio
+
+import espnet2_sslam
+
+if sys.argv[1] != "light":
+    import espnet2.tasks.abs_task
 EOF
 }
 
