@@ -13,17 +13,24 @@ import json
 import logging
 import shutil
 import subprocess
+import time
 from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
-from fetch import fetch
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import ARCHIVES, unpack, write_atomically
+from espnet2_sslam.corpus import ARCHIVES, unpack
+from espnet2_sslam.store import write_json
 
 SOURCES = Path(__file__).with_name("download.yaml")
 RECORD = ".downloads.json"
+TRIES = 5  # without a new byte between them
+WAIT = 2.0  # seconds before the second try, twice as long before each further one
+CURL = ["curl", "--fail", "--location", "--silent", "--show-error"]
+STALLED = ["--connect-timeout", "20", "--speed-limit", "1", "--speed-time", "60"]
+NO_RANGE, REFUSED, CANNOT_WRITE = 33, 22, 23  # exit statuses of curl
+MAY_GO_AWAY = {"408", "425", "429", "500", "502", "503", "504"}  # HTTP statuses
 
 
 class Target:
@@ -40,8 +47,7 @@ class Target:
     def remember(self, name: str, **values) -> None:
         """Note something about a file, on disk at once."""
         self.known.setdefault(name, {}).update(values)
-        text = json.dumps(self.known, indent=1, sort_keys=True) + "\n"
-        write_atomically(self.folder / RECORD, text)
+        write_json(self.folder / RECORD, self.known)
 
     def get(self, source: dict) -> Path:
         """The file of a source, fetched if it is not there, and sound.
@@ -57,7 +63,7 @@ class Target:
             logging.info("%s is there", path)
             return path
         part = path.with_name(path.name + ".part")
-        resumed = fetch(source["url"], part, source.get("size"))
+        resumed = fetch(source["url"], part)
         try:
             self._check_part(part, source)
         except ValueError:
@@ -65,7 +71,7 @@ class Target:
                 raise
             # The beginning may be of another version: once more from the start.
             logging.warning("%s is not sound: it is fetched again", path)
-            fetch(source["url"], part, source.get("size"))
+            fetch(source["url"], part)
             self._check_part(part, source)
         part.rename(path)
         self._seen(path)
@@ -124,6 +130,51 @@ class Target:
         self.remember(
             name, sha256=found if kind == "sha256" else None, url=source["url"]
         )
+
+
+def fetch(url: str, part: Path) -> bool:
+    """Write the content of `url` to `part` with curl, going on with what is there.
+
+    curl's own --retry would begin anew where this call began, not where it broke off.
+
+    Returns:
+        Whether a part of an earlier call was used.
+
+    Raises:
+        ValueError: The server refuses or keeps breaking off, or the disk is full.
+    """
+    if shutil.which("curl") is None:
+        raise ValueError("downloads need the program curl: install it and run again")
+    resumed = size_of(part) > 0
+    tries = 0
+    while True:
+        before = size_of(part)
+        words = ["--continue-at", "-", "--write-out", "%{http_code}", "--output"]
+        run = subprocess.run(
+            [*CURL, *STALLED, *words, str(part), url], capture_output=True, text=True
+        )
+        status, code = run.returncode, run.stdout[-3:]
+        if status == 0:
+            part.touch()  # an empty file leaves none
+            return resumed
+        problem = run.stderr.strip().splitlines()[-1:] or [f"curl ends with {status}"]
+        text = f"{url} cannot be fetched: {problem[0]}"
+        if before and (status == NO_RANGE or code == "416"):
+            part.unlink()  # no ranges, or the file is another by now
+        elif status == CANNOT_WRITE or (status == REFUSED and code not in MAY_GO_AWAY):
+            raise ValueError(text)
+        tries = tries + 1 if size_of(part) <= before else 1
+        if tries >= TRIES:
+            raise ValueError(
+                f"{text}; {size_of(part)} bytes are kept in {part}: run again to go on"
+            )
+        logging.warning("%s; trying again", text)
+        time.sleep(WAIT * 2 ** (tries - 1))
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, 0 if it is not there."""
+    return path.stat().st_size if path.is_file() else 0
 
 
 def file_hash(path: Path, kind: str) -> str:
