@@ -11,7 +11,6 @@ and nothing is lost.
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
 import os
@@ -20,7 +19,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
+
+from espnet2_sslam.store import lock, sha256, write_json
 
 HASH_LIMIT = 64 * 2**20  # bytes; larger files are told apart by size and time
 REPORT_SECONDS = 30  # between two lines on a running training
@@ -58,7 +60,7 @@ def file_state(path):
     stat = path.stat()
     if stat.st_size > HASH_LIMIT:
         return [stat.st_size, stat.st_mtime_ns]
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256(path)
 
 
 def tree_state(folder, exclude):
@@ -95,13 +97,6 @@ def read(path):
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def write(path, record):
-    """Write the record so that a kill leaves the old one or the new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(part, path)
 
 
 def say(name, text):
@@ -180,17 +175,6 @@ def identity(command):
     return command
 
 
-def lock(folder, name):
-    """Hold the folder's lock as long as the returned file is open."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / ".once.lock", "w", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fail(f"{name}: another run works in {folder}; wait for it to end")
-    return file
-
-
 def is_from_other_inputs(folder, inputs):
     """Say whether the folder holds work, but not this work unfinished."""
     if (folder / ".done").exists():
@@ -213,7 +197,7 @@ def work(args, inputs):
     for path, state in outputs.items():
         if state is None:
             fail(f"{args.name}: failed: it ended well, but {path} was not made")
-    write(args.dir / ".done", {**inputs, "outputs": outputs})
+    write_json(args.dir / ".done", {**inputs, "outputs": outputs})
     say(args.name, f"done in {time.time() - began:.0f} s")
 
 
@@ -226,19 +210,21 @@ def main():
         "command": identity(args.command),
         "inputs": states(args.input, args.exclude),
     }
-    held = lock(args.dir, args.name)
-    outputs = states(args.output, args.exclude)
-    if read(args.dir / ".done") == {**inputs, "outputs": outputs}:
-        say(args.name, "up to date")
-        return
-    if args.replaced and is_from_other_inputs(args.dir, inputs):
-        target = move_away(args.dir, args.replaced)
-        say(args.name, f"was made from other inputs: moved to {target}")
-        held = lock(args.dir, args.name)
-    (args.dir / ".done").unlink(missing_ok=True)
-    write(args.dir / ".begun", inputs)
-    work(args, inputs)
-    held.close()
+    in_use = f"{args.name}: another run works in {args.dir}; wait for it to end"
+    with ExitStack() as locks:
+        locks.enter_context(lock(args.dir / ".once.lock", in_use))
+        outputs = states(args.output, args.exclude)
+        if read(args.dir / ".done") == {**inputs, "outputs": outputs}:
+            say(args.name, "up to date")
+            return
+        if args.replaced and is_from_other_inputs(args.dir, inputs):
+            target = move_away(args.dir, args.replaced)
+            say(args.name, f"was made from other inputs: moved to {target}")
+            # the first lock went away with the folder
+            locks.enter_context(lock(args.dir / ".once.lock", in_use))
+        (args.dir / ".done").unlink(missing_ok=True)
+        write_json(args.dir / ".begun", inputs)
+        work(args, inputs)
 
 
 if __name__ == "__main__":
@@ -246,5 +232,7 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
+    except ValueError as error:
+        fail(str(error))
     except OSError as error:
         fail(f"once.py: {error.strerror or error}: {error.filename or ''}")

@@ -62,7 +62,8 @@ asr_options() {
     place="$(sslam_in "$1")"
     if [ -n "${pretrained}" ] && [ -n "${place}" ]; then
         options+=(--"${place}_conf" "pretrained=${pretrained}")
-        for name in embed_dim depth num_heads mlp_ratio; do # the source's own
+        # the source's own sizes
+        for name in $("${python}" -c 'from espnet2_sslam.config import SIZES as s; print(*s)'); do
             options+=(--"${place}_conf" "${name}=null")
         done
         if [ -e "${pretrained}" ]; then inputs+=(--input "${pretrained}"); fi
