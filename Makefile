@@ -8,7 +8,12 @@ ENV = env="$$(tools/setup_env.sh)"
 PYTEST = "$${env}/bin/python" -m pytest
 SHELL_FILES = $(shell git ls-files '*.sh' .ci/run)
 
-.PHONY: help env demo test test-fast test-py311 lint clean
+# What must be free of type errors: the core, checkpoint and inference.
+TYPED = espnet2_sslam/*.py espnet2_sslam/checkpoint espnet2_sslam/inference
+# Tests that need no host: those of the core, of its files and of its commands.
+LIGHT = $(shell cat tests/light.txt)
+
+.PHONY: help env demo test test-fast test-py311 test-light newest lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,21 +25,31 @@ demo: ## environment, then the whole recipe on the embedded corpus (10 minutes o
 	@$(ENV); cd egs2/sslam; ./run.sh --stage 1 --stop_stage 7
 
 test: ## environment, then all tests
-	@$(ENV); $(PYTEST)
+	@$(ENV); $(PYTEST) --durations 15 --cov --cov-report term:skip-covered $(PYTEST_ARGS)
 
 test-fast: ## environment, then the tests without the slow ones
-	@$(ENV); $(PYTEST) -m "not slow"
+	@$(ENV); $(PYTEST) -m "not slow" --durations 10 $(PYTEST_ARGS)
 
 test-py311: ## the same with Python 3.11 and ESPnet 202511, the second supported stack
-	@env="$$(tools/setup_env.sh --python 3.11)"; $(PYTEST) -m "not slow"
+	@env="$$(tools/setup_env.sh --python 3.11)"; $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-lint: ## black, isort, flake8 and shellcheck
+test-light: ## the core alone: torch of the day, no ESPnet, no other host
+	@env="$$(tools/setup_env.sh --stack light)"; $(PYTEST) -m "not slow" $(LIGHT) $(PYTEST_ARGS)
+
+newest: ## the fast tests with the newest versions that setup.py allows (what breaks next?)
+	@env="$$(tools/setup_env.sh --stack newest)"; \
+	"$${env}/bin/python" -m pip list --format freeze | \
+		grep -iE '^(torch|torchaudio|espnet|s3prl|transformers|numpy|huggingface)'; \
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+lint: ## black, ruff, pyright and shellcheck
 	@$(ENV); export PATH="$${env}/bin:$${PATH}"; \
 	black --check --quiet . || black --check --diff --quiet .; \
-	isort --check --quiet .; flake8; \
+	ruff check --quiet .; \
+	pyright --pythonpath "$${env}/bin/python" $(TYPED); \
 	shellcheck --external-sources --source-path=SCRIPTDIR $(SHELL_FILES); \
-	echo "lint: black, isort, flake8 and shellcheck found nothing"
+	echo "lint: black, ruff, pyright and shellcheck found nothing"
 
 clean: ## remove caches and the recipe's output (data, dump, exp), not the environment
-	rm -rf egs2/sslam/data egs2/sslam/dump egs2/sslam/exp .pytest_cache .hypothesis
+	rm -rf egs2/sslam/data egs2/sslam/dump egs2/sslam/exp .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

