@@ -57,7 +57,7 @@ def build_encoder(input_size: int = 1, **options):
     """The encoder."""
     from espnet2_sslam.encoder import SSLAMEncoder
 
-    return SSLAMEncoder(input_size, **options)
+    return SSLAMEncoder(input_size=input_size, **options)
 
 
 def build_classifier(encoder, classes, augment=None, **options):
