@@ -1,0 +1,83 @@
+"""The core where nothing but its own requirements can be imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+BLOCKED = (
+    "espnet2 espnet s3prl transformers matplotlib tensorboard sklearn scipy pandas "
+    "jinja2 onnx kaldiio av"
+).split()
+BLOCK = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+PRETRAIN = """
+import torch
+from espnet2_sslam import SSLAMEncoder, SSLAMPretrainModel
+from espnet2_sslam.checkpoint import save_model
+
+encoder = SSLAMEncoder(embed_dim=24, depth=2, num_heads=2, max_frames=320)
+model = SSLAMPretrainModel(
+    encoder, clip_frames=160, clone_batch=2, mixture=True,
+    decoder_conf={"num_layers": 1, "groups": 4},
+)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+for _ in range(2):
+    speech = torch.randn(2, 16_000) * 0.1
+    loss, stats, weight = model(speech, torch.tensor([16_000, 12_000]))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    model.update_teacher()
+print(sorted(stats))
+save_model(model.encoder, FOLDER)
+"""
+CLASSIFY = """
+import torch
+from espnet2_sslam import HeadConfig, SSLAM, SSLAMClassifier, SSLAMEncoder
+from espnet2_sslam.checkpoint import save_model
+
+encoder = SSLAMEncoder(embed_dim=24, depth=2, num_heads=2, max_frames=320)
+model = SSLAMClassifier(encoder, HeadConfig(("dog", "cat"), pooling="attentive"))
+speech, lengths = torch.randn(2, 16_000) * 0.1, torch.tensor([16_000, 12_000])
+loss, _, weight = model(speech, lengths, torch.eye(2))
+loss.backward()
+save_model(model, FOLDER)
+label, score = SSLAM.from_pretrained(FOLDER).tag(speech[0].numpy(), rate=16_000)[0]
+print(label, SSLAM.from_pretrained(FOLDER).embed(speech[0].numpy(), rate=16_000).shape)
+"""
+
+
+def run(code, *words):
+    """What a program prints that can import nothing of BLOCKED."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK + code, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("code", [PRETRAIN, CLASSIFY], ids=["pretrain", "classify"])
+def test_models_train_and_are_saved(tmp_path, code):
+    result = run(code.replace("FOLDER", repr(str(tmp_path / "model"))))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["convert", "embed", "tag", "export", "plot"])
+def test_commands_explain_themselves(command):
+    code = (
+        "import runpy; runpy.run_module('espnet2_sslam.bin.sslam', run_name='__main__')"
+    )
+    result = run(f"import sys; sys.argv[0] = 'sslam'\n{code}", command, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"usage: sslam {command}" in result.stdout
