@@ -92,9 +92,9 @@ def test_an_id_twice_in_the_audio_list_is_refused(complaint, data):
     assert "clip01" in complaint()
 
 
-def test_a_missing_list_says_which_stage_to_run(complaint, data):
+def test_a_missing_list_says_what_to_do(complaint, data):
     (data[1] / "wav.scp").unlink()
-    assert re.search("valid/wav.scp does not exist: run stages", complaint())
+    assert re.search("valid/wav.scp does not exist: prepare the data", complaint())
 
 
 def test_an_empty_list_is_refused(complaint, data):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from espnet2.train.trainer import Trainer
 
-from espnet2_sslam.tasks import scheduler_classes, trainer
+from espnet2_sslam.tasks import SafeTrainer, scheduler_classes
 from tests.toy_task import (
     ToyModel,
     ToyTask,
@@ -56,8 +56,8 @@ def test_ranks_draw_different_numbers_and_the_first_as_one_process(monkeypatch):
     record = classmethod(lambda cls, **_: seeds.append(torch.initial_seed()))
     monkeypatch.setattr(Trainer, "train_one_epoch", record)
     for rank in (0, 1):
-        monkeypatch.setattr(trainer, "_rank", lambda rank=rank: rank)
-        trainer.SafeTrainer.train_one_epoch(
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        SafeTrainer.train_one_epoch(
             model=None,
             reporter=SimpleNamespace(get_epoch=lambda: 2),
             options=SimpleNamespace(seed=3),
