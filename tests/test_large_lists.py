@@ -20,8 +20,8 @@ GIB = 2**30
 CLIPS = 2_063_949  # training segments of AudioSet-2M
 START = """
 import json, resource, sys
-from espnet2_sslam.tasks.dataset import ClipDataset, read_keys, read_weights
-from espnet2_sslam.tasks.iterators import BalancedSampler, EpochIterFactory
+from espnet2_sslam.tasks import BalancedSampler, ClipDataset, EpochIterFactory
+from espnet2_sslam.tasks import read_keys, read_weights
 
 folder = sys.argv[1]
 data = [(f"{folder}/wav.scp", "speech", "sound"), (f"{folder}/text", "label", "text")]

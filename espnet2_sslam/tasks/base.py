@@ -13,14 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from espnet2_sslam._hook import without_flash_attention_note
-from espnet2_sslam.checkpoint import (
-    check_init_param,
-    compare_states,
-    load_states,
-)
+from espnet2_sslam.checkpoint import check_init_param, compare_states, load_states
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import check_keywords
 from espnet2_sslam.corpus import class_balanced_weights
@@ -68,7 +64,7 @@ with without_flash_attention_note(), _without_s3prl():
     from espnet2_sslam.tasks.optim import WarmupCosine, parameter_groups
     from espnet2_sslam.tasks.trainer import SafeTrainer, check_unchanged
 
-scheduler_classes["sslam_warmup_cosine"] = WarmupCosine
+scheduler_classes.update(sslam_warmup_cosine=WarmupCosine)  # type: ignore[arg-type]
 # our models have all that ESPnet asks of its own, and need no ESPnet themselves
 AbsESPnetModel.register(SSLAMPretrainModel)
 AbsESPnetModel.register(SSLAMClassifier)
@@ -95,8 +91,8 @@ class SSLAMAbsTask(AbsTask):
     """ESPnet task with exact resume, own batches, strict loading and early complaints.
 
     A task derives from it, calls `super().add_task_arguments(parser)`, and implements
-    `build_model`, `required_data_names` and `optional_data_names`. A model that has
-    `update_teacher()` gets it called after each real optimizer step.
+    `build_model`. A model that has `update_teacher()` gets it called after each real
+    optimizer step.
     """
 
     num_optimizers = 1
@@ -105,41 +101,26 @@ class SSLAMAbsTask(AbsTask):
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add the options that all tasks share, and change ESPnet's defaults."""
-        group = parser.add_argument_group("Common to the tasks of SSLAM")
-        group.add_argument(
-            "--input_size",
-            type=int,
-            default=1,
-            choices=(1, 128),
-            help="1: speech is a 16 kHz waveform; 128: un-normalised log-mel frames",
+        add = parser.add_argument_group("Common to the tasks of SSLAM").add_argument
+        text = "1: speech is a 16 kHz waveform; 128: un-normalised log-mel frames"
+        add("--input_size", type=int, default=1, choices=(1, 128), help=text)
+        text = (
+            "Cut longer clips to so many samples: at random in training, the start "
+            "elsewhere. 163840 is 10.24 s"
         )
-        group.add_argument(
-            "--max_samples",
-            type=int_or_none,
-            default=None,
-            help="Cut longer clips to so many samples: at random in training, the "
-            "start elsewhere. 163840 is 10.24 s",
+        add("--max_samples", type=int_or_none, help=text)
+        text = "Draw so many clips per epoch, rare classes more often (needs labels)"
+        add("--balanced_clips_per_epoch", type=int_or_none, help=text)
+        text = (
+            "List of `<id> <weight>` for --balanced_clips_per_epoch; by default the "
+            "weights are computed from the labels"
         )
-        group.add_argument(
-            "--balanced_clips_per_epoch",
-            type=int_or_none,
-            default=None,
-            help="Draw so many clips per epoch, rare classes more often (needs labels)",
+        add("--sample_weights", type=str_or_none, help=text)
+        text = (
+            "layer_decay, layer_decay_style (standard | authors), decay_bias_and_norm: "
+            "see espnet2_sslam/tasks/optim.py"
         )
-        group.add_argument(
-            "--sample_weights",
-            type=str_or_none,
-            default=None,
-            help="List of `<id> <weight>` for --balanced_clips_per_epoch; by default "
-            "the weights are computed from the labels",
-        )
-        group.add_argument(
-            "--optim_groups_conf",
-            action=NestedDictAction,
-            default={},
-            help="layer_decay, layer_decay_style (standard | authors), "
-            "decay_bias_and_norm: see espnet2_sslam/tasks/optim.py",
-        )
+        add("--optim_groups_conf", action=NestedDictAction, default={}, help=text)
         parser.set_defaults(
             batch_type="unsorted",
             num_att_plot=0,
@@ -227,36 +208,36 @@ class SSLAMAbsTask(AbsTask):
                 "process per GPU)"
             )
         if args.output_dir is None:
-            raise ValueError(
-                "--output_dir is needed: where to keep checkpoints and logs"
-            )
-        for name in ("batch_size", "accum_grad", "max_epoch", "num_iters_per_epoch"):
+            raise ValueError("--output_dir is needed, for checkpoints and logs")
+        names = ["batch_size", "accum_grad", "max_epoch"]
+        names += [] if args.num_iters_per_epoch is None else ["num_iters_per_epoch"]
+        for name in names:
             value = getattr(args, name)
-            if value is None and name == "num_iters_per_epoch":
-                continue
             if type(value) is not int or value < 1:
                 raise ValueError(
-                    f"--{name} must be a whole number from 1 up, got {value!r}: "
-                    "correct it"
+                    f"--{name} must be a whole number from 1 up, got {value!r}"
                 )
 
     @classmethod
     def check_configuration(cls, args: argparse.Namespace) -> None:
         """Raise ValueError for a key that no class knows, naming the key."""
-        sections = [
-            ("optim", optim_classes[args.optim], ["params"]),
-            ("optim_groups", parameter_groups, ["model", "lr", "weight_decay"]),
-        ]
+        optim_class = optim_classes[args.optim]
+        check_keywords(optim_class, args.optim_conf, "optim_conf", ["params"])
+        option, filled = "optim_groups_conf", ["model", "lr", "weight_decay"]
+        check_keywords(parameter_groups, args.optim_groups_conf, option, filled)
         if args.scheduler is not None:
-            sections += [
-                ("scheduler", scheduler_classes[args.scheduler], ["optimizer"])
-            ]
-        for choice in cls.class_choices_list:
-            chosen = choice.get_class(getattr(args, choice.name))
-            sections += [] if chosen is None else [(choice.name, chosen, [])]
-        for name, function, filled in sections:
-            option = f"{name}_conf"
-            check_keywords(function, getattr(args, option), option, filled)
+            schedule, option = scheduler_classes[args.scheduler], "scheduler_conf"
+            check_keywords(schedule, args.scheduler_conf, option, ["optimizer"])
+
+    @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False):
+        """Name what a clip must have."""
+        return ("speech",)
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False):
+        """Name what a clip may have."""
+        return ()
 
     @classmethod
     def iterations_per_epoch(cls, args: argparse.Namespace) -> int:
@@ -286,11 +267,8 @@ class SSLAMAbsTask(AbsTask):
     @classmethod
     def preprocess_options(cls, args: argparse.Namespace) -> dict:
         """Return the options of ClipPreprocessor; a task may change or add some."""
-        return {
-            "max_samples": args.max_samples,
-            "seed": args.seed,
-            "input_size": args.input_size,
-        }
+        names = ("max_samples", "seed", "input_size")
+        return {name: getattr(args, name) for name in names}
 
     @classmethod
     def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable:
@@ -384,16 +362,16 @@ class SSLAMAbsTask(AbsTask):
         for init_param in args.init_param:
             check_init_param(model, init_param)
         optim_class = optim_classes[args.optim]
-        conf = dict(args.optim_conf)
-        for name in ("lr", "weight_decay"):
-            default = inspect.signature(optim_class).parameters[name].default
-            conf.setdefault(name, default)
-        groups = parameter_groups(
-            model, conf["lr"], conf["weight_decay"], **args.optim_groups_conf
-        )
-        optimizer = optim_class(groups, **conf)
-        if hasattr(model, "update_teacher"):
-            optimizer.register_step_post_hook(lambda *_: model.update_teacher())
+        defaults = inspect.signature(optim_class).parameters
+        rates = {
+            name: args.optim_conf.get(name, defaults[name].default)
+            for name in ("lr", "weight_decay")
+        }
+        groups = parameter_groups(model, **rates, **args.optim_groups_conf)
+        optimizer = optim_class(groups, **{**args.optim_conf, **rates})
+        update_teacher: Any = getattr(model, "update_teacher", None)
+        if update_teacher is not None:
+            optimizer.register_step_post_hook(lambda *_: update_teacher())
         return [optimizer]
 
     @classmethod
@@ -413,10 +391,10 @@ class SSLAMAbsTask(AbsTask):
         Raises:
             ValueError: for missing files, or weights that do not fit.
         """
-        if config_file is None and model_file is None:
-            raise ValueError("config_file or model_file is needed, got neither")
+        if model_file is not None:
+            config_file = config_file or Path(model_file).parent / "config.yaml"
         if config_file is None:
-            config_file = Path(model_file).parent / "config.yaml"
+            raise ValueError("config_file or model_file is needed, got neither")
         for path in (config_file, model_file):
             if path is not None and not Path(path).is_file():
                 raise ValueError(f"{path} does not exist: train the model first")

@@ -23,20 +23,17 @@ class SSLAMClassificationTask(SSLAMAbsTask):
         """Add the options of classification."""
         super().add_task_arguments(parser)
         group = parser.add_argument_group("Classification")
-        add = group.add_argument
-        add(
-            "--class_list",
-            default=None,
-            help="File with one label per line (classes.txt of the data set); the "
-            "names are kept in config.yaml",
+        text = (
+            "File with one label per line (classes.txt of the data set); the names are "
+            "kept in config.yaml"
         )
-        add(
-            "--encoder_config",
-            default=None,
-            help="config.yaml of a pre-training: the encoder gets its size and its "
-            "fbank mean and std (for a random encoder to compare with). By default "
-            "the one beside the file of --init_param, if there is one",
+        group.add_argument("--class_list", help=text)
+        text = (
+            "config.yaml of a pre-training: the encoder gets its size and its fbank "
+            "mean and std (for a random encoder to compare with). By default the one "
+            "beside the file of --init_param, if there is one"
         )
+        group.add_argument("--encoder_config", help=text)
         cls.add_section(group, "encoder_conf", "SSLAMEncoder", "encoder.py")
         cls.add_section(group, "model_conf", "SSLAMClassifier", "classifier.py")
         cls.add_section(group, "augment_conf", "Augmentation", "augment.py")
@@ -59,16 +56,12 @@ class SSLAMClassificationTask(SSLAMAbsTask):
         args.encoder_config = None  # its content is in encoder_conf now
 
     @classmethod
-    def required_data_names(
-        cls, train: bool = True, inference: bool = False
-    ) -> tuple[str, ...]:
+    def required_data_names(cls, train: bool = True, inference: bool = False):
         """Name what a clip must have."""
         return ("speech",) if inference else ("speech", "label")
 
     @classmethod
-    def optional_data_names(
-        cls, train: bool = True, inference: bool = False
-    ) -> tuple[str, ...]:
+    def optional_data_names(cls, train: bool = True, inference: bool = False):
         """Name what a clip may have."""
         return ("label",) if inference else ()
 

@@ -7,7 +7,8 @@ is keyed by the seed and what it is for, so that a resumed training repeats it.
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,41 +42,29 @@ class ClipError(ValueError):
 def check_data_files(args: argparse.Namespace, required: Iterable[str]) -> None:
     """Refuse lists that are missing, empty or not of all required kinds.
 
-    Args:
-        args: options of the training.
-        required: names of data that each clip must have, such as "speech".
-
     Raises:
         ValueError: naming the list or the option.
     """
+    remedies = {}
     for part in ("train", "valid"):
         option = f"{part}_data_path_and_name_and_type"
-        data = getattr(args, option)
-        if not data:
-            raise ValueError(
-                f"--{option} is needed, for example dump/raw/pretrain/{part}/wav.scp,"
-                "speech,sound"
-            )
-        names = [name for _, name, _ in data]
+        names = [name for _, name, _ in getattr(args, option)]
         missing = [name for name in required if name not in names]
         if missing:
             raise ValueError(
-                f"--{option} gives {', '.join(names)}, but {', '.join(missing)} is "
-                "needed too: repeat the option for each, as in DIR/text,label,text"
+                f"--{option} gives {', '.join(names) or 'nothing'}, but "
+                f"{', '.join(missing)} is needed: repeat the option for each, as in "
+                "DIR/wav.scp,speech,sound and DIR/text,label,text"
             )
-        for path in [path for path, *_ in data] + getattr(args, f"{part}_shape_file"):
-            _check_list(path, str(path), "prepare the data as 16 kHz mono first")
+        paths = [path for path, *_ in getattr(args, option)]
+        for path in [*paths, *getattr(args, f"{part}_shape_file")]:
+            remedies[path] = "prepare the data as 16 kHz mono first"
     if args.sample_weights is not None:
-        option = f"--sample_weights {args.sample_weights}"
-        _check_list(args.sample_weights, option, "prepare the data, or leave it out")
-
-
-def _check_list(path: str | Path, name: str, remedy: str) -> None:
-    """Refuse a list that is not there or empty."""
-    if not Path(path).is_file():
-        raise ValueError(f"{name} does not exist: {remedy}")
-    if not Path(path).stat().st_size:
-        raise ValueError(f"{name} is empty: {remedy}")
+        remedies[args.sample_weights] = "make it, or leave --sample_weights out"
+    for path, remedy in remedies.items():
+        if not Path(path).is_file() or not Path(path).stat().st_size:
+            state = "is empty" if Path(path).is_file() else "does not exist"
+            raise ValueError(f"{path} {state}: {remedy}")
 
 
 def key_file(data: Sequence[Sequence[str]], shape_files: Sequence[str]) -> str:
@@ -94,8 +83,7 @@ def read_keys(path: str | Path) -> list[str]:
     if not keys:
         raise ValueError(f"{path} is empty: {PREPARE}")
     if len(set(keys)) != len(keys):
-        seen: set[str] = set()
-        twice = next(key for key in keys if key in seen or seen.add(key))
+        [(twice, _)] = Counter(keys).most_common(1)
         raise ValueError(f"{path} holds the clip {twice} twice: make the ids unique")
     return keys
 
@@ -143,9 +131,8 @@ def read_weights(path: str | Path, keys: Sequence[str]) -> np.ndarray:
                 "from 0 up is needed"
             )
         weights[rows[key]] = weight
-    _refuse_missing(
-        path, [keys[row] for row in np.flatnonzero(np.isnan(weights))], keys
-    )
+    without = np.flatnonzero(np.isnan(weights)).tolist()
+    _refuse_missing(path, [keys[row] for row in without], keys)
     return weights
 
 
@@ -334,11 +321,8 @@ class ClipPreprocessor:
         return vector
 
     def __repr__(self) -> str:
-        classes = None if self.classes is None else len(self.classes)
-        return (
-            f"{type(self).__name__}(train={self.train}, "
-            f"max_samples={self.max_samples}, classes={classes})"
-        )
+        name = type(self).__name__
+        return f"{name}(train={self.train}, max_samples={self.max_samples})"
 
 
 def collate_clips(
@@ -371,19 +355,12 @@ def batches_per_pass(
     drop_last: bool = False,
     min_batch: int = 1,
 ) -> int:
-    """Return into how many batches one pass over num_clips is cut.
+    """Return into how many batches of at least min_batch clips one pass is cut.
 
     Clips left over are spread over the batches, so that no batch is small. In training
     that makes num_clips // batch_size batches of batch_size clips or a few more, as
-    ESPnet's batch_type "unsorted"; in validation batches of at most batch_size, as far
-    as min_batch allows.
-
-    Args:
-        num_clips: clips of one pass.
-        batch_size: clips per batch, over all ranks.
-        train: training (True) or validation.
-        drop_last: training only: exactly batch_size clips, the rest is left out.
-        min_batch: clips that every batch must have (clips per rank x ranks).
+    ESPnet's batch_type "unsorted" (drop_last: exactly batch_size clips, the rest is
+    left out); in validation batches of at most batch_size, as far as min_batch allows.
 
     Raises:
         ValueError: if a batch would be smaller than min_batch.
@@ -418,8 +395,7 @@ class ClipSampler:
         seed: with the number of the pass, fixes the order.
         drop_last: training only: leave out what does not fill a batch.
         min_clips_per_rank: clips that every rank must get of every batch.
-        rank: this process.
-        world_size: number of processes.
+        rank, world_size: this process, and how many there are.
 
     Raises:
         ValueError: if there are too few clips for the batches and ranks.
@@ -460,11 +436,7 @@ class ClipSampler:
         """Return the indices of the clips of one pass, in order."""
         if not self.train:
             return np.arange(len(self.keys))
-        return self.generator(number).permutation(len(self.keys))
-
-    def generator(self, number: int) -> np.random.Generator:
-        """Return the random numbers of one pass."""
-        return np.random.default_rng([self.seed, number])
+        return np.random.default_rng([self.seed, number]).permutation(len(self.keys))
 
     def batch(self, order: np.ndarray, index: int) -> list[str]:
         """Return this rank's clip ids of one batch of a pass."""
@@ -499,12 +471,10 @@ class BalancedSampler(ClipSampler):
     at most 2 ** 24 clips). The Gumbel trick draws them in one sort, for any number.
 
     Args:
-        keys: clip ids.
-        batch_size: clips per batch, over all ranks.
+        keys, batch_size: see ClipSampler, as are all other options.
         weights: (N,) weights of the clips, as class_balanced_weights gives them; a
             clip of weight 0 is never drawn.
         num_samples: clips per pass.
-        **options: those of ClipSampler.
 
     Raises:
         ValueError: if there are fewer clips with a weight than num_samples.
@@ -538,7 +508,7 @@ class BalancedSampler(ClipSampler):
 
     def order(self, number: int) -> np.ndarray:
         """Return the indices of the clips of one pass, in order."""
-        generator = self.generator(number)
+        generator = np.random.default_rng([self.seed, number])
         scores = self.log_weights + generator.gumbel(size=len(self.log_weights))
         drawn = np.argpartition(-scores, self.num_samples - 1)[: self.num_samples]
         return generator.permutation(drawn)
@@ -555,11 +525,9 @@ class EpochIterFactory(AbsIterFactory):
         dataset: clip id -> arrays; its `preprocess` may have `set_epoch(epoch)`.
         sampler: batches of a pass.
         num_iters_per_epoch: batches per epoch; None for one pass.
-        num_workers: processes that read clips; forked, since ESPnet's spawned ranks
-            would otherwise import everything again in each worker in each epoch.
-        collate_fn: list of clips -> batch.
-        pin_memory: as in DataLoader.
         max_batches: stop after so many batches (plots).
+        num_workers: processes that read clips.
+        loader_options: other options of the DataLoader.
     """
 
     def __init__(
@@ -568,26 +536,23 @@ class EpochIterFactory(AbsIterFactory):
         sampler: ClipSampler,
         *,
         num_iters_per_epoch: int | None = None,
-        num_workers: int = 0,
-        collate_fn: Callable | None = None,
-        pin_memory: bool = False,
         max_batches: int | None = None,
+        num_workers: int = 0,
+        **loader_options: Any,
     ):
         self.dataset = dataset
         self.sampler = sampler
         self.batches_per_epoch = num_iters_per_epoch or len(sampler)
         self.max_batches = max_batches
-        self.loader_options: dict[str, Any] = {
-            "num_workers": num_workers,
-            "collate_fn": collate_fn,
-            "pin_memory": pin_memory,
-        }
+        self.loader_options = {"num_workers": num_workers, **loader_options}
         if num_workers > 0 and sys.platform == "linux":
+            # ESPnet's ranks are spawned, and so would be their workers: each would
+            # import everything again in each epoch
             self.loader_options["multiprocessing_context"] = "fork"
 
     def build_iter(self, epoch: int, shuffle: bool | None = None) -> DataLoader:
         """Return the DataLoader of one epoch (counted from 1)."""
-        preprocess = getattr(self.dataset, "preprocess", None)
+        preprocess: Any = getattr(self.dataset, "preprocess", None)
         if hasattr(preprocess, "set_epoch"):
             preprocess.set_epoch(epoch)
         first = (epoch - 1) * self.batches_per_epoch

@@ -137,7 +137,7 @@ class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
 
     def get_lr(self) -> list[float]:
         """Return the learning rate of every group for the next update."""
-        return [self._lr_at(self.last_epoch, peak) for peak in self.base_lrs]
+        return [self._lr_at(self.last_epoch, float(peak)) for peak in self.base_lrs]
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Continue where the state was saved.

@@ -37,20 +37,6 @@ class SSLAMTask(SSLAMAbsTask):
         check_keywords(ConvDecoder, decoder, option, ["embed_dim"])
 
     @classmethod
-    def required_data_names(
-        cls, train: bool = True, inference: bool = False
-    ) -> tuple[str, ...]:
-        """Name what a clip must have."""
-        return ("speech",)
-
-    @classmethod
-    def optional_data_names(
-        cls, train: bool = True, inference: bool = False
-    ) -> tuple[str, ...]:
-        """Name what a clip may have."""
-        return ()
-
-    @classmethod
     def min_clips_per_rank(cls, args: argparse.Namespace) -> int:
         """Return 2 where clips are mixed with each other, else 1."""
         return 2 if args.model_conf.get("mixture") else 1

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import logging
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import espnet2.train.trainer
 import torch
 import yaml
 from espnet2.torch_utils.device_funcs import force_gatherable
-from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 
@@ -21,7 +20,7 @@ from espnet2_sslam import store
 from espnet2_sslam.machine import machine
 
 # Options that shape the updates: a resumed run must repeat them.
-FIXED_BY_CHECKPOINT = (
+FIXED_BY_CHECKPOINT = (  # noqa: SIM905
     "seed batch_size drop_last_iter accum_grad num_iters_per_epoch "
     "balanced_clips_per_epoch sample_weights max_samples input_size optim "
     "optim_conf optim_groups_conf scheduler scheduler_conf grad_clip "
@@ -74,12 +73,7 @@ class SafeTrainer(Trainer):
 
     @classmethod
     def train_one_epoch(
-        cls,
-        model: torch.nn.Module,
-        reporter: SubReporter,
-        options: TrainerOptions,
-        distributed_option: DistributedOption,
-        **kwargs: Any,
+        cls, *, reporter: SubReporter, options, distributed_option, **kwargs: Any
     ) -> bool:
         """Train one epoch; each rank draws its own random numbers (drop path)."""
         if distributed_option.distributed:
@@ -87,7 +81,6 @@ class SafeTrainer(Trainer):
             rank = torch.distributed.get_rank()
             torch.manual_seed(options.seed + reporter.get_epoch() + 1_000_003 * rank)
         return super().train_one_epoch(
-            model=model,
             reporter=reporter,
             options=options,
             distributed_option=distributed_option,
@@ -97,27 +90,21 @@ class SafeTrainer(Trainer):
     @classmethod
     @torch.no_grad()
     def validate_one_epoch(
-        cls,
-        model: torch.nn.Module,
-        iterator: Iterable,
-        reporter: SubReporter,
-        options: TrainerOptions,
-        distributed_option: DistributedOption,
+        cls, *, model, reporter: SubReporter, distributed_option, **kwargs: Any
     ) -> None:
         """Validate as Trainer does, with statistics over the whole set at the end."""
-        inner: Any = getattr(model, "module", model)  # inside DistributedDataParallel
+        inner = getattr(model, "module", model)  # inside DistributedDataParallel
         if hasattr(inner, "begin_validation"):
             inner.begin_validation()
         super().validate_one_epoch(
             model=model,
-            iterator=iterator,
             reporter=reporter,
-            options=options,
             distributed_option=distributed_option,
+            **kwargs,
         )
         if hasattr(inner, "finish_validation"):
-            alone = not distributed_option.distributed
-            stats = inner.finish_validation((lambda x: [x]) if alone else _gather)
+            gather = _gather if distributed_option.distributed else lambda x: [x]
+            stats = inner.finish_validation(gather)
             reporter.register({k: float(v) for k, v in stats.items()}, 1.0)
             reporter.next()
 
@@ -216,11 +203,11 @@ def _repair(
 
 def _stopped_early(reporter: Reporter, options: TrainerOptions) -> bool:
     """Tell whether patience already ended this training (202511 would go on)."""
-    criterion = options.early_stopping_criterion
+    phase, key, mode = options.early_stopping_criterion
     return (
         options.patience is not None
-        and reporter.has(*criterion[:2])
-        and reporter.check_early_stopping(options.patience, *criterion)
+        and reporter.has(phase, key)
+        and reporter.check_early_stopping(options.patience, phase, key, mode)
     )
 
 
