@@ -35,6 +35,10 @@ def names(count):
     return [f"clip{number}" for number in range(count)]
 
 
+def flat(batches):
+    return [uid for batch in batches for uid in batch]
+
+
 def test_whole_numbers_become_audio_between_minus_one_and_one():
     numbers = np.array([-32768, 0, 16384] * 200, dtype=np.int16)
     result = speech(ClipPreprocessor(False), numbers)
@@ -152,7 +156,7 @@ def test_a_byte_order_mark_is_no_part_of_an_id_or_said_to_be_there(tmp_path):
     assert read_labels([(text, "label", "text")], keys) == [["cat"], ["dog", "cat"]]
     assert read_weights(weights, keys).tolist() == [1.0, 0.5]
     dataset = ClipDataset([(str(wav), "speech", "sound")])
-    with pytest.raises(ValueError, match="wav.scp begins with a byte order mark"):
+    with pytest.raises(ValueError, match="begins with a byte order mark"):
         dataset.check_keys(keys)
 
 
@@ -179,7 +183,7 @@ def test_partners_change_between_passes_and_every_clip_comes_once():
     sampler = ClipSampler(names(24), 4, train=True, seed=1)
     first, second = sampler.generate(0), sampler.generate(1)
     for batches in (first, second):
-        assert sorted(sum(batches, [])) == sorted(names(24))
+        assert sorted(flat(batches)) == sorted(names(24))
         assert [len(batch) for batch in batches] == [4] * 6
     assert {frozenset(batch) for batch in first}.isdisjoint(map(frozenset, second))
 
@@ -217,7 +221,7 @@ def test_ranks_share_each_batch_and_none_gets_too_few(
         return
     batches = [sampler.generate(3) for sampler in ranks]
     assert len({len(own) for own in batches}) == 1
-    for parts in zip(*batches):
+    for parts in zip(*batches, strict=True):
         assert min(map(len, parts)) >= least
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
         if not train:
@@ -251,14 +255,14 @@ def test_too_few_clips_are_refused(clips, size, options, complaint):
 def test_validation_keeps_the_order_in_every_epoch_of_any_ids():
     keys = ["Straße/ä.wav", "日本", *names(5)]
     sampler = ClipSampler(keys, 3, train=False)
-    assert sum(epoch(sampler, 1), []) == sum(epoch(sampler, 5), []) == keys
+    assert flat(epoch(sampler, 1)) == flat(epoch(sampler, 5)) == keys
     assert epoch(sampler, 3, max_batches=1) == [sampler.generate(0)[0]]
 
 
 def test_short_epochs_go_on_through_the_passes():
     sampler = ClipSampler(names(10), 2, train=True)
     passes = sampler.generate(0) + sampler.generate(1)
-    short = sum((epoch(sampler, e, num_iters_per_epoch=2) for e in range(1, 6)), [])
+    short = flat(epoch(sampler, e, num_iters_per_epoch=2) for e in range(1, 6))
     assert short == passes
     assert epoch(sampler, 1, num_iters_per_epoch=10) == passes
 
@@ -283,7 +287,7 @@ def test_balanced_sampling_draws_rare_classes_more_often_without_repeats():
     sampler = BalancedSampler(names(100), 5, weights=weights, num_samples=10)
     rare = 0
     for number in range(200):
-        drawn = sum(sampler.generate(number), [])
+        drawn = flat(sampler.generate(number))
         assert len(drawn) == len(set(drawn)) == 10
         rare += sum(int(uid[4:]) >= 95 for uid in drawn)
     # 3.67 of 10: numpy's Generator.choice(replace=False, p=weights), 20000 times.
@@ -293,7 +297,7 @@ def test_balanced_sampling_draws_rare_classes_more_often_without_repeats():
 def test_balanced_sampling_never_draws_a_clip_without_label():
     weights = np.array([1.0, 0.0, 1.0, 1.0])
     sampler = BalancedSampler(names(4), 3, weights=weights, num_samples=3)
-    assert set(sum(sampler.generate(0), [])) == {"clip0", "clip2", "clip3"}
+    assert set(flat(sampler.generate(0))) == {"clip0", "clip2", "clip3"}
     with pytest.raises(ValueError, match="from 1 to 3"):
         BalancedSampler(names(4), 3, weights=weights, num_samples=4)
 
