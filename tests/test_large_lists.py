@@ -170,7 +170,7 @@ def test_weights_and_labels_of_a_long_list_are_found_by_id(tmp_path):
     labels = read_labels([(folder / "text", "label", "text")], chosen)
     assert all(len(set(words)) in (1, 2) for words in labels)
     for text, complaint in (
-        ("Yother 1\n", "lacks 715 clips"),
+        ("Yother 1\n", "lacks 715 of 715 clips"),
         (f"{chosen[0]} much\n", "is 'much', a number from 0 up is needed"),
         (f"{chosen[0]} -1\n", "is '-1'"),
     ):
