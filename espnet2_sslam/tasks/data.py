@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 
@@ -325,23 +325,9 @@ class ClipPreprocessor:
         return f"{name}(train={self.train}, max_samples={self.max_samples})"
 
 
-def collate_clips(
-    clips: Sequence[tuple[str, dict[str, np.ndarray]]],
-) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """Join clips to a batch: speech is padded with zeros, labels are stacked.
-
-    Returns:
-        The ids, and {speech (B, N) or (B, T, 128), speech_lengths (B,), label (B, C)}.
-    """
-    batch = {}
-    if "speech" in clips[0][1]:
-        speech = [torch.from_numpy(data["speech"]) for _, data in clips]
-        batch["speech"] = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
-        batch["speech_lengths"] = torch.tensor([len(clip) for clip in speech])
-    if "label" in clips[0][1]:
-        labels = np.stack([data["label"] for _, data in clips])
-        batch["label"] = torch.from_numpy(labels)
-    return [uid for uid, _ in clips], batch
+# [(id, arrays)] -> ids, {speech (B, N) or (B, T, 128) padded with zeros, speech_lengths
+# (B,), label (B, C)}
+collate_clips = CommonCollateFn(float_pad_value=0.0, not_sequence=["label"])
 
 
 # -------------------------------------------------------------------------- batches
