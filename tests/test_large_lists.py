@@ -20,7 +20,7 @@ GIB = 2**30
 CLIPS = 2_063_949  # training segments of AudioSet-2M
 START = """
 import json, resource, sys
-from espnet2_sslam.tasks import BalancedSampler, ClipDataset, EpochIterFactory
+from espnet2_sslam.tasks import ClipDataset, ClipSampler, EpochIterFactory
 from espnet2_sslam.tasks import read_keys, read_weights
 
 folder = sys.argv[1]
@@ -30,7 +30,8 @@ keys = read_keys(f"{folder}/wav.scp")
 dataset = ClipDataset(data)
 dataset.check_keys(keys)
 weights = read_weights(f"{folder}/weights", keys)
-sampler = BalancedSampler(keys, 96, weights=weights, num_samples=len(keys) // 10)
+options = {"train": True, "weights": weights, "num_samples": len(keys) // 10}
+sampler = ClipSampler(keys, 96, **options)
 batches = EpochIterFactory(dataset, sampler).build_iter(1).batch_sampler
 first = next(iter(batches))
 usage = resource.getrusage(resource.RUSAGE_SELF)

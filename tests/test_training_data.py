@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from espnet2_sslam.corpus import class_balanced_weights
 from espnet2_sslam.tasks import (
-    BalancedSampler,
     ClipDataset,
     ClipError,
     ClipPreprocessor,
@@ -282,9 +281,13 @@ def test_weights_are_the_published_sum_over_labels():
     assert weights == pytest.approx([common, common + rare, 0.0])
 
 
+def balanced(count, size, **options):
+    return ClipSampler(names(count), size, train=True, **options)
+
+
 def test_balanced_sampling_draws_rare_classes_more_often_without_repeats():
     weights = class_balanced_weights([["common"]] * 95 + [["rare"]] * 5)
-    sampler = BalancedSampler(names(100), 5, weights=weights, num_samples=10)
+    sampler = balanced(100, 5, weights=weights, num_samples=10)
     rare = 0
     for number in range(200):
         drawn = flat(sampler.generate(number))
@@ -296,14 +299,14 @@ def test_balanced_sampling_draws_rare_classes_more_often_without_repeats():
 
 def test_balanced_sampling_never_draws_a_clip_without_label():
     weights = np.array([1.0, 0.0, 1.0, 1.0])
-    sampler = BalancedSampler(names(4), 3, weights=weights, num_samples=3)
+    sampler = balanced(4, 3, weights=weights, num_samples=3)
     assert set(flat(sampler.generate(0))) == {"clip0", "clip2", "clip3"}
     with pytest.raises(ValueError, match="from 1 to 3"):
-        BalancedSampler(names(4), 3, weights=weights, num_samples=4)
+        balanced(4, 3, weights=weights, num_samples=4)
 
 
 def test_balanced_ranks_share_the_same_draw():
     options = {"weights": np.ones(20), "num_samples": 8, "world_size": 2}
-    ranks = [BalancedSampler(names(20), 4, rank=r, **options) for r in (0, 1)]
+    ranks = [balanced(20, 4, rank=r, **options) for r in (0, 1)]
     drawn = [uid for rank in ranks for batch in rank.generate(1) for uid in batch]
     assert len(set(drawn)) == len(drawn) == 8

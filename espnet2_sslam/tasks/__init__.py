@@ -7,7 +7,6 @@ from espnet2_sslam.tasks.classification import (
     read_classes,
 )
 from espnet2_sslam.tasks.data import (
-    BalancedSampler,
     ClipDataset,
     ClipError,
     ClipPreprocessor,
@@ -24,7 +23,6 @@ from espnet2_sslam.tasks.pretrain import SSLAMTask
 from espnet2_sslam.tasks.trainer import SafeTrainer, save_whole
 
 __all__ = [
-    "BalancedSampler",
     "ClipDataset",
     "ClipError",
     "ClipPreprocessor",

@@ -48,7 +48,6 @@ with without_flash_attention_note(), _without_s3prl():
     from espnet2.utils.types import int_or_none, str_or_none
 
     from espnet2_sslam.tasks.data import (
-        BalancedSampler,
         ClipDataset,
         ClipPreprocessor,
         ClipSampler,
@@ -301,31 +300,28 @@ class SSLAMAbsTask(AbsTask):
         cls, args: argparse.Namespace, iter_options, keys: Sequence[str]
     ) -> ClipSampler:
         """Return the sampler of one list of clips."""
-        options = {
-            "seed": args.seed,
-            "drop_last": args.drop_last_iter,
-            "min_clips_per_rank": cls.min_clips_per_rank(args),
-        }
+        options: dict[str, Any] = {}
         if iter_options.distributed:
             options["rank"] = torch.distributed.get_rank()
             options["world_size"] = torch.distributed.get_world_size()
-        if not (iter_options.train and args.balanced_clips_per_epoch):
-            return ClipSampler(
-                keys, iter_options.batch_size, train=iter_options.train, **options
-            )
-        if args.sample_weights is not None:
-            weights = read_weights(args.sample_weights, keys)
-        else:
-            labels = read_labels(iter_options.data_path_and_name_and_type, keys)
-            weights = class_balanced_weights(labels)
-        if not weights.all():
-            never = len(weights) - np.count_nonzero(weights)
-            logging.warning(f"{never} clips without label or weight are never drawn")
-        return BalancedSampler(
+        if iter_options.train and args.balanced_clips_per_epoch:
+            if args.sample_weights is not None:
+                weights = read_weights(args.sample_weights, keys)
+            else:
+                labels = read_labels(iter_options.data_path_and_name_and_type, keys)
+                weights = class_balanced_weights(labels)
+            never = np.count_nonzero(weights == 0)
+            if never:
+                logging.warning(f"{never} clips have no label or weight: never drawn")
+            options["weights"] = weights
+            options["num_samples"] = args.balanced_clips_per_epoch
+        return ClipSampler(
             keys,
             iter_options.batch_size,
-            weights=weights,
-            num_samples=args.balanced_clips_per_epoch,
+            train=iter_options.train,
+            seed=args.seed,
+            drop_last=args.drop_last_iter,
+            min_clips_per_rank=cls.min_clips_per_rank(args),
             **options,
         )
 

@@ -368,11 +368,15 @@ def batches_per_pass(
 
 
 class ClipSampler:
-    """Cut one pass over all clips into batches.
+    """Cut one pass over the clips into batches.
 
     In training each pass is a new permutation keyed by (seed, pass), the same on every
     rank; in validation the order is that of the list. A batch is dealt out to the
     ranks, so that each clip is used exactly once per pass.
+
+    With weights a pass is `num_samples` different clips, those of rare classes more
+    often, as the authors sample AudioSet (200,000 clips per "epoch";
+    ta012/SSLAM@0a3c0ff, mae_image_dataset.py, line 265).
 
     Args:
         keys: clip ids; kept as one byte array (2 million clips: about 50 MB).
@@ -382,9 +386,11 @@ class ClipSampler:
         drop_last: training only: leave out what does not fill a batch.
         min_clips_per_rank: clips that every rank must get of every batch.
         rank, world_size: this process, and how many there are.
+        weights: (N,) of the clips, training only; a clip of weight 0 is never drawn.
+        num_samples: clips per pass, where there are weights.
 
     Raises:
-        ValueError: if there are too few clips for the batches and ranks.
+        ValueError: if there are too few clips for the batches, ranks or num_samples.
     """
 
     def __init__(
@@ -398,31 +404,47 @@ class ClipSampler:
         min_clips_per_rank: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        weights: np.ndarray | None = None,
+        num_samples: int = 0,
     ):
         self.keys = np.array([key.encode() for key in keys], dtype=np.bytes_)
         self.batch_size = batch_size
         self.train = train
         self.seed = seed
         self.drop_last = drop_last and train
-        self.rank = rank
-        self.world_size = world_size
+        self.rank, self.world_size = rank, world_size
+        self.clips_per_pass, self.log_weights = len(keys), None
+        if weights is not None:
+            usable = int(np.count_nonzero(weights > 0))
+            if not 0 < num_samples <= usable:
+                raise ValueError(
+                    f"{num_samples} balanced clips per epoch cannot be drawn from "
+                    f"{usable} labelled clips: give a number from 1 to {usable}"
+                )
+            assert len(weights) == len(keys)
+            with np.errstate(divide="ignore"):
+                self.log_weights = np.log(np.asarray(weights, dtype=np.float64))
+            self.clips_per_pass = num_samples
         self.num_batches = batches_per_pass(
-            self.clips_per_pass(),
+            self.clips_per_pass,
             batch_size,
             train=train,
             drop_last=drop_last,
             min_batch=min_clips_per_rank * world_size,
         )
 
-    def clips_per_pass(self) -> int:
-        """Return the number of clips of one pass."""
-        return len(self.keys)
-
     def order(self, number: int) -> np.ndarray:
         """Return the indices of the clips of one pass, in order."""
         if not self.train:
             return np.arange(len(self.keys))
-        return np.random.default_rng([self.seed, number]).permutation(len(self.keys))
+        generator = np.random.default_rng([self.seed, number])
+        if self.log_weights is None:
+            return generator.permutation(len(self.keys))
+        # The Gumbel trick: drawing without replacement in one sort, for any number of
+        # clips (torch.multinomial takes at most 2 ** 24).
+        scores = self.log_weights + generator.gumbel(size=len(self.keys))
+        drawn = np.argpartition(-scores, self.clips_per_pass - 1)[: self.clips_per_pass]
+        return generator.permutation(drawn)
 
     def batch(self, order: np.ndarray, index: int) -> list[str]:
         """Return this rank's clip ids of one batch of a pass."""
@@ -444,60 +466,9 @@ class ClipSampler:
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}({len(self.keys)} clips, {self.clips_per_pass()} "
+            f"{type(self).__name__}({len(self.keys)} clips, {self.clips_per_pass} "
             f"per pass in {self.num_batches} batches of about {self.batch_size})"
         )
-
-
-class BalancedSampler(ClipSampler):
-    """Draw num_samples different clips per pass, rare classes more often.
-
-    As the authors sample AudioSet (200,000 clips per "epoch", without replacement;
-    ta012/SSLAM@0a3c0ff, mae_image_dataset.py, line 265: torch.multinomial, which takes
-    at most 2 ** 24 clips). The Gumbel trick draws them in one sort, for any number.
-
-    Args:
-        keys, batch_size: see ClipSampler, as are all other options.
-        weights: (N,) weights of the clips, as class_balanced_weights gives them; a
-            clip of weight 0 is never drawn.
-        num_samples: clips per pass.
-
-    Raises:
-        ValueError: if there are fewer clips with a weight than num_samples.
-    """
-
-    def __init__(
-        self,
-        keys: Sequence[str],
-        batch_size: int,
-        *,
-        weights: np.ndarray,
-        num_samples: int,
-        **options: Any,
-    ):
-        usable = int(np.count_nonzero(weights > 0))
-        if not 0 < num_samples <= usable:
-            raise ValueError(
-                f"{num_samples} balanced clips per epoch cannot be drawn from {usable} "
-                f"labelled clips: give a number from 1 to {usable}"
-            )
-        if len(weights) != len(keys):
-            raise ValueError(f"{len(keys)} clips, but {len(weights)} weights")
-        with np.errstate(divide="ignore"):
-            self.log_weights = np.log(np.asarray(weights, dtype=np.float64))
-        self.num_samples = num_samples
-        super().__init__(keys, batch_size, train=True, **options)
-
-    def clips_per_pass(self) -> int:
-        """Return the number of clips of one pass."""
-        return self.num_samples
-
-    def order(self, number: int) -> np.ndarray:
-        """Return the indices of the clips of one pass, in order."""
-        generator = np.random.default_rng([self.seed, number])
-        scores = self.log_weights + generator.gumbel(size=len(self.log_weights))
-        drawn = np.argpartition(-scores, self.num_samples - 1)[: self.num_samples]
-        return generator.permutation(drawn)
 
 
 class EpochIterFactory(AbsIterFactory):
