@@ -40,9 +40,8 @@ class SafeTrainer(Trainer):
     @classmethod
     def run(cls, *, model, trainer_options, distributed_option, **kwargs: Any) -> None:
         """Train as Trainer.run does; first repair what an earlier kill left behind."""
-        is_first = (
-            not distributed_option.distributed or not torch.distributed.get_rank()
-        )
+        alone = not distributed_option.distributed
+        is_first = alone or torch.distributed.get_rank() == 0
         if is_first:
             logging.info("machine: %s", machine())  # results/history.py reads it
         folder = Path(trainer_options.output_dir)
@@ -54,6 +53,7 @@ class SafeTrainer(Trainer):
                 _repair(folder, last["model"], reporter, trainer_options)
             if _stopped_early(reporter, trainer_options):
                 trainer_options.max_epoch = reporter.get_epoch()
+        del last  # a mapped file keeps its place on the disk after it is replaced
         # ESPnet averages over ranks what is (1,), and our models return scalars.
         hook = model.register_forward_hook(
             lambda _model, _inputs, outputs: force_gatherable(
