@@ -77,7 +77,8 @@ def test_phase_1_then_phase_2_then_a_classifier(data, tmp_path):
 )
 def test_resumed_training_equals_uninterrupted(data, tmp_path, task, more):
     if more is None:
-        more = classify(data, *SMALL, "--augment_conf", "mixup_alpha=0.8")
+        more = "{mixup_alpha: 0.8, mask_ratio: 0.2, noise: 0.1, roll_and_gain: true}"
+        more = classify(data, *SMALL, "--augment_conf", more)
     whole = run(task, data, tmp_path / "whole", more)
     run(task, data, tmp_path / "parts", [*more, "--max_epoch", "1"])
     assert_same(whole, run(task, data, tmp_path / "parts", [*more, "--resume", "true"]))
