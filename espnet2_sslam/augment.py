@@ -223,9 +223,11 @@ def mask_spectrogram(
 
 def beta(count: int, shape: float, generator: torch.Generator) -> torch.Tensor:
     """Draw `count` numbers from Beta(shape, shape) on the generator's device."""
-    # torch.distributions.Beta takes no generator; this is what it draws from.
+    # What torch.distributions.Beta draws from, under a private name: no public function
+    # draws from this distribution with a generator.
     shapes = torch.full((2, count), float(shape), device=generator.device)
-    gamma = torch._standard_gamma(shapes, generator=generator).clamp(min=1e-30)
+    gamma = torch._standard_gamma(shapes, generator)  # type: ignore[attr-defined]
+    gamma = gamma.clamp(min=1e-30)
     return gamma[0] / gamma.sum(0)
 
 

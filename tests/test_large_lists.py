@@ -20,8 +20,8 @@ GIB = 2**30
 CLIPS = 2_063_949  # training segments of AudioSet-2M
 START = """
 import json, resource, sys
-from espnet2_sslam.tasks.dataset import ClipDataset, read_keys, read_weights
-from espnet2_sslam.tasks.iterators import BalancedSampler, EpochIterFactory
+from espnet2_sslam.tasks import ClipDataset, ClipSampler, EpochIterFactory
+from espnet2_sslam.tasks import read_keys, read_weights
 
 folder = sys.argv[1]
 data = [(f"{folder}/wav.scp", "speech", "sound"), (f"{folder}/text", "label", "text")]
@@ -30,7 +30,8 @@ keys = read_keys(f"{folder}/wav.scp")
 dataset = ClipDataset(data)
 dataset.check_keys(keys)
 weights = read_weights(f"{folder}/weights", keys)
-sampler = BalancedSampler(keys, 96, weights=weights, num_samples=len(keys) // 10)
+options = {"train": True, "weights": weights, "num_samples": len(keys) // 10}
+sampler = ClipSampler(keys, 96, **options)
 batches = EpochIterFactory(dataset, sampler).build_iter(1).batch_sampler
 first = next(iter(batches))
 usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -170,7 +171,7 @@ def test_weights_and_labels_of_a_long_list_are_found_by_id(tmp_path):
     labels = read_labels([(folder / "text", "label", "text")], chosen)
     assert all(len(set(words)) in (1, 2) for words in labels)
     for text, complaint in (
-        ("Yother 1\n", "lacks 715 clips"),
+        ("Yother 1\n", "lacks 715 of 715 clips"),
         (f"{chosen[0]} much\n", "is 'much', a number from 0 up is needed"),
         (f"{chosen[0]} -1\n", "is '-1'"),
     ):

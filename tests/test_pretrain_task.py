@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from espnet2_sslam.features import kaldi_fbank
@@ -80,9 +82,6 @@ def test_a_mistyped_key_is_named(data, tmp_path, more, key):
 
 
 def test_clips_are_cut_to_exactly_the_models_frames(data, tmp_path):
-    import numpy as np
-    import torch
-
     args = parse(data, tmp_path, CONF / "pretrain_sslam_tiny.yaml")
     preprocess = SSLAMTask.build_preprocess_fn(args, train=True)
     long = {"speech": np.random.default_rng(0).normal(size=80_000).astype("float32")}

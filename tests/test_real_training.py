@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from sklearn.metrics import average_precision_score
 
 from espnet2_sslam.tasks import SSLAMClassificationTask, SSLAMTask
 from tests.toy_task import (
@@ -31,7 +29,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     sets = write_clips(folder / "train", 13), write_clips(folder / "valid", 7)
     labels = ["cat", "dog", "cat dog", ""]
-    for path, count in zip(sets, (13, 7)):
+    for path, count in zip(sets, (13, 7), strict=True):
         lines = [f"clip{i:02d} {labels[i % 4]}".strip() + "\n" for i in range(count)]
         (path / "text").write_text("".join(lines))
     (folder / "classes.txt").write_text("cat\ndog\n")
@@ -79,36 +77,11 @@ def test_phase_1_then_phase_2_then_a_classifier(data, tmp_path):
 )
 def test_resumed_training_equals_uninterrupted(data, tmp_path, task, more):
     if more is None:
-        more = classify(data, *SMALL, "--augment_conf", "mixup_alpha=0.8")
+        more = "{mixup_alpha: 0.8, mask_ratio: 0.2, noise: 0.1, roll_and_gain: true}"
+        more = classify(data, *SMALL, "--augment_conf", more)
     whole = run(task, data, tmp_path / "whole", more)
     run(task, data, tmp_path / "parts", [*more, "--max_epoch", "1"])
     assert_same(whole, run(task, data, tmp_path / "parts", [*more, "--resume", "true"]))
-
-
-def test_validation_map_is_exact_over_the_whole_set(data, tmp_path):
-    more = classify(data, *SMALL, "--max_epoch", "1", "--valid_batch_size", "3")
-    stats = run(SSLAMClassificationTask, data, tmp_path / "exp", more)["reporter"]
-    path = tmp_path / "exp/latest.pth"
-    model, args = SSLAMClassificationTask.build_model_from_file(model_file=path)
-    assert stats["stats"][1]["valid"]["mAP"] == pytest.approx(
-        exact_map(model.eval(), data[1]), rel=1e-6
-    )
-    assert args.class_list == ["cat", "dog"]
-
-
-def exact_map(model, folder):
-    """Score every clip of a folder alone and let scikit-learn average."""
-    targets, scores = [], []
-    for line in (folder / "text").read_text().splitlines():
-        uid, *labels = line.split()
-        wave, _ = soundfile.read(folder / f"{uid}.wav", dtype="float32")
-        with torch.no_grad():
-            logits = model.inference(
-                torch.tensor(wave)[None], torch.tensor([len(wave)])
-            )
-        targets.append([label in labels for label in model.classes])
-        scores.append(logits[0].numpy())
-    return average_precision_score(np.array(targets), np.array(scores))
 
 
 @pytest.mark.slow

@@ -80,7 +80,9 @@ class ToyModel(AbsESPnetModel):
     @torch.no_grad()
     def update_teacher(self) -> None:
         """Move the teacher, count the update; die if the test asks for it."""
-        for old, new in zip(self.teacher.parameters(), self.encoder.parameters()):
+        for old, new in zip(
+            self.teacher.parameters(), self.encoder.parameters(), strict=True
+        ):
             old.lerp_(new, 0.1)
         self.num_updates += 1
         if self.num_updates == self.die_at_update:
@@ -106,11 +108,6 @@ class ToyTask(SSLAMAbsTask):
     def build_model(cls, args: argparse.Namespace) -> ToyModel:
         """Return the toy."""
         return ToyModel(args.width, args.log_clips, args.die_at_update)
-
-    @classmethod
-    def required_data_names(cls, train=True, inference=False):
-        """Return what a clip must have."""
-        return ("speech",)
 
     @classmethod
     def optional_data_names(cls, train=True, inference=False):
@@ -168,7 +165,7 @@ def assert_same(one, other, path=""):
             assert_same(one[key], other[key], f"{path}/{key}")
     elif isinstance(one, (list, tuple)):
         assert len(one) == len(other), path
-        for number, pair in enumerate(zip(one, other)):
+        for number, pair in enumerate(zip(one, other, strict=True)):
             assert_same(*pair, f"{path}/{number}")
     elif isinstance(one, torch.Tensor):
         assert torch.equal(one, other), path

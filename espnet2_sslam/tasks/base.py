@@ -1,55 +1,97 @@
 """What pre-training and fine-tuning share: how ESPnet runs our models."""
 
 import argparse
+import contextlib
 import inspect
+import logging
 import multiprocessing
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import yaml
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from espnet2_sslam._hook import without_flash_attention_note
-from espnet2_sslam.checkpoint import (
-    check_init_param,
-    compare_states,
-    load_states,
-)
+from espnet2_sslam.checkpoint import check_init_param, compare_states, load_states
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import check_keywords
+from espnet2_sslam.corpus import class_balanced_weights
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
-from espnet2_sslam.tasks.checks import (
-    check_accumulation,
-    check_data_files,
-    check_options,
-    check_sampling,
-    check_unchanged,
-)
-from espnet2_sslam.tasks.optimizer import parameter_groups
-from espnet2_sslam.tasks.scheduler import WarmupCosine
 
-with without_flash_attention_note():
+
+@contextlib.contextmanager
+def _without_s3prl() -> Iterator[None]:
+    """Hide s3prl while ESPnet is imported, unless somebody has it already.
+
+    ESPnet's trainer imports it in every process, for adapters alone, which our tasks
+    refuse; with it comes all that lets s3prl run on current packages.
+    """
+    modules: dict[str, Any] = sys.modules
+    hide = "s3prl" not in modules
+    if hide:
+        modules["s3prl"] = None  # import raises ModuleNotFoundError
+    try:
+        yield
+    finally:
+        if hide:
+            del modules["s3prl"]
+
+
+with without_flash_attention_note(), _without_s3prl():
     from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
     from espnet2.train.abs_espnet_model import AbsESPnetModel
     from espnet2.utils.nested_dict_action import NestedDictAction
     from espnet2.utils.types import int_or_none, str_or_none
 
-    from espnet2_sslam.tasks.lists import ClipTask
-    from espnet2_sslam.tasks.trainer import SafeTrainer
+    from espnet2_sslam.tasks.data import (
+        ClipDataset,
+        ClipPreprocessor,
+        ClipSampler,
+        EpochIterFactory,
+        batches_per_pass,
+        check_data_files,
+        collate_clips,
+        key_file,
+        read_keys,
+        read_labels,
+        read_weights,
+    )
+    from espnet2_sslam.tasks.optim import WarmupCosine, parameter_groups
+    from espnet2_sslam.tasks.trainer import SafeTrainer, check_unchanged
 
-scheduler_classes["sslam_warmup_cosine"] = WarmupCosine
+scheduler_classes.update(sslam_warmup_cosine=WarmupCosine)  # type: ignore[arg-type]
 # our models have all that ESPnet asks of its own, and need no ESPnet themselves
 AbsESPnetModel.register(SSLAMPretrainModel)
 AbsESPnetModel.register(SSLAMClassifier)
 
+# option, allowed values, what to do: other values train, but not as this package needs.
+SUPPORTED = (
+    ("iterator_type", ("sequence",), "leave it at sequence"),
+    ("valid_iterator_type", (None, "sequence"), "leave it at sequence"),
+    ("batch_type", ("unsorted",), "leave it at unsorted and set --batch_size"),
+    ("valid_batch_type", (None, "unsorted"), "leave it at unsorted"),
+    ("multiple_iterator", (False,), "give one list with all clips"),
+    ("multi_task_dataset", (False,), "give one list per data name"),
+    ("max_cache_size", (0.0,), "set it to 0: a cached clip would never change"),
+    ("allow_multi_rates", (False,), "prepare the data as 16 kHz mono"),
+    ("use_adapter", (False,), "freeze parts with --freeze_param instead"),
+    ("use_deepspeed", (False,), "use --multiprocessing_distributed true"),
+    ("sharded_ddp", (False,), "use --multiprocessing_distributed true"),
+    ("train_dtype", ("float32", "float64"), "use --use_amp true for speed"),
+    ("exclude_weight_decay", (False,), "use --optim_groups_conf"),
+)
 
-class SSLAMAbsTask(ClipTask, AbsTask):
+
+class SSLAMAbsTask(AbsTask):
     """ESPnet task with exact resume, own batches, strict loading and early complaints.
 
     A task derives from it, calls `super().add_task_arguments(parser)`, and implements
-    `build_model`, `required_data_names` and `optional_data_names`. A model that has
-    `update_teacher()` gets it called after each real optimizer step.
+    `build_model`. A model that has `update_teacher()` gets it called after each real
+    optimizer step.
     """
 
     num_optimizers = 1
@@ -58,41 +100,26 @@ class SSLAMAbsTask(ClipTask, AbsTask):
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add the options that all tasks share, and change ESPnet's defaults."""
-        group = parser.add_argument_group("Common to the tasks of SSLAM")
-        group.add_argument(
-            "--input_size",
-            type=int,
-            default=1,
-            choices=(1, 128),
-            help="1: speech is a 16 kHz waveform; 128: un-normalised log-mel frames",
+        add = parser.add_argument_group("Common to the tasks of SSLAM").add_argument
+        text = "1: speech is a 16 kHz waveform; 128: un-normalised log-mel frames"
+        add("--input_size", type=int, default=1, choices=(1, 128), help=text)
+        text = (
+            "Cut longer clips to so many samples: at random in training, the start "
+            "elsewhere. 163840 is 10.24 s"
         )
-        group.add_argument(
-            "--max_samples",
-            type=int_or_none,
-            default=None,
-            help="Cut longer clips to so many samples: at random in training, the "
-            "start elsewhere. 163840 is 10.24 s",
+        add("--max_samples", type=int_or_none, help=text)
+        text = "Draw so many clips per epoch, rare classes more often (needs labels)"
+        add("--balanced_clips_per_epoch", type=int_or_none, help=text)
+        text = (
+            "List of `<id> <weight>` for --balanced_clips_per_epoch; by default the "
+            "weights are computed from the labels"
         )
-        group.add_argument(
-            "--balanced_clips_per_epoch",
-            type=int_or_none,
-            default=None,
-            help="Draw so many clips per epoch, rare classes more often (needs labels)",
+        add("--sample_weights", type=str_or_none, help=text)
+        text = (
+            "layer_decay, layer_decay_style (standard | authors), decay_bias_and_norm: "
+            "see espnet2_sslam/tasks/optim.py"
         )
-        group.add_argument(
-            "--sample_weights",
-            type=str_or_none,
-            default=None,
-            help="List of `<id> <weight>` for --balanced_clips_per_epoch; by default "
-            "the weights are computed from the labels",
-        )
-        group.add_argument(
-            "--optim_groups_conf",
-            action=NestedDictAction,
-            default={},
-            help="layer_decay, layer_decay_style (standard | authors), "
-            "decay_bias_and_norm: see espnet2_sslam/tasks/optimizer.py",
-        )
+        add("--optim_groups_conf", action=NestedDictAction, default={}, help=text)
         parser.set_defaults(
             batch_type="unsorted",
             num_att_plot=0,
@@ -101,6 +128,12 @@ class SSLAMAbsTask(ClipTask, AbsTask):
             best_model_criterion=[("valid", "loss", "min")],
             keep_nbest_models=[1],
         )
+
+    @staticmethod
+    def add_section(group, name: str, class_name: str, file: str) -> None:
+        """Add the option of a YAML section that holds a class's keyword arguments."""
+        text = f"Keyword arguments of {class_name}, see espnet2_sslam/{file}"
+        group.add_argument(f"--{name}", action=NestedDictAction, default={}, help=text)
 
     @classmethod
     def main(cls, args: argparse.Namespace | None = None, cmd=None) -> None:
@@ -139,42 +172,179 @@ class SSLAMAbsTask(ClipTask, AbsTask):
         Raises:
             ValueError: in one line, with the remedy.
         """
-        check_options(args)
+        cls.check_options(args)
         cls.check_configuration(args)
         check_data_files(args, cls.required_data_names())
-        check_sampling(args)
         iterations = cls.iterations_per_epoch(args)
-        check_accumulation(iterations, args.accum_grad)
+        if iterations % args.accum_grad:
+            # ESPnet carries the left-over gradient on, and loses it on resume
+            rounded = max(iterations // args.accum_grad, 1) * args.accum_grad
+            raise ValueError(
+                f"an epoch of {iterations} iterations is not a multiple of "
+                f"--accum_grad {args.accum_grad}: a resumed run would differ; set "
+                f"--num_iters_per_epoch {rounded}"
+            )
         conf = args.scheduler_conf
         if args.scheduler == "sslam_warmup_cosine" and conf.get("total_steps") is None:
             total = args.max_epoch * iterations // args.accum_grad
             args.scheduler_conf = {**conf, "total_steps": total}
         check_unchanged(args)
 
+    @staticmethod
+    def check_options(args: argparse.Namespace) -> None:
+        """Refuse options under which training or resuming would not be what it says.
+
+        Raises:
+            ValueError: naming the first such option and what to set instead.
+        """
+        for name, allowed, remedy in SUPPORTED:
+            value = getattr(args, name)
+            if value not in allowed:
+                raise ValueError(f"--{name} {value} is not supported here: {remedy}")
+        if args.ngpu > 1 and not args.multiprocessing_distributed:
+            raise ValueError(
+                f"--ngpu {args.ngpu} needs --multiprocessing_distributed true (one "
+                "process per GPU)"
+            )
+        if args.output_dir is None:
+            raise ValueError("--output_dir is needed, for checkpoints and logs")
+        names = ["batch_size", "accum_grad", "max_epoch"]
+        names += [] if args.num_iters_per_epoch is None else ["num_iters_per_epoch"]
+        for name in names:
+            value = getattr(args, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(
+                    f"--{name} must be a whole number from 1 up, got {value!r}"
+                )
+
     @classmethod
     def check_configuration(cls, args: argparse.Namespace) -> None:
         """Raise ValueError for a key that no class knows, naming the key."""
-        check_keywords(
-            optim_classes[args.optim], args.optim_conf, "optim_conf", ["self", "params"]
-        )
-        check_keywords(
-            parameter_groups,
-            args.optim_groups_conf,
-            "optim_groups_conf",
-            ["model", "lr", "weight_decay"],
-        )
+        optim_class = optim_classes[args.optim]
+        check_keywords(optim_class, args.optim_conf, "optim_conf", ["params"])
+        option, filled = "optim_groups_conf", ["model", "lr", "weight_decay"]
+        check_keywords(parameter_groups, args.optim_groups_conf, option, filled)
         if args.scheduler is not None:
-            check_keywords(
-                scheduler_classes[args.scheduler],
-                args.scheduler_conf,
-                "scheduler_conf",
-                ["self", "optimizer"],
+            schedule, option = scheduler_classes[args.scheduler], "scheduler_conf"
+            check_keywords(schedule, args.scheduler_conf, option, ["optimizer"])
+
+    @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False):
+        """Name what a clip must have."""
+        return ("speech",)
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False):
+        """Name what a clip may have."""
+        return ()
+
+    @classmethod
+    def iterations_per_epoch(cls, args: argparse.Namespace) -> int:
+        """Return the number of batches of a training epoch."""
+        if args.num_iters_per_epoch is not None:
+            return args.num_iters_per_epoch
+        clips = args.balanced_clips_per_epoch
+        if clips is None:
+            data = args.train_data_path_and_name_and_type
+            clips = len(read_keys(key_file(data, args.train_shape_file)))
+        return batches_per_pass(
+            clips, args.batch_size, train=True, drop_last=args.drop_last_iter
+        )
+
+    @classmethod
+    def min_clips_per_rank(cls, args: argparse.Namespace) -> int:
+        """Return how many clips a rank needs per batch (2 where clips are mixed)."""
+        return 1
+
+    @classmethod
+    def build_preprocess_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Callable | None:
+        """Return the function that makes one clip ready."""
+        return ClipPreprocessor(train, **cls.preprocess_options(args))
+
+    @classmethod
+    def preprocess_options(cls, args: argparse.Namespace) -> dict:
+        """Return the options of ClipPreprocessor; a task may change or add some."""
+        names = ("max_samples", "seed", "input_size")
+        return {name: getattr(args, name) for name in names}
+
+    @classmethod
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable:
+        """Return the function that joins clips to a batch."""
+        return collate_clips
+
+    @classmethod
+    def build_sequence_iter_factory(
+        cls, args: argparse.Namespace, iter_options, mode: str
+    ) -> EpochIterFactory:
+        """Return the factory of each epoch's batches."""
+        data = iter_options.data_path_and_name_and_type
+        keys = read_keys(key_file(data, iter_options.shape_files))
+        sampler = cls.build_sampler(args, iter_options, keys)
+        dataset = cls.build_dataset(args, iter_options)
+        dataset.check_keys(keys)
+        logging.info(f"[{mode}] dataset:\n{dataset}\n[{mode}] sampler: {sampler}")
+        return EpochIterFactory(
+            dataset,
+            sampler,
+            num_iters_per_epoch=iter_options.num_iters_per_epoch,
+            num_workers=args.num_workers,
+            collate_fn=iter_options.collate_fn,
+            pin_memory=args.ngpu > 0,
+            max_batches=iter_options.num_batches,
+        )
+
+    @classmethod
+    def build_sampler(
+        cls, args: argparse.Namespace, iter_options, keys: Sequence[str]
+    ) -> ClipSampler:
+        """Return the sampler of one list of clips."""
+        options: dict[str, Any] = {}
+        if iter_options.distributed:
+            options["rank"] = torch.distributed.get_rank()
+            options["world_size"] = torch.distributed.get_world_size()
+        if iter_options.train and args.balanced_clips_per_epoch:
+            if args.sample_weights is not None:
+                weights = read_weights(args.sample_weights, keys)
+            else:
+                labels = read_labels(iter_options.data_path_and_name_and_type, keys)
+                weights = class_balanced_weights(labels)
+            never = np.count_nonzero(weights == 0)
+            if never:
+                logging.warning(f"{never} clips have no label or weight: never drawn")
+            options["weights"] = weights
+            options["num_samples"] = args.balanced_clips_per_epoch
+        return ClipSampler(
+            keys,
+            iter_options.batch_size,
+            train=iter_options.train,
+            seed=args.seed,
+            drop_last=args.drop_last_iter,
+            min_clips_per_rank=cls.min_clips_per_rank(args),
+            **options,
+        )
+
+    @classmethod
+    def build_dataset(
+        cls, args: argparse.Namespace, iter_options, keys_to_load=None
+    ) -> ClipDataset:
+        """Return the dataset that reads clips by id."""
+        try:
+            dataset = ClipDataset(
+                iter_options.data_path_and_name_and_type,
+                float_dtype=args.train_dtype,
+                preprocess=iter_options.preprocess_fn,
+                max_cache_fd=iter_options.max_cache_fd,
+                keys_to_load=keys_to_load,
             )
-        for choice in cls.class_choices_list:
-            chosen = choice.get_class(getattr(args, choice.name))
-            if chosen is not None:
-                conf = getattr(args, f"{choice.name}_conf")
-                check_keywords(chosen, conf, f"{choice.name}_conf", ["self"])
+        except RuntimeError as error:  # an id twice, an unknown type of data
+            text = " ".join(str(error).split())
+            raise ValueError(f"the data lists cannot be read: {text}") from error
+        cls.check_task_requirements(
+            dataset, args.allow_variable_data_keys, train=iter_options.train
+        )
+        return dataset
 
     @classmethod
     def build_optimizers(
@@ -188,16 +358,16 @@ class SSLAMAbsTask(ClipTask, AbsTask):
         for init_param in args.init_param:
             check_init_param(model, init_param)
         optim_class = optim_classes[args.optim]
-        conf = dict(args.optim_conf)
-        for name in ("lr", "weight_decay"):
-            default = inspect.signature(optim_class).parameters[name].default
-            conf.setdefault(name, default)
-        groups = parameter_groups(
-            model, conf["lr"], conf["weight_decay"], **args.optim_groups_conf
-        )
-        optimizer = optim_class(groups, **conf)
-        if hasattr(model, "update_teacher"):
-            optimizer.register_step_post_hook(lambda *_: model.update_teacher())
+        defaults = inspect.signature(optim_class).parameters
+        rates = {
+            name: args.optim_conf.get(name, defaults[name].default)
+            for name in ("lr", "weight_decay")
+        }
+        groups = parameter_groups(model, **rates, **args.optim_groups_conf)
+        optimizer = optim_class(groups, **{**args.optim_conf, **rates})
+        update_teacher: Any = getattr(model, "update_teacher", None)
+        if update_teacher is not None:
+            optimizer.register_step_post_hook(lambda *_: update_teacher())
         return [optimizer]
 
     @classmethod
@@ -217,10 +387,10 @@ class SSLAMAbsTask(ClipTask, AbsTask):
         Raises:
             ValueError: for missing files, or weights that do not fit.
         """
-        if config_file is None and model_file is None:
-            raise ValueError("config_file or model_file is needed, got neither")
+        if model_file is not None:
+            config_file = config_file or Path(model_file).parent / "config.yaml"
         if config_file is None:
-            config_file = Path(model_file).parent / "config.yaml"
+            raise ValueError("config_file or model_file is needed, got neither")
         for path in (config_file, model_file):
             if path is not None and not Path(path).is_file():
                 raise ValueError(f"{path} does not exist: train the model first")

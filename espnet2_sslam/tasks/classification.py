@@ -5,10 +5,11 @@ from pathlib import Path
 
 import yaml
 
+from espnet2_sslam import corpus
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.classifier import SSLAMClassifier, classifier_from_config
 from espnet2_sslam.config import SIZES, EncoderConfig, HeadConfig, check_keywords
-from espnet2_sslam.tasks.base import NestedDictAction, SSLAMAbsTask
+from espnet2_sslam.tasks.base import SSLAMAbsTask
 
 # What a classifier takes over from the training of its encoder, unless told otherwise.
 INHERITED = (*SIZES, "fbank_mean", "fbank_std")
@@ -22,39 +23,32 @@ class SSLAMClassificationTask(SSLAMAbsTask):
         """Add the options of classification."""
         super().add_task_arguments(parser)
         group = parser.add_argument_group("Classification")
-        add = group.add_argument
-        add(
-            "--class_list",
-            default=None,
-            help="File with one label per line (classes.txt of the data set); the "
-            "names are kept in config.yaml",
+        text = (
+            "File with one label per line (classes.txt of the data set); the names are "
+            "kept in config.yaml"
         )
-        add(
-            "--encoder_config",
-            default=None,
-            help="config.yaml of a pre-training: the encoder gets its size and its "
-            "fbank mean and std (for a random encoder to compare with). By default "
-            "the one beside the file of --init_param, if there is one",
+        group.add_argument("--class_list", help=text)
+        text = (
+            "config.yaml of a pre-training: the encoder gets its size and its fbank "
+            "mean and std (for a random encoder to compare with). By default the one "
+            "beside the file of --init_param, if there is one"
         )
-        for name, what in (
-            ("encoder_conf", "SSLAMEncoder, see espnet2_sslam/encoder.py"),
-            ("model_conf", "SSLAMClassifier, see espnet2_sslam/classifier.py"),
-            ("augment_conf", "Augmentation, see espnet2_sslam/augment.py"),
-        ):
-            text = f"Keyword arguments of {what}"
-            add(f"--{name}", action=NestedDictAction, default={}, help=text)
+        group.add_argument("--encoder_config", help=text)
+        cls.add_section(group, "encoder_conf", "SSLAMEncoder", "encoder.py")
+        cls.add_section(group, "model_conf", "SSLAMClassifier", "classifier.py")
+        cls.add_section(group, "augment_conf", "Augmentation", "augment.py")
         parser.set_defaults(best_model_criterion=[("valid", "mAP", "max")])
 
     @classmethod
     def check_configuration(cls, args: argparse.Namespace) -> None:
         """Also check the sections of classification; read the class list and sizes."""
         super().check_configuration(args)
-        given = ["encoder", "head", "classes", "augmentation", "seed"]
-        known = (SSLAMClassifier, HeadConfig)
-        check_keywords(known, args.model_conf, "model_conf", given)
-        check_keywords(Augmentation, args.augment_conf, "augment_conf", ["self"])
-        given = ["input_size"]
-        check_keywords(EncoderConfig, args.encoder_conf, "encoder_conf", given)
+        # the last argument names what build_model fills in itself
+        filled = ["encoder", "head", "classes", "augmentation", "seed"]
+        model = (SSLAMClassifier, HeadConfig)
+        check_keywords(model, args.model_conf, "model_conf", filled)
+        check_keywords(Augmentation, args.augment_conf, "augment_conf")
+        check_keywords(EncoderConfig, args.encoder_conf, "encoder_conf", ["input_size"])
         if args.model_conf.get("cache_features") and args.max_samples is not None:
             raise ValueError("model_conf cache_features does not go with --max_samples")
         args.class_list = read_classes(args.class_list)
@@ -62,16 +56,12 @@ class SSLAMClassificationTask(SSLAMAbsTask):
         args.encoder_config = None  # its content is in encoder_conf now
 
     @classmethod
-    def required_data_names(
-        cls, train: bool = True, inference: bool = False
-    ) -> tuple[str, ...]:
+    def required_data_names(cls, train: bool = True, inference: bool = False):
         """Name what a clip must have."""
         return ("speech",) if inference else ("speech", "label")
 
     @classmethod
-    def optional_data_names(
-        cls, train: bool = True, inference: bool = False
-    ) -> tuple[str, ...]:
+    def optional_data_names(cls, train: bool = True, inference: bool = False):
         """Name what a clip may have."""
         return ("label",) if inference else ()
 
@@ -100,30 +90,16 @@ def read_classes(source: str | Path | list[str] | None) -> list[str]:
     """
     if source is None:
         raise ValueError("--class_list is needed: the file classes.txt of the data set")
-    if isinstance(source, list):
-        return source
-    if not Path(source).is_file():
-        raise ValueError(f"{source} does not exist: prepare the data (stages 1 and 2)")
-    lines = Path(source).read_text(encoding="utf-8").splitlines()
-    classes = [line.strip() for line in lines if line.strip()]
-    if not classes:
-        raise ValueError(f"{source} names no label: prepare the data again")
-    for label in classes:
-        if len(label.split()) != 1 or classes.count(label) > 1:
-            raise ValueError(
-                f"{source}: the label {label!r} holds a blank or occurs twice: labels "
-                "are single words, each once"
-            )
-    return classes
+    return source if isinstance(source, list) else corpus.read_classes(Path(source))
 
 
 def inherited_options(args: argparse.Namespace) -> dict:
     """Return the encoder options to take over from the encoder's own training."""
     path = args.encoder_config
     if path is None:
-        sources = [Path(text.split(":")[0]).parent for text in args.init_param]
-        found = [folder / "config.yaml" for folder in sources]
-        path = next((file for file in found if file.is_file()), None)
+        folders = [Path(text.split(":")[0]).parent for text in args.init_param]
+        configs = [folder / "config.yaml" for folder in folders]
+        path = next((config for config in configs if config.is_file()), None)
     if path is None:
         return {}
     if not Path(path).is_file():

@@ -1,12 +1,13 @@
 """Pre-training, phase 1 (EAT) and phase 2 (SSLAM), as an ESPnet task."""
 
 import argparse
+import inspect
 
 from espnet2_sslam.config import EncoderConfig, check_keywords
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
-from espnet2_sslam.tasks.base import NestedDictAction, SSLAMAbsTask
+from espnet2_sslam.tasks.base import SSLAMAbsTask
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT
 
 
@@ -18,14 +19,8 @@ class SSLAMTask(SSLAMAbsTask):
         """Add the options of pre-training."""
         super().add_task_arguments(parser)
         group = parser.add_argument_group("Pre-training")
-        for name, what in (
-            ("encoder_conf", "SSLAMEncoder, see espnet2_sslam/encoder.py"),
-            ("model_conf", "SSLAMPretrainModel, see espnet2_sslam/pretrain_model.py"),
-        ):
-            text = f"Keyword arguments of {what}"
-            group.add_argument(
-                f"--{name}", action=NestedDictAction, default={}, help=text
-            )
+        cls.add_section(group, "encoder_conf", "SSLAMEncoder", "encoder.py")
+        cls.add_section(group, "model_conf", "SSLAMPretrainModel", "pretrain_model.py")
         # The loss moves with the teacher: the newest model is the one to keep.
         parser.set_defaults(best_model_criterion=[("valid", "num_updates", "max")])
 
@@ -33,27 +28,13 @@ class SSLAMTask(SSLAMAbsTask):
     def check_configuration(cls, args: argparse.Namespace) -> None:
         """Also check the sections of pre-training."""
         super().check_configuration(args)
-        given = ["input_size"]
-        check_keywords(EncoderConfig, args.encoder_conf, "encoder_conf", given)
-        given = ["self", "encoder", "seed"]
-        check_keywords(SSLAMPretrainModel, args.model_conf, "model_conf", given)
-        decoder = args.model_conf.get("decoder_conf") or {}
-        given = ["self", "embed_dim"]
-        check_keywords(ConvDecoder, decoder, "model_conf decoder_conf", given)
-
-    @classmethod
-    def required_data_names(
-        cls, train: bool = True, inference: bool = False
-    ) -> tuple[str, ...]:
-        """Name what a clip must have."""
-        return ("speech",)
-
-    @classmethod
-    def optional_data_names(
-        cls, train: bool = True, inference: bool = False
-    ) -> tuple[str, ...]:
-        """Name what a clip may have."""
-        return ()
+        # the last argument names what build_model fills in itself
+        check_keywords(EncoderConfig, args.encoder_conf, "encoder_conf", ["input_size"])
+        model = args.model_conf
+        check_keywords(SSLAMPretrainModel, model, "model_conf", ["encoder", "seed"])
+        decoder = model.get("decoder_conf") or {}
+        option = "model_conf decoder_conf"
+        check_keywords(ConvDecoder, decoder, option, ["embed_dim"])
 
     @classmethod
     def min_clips_per_rank(cls, args: argparse.Namespace) -> int:
@@ -63,16 +44,13 @@ class SSLAMTask(SSLAMAbsTask):
     @classmethod
     def preprocess_options(cls, args: argparse.Namespace) -> dict:
         """Cut clips to the model's length unless told otherwise."""
+        default = (
+            inspect.signature(SSLAMPretrainModel).parameters["clip_frames"].default
+        )
+        frames = args.model_conf.get("clip_frames") or default
+        samples = frames * FRAME_SHIFT + FRAME_LENGTH - FRAME_SHIFT
         options = super().preprocess_options(args)
-        return {**options, "max_samples": args.max_samples or cls.clip_samples(args)}
-
-    @classmethod
-    def clip_samples(cls, args: argparse.Namespace) -> int:
-        """Return the samples of the model's clip length."""
-        frames = args.model_conf.get("clip_frames")
-        if frames is None:
-            frames = SSLAMPretrainModel.__init__.__kwdefaults__["clip_frames"]
-        return frames * FRAME_SHIFT + FRAME_LENGTH - FRAME_SHIFT
+        return {**options, "max_samples": args.max_samples or samples}
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> SSLAMPretrainModel:

@@ -1,25 +1,31 @@
 """ESPnet's Trainer, made safe against kills, full disks and half validations."""
 
+import argparse
+import contextlib
 import logging
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import espnet2.main_funcs.average_nbest_models
+import espnet2.train.trainer
 import torch
+import yaml
 from espnet2.torch_utils.device_funcs import force_gatherable
-from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 
+from espnet2_sslam import store
 from espnet2_sslam.machine import machine
-from espnet2_sslam.tasks.atomic import (
-    atomic_torch_save,
-    link_atomically,
-    save_atomically,
-)
 
-Gather = Callable[[Any], list]
+# Options that shape the updates: a resumed run must repeat them.
+FIXED_BY_CHECKPOINT = (  # noqa: SIM905
+    "seed batch_size drop_last_iter accum_grad num_iters_per_epoch "
+    "balanced_clips_per_epoch sample_weights max_samples input_size optim "
+    "optim_conf optim_groups_conf scheduler scheduler_conf grad_clip "
+    "grad_clip_type train_dtype use_amp keep_nbest_models"
+).split()
 
 
 class SafeTrainer(Trainer):
@@ -34,42 +40,47 @@ class SafeTrainer(Trainer):
     @classmethod
     def run(cls, *, model, trainer_options, distributed_option, **kwargs: Any) -> None:
         """Train as Trainer.run does; first repair what an earlier kill left behind."""
-        first_rank = not distributed_option.distributed or _rank() == 0
-        if first_rank:
+        alone = not distributed_option.distributed
+        is_first = alone or torch.distributed.get_rank() == 0
+        if is_first:
             logging.info("machine: %s", machine())  # results/history.py reads it
-        with atomic_torch_save():
-            if trainer_options.resume:
-                last = load_checkpoint(Path(trainer_options.output_dir))
-                if last is not None and first_rank:
-                    _repair(Path(trainer_options.output_dir), last, trainer_options)
-                if last is not None and _stopped_early(last, trainer_options):
-                    trainer_options.max_epoch = last["reporter"]["epoch"]
-            hook = model.register_forward_hook(_as_vectors)
-            try:
+        folder = Path(trainer_options.output_dir)
+        last = load_checkpoint(folder) if trainer_options.resume else None
+        if last is not None:
+            reporter = Reporter()
+            reporter.load_state_dict(last["reporter"])
+            if is_first:
+                _repair(folder, last["model"], reporter, trainer_options)
+            if _stopped_early(reporter, trainer_options):
+                trainer_options.max_epoch = reporter.get_epoch()
+        del last  # a mapped file keeps its place on the disk after it is replaced
+        # ESPnet averages over ranks what is (1,), and our models return scalars.
+        hook = model.register_forward_hook(
+            lambda _model, _inputs, outputs: force_gatherable(
+                outputs, outputs[0].device
+            )
+        )
+        try:
+            with _espnet_saves_whole():
                 super().run(
                     model=model,
                     trainer_options=trainer_options,
                     distributed_option=distributed_option,
                     **kwargs,
                 )
-            finally:
-                hook.remove()
+        finally:
+            hook.remove()
 
     @classmethod
     def train_one_epoch(
-        cls,
-        model: torch.nn.Module,
-        reporter: SubReporter,
-        options: TrainerOptions,
-        distributed_option: DistributedOption,
-        **kwargs: Any,
+        cls, *, reporter: SubReporter, options, distributed_option, **kwargs: Any
     ) -> bool:
         """Train one epoch; each rank draws its own random numbers (drop path)."""
         if distributed_option.distributed:
             # ESPnet seeds all ranks alike: the same clips' blocks would be dropped.
-            torch.manual_seed(options.seed + reporter.get_epoch() + 1_000_003 * _rank())
+            rank = torch.distributed.get_rank()
+            torch.manual_seed(options.seed + reporter.get_epoch() + 1_000_003 * rank)
         return super().train_one_epoch(
-            model=model,
             reporter=reporter,
             options=options,
             distributed_option=distributed_option,
@@ -79,29 +90,78 @@ class SafeTrainer(Trainer):
     @classmethod
     @torch.no_grad()
     def validate_one_epoch(
-        cls,
-        model: torch.nn.Module,
-        iterator: Iterable,
-        reporter: SubReporter,
-        options: TrainerOptions,
-        distributed_option: DistributedOption,
+        cls, *, model, reporter: SubReporter, distributed_option, **kwargs: Any
     ) -> None:
         """Validate as Trainer does, with statistics over the whole set at the end."""
-        inner = getattr(model, "module", model)
+        inner = getattr(model, "module", model)  # inside DistributedDataParallel
         if hasattr(inner, "begin_validation"):
             inner.begin_validation()
         super().validate_one_epoch(
             model=model,
-            iterator=iterator,
             reporter=reporter,
-            options=options,
             distributed_option=distributed_option,
+            **kwargs,
         )
         if hasattr(inner, "finish_validation"):
-            gather = _gather if distributed_option.distributed else _gather_alone
+            gather = _gather if distributed_option.distributed else lambda x: [x]
             stats = inner.finish_validation(gather)
             reporter.register({k: float(v) for k, v in stats.items()}, 1.0)
             reporter.next()
+
+
+def _gather(value: Any) -> list:
+    """Return the list of every rank's value, on every rank."""
+    values: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+# ----------------------------------------------------------------- files and resuming
+
+
+def save_whole(states: Any, path: str | Path) -> None:
+    """Write with torch.save, so that the file is the old one or the new one, whole.
+
+    Raises:
+        OSError: if it cannot be written (full disk), with the old file intact.
+    """
+    try:
+        with store.writing(path, "wb") as stream:
+            torch.save(states, stream)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+        raise OSError(
+            f"cannot write {path}: {reason}; the file from before is intact: make room "
+            "and run the same command again with --resume true"
+        ) from error
+
+
+class _TorchSavingWhole:
+    """The module torch with another `save`."""
+
+    save = staticmethod(save_whole)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextlib.contextmanager
+def _espnet_saves_whole() -> Iterator[None]:
+    """Let the modules of ESPnet that write weights write them with `save_whole`.
+
+    `Trainer.run` is one function with `torch.save` in its middle and nothing to
+    override, and a kill would leave half a checkpoint (espnet/espnet#5407). So the name
+    `torch` in those two modules is another for the time; torch itself stays as it is.
+    """
+    modules: Any = (espnet2.train.trainer, espnet2.main_funcs.average_nbest_models)
+    for module in modules:
+        module.torch = _TorchSavingWhole()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.torch = torch
 
 
 def load_checkpoint(output_dir: Path) -> dict | None:
@@ -124,54 +184,50 @@ def load_checkpoint(output_dir: Path) -> dict | None:
         ) from e
 
 
-def _repair(output_dir: Path, last: dict, options: TrainerOptions) -> None:
+def _repair(
+    output_dir: Path, weights: dict, reporter: Reporter, options: TrainerOptions
+) -> None:
     """Write what should exist beside checkpoint.pth and was lost by a kill."""
-    for leftover in output_dir.glob(".*.pth.*.tmp"):
-        leftover.unlink(missing_ok=True)
-    reporter = Reporter()
-    reporter.load_state_dict(last["reporter"])
-    epoch = reporter.get_epoch()
-    snapshot = output_dir / f"{epoch}epoch.pth"
+    store.remove_leftovers(output_dir, "*.pth")
+    snapshot = output_dir / f"{reporter.get_epoch()}epoch.pth"
     if not snapshot.exists():
         logging.warning(f"{snapshot} is missing: writing it from checkpoint.pth")
-        save_atomically(last["model"], snapshot)
-    link_atomically(output_dir / "latest.pth", snapshot.name)
+        save_whole(weights, snapshot)
+    store.link(output_dir / "latest.pth", snapshot.name)
     for phase, key, mode in options.best_model_criterion:
         if reporter.has(phase, key):
             best = f"{reporter.get_best_epoch(phase, key, mode)}epoch.pth"
             if (output_dir / best).exists():
-                link_atomically(output_dir / f"{phase}.{key}.best.pth", best)
+                store.link(output_dir / f"{phase}.{key}.best.pth", best)
 
 
-def _stopped_early(last: dict, options: TrainerOptions) -> bool:
+def _stopped_early(reporter: Reporter, options: TrainerOptions) -> bool:
     """Tell whether patience already ended this training (202511 would go on)."""
-    reporter = Reporter()
-    reporter.load_state_dict(last["reporter"])
-    criterion = options.early_stopping_criterion
+    phase, key, mode = options.early_stopping_criterion
     return (
         options.patience is not None
-        and reporter.has(*criterion[:2])
-        and reporter.check_early_stopping(options.patience, *criterion)
+        and reporter.has(phase, key)
+        and reporter.check_early_stopping(options.patience, phase, key, mode)
     )
 
 
-def _as_vectors(model: torch.nn.Module, inputs: Any, outputs: Any) -> Any:
-    """Make loss, stats and weight (1,) tensors: ESPnet averages those over ranks."""
-    return force_gatherable(outputs, outputs[0].device)
-
-
-def _rank() -> int:
-    """Return this process's rank."""
-    return torch.distributed.get_rank()
-
-
-def _gather(value: Any) -> list:
-    """Return the list of every rank's value, on every rank."""
-    values = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def _gather_alone(value: Any) -> list:
-    """Return the list of the only rank's value."""
-    return [value]
+def check_unchanged(args: argparse.Namespace) -> None:
+    """Raise ValueError if a run to be resumed was started with other settings."""
+    output_dir = Path(args.output_dir)
+    config = output_dir / "config.yaml"
+    if not (args.resume and (output_dir / "checkpoint.pth").exists()):
+        return
+    if not config.exists():
+        raise ValueError(
+            f"{config} is missing beside checkpoint.pth: delete {output_dir} and train "
+            "again"
+        )
+    with open(config, encoding="utf-8") as stream:
+        before = yaml.safe_load(stream) or {}
+    for name in FIXED_BY_CHECKPOINT:
+        now = yaml.safe_load(yaml.safe_dump(getattr(args, name)))  # tuples as lists
+        if name in before and before[name] != now:
+            raise ValueError(
+                f"{output_dir} was trained with --{name} {before[name]}, this run has "
+                f"{now}: resume with the same settings or give a new --output_dir"
+            )

@@ -1,10 +1,80 @@
-"""Learning rate: linear warm-up, then one cosine down to the minimum."""
+"""What the optimizer does: weight decay and learning rate of each parameter, by update.
+
+`parameter_groups` fixes the peak rate of each group, `WarmupCosine` its course.
+"""
 
 import math
+import re
 
+import torch
 from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from espnet2_sslam.config import check_choice
+
+
+def parameter_groups(
+    model: torch.nn.Module,
+    lr: float,
+    weight_decay: float,
+    *,
+    layer_decay: float = 1.0,
+    layer_decay_style: str = "standard",
+    decay_bias_and_norm: bool = False,
+) -> list[dict]:
+    """Split the trainable parameters into groups of equal lr and weight decay.
+
+    With L blocks in `model.encoder.blocks`, block i learns at
+    lr * layer_decay ** (L - i). What is left of the encoder (patch embedding, CLS,
+    norm) counts as the layer below block 0 in style "standard" (layer_decay ** (L + 1),
+    as BEiT and MAE do) and keeps the full lr in style "authors" (ta012/SSLAM@0a3c0ff,
+    measured: only the blocks are scaled). Everything outside the encoder keeps lr.
+
+    Args:
+        model: parameters without gradient (teacher, frozen encoder) are left out.
+        lr: learning rate of the top layer.
+        weight_decay: weight decay of matrices and convolutions.
+        layer_decay: lr ratio of neighbouring layers; 1.0 switches it off.
+        layer_decay_style: "standard" or "authors".
+        decay_bias_and_norm: also decay biases, norms and the CLS token. The authors'
+            code does (its exclusion is never applied).
+
+    Returns:
+        Groups with the keys params, lr, weight_decay; each parameter is in one group.
+
+    Raises:
+        ValueError: for an unknown style, a decay outside (0, 1], a layer decay on a
+            model without blocks, or nothing to train.
+    """
+    check_choice("layer_decay_style", layer_decay_style, ("standard", "authors"))
+    if not 0.0 < layer_decay <= 1.0:
+        raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}")
+    num_blocks = len(getattr(getattr(model, "encoder", None), "blocks", ()))
+    if layer_decay != 1.0 and num_blocks == 0:
+        raise ValueError("layer_decay needs a model with encoder.blocks; set it to 1.0")
+
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        depth = 0  # layers above this one
+        block = re.match(r"encoder\.blocks\.(\d+)\.", name)
+        if block:
+            depth = num_blocks - int(block.group(1))
+        elif name.startswith("encoder.") and layer_decay_style == "standard":
+            depth = num_blocks + 1
+        scale = layer_decay**depth
+        is_vector = parameter.ndim <= 1 or name.endswith("cls_token")
+        decay = 0.0 if is_vector and not decay_bias_and_norm else weight_decay
+        group = {"params": [], "lr": lr * scale, "weight_decay": decay}
+        groups.setdefault((scale, decay), group)["params"].append(parameter)
+    if not groups:
+        raise ValueError(
+            "the model has no trainable parameter: check --freeze_param and the "
+            "freeze options of model_conf and encoder_conf"
+        )
+    return list(groups.values())
 
 
 class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
@@ -67,7 +137,7 @@ class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
 
     def get_lr(self) -> list[float]:
         """Return the learning rate of every group for the next update."""
-        return [self._lr_at(self.last_epoch, peak) for peak in self.base_lrs]
+        return [self._lr_at(self.last_epoch, float(peak)) for peak in self.base_lrs]
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Continue where the state was saved.
@@ -84,15 +154,12 @@ class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
                 )
         super().load_state_dict(state_dict)
 
-    def _minimum(self, peak: float) -> float:
-        """Return where the group with this peak starts and ends."""
-        if self.scale_min_lr:
-            return min(self.min_lr * peak / self.reference_lr, peak)
-        return min(self.min_lr, peak)
-
     def _lr_at(self, update: int, peak: float) -> float:
-        """Return the learning rate of one group at one update."""
-        low = self._minimum(peak)
+        """Return the learning rate at one update of the group with this peak."""
+        low = self.min_lr
+        if self.scale_min_lr:
+            low = low * peak / self.reference_lr
+        low = min(low, peak)
         if update < self.warmup_steps:
             return low + update * (peak - low) / self.warmup_steps
         progress = (update - self.warmup_steps) / (self.total_steps - self.warmup_steps)

@@ -1,0 +1,541 @@
+"""From lists of clips to batches: lists, one clip, batches of a pass, epochs.
+
+Errors name the clip or the list in one line. Every draw (order, crop, balanced choice)
+is keyed by the seed and what it is for, so that a resumed training repeats it.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.train.collate_fn import CommonCollateFn
+from espnet2.train.dataset import ESPnetDataset
+from torch.utils.data import DataLoader
+
+from espnet2_sslam.corpus import table_lines
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, SAMPLE_RATE
+
+PREPARE = "prepare the data again"
+
+
+class ClipError(ValueError):
+    """A clip that cannot be used; one line that names it.
+
+    A DataLoader worker hands an error on with its whole traceback as the message: only
+    the line that was meant for the user is kept.
+    """
+
+    def __init__(self, message: str):
+        last = message.strip().splitlines()[-1]
+        super().__init__(last.rsplit("ClipError: ", 1)[-1])
+
+
+# ---------------------------------------------------------------------------- lists
+
+
+def check_data_files(args: argparse.Namespace, required: Iterable[str]) -> None:
+    """Refuse lists that are missing, empty or not of all required kinds.
+
+    Raises:
+        ValueError: naming the list or the option.
+    """
+    remedies = {}
+    for part in ("train", "valid"):
+        option = f"{part}_data_path_and_name_and_type"
+        names = [name for _, name, _ in getattr(args, option)]
+        missing = [name for name in required if name not in names]
+        if missing:
+            raise ValueError(
+                f"--{option} gives {', '.join(names) or 'nothing'}, but "
+                f"{', '.join(missing)} is needed: repeat the option for each, as in "
+                "DIR/wav.scp,speech,sound and DIR/text,label,text"
+            )
+        paths = [path for path, *_ in getattr(args, option)]
+        for path in [*paths, *getattr(args, f"{part}_shape_file")]:
+            remedies[path] = "prepare the data as 16 kHz mono first"
+    if args.sample_weights is not None:
+        remedies[args.sample_weights] = "make it, or leave --sample_weights out"
+    for path, remedy in remedies.items():
+        if not Path(path).is_file() or not Path(path).stat().st_size:
+            state = "is empty" if Path(path).is_file() else "does not exist"
+            raise ValueError(f"{path} {state}: {remedy}")
+
+
+def key_file(data: Sequence[Sequence[str]], shape_files: Sequence[str]) -> str:
+    """Return the list that says which clips are used."""
+    return shape_files[0] if shape_files else data[0][0]
+
+
+def read_keys(path: str | Path) -> list[str]:
+    """Return the clip ids of a list (first column).
+
+    Raises:
+        ValueError: for an empty list or an id that occurs twice.
+    """
+    with open(path, encoding="utf-8-sig") as lines:
+        keys = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
+    if not keys:
+        raise ValueError(f"{path} is empty: {PREPARE}")
+    if len(set(keys)) != len(keys):
+        [(twice, _)] = Counter(keys).most_common(1)
+        raise ValueError(f"{path} holds the clip {twice} twice: make the ids unique")
+    return keys
+
+
+def read_labels(data: Sequence[Sequence[str]], keys: Sequence[str]) -> list[list[str]]:
+    """Return the labels of each clip from the list named "label" (`<id> <label> ...`).
+
+    Raises:
+        ValueError: if there is no such list, or it lacks a clip.
+    """
+    path = next((path for path, name, _ in data if name == "label"), None)
+    if path is None:
+        raise ValueError(
+            "balanced clips need labels: add <dir>/text,label,text to "
+            "--train_data_path_and_name_and_type"
+        )
+    labels: dict[str, list[str]] = {}
+    shared: dict[str, list[str]] = {}  # of two million clips most have equal labels
+    for _, key, text in table_lines(Path(path)):
+        if text not in shared:
+            shared[text] = text.split()
+        labels[key] = shared[text]
+    _refuse_missing(path, [key for key in keys if key not in labels], keys)
+    return [labels[key] for key in keys]
+
+
+def read_weights(path: str | Path, keys: Sequence[str]) -> np.ndarray:
+    """Return the weight of each clip, (N,) float64, from a list of `<id> <weight>`.
+
+    Raises:
+        ValueError: if it lacks a clip, or a weight is no number from 0 up.
+    """
+    weights = np.full(len(keys), np.nan)
+    rows = {key: row for row, key in enumerate(keys)}
+    for number, key, text in table_lines(Path(path)):
+        if key not in rows:
+            continue
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = -1.0
+        if not 0 <= weight < np.inf:
+            raise ValueError(
+                f"{path}, line {number}: the weight of {key} is {text!r}, a number "
+                "from 0 up is needed"
+            )
+        weights[rows[key]] = weight
+    without = np.flatnonzero(np.isnan(weights)).tolist()
+    _refuse_missing(path, [keys[row] for row in without], keys)
+    return weights
+
+
+def _refuse_missing(
+    path: str | Path, missing: Sequence[str], keys: Collection[str]
+) -> None:
+    """Refuse a list that lacks some of the clips."""
+    if missing:
+        raise ValueError(
+            f"{path} lacks {len(missing)} of {len(keys)} clips, the first is "
+            f"{missing[0]}: {PREPARE}"
+        )
+
+
+# -------------------------------------------------------------------------- one clip
+
+
+class ClipDataset(ESPnetDataset):
+    """ESPnetDataset that demands 16 kHz and names the clip in every error."""
+
+    def __getitem__(self, uid: str) -> tuple[str, dict[str, Any]]:
+        """Read and pre-process one clip.
+
+        Raises:
+            ClipError: if it cannot be read or used, in one line.
+        """
+        try:
+            result = super().__getitem__(uid)
+        except ClipError:
+            raise
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+            reason = [type(error).__name__, *str(error).strip().splitlines()[:1]]
+            raise ClipError(
+                f"clip {uid} cannot be read ({': '.join(reason)}): restore the file or "
+                f"{PREPARE}"
+            ) from error
+        for loader in self.loader_dict.values():
+            rate = getattr(loader, "rate", None)
+            if rate not in (None, SAMPLE_RATE):
+                raise ClipError(
+                    f"clip {uid} has {rate} Hz, {SAMPLE_RATE} Hz are needed: prepare "
+                    "the data as 16 kHz mono"
+                )
+        return result
+
+    def check_keys(self, keys: Collection[str]) -> None:
+        """Raise ValueError unless every list holds every clip."""
+        for name, loader in self.loader_dict.items():
+            path, known = self.debug_info[name][0], loader.keys()
+            if next(iter(known), "").startswith("\ufeff"):  # ESPnet keeps it in the id
+                raise ValueError(
+                    f"{path} begins with a byte order mark: save it as plain UTF-8"
+                )
+            _refuse_missing(path, [key for key in keys if key not in known], keys)
+
+
+class ClipPreprocessor:
+    """Make a clip ready for the model, the same way in every run and worker.
+
+    The place of a crop is drawn from a generator keyed by (seed, epoch, clip id): it
+    differs between epochs and does not depend on workers, ranks or resuming.
+
+    Args:
+        train: crop at a random place (True), or keep the start of the clip.
+        max_samples: longer clips are cut to so many samples (16 kHz); None keeps all.
+            For log-mel input the limit is max_samples // FRAME_SHIFT frames.
+        seed: first part of the key.
+        class_list: labels in the order of the label vector; None for no labels.
+        single_label: demand exactly one label per clip (multi-class).
+        input_size: 1 for waveforms, 128 for un-normalised log-mel frames.
+
+    Raises:
+        ValueError: for a class list with duplicates or another input_size.
+    """
+
+    def __init__(
+        self,
+        train: bool,
+        *,
+        max_samples: int | None = None,
+        seed: int = 0,
+        class_list: Sequence[str] | None = None,
+        single_label: bool = False,
+        input_size: int = 1,
+    ):
+        if input_size not in (1, NUM_MEL_BINS):
+            raise ValueError(
+                f"input_size must be 1 (waveform) or {NUM_MEL_BINS} (log-mel), got "
+                f"{input_size}"
+            )
+        if max_samples is not None and max_samples < FRAME_LENGTH:
+            raise ValueError(
+                f"max_samples must be {FRAME_LENGTH} (25 ms) or more, got {max_samples}"
+            )
+        self.train = train
+        self.max_samples = max_samples
+        self.seed = seed
+        self.single_label = single_label
+        self.input_size = input_size
+        self.epoch = 0
+        self.classes: dict[str, int] | None = None
+        if class_list is not None:
+            self.classes = {label: index for index, label in enumerate(class_list)}
+            if len(self.classes) != len(class_list):
+                raise ValueError("the class list holds a label twice: make it unique")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Key the coming draws to this epoch."""
+        self.epoch = epoch
+
+    def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Return the arrays of one clip: speech (N,) or (T, 128), label (C,).
+
+        Raises:
+            ClipError: naming the clip, for stereo, empty, too short or non-finite
+                audio, a wrong number type, or a label that is not in the class list.
+        """
+        result = {}
+        if "speech" in data:
+            result["speech"] = self._cut(uid, self._to_float(uid, data["speech"]))
+        if "label" in data:
+            result["label"] = self._label_vector(uid, data["label"].split())
+        return result
+
+    def _to_float(self, uid: str, speech: np.ndarray) -> np.ndarray:
+        """Return float32 numbers, audio (N,) in [-1, 1] or log-mel (T, 128)."""
+        is_audio = self.input_size == 1
+        right = speech.ndim == 1 if is_audio else speech.shape[1:] == (NUM_MEL_BINS,)
+        if not right:
+            form = "mono audio (N,)" if is_audio else "log-mel (T, 128)"
+            raise ClipError(
+                f"clip {uid} has shape {tuple(speech.shape)}, {form} is needed: "
+                "prepare the data as 16 kHz mono, or set --input_size"
+            )
+        if speech.dtype in (np.int16, np.int32) and is_audio:
+            speech = speech.astype(np.float32) / -float(np.iinfo(speech.dtype).min)
+        if speech.dtype.kind != "f":
+            raise ClipError(
+                f"clip {uid} holds {speech.dtype} numbers, float or int16 are needed: "
+                f"{PREPARE}"
+            )
+        if not np.isfinite(speech).all():
+            raise ClipError(
+                f"clip {uid} holds NaN or infinite values: take it out of the lists or "
+                f"{PREPARE}"
+            )
+        return speech.astype(np.float32, copy=False)
+
+    def _cut(self, uid: str, speech: np.ndarray) -> np.ndarray:
+        """Refuse a clip that is too short, cut one that is too long."""
+        unit, smallest, limit = "samples", FRAME_LENGTH, self.max_samples
+        if self.input_size != 1:
+            unit, smallest = "frames", 1
+            limit = None if limit is None else max(limit // FRAME_SHIFT, 1)
+        if len(speech) < smallest:
+            raise ClipError(
+                f"clip {uid} has {len(speech)} {unit}, {smallest} (25 ms) are needed: "
+                f"take it out of the lists or {PREPARE}"
+            )
+        if limit is None or len(speech) <= limit:
+            return speech
+        start = 0
+        if self.train:
+            digest = hashlib.blake2b(uid.encode(), digest_size=8).digest()
+            key = [self.seed, self.epoch, int.from_bytes(digest, "big")]
+            start = int(np.random.default_rng(key).integers(len(speech) - limit + 1))
+        return speech[start : start + limit]
+
+    def _label_vector(self, uid: str, labels: list[str]) -> np.ndarray:
+        """Return the multi-hot vector (C,) of a clip's labels."""
+        if self.classes is None:
+            raise ClipError(f"clip {uid} has labels but no class list: --class_list")
+        if self.single_label and len(labels) != 1:
+            raise ClipError(
+                f"clip {uid} has {len(labels)} labels, exactly one is needed: correct "
+                "its line in text, or train with task multi_label"
+            )
+        unknown = [label for label in labels if label not in self.classes]
+        if unknown:
+            raise ClipError(
+                f"clip {uid} has the label {unknown[0]}, which the class list lacks: "
+                "correct its line in text or the class list"
+            )
+        vector = np.zeros(len(self.classes), dtype=np.float32)
+        vector[[self.classes[label] for label in labels]] = 1.0
+        return vector
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}(train={self.train}, max_samples={self.max_samples})"
+
+
+# [(id, arrays)] -> ids, {speech (B, N) or (B, T, 128) padded with zeros, speech_lengths
+# (B,), label (B, C)}
+collate_clips = CommonCollateFn(float_pad_value=0.0, not_sequence=["label"])
+
+
+# -------------------------------------------------------------------------- batches
+
+
+def batches_per_pass(
+    num_clips: int,
+    batch_size: int,
+    *,
+    train: bool,
+    drop_last: bool = False,
+    min_batch: int = 1,
+) -> int:
+    """Return into how many batches of at least min_batch clips one pass is cut.
+
+    Clips left over are spread over the batches, so that no batch is small. In training
+    that makes num_clips // batch_size batches of batch_size clips or a few more, as
+    ESPnet's batch_type "unsorted" (drop_last: exactly batch_size clips, the rest is
+    left out); in validation batches of at most batch_size, as far as min_batch allows.
+
+    Raises:
+        ValueError: if a batch would be smaller than min_batch.
+    """
+    if batch_size < min_batch:
+        raise ValueError(
+            f"--batch_size {batch_size} is too small: all ranks together need "
+            f"{min_batch} clips per batch; raise it (it counts all ranks)"
+        )
+    smallest = batch_size if train and drop_last else min_batch
+    if num_clips < smallest:
+        raise ValueError(
+            f"{num_clips} clips are too few for a batch of {smallest}: use more clips, "
+            "fewer ranks or a smaller --batch_size"
+        )
+    if train:
+        return max(num_clips // batch_size, 1)
+    return min(-(-num_clips // batch_size), num_clips // min_batch)
+
+
+class ClipSampler:
+    """Cut one pass over the clips into batches.
+
+    In training each pass is a new permutation keyed by (seed, pass), the same on every
+    rank; in validation the order is that of the list. A batch is dealt out to the
+    ranks, so that each clip is used exactly once per pass.
+
+    With weights a pass is `num_samples` different clips, those of rare classes more
+    often, as the authors sample AudioSet (200,000 clips per "epoch";
+    ta012/SSLAM@0a3c0ff, mae_image_dataset.py, line 265).
+
+    Args:
+        keys: clip ids; kept as one byte array (2 million clips: about 50 MB).
+        batch_size: clips per batch, over all ranks.
+        train: shuffle (True), or keep the order.
+        seed: with the number of the pass, fixes the order.
+        drop_last: training only: leave out what does not fill a batch.
+        min_clips_per_rank: clips that every rank must get of every batch.
+        rank, world_size: this process, and how many there are.
+        weights: (N,) of the clips, training only; a clip of weight 0 is never drawn.
+        num_samples: clips per pass, where there are weights.
+
+    Raises:
+        ValueError: if there are too few clips for the batches, ranks or num_samples.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        batch_size: int,
+        *,
+        train: bool,
+        seed: int = 0,
+        drop_last: bool = False,
+        min_clips_per_rank: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: np.ndarray | None = None,
+        num_samples: int = 0,
+    ):
+        self.keys = np.array([key.encode() for key in keys], dtype=np.bytes_)
+        self.batch_size = batch_size
+        self.train = train
+        self.seed = seed
+        self.drop_last = drop_last and train
+        self.rank, self.world_size = rank, world_size
+        self.clips_per_pass, self.log_weights = len(keys), None
+        if weights is not None:
+            usable = int(np.count_nonzero(weights > 0))
+            if not 0 < num_samples <= usable:
+                raise ValueError(
+                    f"{num_samples} balanced clips per epoch cannot be drawn from "
+                    f"{usable} labelled clips: give a number from 1 to {usable}"
+                )
+            assert len(weights) == len(keys)
+            with np.errstate(divide="ignore"):
+                self.log_weights = np.log(np.asarray(weights, dtype=np.float64))
+            self.clips_per_pass = num_samples
+        self.num_batches = batches_per_pass(
+            self.clips_per_pass,
+            batch_size,
+            train=train,
+            drop_last=drop_last,
+            min_batch=min_clips_per_rank * world_size,
+        )
+
+    def order(self, number: int) -> np.ndarray:
+        """Return the indices of the clips of one pass, in order."""
+        if not self.train:
+            return np.arange(len(self.keys))
+        generator = np.random.default_rng([self.seed, number])
+        if self.log_weights is None:
+            return generator.permutation(len(self.keys))
+        # The Gumbel trick: drawing without replacement in one sort, for any number of
+        # clips (torch.multinomial takes at most 2 ** 24).
+        scores = self.log_weights + generator.gumbel(size=len(self.keys))
+        drawn = np.argpartition(-scores, self.clips_per_pass - 1)[: self.clips_per_pass]
+        return generator.permutation(drawn)
+
+    def batch(self, order: np.ndarray, index: int) -> list[str]:
+        """Return this rank's clip ids of one batch of a pass."""
+        if self.drop_last:
+            start, end = index * self.batch_size, (index + 1) * self.batch_size
+        else:
+            start = index * len(order) // self.num_batches
+            end = (index + 1) * len(order) // self.num_batches
+        mine = order[start:end][self.rank :: self.world_size]
+        return [key.decode() for key in self.keys[mine]]
+
+    def generate(self, number: int) -> list[list[str]]:
+        """Return all batches of one pass."""
+        order = self.order(number)
+        return [self.batch(order, index) for index in range(self.num_batches)]
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({len(self.keys)} clips, {self.clips_per_pass} "
+            f"per pass in {self.num_batches} batches of about {self.batch_size})"
+        )
+
+
+class EpochIterFactory(AbsIterFactory):
+    """Make the batches of each epoch, the same ones after a resume.
+
+    Batches are numbered through all passes: with num_iters_per_epoch I, epoch e takes
+    the batches from (e - 1) * I on, so passes go on across epochs. The pre-processor
+    learns the epoch (`set_epoch`) before the workers start.
+
+    Args:
+        dataset: clip id -> arrays; its `preprocess` may have `set_epoch(epoch)`.
+        sampler: batches of a pass.
+        num_iters_per_epoch: batches per epoch; None for one pass.
+        max_batches: stop after so many batches (plots).
+        num_workers: processes that read clips.
+        loader_options: other options of the DataLoader.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        sampler: ClipSampler,
+        *,
+        num_iters_per_epoch: int | None = None,
+        max_batches: int | None = None,
+        num_workers: int = 0,
+        **loader_options: Any,
+    ):
+        self.dataset = dataset
+        self.sampler = sampler
+        self.batches_per_epoch = num_iters_per_epoch or len(sampler)
+        self.max_batches = max_batches
+        self.loader_options = {"num_workers": num_workers, **loader_options}
+        if num_workers > 0 and sys.platform == "linux":
+            # ESPnet's ranks are spawned, and so would be their workers: each would
+            # import everything again in each epoch
+            self.loader_options["multiprocessing_context"] = "fork"
+
+    def build_iter(self, epoch: int, shuffle: bool | None = None) -> DataLoader:
+        """Return the DataLoader of one epoch (counted from 1)."""
+        preprocess: Any = getattr(self.dataset, "preprocess", None)
+        if hasattr(preprocess, "set_epoch"):
+            preprocess.set_epoch(epoch)
+        first = (epoch - 1) * self.batches_per_epoch
+        last = first + self.batches_per_epoch
+        if self.max_batches is not None:
+            last = min(last, first + self.max_batches)
+        batches = _BatchRange(self.sampler, first, last)
+        return DataLoader(self.dataset, batch_sampler=batches, **self.loader_options)
+
+
+class _BatchRange:
+    """The batches first, ..., last - 1 of all passes, made one by one.
+
+    A list of an epoch's batches would hold two million strings.
+    """
+
+    def __init__(self, sampler: ClipSampler, first: int, last: int):
+        self.sampler, self.first, self.last = sampler, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[list[str]]:
+        current, order = None, np.empty(0, int)
+        for number in range(self.first, self.last):
+            passes, index = divmod(number, len(self.sampler))
+            if passes != current:
+                current, order = passes, self.sampler.order(passes)
+            yield self.sampler.batch(order, index)
