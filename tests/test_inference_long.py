@@ -41,16 +41,6 @@ def readers():
     return [t for t in threading.enumerate() if t.name.startswith("sslam-reader")]
 
 
-def local(model):
-    """Cut a model's tokens off from each other and from their place in the pass."""
-    encoder = getattr(model, "encoder", model)
-    with torch.no_grad():
-        encoder.positions.zero_()
-        for block in encoder.blocks:
-            block.attn.proj.weight.zero_()
-    return model
-
-
 @pytest.mark.parametrize("samples", LONG)
 def test_recordings_longer_than_a_pass_equal_the_encoders_chunks(samples):
     clip = noise(samples / RATE)
@@ -179,80 +169,6 @@ def test_chunks_take_all_of_a_recording_with_a_fixed_clip_length(caplog):
     assert difference(result.values[2], last) < 1e-5
 
 
-@pytest.mark.parametrize("pooling", ["mean", "concat", "attentive", "lin_softmax"])
-@pytest.mark.parametrize("weighted_layers", [False, True])
-def test_a_pooling_head_scores_each_time_step_by_its_patches(pooling, weighted_layers):
-    model = classifier(pooling, weighted_layers=weighted_layers)
-    clip = noise(3.0)
-    [result] = sslam(model).tag_frames([(clip, RATE)], window=0)
-    assert result.values.shape == (19, 4)
-    length = torch.tensor([len(clip)])
-    with torch.no_grad():
-        states = model.encoder.hidden_states(
-            torch.from_numpy(clip)[None], length, "all"
-        ).layers
-        states = states if weighted_layers else states[-1:]
-        for step in (0, 7, 18):
-            own = [
-                torch.cat([s[:, :1], s[:, 1:][:, 8 * step :][:, :8]], 1) for s in states
-            ]
-            logits = model.head(model.fc_norm(model.pooling(own)))
-            wanted = model.scores(logits)[0].numpy()
-            assert difference(result.values[step], wanted) < 1e-5
-
-
-@pytest.mark.parametrize("parts", [1, 2, 3, 4, 8, 16])
-def test_finer_steps_are_read_around_their_middle(parts):
-    model = local(classifier("mean"))
-    clip = noise(1.3)
-    [result] = sslam(model).tag_frames(
-        [(clip, RATE)], resolution=0.16 / parts, window=0
-    )
-    frames = (len(clip) - 400) // 160 + 1
-    rows = -(-frames * parts // 16)
-    assert result.values.shape == (rows, 4)
-    assert result.starts == pytest.approx(np.arange(rows) * 0.16 / parts)
-    assert result.ends[:-1] == pytest.approx(result.starts[1:])
-    assert result.ends[-1] == len(clip) / RATE
-    for row in range(rows):
-        first = round((row + 0.5) * 2_560 / parts - 1_280)
-        part = clip[max(0, first) : first + 2_800]
-        part = np.pad(part, (max(0, -first), 0))
-        whole = (len(part) - 400) // 160 * 160 + 400
-        assert difference(result.values[row], clip_scores(model, part[:whole])) < 1e-4
-
-
-@pytest.mark.parametrize("parts", [1, 2, 3, 16])
-@pytest.mark.parametrize("fixed", [False, True])
-def test_seams_of_long_recordings_neither_lose_nor_double_a_step(parts, fixed):
-    options = dict(target_frames=320) if fixed else dict(max_frames=320)
-    pieces = local(classifier("mean", **options))
-    whole = local(classifier("mean"))
-    sizes = [400, PASS // 2, *LONG, 100_000, 143_203]
-    files = [(noise(size / RATE), RATE) for size in sizes]
-    given = dict(resolution=0.16 / parts, window=0)
-    results = zip(
-        sslam(pieces).tag_frames(files, **given),
-        sslam(whole).tag_frames(files, **given),
-    )
-    for got, wanted in results:
-        assert difference(got.values, wanted.values) < 1e-4
-        assert np.array_equal(got.starts, wanted.starts)
-        assert np.array_equal(got.ends, wanted.ends)
-
-
-@pytest.mark.parametrize("frames", [16, 32, 48, 64])
-def test_passes_of_few_steps_give_every_step(frames):
-    model = local(classifier("mean", max_frames=frames))
-    wanted = local(classifier("mean"))
-    files = [(noise(seconds), RATE) for seconds in (0.1, 0.32, 1.0, 3.337)]
-    for resolution in (0.16, 0.04):
-        given = dict(resolution=resolution, window=0)
-        got = sslam(model).tag_frames(files, **given)
-        for one, other in zip(got, sslam(wanted).tag_frames(files, **given)):
-            assert difference(one.values, other.values) < 1e-4
-
-
 @pytest.mark.parametrize("seconds", [0.025, 0.1, 0.5, 0.77, 3.0])
 @pytest.mark.parametrize("resolution", [0.16, 0.04])
 @pytest.mark.parametrize("window", [None, 0.16, 0.4])
@@ -274,11 +190,6 @@ def test_time_steps_are_scored_by_windows_around_them(
         first = max(0, round((middle - half) * RATE))
         part = clip[first : round((middle + half) * RATE)]
         assert difference(result.values[row], clip_scores(model, part)) < 1e-5
-
-
-def test_a_head_on_the_cls_token_cannot_score_the_patches_of_a_step():
-    with pytest.raises(ValueError, match="head is on the CLS token: give a window"):
-        sslam(classifier("cls")).tag_frames([(noise(1.0), RATE)], window=0)
 
 
 def test_closing_the_iterator_ends_the_threads():
@@ -402,8 +313,6 @@ model = sslam(classifier("mean", embed_dim=16, depth=1))
 path = sys.argv[1]
 [result] = model.embed_files([path])
 assert result.values.shape == (1, 16) and result.ends[0] == result.duration
-[result] = model.tag_frames([path], window=0)
-assert len(result.values) == len(result.starts) == round(result.duration / 0.16)
 [result] = model.tag_files([path], chunk=10.0)
 assert len(result.values) == round(result.duration / 10.0)
 print(result.duration, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

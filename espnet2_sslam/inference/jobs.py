@@ -1,24 +1,236 @@
-"""What is computed from a batch of pieces, and how a file's pieces become rows.
+"""How a recording is cut, what is computed of the pieces, and how they become rows.
 
-A job has a `layout` (windows.py), a `backbone`, `run` (batch -> a value per piece) and
-`finish` (a file's pieces and values -> rows). Shapes: B pieces, S time patches, D
-channels, L layers, C classes, W rows.
+A layout reads blocks of samples once, with the memory of one piece, and yields pieces:
+each is one pass of the encoder and belongs to a row (a clip, a window, a time step),
+whose beginning and end `span` gives. All its numbers are samples at 16 kHz.
+
+A job has a layout and an encoder on its device; `run` makes a value of each piece of a
+batch, `finish` makes rows of the values of a file.
+
+Shapes: B pieces, S time patches, D channels, L layers, C classes, W rows.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, groupby
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.nn.functional import logsigmoid
 
-from espnet2_sslam.classifier import SSLAMClassifier
-from espnet2_sslam.encoder import EncoderOutput
-from espnet2_sslam.inference.backbone import Backbone
-from espnet2_sslam.inference.windows import STEP, ShiftedPasses, seconds
-from espnet2_sslam.units import PATCHES_PER_STEP
+from espnet2_sslam.classifier import Pooling, SSLAMClassifier
+from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
+from espnet2_sslam.features import kaldi_fbank, num_frames
+from espnet2_sslam.units import (
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    FRAME_SHIFT_MS,
+    PATCH_SIZE,
+    PATCHES_PER_STEP,
+    SAMPLE_RATE,
+)
 
-POOLINGS = ("mean", "cls", "frames")
+STEP = PATCH_SIZE * FRAME_SHIFT  # samples of a time patch: 160 ms
+OVERHANG = FRAME_LENGTH - FRAME_SHIFT  # the last frame reaches this far beyond
+
+
+def pass_samples(frames: int) -> int:
+    """Samples that give exactly `frames` frames."""
+    return frames * FRAME_SHIFT + OVERHANG
+
+
+class Piece(NamedTuple):
+    """Samples of one pass; the row they belong to; where in the file they begin."""
+
+    samples: np.ndarray
+    row: int
+    start: int
+
+
+class Window(NamedTuple):
+    """Samples from `start` on; the file's length if its end is known by now."""
+
+    samples: np.ndarray
+    start: int
+    total: int | None
+
+
+class Layout(Protocol):
+    """How a recording is cut."""
+
+    def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
+        """The pieces of a recording, rows in order."""
+        ...
+
+    def span(self, row: int, total: int) -> tuple[float, float]:
+        """Beginning and end of a row of a recording of `total` samples."""
+        ...
+
+    def cuts(self, total: int) -> bool:
+        """Whether a part of a recording of `total` samples does not count."""
+        ...
+
+
+def cut_windows(
+    blocks: Iterable[np.ndarray], starts: Iterable[int], size: int
+) -> Iterator[Window]:
+    """Windows of `size` samples at ascending starts, until a start is beyond the end.
+
+    Windows that reach over an end of the recording are shorter. `total` is known for
+    every window that touches the end of the recording.
+    """
+    blocks = iter(blocks)
+    buffer, first, ended = np.zeros(0, np.float32), 0, False
+    for start in starts:
+        while not ended and first + len(buffer) <= start + size:
+            block = next(blocks, None)
+            if block is None:
+                ended = True
+                break
+            used = min(max(start - first, 0), len(buffer))
+            buffer, first = np.concatenate([buffer[used:], block]), first + used
+        total = first + len(buffer) if ended else None
+        if total is not None and start >= total:
+            return
+        samples = buffer[max(start - first, 0) : start + size - first].copy()
+        yield Window(samples, start, total)
+
+
+class WholeClip:
+    """The whole recording is one row, in passes as the encoder chunks it.
+
+    Args:
+        frames: Frames of a pass.
+        first_only: A model of fixed clip length: no more than the first pass counts.
+    """
+
+    def __init__(self, frames: int, first_only: bool = False):
+        self.frames, self.first_only = frames, first_only
+
+    def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
+        """One piece per pass; they overlap by what frames need beyond their shift."""
+        starts = [0] if self.first_only else count(0, self.frames * FRAME_SHIFT)
+        for window in cut_windows(blocks, starts, pass_samples(self.frames)):
+            if len(window.samples) >= FRAME_LENGTH:
+                yield Piece(window.samples, 0, window.start)
+
+    def span(self, row: int, total: int) -> tuple[float, float]:
+        return 0, self.frames * FRAME_SHIFT if self.cuts(total) else total
+
+    def cuts(self, total: int) -> bool:
+        return self.first_only and total >= pass_samples(self.frames) + FRAME_SHIFT
+
+
+class Chunks:
+    """A row per window of `size` samples every `hop` samples.
+
+    The last window may be shorter (not below 25 ms); there is none that begins where
+    an earlier one has reached the end already.
+
+    Args:
+        size, hop: Samples; a hop above the size leaves gaps.
+        clip: How a window becomes passes.
+    """
+
+    def __init__(self, size: int, hop: int, clip: WholeClip):
+        self.size, self.hop, self.clip = size, hop, clip
+
+    def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
+        windows = cut_windows(blocks, count(0, self.hop), self.size)
+        for row, window in enumerate(windows):
+            for piece in self.clip.pieces([window.samples]):
+                yield Piece(piece.samples, row, window.start + piece.start)
+            if window.total is not None and window.start + self.size >= window.total:
+                return
+
+    def span(self, row: int, total: int) -> tuple[float, float]:
+        start = row * self.hop
+        end = min(start + self.size, total)
+        return start, start + self.clip.span(0, end - start)[1]
+
+    def cuts(self, total: int) -> bool:
+        return self.clip.cuts(min(self.size, total))
+
+
+class CentredWindows:
+    """A row per time step: a window of `size` samples around its middle.
+
+    At the ends of the recording the windows are shorter.
+
+    Args:
+        size: Samples of a window, at most a pass.
+        parts: Steps per 160 ms.
+    """
+
+    def __init__(self, size: int, parts: int):
+        self.size, self.parts = size, parts
+
+    def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
+        middles = ((row + 0.5) * STEP / self.parts for row in count())
+        starts = (round(middle - self.size / 2) for middle in middles)
+        for row, window in enumerate(cut_windows(blocks, starts, self.size)):
+            if window.total is not None and row >= self._rows(window.total):
+                return
+            yield Piece(window.samples, row, window.start)
+
+    def span(self, row: int, total: int) -> tuple[float, float]:
+        end = (row + 1) * STEP / self.parts
+        return row * STEP / self.parts, total if row + 1 == self._rows(total) else end
+
+    def cuts(self, total: int) -> bool:
+        return False
+
+    def _rows(self, total: int) -> int:
+        """Number of steps that cover the frames of `total` samples."""
+        frames = (total - OVERHANG) // FRAME_SHIFT
+        return -(-frames * self.parts // PATCH_SIZE)
+
+
+class Backbone:
+    """The encoder on its device: pieces in, tokens out; keeps no state between calls.
+
+    Args:
+        encoder: In evaluation mode, on `device`.
+        device: Where it is.
+        dtype: "float32", or "bfloat16" for the matrix products of the transformer
+            (autocast: weights, norms and the log-mel stay float32).
+    """
+
+    def __init__(self, encoder: SSLAMEncoder, device: torch.device, dtype: str):
+        self.encoder, self.device, self.dtype = encoder, device, dtype
+        self.pass_frames = encoder.config.target_frames or encoder.config.max_frames
+        self.fixed = encoder.config.target_frames is not None
+
+    @property
+    def pass_seconds(self) -> float:
+        """Length of the longest pass, or of the model's fixed clip length."""
+        return self.pass_frames * FRAME_SHIFT_MS / 1000
+
+    def cost(self, num_samples: int) -> int:
+        """Samples that the encoder works on for a piece of so many."""
+        return pass_samples(self.pass_frames) if self.fixed else num_samples
+
+    def encode(
+        self, pieces: Sequence[np.ndarray], layer: int | str
+    ) -> tuple[EncoderOutput, torch.Tensor]:
+        """Tokens of pieces of at most one pass; frames of each (B,) before padding.
+
+        Args:
+            pieces: Samples (n,) of each, at 16 kHz.
+            layer: As for `SSLAMEncoder.hidden_states`.
+        """
+        lengths = torch.tensor([len(piece) for piece in pieces])
+        speech = torch.zeros(len(pieces), int(lengths.max()))
+        for row, piece in enumerate(pieces):
+            speech[row, : len(piece)] = torch.from_numpy(piece)
+        speech, lengths = speech.to(self.device), lengths.to(self.device)
+        frames = num_frames(lengths)
+        if self.encoder.config.input_size != 1:
+            speech, lengths = kaldi_fbank(speech, lengths)
+        low = self.dtype != "float32"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            output = self.encoder.hidden_states(speech, lengths, layer)
+        layers = [state.float() for state in output.layers]
+        return output._replace(last=output.last.float(), layers=layers), frames
 
 
 class Done(NamedTuple):
@@ -29,67 +241,90 @@ class Done(NamedTuple):
     value: Any
 
 
-Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, ends, values
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, ends in seconds, values
 
 
-class EmbedClips:
-    """One vector per row: the mean of the patches, or the CLS token.
+class Job(Protocol):
+    """What is computed of files."""
+
+    backbone: Backbone
+    layout: Layout
+
+    def run(self, pieces: Sequence[np.ndarray]) -> Sequence[Any]:
+        """A value per piece of a batch."""
+        ...
+
+    def finish(self, parts: Sequence[Done], total: int) -> Rows:
+        """The rows of a file of `total` samples from its pieces in order."""
+        ...
+
+
+class PooledClips:
+    """One vector, or the scores of a classifier, for each row.
 
     Args:
         backbone: The encoder.
-        layout: `WholeClip` or `Chunks`.
-        layer: See `Backbone.states`.
-        pooling: "mean" or "cls".
+        layout: Any; a row of several passes is pooled over all of them.
+        pooling: Tokens to a vector.
+        layer: As for `SSLAMEncoder.hidden_states`; "all" pools every layer by itself,
+            unless there is a classifier, whose pooling sums them.
+        classifier: Gives scores (W, C) instead of vectors (W, D) or (W, L, D).
     """
 
-    def __init__(self, backbone: Backbone, layout, layer: int | str, pooling):
+    def __init__(
+        self,
+        backbone: Backbone,
+        layout: Layout,
+        pooling: Pooling,
+        layer: int | str,
+        classifier: SSLAMClassifier | None = None,
+    ):
         self.backbone, self.layout = backbone, layout
-        self.layer, self.pooling = layer, pooling
+        self.pooling, self.layer, self.classifier = pooling, layer, classifier
 
-    def nothing(self) -> np.ndarray:
-        """The vectors of no clips at all (0, D) or (0, L, D)."""
-        encoder = self.backbone.encoder
-        layers = (encoder.config.num_blocks + 1,) if self.layer == "all" else ()
-        return np.empty((0, *layers, encoder.config.embed_dim), np.float32)
-
-    def run(self, pieces: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def run(self, pieces: Sequence[np.ndarray]) -> list[tuple]:
         """Per piece its vector (D,) or (L, D), and the logarithm of its weight."""
-        states = self.backbone.states(pieces, self.layer)
-        if self.pooling == "cls":  # as the encoder weights the CLS tokens of chunks
-            weights = states.frames
-            vectors = [tokens[:, 0] for tokens in states.tokens]
+        output, frames = self.backbone.encode(pieces, self.layer)
+        if self.classifier is None and self.layer == "all":
+            layers = [self.pooling(output._replace(last=x)) for x in output.layers]
+            pooled = torch.stack(layers, 1)
         else:
-            weights = states.steps
-            vectors = [_patch_mean(tokens, weights) for tokens in states.tokens]
-        out = vectors[0] if self.layer != "all" else torch.stack(vectors, 1)
-        return list(zip(_numpy(out), _numpy(weights.float().log())))
+            pooled = self.pooling(output)
+        weights = self.pooling.log_weight(output, frames)
+        return list(zip(pooled.cpu(), weights.cpu(), strict=True))
 
     def finish(self, parts: Sequence[Done], total: int) -> Rows:
-        """Join the passes of each row."""
-        rows = _by_row(parts)
-        values = np.stack([join_weighted([p.value for p in row]) for row in rows])
-        return (*_row_times(self.layout, rows, total), values)
+        """Join the passes of each row and apply the head."""
+        spans, pooled = [], []
+        for row, passes in groupby(parts, key=lambda part: part.row):
+            vectors, weights = zip(*(part.value for part in passes), strict=True)
+            spans.append(self.layout.span(row, total))
+            pooled.append(self.pooling.join(torch.stack(vectors), torch.stack(weights)))
+        values = torch.stack(pooled)
+        if self.classifier is not None:
+            logits = self.classifier.logits(values.to(self.backbone.device))
+            values = self.classifier.scores(logits).cpu()
+        starts, ends = np.array(spans, np.float64).T / SAMPLE_RATE
+        return starts, ends, values.numpy()
 
 
 class EmbedFrames:
     """One row per time patch of 160 ms (eight with freq="flatten").
 
     Args:
-        backbone, layout, layer: See `EmbedClips`.
+        backbone, layout, layer: See `PooledClips`.
     """
 
-    def __init__(self, backbone: Backbone, layout, layer: int | str):
+    def __init__(self, backbone: Backbone, layout: Layout, layer: int | str):
         self.backbone, self.layout, self.layer = backbone, layout, layer
 
     def run(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Per piece (S, rows of a time patch, D) or (S, rows, L, D): see `_bands`."""
-        states = self.backbone.states(pieces, self.layer)
-        rows = [
-            _bands(tokens, self.backbone.encoder.config.freq)
-            for tokens in states.tokens
-        ]
-        out = _numpy(rows[0] if self.layer != "all" else torch.stack(rows, 3))
-        return [row[:length] for row, length in zip(out, states.steps.tolist())]
+        """Per piece (S, rows of a time patch, D) or (S, rows of a time patch, L, D)."""
+        output, _ = self.backbone.encode(pieces, self.layer)
+        layers = [self._rows(tokens) for tokens in output.layers or [output.last]]
+        values = layers[0] if self.layer != "all" else torch.stack(layers, 3)
+        steps = output.steps.tolist()
+        return [x[:n] for x, n in zip(values.cpu().numpy(), steps, strict=True)]
 
     def finish(self, parts: Sequence[Done], total: int) -> Rows:
         """Put the passes one after the other; what is mere padding is left out."""
@@ -99,173 +334,23 @@ class EmbedFrames:
             end = self.layout.span(part.row, total)[1]
             real = begin < end
             stop = np.minimum(begin + STEP, end)
-            more = number + 1 < len(parts) and parts[number + 1].row == part.row
-            if not more and real.all():
+            last = number + 1 == len(parts) or parts[number + 1].row != part.row
+            if last and real.all():
                 stop[-1] = end  # the recording goes on for less than a frame
             width = part.value.shape[1]
             starts.append(np.repeat(begin[real], width))
             ends.append(np.repeat(stop[real], width))
             values.append(part.value[real].reshape(-1, *part.value.shape[2:]))
         return (
-            seconds(np.concatenate(starts)),
-            seconds(np.concatenate(ends)),
+            np.concatenate(starts) / SAMPLE_RATE,
+            np.concatenate(ends) / SAMPLE_RATE,
             np.concatenate(values),
         )
 
-
-class TagClips:
-    """Scores of each row as a clip of its own.
-
-    Args:
-        backbone, classifier: The model; the backbone holds its encoder.
-        layout: Any of windows.py but `ShiftedPasses`.
-    """
-
-    def __init__(self, backbone: Backbone, classifier: SSLAMClassifier, layout):
-        self.backbone, self.classifier, self.layout = backbone, classifier, layout
-        self.layer = classifier.pooling.layer
-
-    def run(self, pieces: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Per piece its pooled vector, and the logarithm of its weight."""
-        states = self.backbone.states(pieces, self.layer)
-        pooling = self.classifier.pooling
-        weights = pooling.log_weight(states.output, states.frames)
-        return list(zip(_numpy(pooling(states.output)), _numpy(weights)))
-
-    def finish(self, parts: Sequence[Done], total: int) -> Rows:
-        """Join the passes of each row and apply the head."""
-        rows = _by_row(parts)
-        join = join_weighted
-        if self.classifier.pooling.kind == "lin_softmax":
-            join = join_logits
-        pooled = np.stack([join([part.value for part in row]) for row in rows])
-        scores = _scores(self.classifier, torch.from_numpy(pooled), self.backbone)
-        return (*_row_times(self.layout, rows, total), scores)
-
-
-class TagSteps:
-    """Scores of each time patch: the head on that time patch's tokens alone.
-
-    For heads that pool patches; the CLS token of a pass belongs to no time patch.
-
-    Args:
-        backbone, classifier: The model; the backbone holds its encoder.
-        layout: `ShiftedPasses`.
-    """
-
-    def __init__(
-        self, backbone: Backbone, classifier: SSLAMClassifier, layout: ShiftedPasses
-    ):
-        self.backbone, self.classifier, self.layout = backbone, classifier, layout
-        self.layer = classifier.pooling.layer
-
-    def run(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Per piece the scores (S, C)."""
-        states = self.backbone.states(pieces, self.layer)
-        steps = [
-            tokens[:, 1:].reshape(-1, PATCHES_PER_STEP, tokens.shape[2])
-            for tokens in states.tokens
-        ]
-        # a place for the CLS token, which such a pooling skips
-        steps = [torch.nn.functional.pad(x, (0, 0, 1, 0)) for x in steps]
-        pooled = self.classifier.pooling(EncoderOutput(steps[-1], steps, []))
-        scores = _scores(self.classifier, pooled, self.backbone)
-        scores = scores.reshape(len(pieces), -1, scores.shape[1])
-        return [row[:length] for row, length in zip(scores, states.steps.tolist())]
-
-    def finish(self, parts: Sequence[Done], total: int) -> Rows:
-        """Interleave the shifted passes."""
-        layout = self.layout
-        count = layout.rows(total)
-        values = np.empty((count, parts[0].value.shape[1]), np.float32)
-        for part in parts:
-            part_rows = values[part.row :: layout.parts]
-            kept = part.value[layout.skip(part.row) :][: len(part_rows)]
-            part_rows[: len(kept)] = kept
-        spans = np.array([layout.span(row, total) for row in range(count)])
-        return seconds(spans[:, 0]), seconds(spans[:, 1]), values
-
-
-def join_weighted(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Weighted mean of (value, logarithm of its weight), one per pass of a row."""
-    if len(parts) == 1:
-        return parts[0][0]
-    values = np.stack([value for value, _ in parts]).astype(np.float64)
-    logs = np.stack([log for _, log in parts]).astype(np.float64)
-    weights = np.exp(logs - logs.max(0))
-    weights = weights / weights.sum(0)
-    weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
-    return (weights * values).sum(0).astype(np.float32)
-
-
-def join_logits(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The same for logits of probabilities, which are what is averaged."""
-    if len(parts) == 1:
-        return parts[0][0]
-    values = torch.from_numpy(np.stack([value for value, _ in parts])).double()
-    logs = torch.from_numpy(np.stack([log for _, log in parts])).double()
-    logs = logs - logs.logsumexp(0)
-    present = (logs + logsigmoid(values)).logsumexp(0)
-    absent = (logs + logsigmoid(-values)).logsumexp(0)
-    return (present - absent).float().numpy()
-
-
-def pooling_input(pooling, tokens: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The tokens that a pooling works on: the last layer's or the weighted sum."""
-    if len(tokens) == 1:
-        return tokens[0]
-    weights = pooling.layer_weights.softmax(0)
-    return sum(weight * state for weight, state in zip(weights, tokens))
-
-
-def _log_mass(kind: str, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the sum that a pooling divides by: of exp(score), of sigmoid."""
-    if kind == "attentive":
-        return x.masked_fill(~real, float("-inf")).logsumexp(1)
-    return logsigmoid(x).masked_fill(~real[..., None], float("-inf")).logsumexp(1)
-
-
-def _patch_mean(tokens: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """Mean over the real patches of (B, 1+N, D): (B, D)."""
-    patches = tokens[:, 1:]
-    count = steps[:, None] * PATCHES_PER_STEP
-    real = torch.arange(patches.shape[1], device=patches.device) < count
-    return torch.where(real[..., None], patches, 0.0).sum(1) / count
-
-
-def _bands(tokens: torch.Tensor, freq: str) -> torch.Tensor:
-    """(B, 1+N, D) as (B, S, 1, D), with all bands (B, S, 1, 8D) or (B, S, 8, D)."""
-    grid = tokens[:, 1:].unflatten(1, (-1, PATCHES_PER_STEP))
-    if freq == "mean":
-        return grid.mean(2, keepdim=True)
-    return grid.flatten(2)[:, :, None] if freq == "concat" else grid
-
-
-def _scores(
-    classifier: SSLAMClassifier, pooled: torch.Tensor, backbone: Backbone
-) -> np.ndarray:
-    """Scores (W, C) in 0..1 of pooled vectors (W, D)."""
-    pooled = pooled.to(backbone.device)
-    logits = classifier.head(classifier.fc_norm(pooled))
-    return _numpy(classifier.scores(logits))
-
-
-def _by_row(parts: Sequence[Done]) -> list[list[Done]]:
-    """The parts of each row, rows in order."""
-    rows: list[list[Done]] = []
-    for part in parts:
-        if rows and rows[-1][0].row == part.row:
-            rows[-1].append(part)
-        else:
-            rows.append([part])
-    return rows
-
-
-def _row_times(layout, rows, total: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and ends of rows in seconds."""
-    spans = np.array([layout.span(row[0].row, total) for row in rows])
-    return seconds(spans[:, 0]), seconds(spans[:, 1])
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()
+    def _rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, 1+N, D) as (B, S, 1, D), with all bands (B, S, 1, 8D) or (B, S, 8, D)."""
+        grid = tokens[:, 1:].unflatten(1, (-1, PATCHES_PER_STEP))
+        freq = self.backbone.encoder.config.freq
+        if freq == "mean":
+            return grid.mean(2, keepdim=True)
+        return grid.flatten(2)[:, :, None] if freq == "concat" else grid

@@ -1,26 +1,37 @@
 """SSLAM for people who never train: embeddings and labels of any audio."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from espnet2_sslam.audio import AudioError
+from espnet2_sslam.audio import AudioError, is_single, source_name
 from espnet2_sslam.checkpoint import load_model, save_model
-from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.classifier import Pooling, SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.inference.backbone import DTYPES, Backbone, find_device
-from espnet2_sslam.inference.engine import reader_threads, run_job
-from espnet2_sslam.inference.plans import plan_embed, plan_frames, plan_tag
-from espnet2_sslam.inference.result import FileResult
-from espnet2_sslam.inference.sources import as_clips, is_single, source_name
-from espnet2_sslam.units import SAMPLE_RATE
+from espnet2_sslam.inference.jobs import (
+    STEP,
+    Backbone,
+    CentredWindows,
+    Chunks,
+    EmbedFrames,
+    Job,
+    PooledClips,
+    WholeClip,
+)
+from espnet2_sslam.inference.stream import FileResult, reader_threads, stream
+from espnet2_sslam.units import FRAME_LENGTH, PATCH_SIZE, SAMPLE_RATE
 
+DTYPES = ("float32", "bfloat16")
+POOLINGS = ("mean", "cls", "frames")
 BATCH_SECONDS = {"cpu": 40.96}  # four clips of 10.24 s: more is no faster there
 BATCH_SECONDS_GPU = 655.36
+STEP_SECONDS = STEP / SAMPLE_RATE
+STEP_WINDOW = 1.0  # s around a time step that are scored as a clip
 
 Label = tuple[str, float]
 
@@ -113,12 +124,18 @@ class SSLAM:
             cache_dir=cache_dir,
             **encoder_options,
         )
-        options = dict(device=device, dtype=dtype, batch_seconds=batch_seconds)
-        return cls(loaded.model, loaded.config, **options)
+        return cls(
+            loaded.model,
+            loaded.config,
+            device=device,
+            dtype=dtype,
+            batch_seconds=batch_seconds,
+        )
 
     def __repr__(self) -> str:
-        head = f"{len(self.classes)} classes" if self.is_classifier else "no head"
-        size = f"depth {self.encoder.config.depth}, {self.encoder.config.embed_dim} channels"
+        head = f"{len(self.classes)} classes" if self.classes else "no head"
+        config = self.encoder.config
+        size = f"depth {config.depth}, {config.embed_dim} channels"
         return f"SSLAM({size}, {head}, {self.device}, {self.dtype})"
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -128,7 +145,8 @@ class SSLAM:
     @property
     def encoder(self) -> SSLAMEncoder:
         """The encoder, of a classifier too."""
-        return self.model.encoder if self.is_classifier else self.model
+        model = self.model
+        return model.encoder if isinstance(model, SSLAMClassifier) else model
 
     @property
     def is_classifier(self) -> bool:
@@ -138,7 +156,8 @@ class SSLAM:
     @property
     def classes(self) -> list[str] | None:
         """Names of the classes; None for an encoder alone."""
-        return list(self.model.classes) if self.is_classifier else None
+        model = self.model
+        return model.classes if isinstance(model, SSLAMClassifier) else None
 
     def embed(
         self,
@@ -169,13 +188,16 @@ class SSLAM:
             AudioError: Audio that cannot be used, in one line.
             ValueError: An option outside its range.
         """
-        clips, single = as_clips(audio)
-        job = plan_embed(self._backbone, layer, pooling, chunk, hop)
-        values = [result.values for result in self._collect(job, clips, rate)]
+        single = is_single(audio)
+        job = self._embedding(layer, pooling, chunk, hop)
+        values = list(self._values(job, [audio] if single else audio, rate))
         if pooling != "frames" and chunk is None:
             values = [value[0] for value in values]
             if not single:
-                return np.stack(values) if values else job.nothing()
+                config = self.encoder.config
+                shape = (config.num_blocks + 1,) if layer == "all" else ()
+                nothing = np.empty((0, *shape, config.embed_dim), np.float32)
+                return np.stack(values) if values else nothing
         return values[0] if single else values
 
     def tag(
@@ -198,14 +220,12 @@ class SSLAM:
         """
         if top_k < 1:
             raise ValueError(f"top_k must be 1 or more, got {top_k}")
-        clips, single = as_clips(audio)
-        job = plan_tag(self._backbone, self._classifier())
-        tagged = []
-        for result in self._collect(job, clips, rate):
-            scores = result.values[0]
-            best = np.argsort(-scores, kind="stable")[:top_k]
-            tagged.append([(self.model.classes[c], float(scores[c])) for c in best])
-        return tagged[0] if single else tagged
+        single = is_single(audio)
+        job = self._tagging(self._layout(None, None))
+        choose = best_labels(self.classes or [], top_k)
+        values = self._values(job, [audio] if single else audio, rate)
+        labels = [choose(scores[0]) for scores in values]
+        return labels[0] if single else labels
 
     def embed_files(
         self,
@@ -234,7 +254,7 @@ class SSLAM:
         Raises:
             ValueError: An option outside its range (at once, not at the first result).
         """
-        return self._run(plan_embed(self._backbone, layer, pooling, chunk, hop), files)
+        return self._run(self._embedding(layer, pooling, chunk, hop), files)
 
     def tag_files(
         self,
@@ -244,8 +264,7 @@ class SSLAM:
         hop: float | None = None,
     ) -> Iterator[FileResult]:
         """Scores of all classes for many files; see `embed_files` and `tag`."""
-        job = plan_tag(self._backbone, self._classifier(), chunk, hop)
-        return self._run(job, files)
+        return self._run(self._tagging(self._layout(chunk, hop)), files)
 
     def tag_frames(
         self,
@@ -257,44 +276,95 @@ class SSLAM:
         """Scores of all classes for each time step of many files.
 
         Each step is the score of a window around its middle, as of a clip of that
-        length; at the ends of the recording it is shorter. With `window` 0 the head is
-        applied to the patches of the step alone, all of which have seen the whole pass
-        (of long recordings: at least 5.12 s on each side, or a quarter of a pass). That
-        is about six times faster and was much worse: on spliced synthetic clips the
-        tiny model of the recipe reached 0.11 mAP over time steps, with windows 0.27
-        (chance 0.08). It is for heads that were trained on single steps. A resolution
-        finer than 160 ms takes that many passes, shifted against each other; a step's
-        160 ms lie around its middle. No head of a clip classifier was trained for time
-        steps: use scores to rank, or choose thresholds on data.
+        length; at the ends of the recording it is shorter. No head of a clip
+        classifier was trained for time steps: use scores to rank, or choose thresholds
+        on data.
 
         Args:
             files: Audio of any kind, see the class; any iterable.
             resolution: Seconds of a step: 0.16, or 0.16 divided by 2 to 16.
             window: Seconds of the windows, from 0.16 to a whole pass; by default 1.0.
-                0: the step's own patches, for heads that pool patches.
 
         Raises:
             ValueError: The model is no classifier, or an option outside its range.
         """
-        job = plan_frames(self._backbone, self._classifier(), resolution, window)
-        return self._run(job, files)
+        parts = round(STEP_SECONDS / resolution) if resolution > 0 else 0
+        exact = abs(parts * resolution / STEP_SECONDS - 1) < 1e-3  # 0.0533: a third
+        if not (1 <= parts <= PATCH_SIZE and exact):
+            raise ValueError(
+                f"resolution must be {STEP_SECONDS} s divided by 1 to {PATCH_SIZE} "
+                f"(0.16, 0.08, 0.04, 0.02, 0.01, ...), got {resolution}"
+            )
+        longest = self._backbone.pass_seconds
+        if window is None:
+            window = min(STEP_WINDOW, longest)
+        if not STEP_SECONDS <= window <= longest:
+            raise ValueError(
+                f"window must be from {STEP_SECONDS} to {longest} s (a pass of the "
+                f"encoder), got {window:g}"
+                + ("; steps are no longer scored by their own patches" * (window == 0))
+            )
+        layout = CentredWindows(round(window * SAMPLE_RATE), parts)
+        return self._run(self._tagging(layout), files)
 
-    def _classifier(self) -> SSLAMClassifier:
-        """The model, if it has a head."""
-        if not self.is_classifier:
+    def _embedding(
+        self,
+        layer: int | str,
+        pooling: str,
+        chunk: float | None,
+        hop: float | None,
+    ) -> Job:
+        """The job of `embed`."""
+        config = self.encoder.config
+        last = config.num_blocks
+        if layer != "all" and not (isinstance(layer, int) and -1 <= layer <= last):
+            raise ValueError(f'layer must be "all" or in -1..{last}, got {layer!r}')
+        if pooling not in POOLINGS:
+            raise ValueError(
+                f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}"
+            )
+        layout = self._layout(chunk, hop)
+        if pooling == "frames":
+            return EmbedFrames(self._backbone, layout, layer)
+        pool = Pooling(pooling, config.embed_dim)
+        return PooledClips(self._backbone, layout, pool, layer)
+
+    def _tagging(self, layout: WholeClip | Chunks | CentredWindows) -> Job:
+        """The job of `tag`."""
+        model = self.model
+        if not isinstance(model, SSLAMClassifier):
             raise ValueError(
                 "this model is an encoder without a head, and labels need one: load a "
                 "fine-tuned model (a classification training of this package, or a "
                 "fine-tuned checkpoint of the authors); embed() works with this one"
             )
-        return self.model
+        pool = model.pooling
+        return PooledClips(self._backbone, layout, pool, pool.layer, model)
 
-    def _run(self, job, files, rate=None) -> Iterator[FileResult]:
+    def _layout(self, chunk: float | None, hop: float | None) -> WholeClip | Chunks:
+        """How `chunk` and `hop` cut a recording."""
+        clip = WholeClip(self._backbone.pass_frames, self._backbone.fixed)
+        if chunk is None:
+            if hop is not None:
+                raise ValueError("hop needs chunk: give the length of the windows too")
+            return clip
+        hop = chunk if hop is None else hop
+        for name, value, least in (
+            ("chunk", chunk, FRAME_LENGTH / SAMPLE_RATE),
+            ("hop", hop, 1 / SAMPLE_RATE),
+        ):
+            if not least <= value < float("inf"):
+                raise ValueError(f"{name} must be {least:g} s or more, got {value}")
+        return Chunks(round(chunk * SAMPLE_RATE), round(hop * SAMPLE_RATE), clip)
+
+    def _run(
+        self, job: Job, files: Iterable[Any], rate: float | None = None
+    ) -> Iterator[FileResult]:
         """Results of files; warns once about what a fixed clip length leaves out."""
         if is_single(files):
             name = source_name(files, 0)
             raise ValueError(f"need a list of files, got one ({name}): put it in [...]")
-        results = run_job(
+        results = stream(
             job,
             files,
             rate=rate,
@@ -303,34 +373,76 @@ class SSLAM:
         )
         return self._watched(results, job) if self._backbone.fixed else results
 
-    def _watched(self, results, job) -> Iterator[FileResult]:
+    def _watched(
+        self, results: Iterator[FileResult], job: Job
+    ) -> Iterator[FileResult]:
         """Results as they are; a warning for the first one that is cut."""
-        with closing(results):
+        with closing(results):  # type: ignore[type-var]  # a generator
             for result in results:
-                if not self._warned and result.error is None:
-                    self._warned = self._warn_if_cut(result, job.layout)
+                samples = round((result.duration or 0) * SAMPLE_RATE)
+                if not self._warned and job.layout.cuts(samples):
+                    self._warned = True
+                    seconds = self._backbone.pass_seconds
+                    logging.warning(
+                        "%s has %.2f s: the model has a fixed clip length "
+                        "(target_frames), and of each clip or chunk only the first "
+                        "%.2f s count; chunk=%g takes everything",
+                        result.name,
+                        result.duration,
+                        seconds,
+                        seconds,
+                    )
                 yield result
 
-    def _warn_if_cut(self, result: FileResult, layout) -> bool:
-        """Whether more than the fixed clip length was given."""
-        cut = layout.cuts(round(result.duration * SAMPLE_RATE))
-        if cut:
-            most = self._backbone.pass_seconds
-            logging.warning(
-                "%s has %.2f s: the model has a fixed clip length (target_frames), and "
-                "of each clip or chunk only the first %.2f s count; chunk=%g takes "
-                "everything",
-                result.name,
-                result.duration,
-                most,
-                most,
-            )
-        return cut
-
-    def _collect(self, job, clips, rate) -> Iterator[FileResult]:
-        """Results of clips; the first one that cannot be used is raised."""
-        with closing(self._run(job, clips, rate)) as results:
+    def _values(
+        self, job: Job, clips: Iterable[Any], rate: float | None
+    ) -> Iterator[np.ndarray]:
+        """Values of clips; the first one that cannot be used is raised."""
+        with closing(self._run(job, clips, rate)) as results:  # type: ignore
             for result in results:
                 if result.error is not None:
                     raise AudioError(result.name, result.error)
-                yield result
+                yield result.values
+
+
+def best_labels(
+    classes: Sequence[str], top_k: int, limits: np.ndarray | float = 0.0
+) -> Callable[[np.ndarray], list[Label]]:
+    """The choice of the `top_k` (0: all) labels that reach their limit, best first.
+
+    Args:
+        classes: Names of the C classes.
+        top_k: Labels of a row.
+        limits: Least score, of all classes or of each (C,).
+    """
+
+    def choose(scores: np.ndarray) -> list[Label]:
+        order = np.argsort(-scores, kind="stable")[: top_k or None]
+        # In the scores' own precision: a float32 score of 0.7 reaches 0.7.
+        reached = scores >= np.asarray(limits, scores.dtype)
+        return [(classes[i], float(scores[i])) for i in order if reached[i]]
+
+    return choose
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; CUDA, else MPS, else the CPU without a name.
+
+    Raises:
+        ValueError: No such device here.
+    """
+    available = ["cuda"] * torch.cuda.is_available()
+    available += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    try:
+        device = torch.device(name or available[0])
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be cpu, cuda or mps, got {name!r}") from None
+    if device.type not in available:
+        raise ValueError(
+            f"device {name!r} is not available here, only {', '.join(available)}"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
