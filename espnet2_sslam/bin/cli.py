@@ -1,11 +1,27 @@
-"""What every command shares: a user's mistake ends with one line and exit status 1."""
+"""The command `sslam`, and what every command shares: mistakes of a user in one line.
+
+Heavy imports are inside the functions: torch takes seconds, the options none.
+"""
 
 import argparse
 import errno
+import hashlib
+import importlib
+import json
 import logging
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from espnet2_sslam import __version__
+
+if TYPE_CHECKING:
+    from espnet2_sslam.inference import SSLAM, AudioInput, Event, FileResult
+    from espnet2_sslam.inference import ResultFolder, Rows
 
 # What bad input, a missing file or a full disk raise. Anything else is a mistake of
 # ours and keeps its traceback.
@@ -65,3 +81,740 @@ def _stop(line: str, status: int) -> None:
     # One write: `print` writes the newline by itself, and jobs share the stream.
     sys.stderr.write(f"error: {line}\n")
     sys.exit(status)
+
+
+# The command `sslam`. torch takes seconds to import: after the options are read.
+
+EMBED_FORMATS = ("npz", "csv", "tsv", "json", "jsonl", "ark")
+TAG_FORMATS = ("csv", "tsv", "json", "jsonl", "npz", "ark")
+EVENT_FORMATS = ("tsv", "csv", "json", "jsonl")
+PICTURES = (".png", ".svg", ".pdf")
+TOP_K = 5
+PLOT_SHORT = 300.0  # seconds up to which a row of the picture is a time step
+PLOT_CHUNK = 10.0  # seconds of a window beyond
+OTHERS = {"convert": "sslam_convert", "export": "sslam_export"}
+OTHERS["publish"] = "sslam_publish"
+HELP = """
+The command `sslam`: SSLAM for people who never train.
+
+sslam embed    features of audio files
+sslam tag      labels of audio files, of windows of them, or of time steps
+sslam plot     a spectrogram with the labels above it
+sslam convert  weights from and to the authors' files, Hugging Face and ESPnet
+sslam export   an ONNX file
+sslam publish  a folder for others with a model card, and its upload to Hugging Face
+
+Each has --help.
+"""
+EMBED_HELP = """
+A clip is one row, the mean of its patches (--pooling cls: the CLS token). With --chunk
+a row is a window of a recording, with --pooling frames a time step of 160 ms; start
+and end are its seconds. Files that cannot be read are listed at the end with the
+reason, the exit status is 1, and all others are in the output.
+
+examples:
+  a folder of clips, one row of 768 values per clip:
+    sslam embed MODEL clips/ -o clips.npz
+    python -c "import numpy; x = numpy.load('clips.npz'); print(x['ids'], x['values'])"
+
+  windows of 10 s, every 5 s, of long recordings, as text:
+    sslam embed MODEL field/*.flac -o field.csv --chunk 10 --hop 5
+
+  every layer (0 is the patch embedding), for a weighted sum of your own:
+    sslam embed MODEL clips/ -o layers.npz --layer all
+
+  Kaldi's ark and scp, a matrix of 160 ms steps per utterance, for ESPnet's recipes:
+    sslam embed MODEL --list data/train/wav.scp -o dump/feats.scp --pooling frames
+"""
+TAG_HELP = """
+Without -o the labels are printed. csv, tsv and json hold the labels that --top_k and
+--threshold choose; npz and ark hold the scores of all classes. Files that cannot be
+read are listed at the end with the reason, the exit status is 1, and all others are in
+the output.
+
+examples:
+  what is in these clips:
+    sslam tag MODEL dog.wav street.mp3
+
+  a recording in windows of 10 s, every 5 s:
+    sslam tag MODEL field.flac -o field.csv --chunk 10 --hop 5 --threshold 0.3
+
+  scores of all classes every 80 ms, for code of your own:
+    sslam tag MODEL clips/ -o scores.npz --frames --resolution 0.08
+
+  events with onset and offset, as DESED's and DCASE's tools read them:
+    sslam tag MODEL clips/ -o events.tsv --events --names file --median 0.48 \\
+        --threshold 0.5 --threshold Dog=0.3 --min_duration 0.25 --merge_gap 0.2
+"""
+PLOT_HELP = """
+The labels are those with the highest score anywhere in the recording; dark means a
+high score. Up to 5 minutes a score is that of a time step, beyond that of a window of
+10 s; --chunk and --frames choose. A model without a classifier gives the spectrogram
+alone.
+
+examples:
+  sslam plot MODEL street.wav -o street.png
+  sslam plot MODEL night.flac -o night.svg --chunk 10 --hop 5 --top_k 8
+  sslam plot MODEL clip.wav -o clip.png --resolution 0.04 --label Dog --label Speech
+"""
+
+
+def main(cmd: Sequence[str] | None = None) -> None:
+    """Run the sub-command that the first word names."""
+    words = list(sys.argv[1:] if cmd is None else cmd)
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help"):
+        print(HELP.strip())
+    elif command == "--version":
+        print(f"espnet2_sslam {__version__}")
+    elif command in COMMANDS:
+        make_parser, function = COMMANDS[command]
+        args = make_parser().parse_intermixed_args(words[1:])
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        function(args)
+    elif command in OTHERS:
+        module = importlib.import_module(f"espnet2_sslam.bin.{OTHERS[command]}")
+        module.main(words[1:])
+    else:
+        raise ValueError(
+            f"sslam has no command {command!r}: it is one of "
+            f"{', '.join([*COMMANDS, *OTHERS])}"
+        )
+
+
+def run() -> None:
+    """Entry point of `sslam`."""
+    run_main(main)
+
+
+def embed(args: argparse.Namespace) -> None:
+    """`sslam embed`: features of files into one output."""
+    _check_windows(args)
+    from espnet2_sslam.inference import collect_files, output_format, write_embeddings
+
+    format = output_format(args.output, args.format, EMBED_FORMATS)
+    series = args.chunk is not None or args.pooling == "frames"
+    if format == "ark" and series and args.layer == "all":
+        raise ValueError("ark holds no arrays (time, layer, value): choose one --layer")
+    _check_output(args.output)
+    items = collect_files(args.files, args.list, args.names)
+    model = _load(args)
+    options = _chosen(args, "layer", "pooling", "chunk", "hop")
+    job = _describe(args, model, {"command": "embed", **options})
+    with _result_folder(args, items, job) as folder:
+        paths = [item.path for item in folder.todo]
+        _fill(folder, len(items), model.embed_files(paths, **options))
+        if len(rows := folder.rows(items)):
+            write_embeddings(args.output, format, rows, job, series)
+
+
+def tag(args: argparse.Namespace) -> None:
+    """`sslam tag`: labels or events of files, printed or into one output."""
+    _check_windows(args)
+    _check_tag(args)
+    from espnet2_sslam import inference
+
+    format = ""
+    if args.output is not None:
+        formats = EVENT_FORMATS if args.events else TAG_FORMATS
+        format = inference.output_format(args.output, args.format, formats)
+        _check_output(args.output)
+    threshold = _thresholds(args.threshold, 0.5 if args.events else 0.0)
+    items = inference.collect_files(args.files, args.list, args.names)
+    model = _load(args)
+    classes = model.classes
+    if not classes:
+        raise ValueError(
+            f"{args.model} has no classifier: fine-tune it first; its features come "
+            "from `sslam embed`"
+        )
+    limits = inference.class_thresholds(threshold, classes) if args.threshold else 0.0
+    choose = inference.best_labels(
+        classes, TOP_K if args.top_k is None else args.top_k, limits
+    )
+    series = args.frames or args.chunk is not None
+    compute, options = model.tag_files, _chosen(args, "chunk", "hop")
+    if args.frames or args.events:
+        compute = model.tag_frames
+        options = {"resolution": args.resolution or 0.16, "window": args.window}
+    if args.output is None:
+        failures: dict[str, str] = {}
+        results = compute([item.path for item in items], **options)
+        rows = _usable_rows(items, results, failures)
+        if args.events:
+            lines = inference.event_table(_events(args, rows, classes, threshold))
+        else:
+            lines = _label_lines(rows, choose, series)
+        for line in lines:
+            print(_plain(line), flush=True)
+        _refuse(failures, len(items), "")
+        return
+    job = _describe(args, model, {"command": "tag", **options})
+    with _result_folder(args, items, job) as folder:
+        paths = [item.path for item in folder.todo]
+        _fill(folder, len(items), compute(paths, **options))
+        rows = folder.rows(items)
+        if args.events and len(rows):
+            events = _events(args, rows, classes, threshold)
+            inference.write_events(args.output, format, events)
+        elif len(rows):
+            inference.write_scores(
+                args.output, format, rows, job, classes, choose, series
+            )
+
+
+def plot(args: argparse.Namespace) -> None:
+    """`sslam plot`: a picture of one recording."""
+    _check_windows(args)
+    if args.output.suffix.lower() not in PICTURES:
+        raise ValueError(
+            f"{args.output}: need a picture with suffix {', '.join(PICTURES)}"
+        )
+    if os.path.isdir(args.file):
+        raise ValueError(f"{args.file} is a folder: name the recording to draw")
+    if args.top_k < 1:
+        raise ValueError(f"--top_k must be 1 or more, got {args.top_k}")
+    _check_output(args.output)
+    from espnet2_sslam import inference
+
+    spectrogram = inference.read_spectrogram(args.file)
+    duration = float(spectrogram.edges[-1])
+    model = _load(args)
+    timeline, note = None, "no labels: this model has no classifier"
+    if model.classes:
+        chunk, note = args.chunk, ""
+        if chunk is None and not _steps(args) and duration > PLOT_SHORT:
+            chunk = PLOT_CHUNK
+        if chunk is None:
+            step = args.resolution or 0.16
+            rows_are = f"every {step:g} s"
+            results = model.tag_frames([args.file], resolution=step, window=args.window)
+        else:
+            rows_are = f"windows of {chunk:g} s every {args.hop or chunk:g} s"
+            results = model.tag_files([args.file], chunk=chunk, hop=args.hop)
+        [result] = results
+        if result.error is not None:
+            raise ValueError(f"{args.file}: {result.error}")
+        timeline = inference.make_timeline(
+            result.values,
+            result.starts,
+            result.ends,
+            model.classes,
+            args.top_k,
+            duration,
+            rows_are,
+            args.label,
+        )
+    name = os.path.basename(os.path.normpath(args.model)) or args.model
+    title = f"{_short(os.path.basename(args.file))}\nmodel: {_short(name)}"
+    figure = inference.draw_timeline(spectrogram, timeline, title, note)
+    inference.save_picture(figure, args.output)
+    print(f"wrote {args.output}")
+
+
+def embed_parser() -> argparse.ArgumentParser:
+    """Options of `sslam embed`."""
+    parser = _parser(
+        "embed",
+        "Turn audio files into features (embeddings) of a trained encoder.",
+        EMBED_HELP,
+    )
+    _add_input_options(parser)
+    add = parser.add_argument_group("features").add_argument
+    add(
+        "--layer",
+        type=_layer,
+        default=-1,
+        help="block whose output is taken: 1, 2, ..., 0 for the patch embedding, -1 "
+        "for the last, or all (default: -1)",
+    )
+    add(
+        "--pooling",
+        choices=("mean", "cls", "frames"),
+        default="mean",
+        help="mean of the patches, CLS token, or every 160 ms (default: mean)",
+    )
+    _add_window_options(parser)
+    _add_output_options(parser, EMBED_FORMATS, required=True)
+    return parser
+
+
+def tag_parser() -> argparse.ArgumentParser:
+    """Options of `sslam tag`."""
+    parser = _parser(
+        "tag", "Name the sounds in audio files with a fine-tuned model.", TAG_HELP
+    )
+    _add_input_options(parser)
+    add = parser.add_argument_group("labels").add_argument
+    add(
+        "--top_k",
+        type=int,
+        metavar="K",
+        help=f"at most K labels per row, the best first; 0: all (default: {TOP_K})",
+    )
+    add(
+        "--threshold",
+        action="append",
+        default=[],
+        metavar="P",
+        help="least score of a label (default: 0, of an event 0.5): a number, "
+        "LABEL=NUMBER for one class, or a JSON file {label: number}; may be repeated",
+    )
+    _add_window_options(parser)
+    _add_step_options(parser, "a row per time step instead of per file")
+    add = parser.add_argument_group("events").add_argument
+    add(
+        "--events",
+        action="store_true",
+        help="onset and offset of each sound, from the scores of the time steps",
+    )
+    for name, text in (
+        ("--median", "median filter of S seconds over the scores (default: none)"),
+        ("--min_duration", "drop those shorter than S seconds"),
+        ("--merge_gap", "join those of a class with at most S seconds between them"),
+    ):
+        add(name, type=_not_negative, metavar="S", default=0.0, help=text)
+    _add_output_options(parser, TAG_FORMATS, required=False)
+    return parser
+
+
+def plot_parser() -> argparse.ArgumentParser:
+    """Options of `sslam plot`."""
+    parser = _parser(
+        "plot",
+        "Draw a recording: log-mel spectrogram, and above it its labels over time.",
+        PLOT_HELP,
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE", help="audio file of any length")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="PICTURE",
+        help="file to write: .png, .svg (text stays text) or .pdf",
+    )
+    add("--top_k", type=int, metavar="K", default=5, help="labels (default: 5)")
+    add(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="draw this label instead of the best ones; may be repeated",
+    )
+    _add_window_options(parser)
+    _add_step_options(parser, "--frames: draw time steps at any length")
+    return parser
+
+
+COMMANDS = {
+    "embed": (embed_parser, embed),
+    "tag": (tag_parser, tag),
+    "plot": (plot_parser, plot),
+}
+
+
+def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser with MODEL and how to run it."""
+    parser = argparse.ArgumentParser(
+        prog=f"sslam {command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="model folder, checkpoint of the authors, training folder or its .pth, "
+        "Hugging Face id or ESPnet model zoo tag",
+    )
+    add = parser.add_argument_group("model").add_argument
+    add(
+        "--weights",
+        choices=("student", "teacher"),
+        default="student",
+        help="which weights of a pre-training checkpoint (default: student)",
+    )
+    add("--revision", help="branch, tag or commit of a Hugging Face model")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="precision of the encoder (default: float32)",
+    )
+    add(
+        "--batch_seconds",
+        type=_positive,
+        metavar="S",
+        help="seconds of audio that are encoded at once; less needs less memory",
+    )
+    add(
+        "--target_frames",
+        type=int,
+        metavar="N",
+        help="cut or zero-pad each clip to N frames of 10 ms, as in the paper (1024); "
+        "by default a clip has its own length",
+    )
+    return parser
+
+
+def _add_input_options(parser: argparse.ArgumentParser) -> None:
+    """Add FILES, lists and how files are called in the output."""
+    parser.add_argument(
+        "files",
+        metavar="FILES",
+        nargs="*",
+        help="audio files, and folders, which are searched to any depth",
+    )
+    add = parser.add_argument_group("input").add_argument
+    add(
+        "--list",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="text file with a path per line, NAME.scp with `<id> <path>` per line "
+        "(Kaldi), or - for standard input; may be repeated",
+    )
+    add(
+        "--names",
+        choices=("path", "file"),
+        default="path",
+        help="how the output calls a file: by its path as given, or by its file name "
+        "without folders (default: path)",
+    )
+
+
+def _add_output_options(
+    parser: argparse.ArgumentParser, formats: Iterable[str], required: bool
+) -> None:
+    """Add -o and what belongs to it."""
+    add = parser.add_argument_group("output").add_argument
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=required,
+        metavar="FILE",
+        help=f"file to write, by its suffix ({', '.join(formats)}; ark writes ark and "
+        "scp). A stopped run leaves FILE.part and continues there when the same "
+        "command is given again",
+    )
+    add("--format", choices=tuple(formats), help="format, whatever the suffix is")
+    add(
+        "--restart",
+        action="store_true",
+        help="begin anew instead of continuing a stopped run",
+    )
+
+
+def _add_window_options(parser: argparse.ArgumentParser) -> None:
+    """Add --chunk and --hop."""
+    add = parser.add_argument_group("long recordings").add_argument
+    add(
+        "--chunk",
+        type=_positive,
+        metavar="S",
+        help="a row per window of S seconds instead of one per file",
+    )
+    add(
+        "--hop",
+        type=_positive,
+        metavar="S",
+        help="seconds from one window to the next (default: --chunk)",
+    )
+
+
+def _add_step_options(parser: argparse.ArgumentParser, frames: str) -> None:
+    """Add --frames, --resolution and --window."""
+    add = parser.add_argument_group("time steps").add_argument
+    add("--frames", action="store_true", help=frames)
+    add(
+        "--resolution",
+        type=_positive,
+        metavar="S",
+        help="seconds of a time step: 0.16 divided by 1 to 16 (default: 0.16)",
+    )
+    add(
+        "--window",
+        type=_not_negative,
+        metavar="S",
+        help="score each time step by a window of S seconds around it (default: 1)",
+    )
+
+
+def _positive(text: str) -> float:
+    """A number of seconds above zero."""
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, got {text}")
+    return float(text)
+
+
+def _not_negative(text: str) -> float:
+    """A number of seconds, or zero."""
+    if not 0 <= float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more seconds, got {text}")
+    return float(text)
+
+
+def _layer(text: str) -> int | str:
+    """A block's number, or `all`."""
+    try:
+        return text if text == "all" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be a number or all, got {text!r}"
+        ) from None
+
+
+def _chosen(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options by their names."""
+    return {name: getattr(args, name) for name in names}
+
+
+def _steps(args: argparse.Namespace) -> bool:
+    """Whether time steps were asked for."""
+    return args.frames or args.window is not None or args.resolution is not None
+
+
+def _check_windows(args: argparse.Namespace) -> None:
+    """Refuse windows without a length, and windows that are time steps as well."""
+    if args.hop is not None and args.chunk is None:
+        raise ValueError("--hop needs --chunk: the length of the windows in seconds")
+    if args.chunk is not None and "frames" in args and _steps(args):
+        raise ValueError(
+            "--chunk gives a row per window, --frames, --resolution and --window a row "
+            "per time step: choose one (--window is what each time step hears)"
+        )
+
+
+def _check_tag(args: argparse.Namespace) -> None:
+    """Refuse options of `sslam tag` that contradict each other."""
+    if args.events and args.chunk is not None:
+        raise ValueError("--events are made of time steps: --window instead of --chunk")
+    if _steps(args) and not (args.frames or args.events):
+        raise ValueError("--resolution and --window need --frames or --events")
+    if not args.events and (args.median or args.min_duration or args.merge_gap):
+        raise ValueError("--median, --min_duration and --merge_gap need --events")
+    if args.events and args.top_k is not None:
+        raise ValueError("--top_k chooses labels; --events has --threshold")
+    if args.top_k is not None and args.top_k < 0:
+        raise ValueError(f"--top_k must be 0 (all) or more, got {args.top_k}")
+    if args.output is None and args.format is not None:
+        raise ValueError("--format needs -o: the file to write")
+
+
+def _check_output(path: Path) -> None:
+    """Refuse an output that could not be written, before hours of work."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name the file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _thresholds(texts: list[str], default: float) -> dict[str, float]:
+    """Thresholds by label of NUMBER, LABEL=NUMBER and JSON files.
+
+    "" is the label of those that are not named.
+    """
+    thresholds = {"": default}
+    for text in texts:
+        if text.endswith(".json"):
+            try:
+                content = json.loads(Path(text).read_text(encoding="utf-8"))
+                thresholds |= {str(name): float(p) for name, p in content.items()}
+            except (ValueError, TypeError, AttributeError):
+                raise ValueError(
+                    f"{text} is not a JSON object {{label: number}}: needed for "
+                    "--threshold"
+                ) from None
+            continue
+        label, equals, number = text.rpartition("=")
+        try:
+            thresholds[label.strip()] = float(number)
+            if equals and not label.strip():
+                raise ValueError
+        except ValueError:
+            raise ValueError(
+                f"--threshold must be a number, LABEL=NUMBER or a .json file of "
+                f"{{label: number}}, got {text!r}"
+            ) from None
+    return thresholds
+
+
+def _load(args: argparse.Namespace) -> "SSLAM":
+    """The model that the options ask for."""
+    from espnet2_sslam.inference import SSLAM
+
+    options = _chosen(args, "revision", "weights", "device", "dtype", "batch_seconds")
+    if args.target_frames is not None:
+        options["target_frames"] = args.target_frames
+    return SSLAM.from_pretrained(args.model, **options)
+
+
+def _describe(
+    args: argparse.Namespace, model: "SSLAM", options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What results depend on: the options and the weights themselves."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(data.numpy()))
+    return {
+        **options,
+        "weights_sha256": digest.hexdigest(),
+        "dtype": args.dtype,
+        "target_frames": args.target_frames,
+        "espnet2_sslam": __version__,
+    }
+
+
+@contextmanager
+def _result_folder(
+    args: argparse.Namespace, items: Sequence["AudioInput"], job: Mapping[str, Any]
+) -> Iterator["ResultFolder"]:
+    """The results so far, to be filled and written; then says what came of it.
+
+    Raises:
+        ValueError: Files that could not be used; all else is written before.
+    """
+    from espnet2_sslam.inference import ResultFolder
+
+    began = time.monotonic()
+    with ResultFolder(args.output, job, items, args.restart) as folder:
+        try:
+            yield folder
+        except KeyboardInterrupt:
+            _say(
+                f"{len(folder)} of {len(items)} files are done and kept in "
+                f"{folder.folder}: the same command goes on from there"
+            )
+            raise
+        kept = f"{args.output} is not written"
+        if shapes := folder.rows(items).shapes:
+            rows = sum(shape[0] for shape in shapes)
+            _say(
+                f"{args.output}: {len(shapes):,} of {len(items):,} files, {rows:,} "
+                f"rows ({time.monotonic() - began:.0f} s)"
+            )
+            kept = f"{folder.folder} keeps the others for a run with these repaired"
+        if not folder.failures:
+            folder.discard()
+    _refuse(folder.failures, len(items), kept)
+
+
+def _fill(folder: "ResultFolder", total: int, results: Iterator["FileResult"]) -> None:
+    """Keep the results of the files that are to do; failures are kept as well."""
+    from tqdm import tqdm
+
+    done = total - len(folder.todo)
+    if done:
+        _say(f"{done} of {total} files are done already, {len(folder.todo)} to go")
+    with tqdm(
+        total=total, initial=done, unit="file", disable=None, smoothing=0.05
+    ) as progress:
+        for item, result in _usable(folder.todo, results, folder.failures):
+            folder.add(item, result)
+            progress.update(len(folder) + len(folder.failures) - progress.n)
+
+
+def _usable(
+    items: Sequence["AudioInput"],
+    results: Iterator["FileResult"],
+    failures: dict[str, str],
+) -> Iterator[tuple["AudioInput", "FileResult"]]:
+    """Results and their files; why others cannot be used goes into `failures`."""
+    import torch
+
+    try:
+        with closing(results):  # type: ignore[type-var]  # a generator
+            for result in results:
+                item, problem = items[result.index], result.problem
+                if problem is None:
+                    yield item, result
+                else:
+                    failures[item.name] = problem
+    except torch.OutOfMemoryError:
+        raise ValueError(
+            "out of memory on the device: try a smaller --batch_seconds, or another "
+            "--device"
+        ) from None
+
+
+def _usable_rows(
+    items: Sequence["AudioInput"],
+    results: Iterator["FileResult"],
+    failures: dict[str, str],
+) -> Iterator["Rows"]:
+    """Their rows, as a folder of results gives them back."""
+    from espnet2_sslam.inference import Rows
+
+    for item, result in _usable(items, results, failures):
+        yield Rows(item.name, result.starts, result.ends, result.values)
+
+
+def _events(
+    args: argparse.Namespace,
+    results: Iterable["Rows"],
+    classes: Sequence[str],
+    threshold: Mapping[str, float],
+) -> Iterator[tuple[str, list["Event"]]]:
+    """The events of each file."""
+    from espnet2_sslam.inference import find_events
+
+    options = _chosen(args, "median", "min_duration", "merge_gap")
+    for name, starts, ends, scores in results:
+        events = find_events(
+            scores, starts, ends, classes, threshold=threshold, **options
+        )
+        yield name, events
+
+
+def _label_lines(
+    results: Iterable["Rows"], choose: Callable, series: bool
+) -> Iterator[str]:
+    """A file's name, and below it its labels; of a series a line per row."""
+    for name, *rows in results:
+        yield name
+        for start, end, scores in zip(*rows, strict=True):
+            labels = choose(scores)
+            if series:
+                text = "; ".join(f"{score:.3f} {label}" for label, score in labels)
+                yield f"  {start:9.2f} - {end:9.2f} s  {text or '-'}"
+            else:
+                yield from (f"  {score:.3f}  {label}" for label, score in labels)
+                if not labels:
+                    yield "  no label reaches the threshold"
+
+
+def _refuse(failures: Mapping[str, str], total: int, kept: str) -> None:
+    """List the files that could not be used, each with its reason, and raise."""
+    if not failures:
+        return
+    for name, reason in failures.items():
+        # The reader names the path; say it once.
+        _say(f"  {reason}" if reason.startswith(name) else f"  {name}: {reason}")
+    files = "file" if total == 1 else "files"
+    raise ValueError(
+        f"{len(failures)} of {total} {files} could not be used (listed above)"
+        + (f"; {kept}" if kept else "")
+    )
+
+
+def _say(line: str) -> None:
+    """A line for people, on stderr; results go to files or to stdout."""
+    sys.stderr.write(f"{_plain(line)}\n")
+
+
+def _plain(line: str) -> str:
+    """A line with escapes for bytes of names that are not UTF-8."""
+    return line.encode("utf-8", "backslashreplace").decode()
+
+
+def _short(name: str, limit: int = 90) -> str:
+    """A name that fits on a line: its middle is left out."""
+    half = limit // 2
+    return name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"

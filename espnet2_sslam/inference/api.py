@@ -373,9 +373,7 @@ class SSLAM:
         )
         return self._watched(results, job) if self._backbone.fixed else results
 
-    def _watched(
-        self, results: Iterator[FileResult], job: Job
-    ) -> Iterator[FileResult]:
+    def _watched(self, results: Iterator[FileResult], job: Job) -> Iterator[FileResult]:
         """Results as they are; a warning for the first one that is cut."""
         with closing(results):  # type: ignore[type-var]  # a generator
             for result in results:

@@ -46,6 +46,15 @@ class FileResult:
     values: np.ndarray | None = None
     duration: float | None = None
 
+    @property
+    def problem(self) -> str | None:
+        """Why the result cannot be used: the error, or values that are not finite."""
+        if self.values is not None and not np.isfinite(self.values).all():
+            return (
+                "not finite: the model gives NaN or infinity, see --dtype and the model"
+            )
+        return self.error
+
 
 class Closed(Exception):
     """The reading was given up while a thread was at work."""
@@ -85,9 +94,7 @@ class OpenFile:
         self.finished = True
         return pieces
 
-    def _read(
-        self, source: Any, rate: float | None, layout: Layout
-    ) -> Iterator[Piece]:
+    def _read(self, source: Any, rate: float | None, layout: Layout) -> Iterator[Piece]:
         def counted() -> Iterator[np.ndarray]:
             for block in source_blocks(source, self.name, rate):
                 if self.closed:
@@ -134,7 +141,7 @@ class ReadAhead:
         self._reading = self._waiting = self._count = 0  # parts, samples, files
         self._ended = False  # nothing new is begun
         self._beginning = False
-        self._failure: Exception | None = None  # what ended `sources` before its end
+        self.failure: Exception | None = None  # what ended `sources` before its end
 
     def __iter__(self) -> Iterator[tuple[OpenFile, Piece | None]]:
         """(file, piece) for each piece, and (file, None) where a file is finished."""
@@ -158,8 +165,6 @@ class ReadAhead:
                 yield file, piece
             if finished:
                 yield file, None
-        if self._failure is not None:
-            raise self._failure
 
     def close(self) -> None:
         """Stop the threads; what is read by then is thrown away."""
@@ -180,8 +185,8 @@ class ReadAhead:
                     source = next(self._sources)
                 except StopIteration:
                     self._ended = True
-                except Exception as error:  # raised when the files before are out
-                    self._ended, self._failure = True, error
+                except Exception as error:  # for when the files before are out
+                    self._ended, self.failure = True, error
                 else:
                     file = OpenFile(self._count, source, self._rate, self._layout)
                     self._count += 1
@@ -265,6 +270,8 @@ def stream(
         for batch in make_batches(queue, limit):
             _run_batch(job, batch)
             yield from _complete(job, files, None, True)
+        if reader.failure is not None:
+            raise reader.failure
     finally:
         reader.close()
 

@@ -1,0 +1,304 @@
+"""The picture of a recording: log-mel spectrogram, and its labels over time above it.
+
+Shapes: T rows of scores, C classes, L labels that are drawn, K columns. matplotlib, of
+the extra `plot`, is imported when something is drawn.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from espnet2_sslam import store
+from espnet2_sslam.audio import read_blocks
+from espnet2_sslam.features import kaldi_fbank
+from espnet2_sslam.units import (
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    LOWEST_FREQUENCY,
+    NUM_MEL_BINS,
+    SAMPLE_RATE,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LABEL_COLUMNS = 500  # fewer than a picture has pixels, so that none is lost
+MAX_COLUMNS = 2_000  # of a spectrogram: more than a picture has pixels
+DECIBEL = 10 / np.log(10)  # of the natural logarithm of a power
+DYNAMIC_RANGE = 80.0  # dB that are drawn below the loudest point
+SILENCE = float(torch.finfo(torch.float32).eps)  # least power of a mel band
+FREQUENCIES = (125, 250, 500, 1000, 2000, 4000, 8000)  # Hz, with a tick
+LABEL_WIDTH = 28  # characters of a line
+TIME_STEPS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
+TIME_STEPS += (3600, 7200, 14400, 43200, 86400)
+STYLE = {
+    "figure.dpi": 120,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "espnet2_sslam",  # the same picture has the same bytes
+}
+
+
+class Spectrogram(NamedTuple):
+    """Power of the mel bands over time (128, K) in dB; seconds of its columns."""
+
+    level: np.ndarray
+    edges: np.ndarray  # (K + 1,)
+
+
+class Timeline(NamedTuple):
+    """Scores (K, L) of the labels drawn, best first, on a grid over `end` seconds.
+
+    `peaks` are the labels' highest scores; `note` says what a score is of. Columns
+    without a score are NaN.
+    """
+
+    labels: list[str]
+    peaks: np.ndarray
+    scores: np.ndarray
+    end: float
+    note: str
+
+
+def read_spectrogram(path: str | Path) -> Spectrogram:
+    """Log-mel spectrogram of an audio file of any length, in dB below its maximum.
+
+    Long recordings are drawn with fewer columns, each the mean power of its frames.
+
+    Raises:
+        AudioError: See `read_blocks`.
+    """
+    size, samples = 1, 0  # frames of a column
+    sums, counts = np.zeros((0, NUM_MEL_BINS)), np.zeros(0)
+    rest = np.zeros(0, np.float32)
+    for block in read_blocks(path):
+        samples += len(block)
+        wave = np.concatenate([rest, block])
+        frames = max(0, (len(wave) - FRAME_LENGTH) // FRAME_SHIFT + 1)
+        rest = wave[frames * FRAME_SHIFT :]
+        if frames == 0:
+            continue
+        fbank, _ = kaldi_fbank(torch.from_numpy(wave)[None])
+        power = fbank[0, :frames].double().exp().numpy()
+        # The last column is filled up before new ones begin.
+        space = int(size - counts[-1]) if len(counts) else 0
+        if space:
+            sums[-1] += power[:space].sum(0)
+            counts[-1] += len(power[:space])
+        new = _grouped(power[space:], np.ones(len(power[space:])), size)
+        sums, counts = np.concatenate([sums, new[0]]), np.concatenate([counts, new[1]])
+        while len(counts) > MAX_COLUMNS:
+            size *= 2
+            sums, counts = _grouped(sums, counts, 2)
+    power = sums / counts[:, None]
+    loudest = power.max()
+    if loudest < 4 * SILENCE:  # nothing but silence: dark, not a maximum
+        loudest = SILENCE * 10 ** (DYNAMIC_RANGE / 10)
+    edges = np.arange(len(power) + 1) * size * FRAME_SHIFT / SAMPLE_RATE
+    edges[-1] = samples / SAMPLE_RATE
+    return Spectrogram(DECIBEL * np.log(power.T / loudest), edges)
+
+
+def _grouped(
+    sums: np.ndarray, counts: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts of `size` neighbours each."""
+    if len(counts) == 0:
+        return sums, counts
+    first = np.arange(0, len(counts), size)
+    return np.add.reduceat(sums, first), np.add.reduceat(counts, first)
+
+
+def make_timeline(
+    scores: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    classes: Sequence[str],
+    top_k: int,
+    end: float,
+    note: str = "",
+    labels: Sequence[str] = (),
+) -> Timeline:
+    """Choose labels and condense their scores to what can be seen.
+
+    Where rows overlap the nearest one is drawn; of several rows in one column the
+    highest score is shown, so that no short sound is lost.
+
+    Args:
+        scores: (T, C).
+        starts, ends: Seconds of each row (T,).
+        classes: Names of the C classes.
+        top_k: How many labels, those with the highest score anywhere.
+        end: Length of the recording in seconds.
+        note: What a row is, for the title.
+        labels: These labels instead.
+
+    Raises:
+        ValueError: One of `labels` that is not among the classes.
+    """
+    unknown = [name for name in labels if name not in classes]
+    if unknown:
+        raise ValueError(f"the model has no label {', '.join(unknown)}")
+    peaks = scores.max(0)
+    best = np.argsort(-peaks, kind="stable")[:top_k]
+    if labels:
+        best = np.array([list(classes).index(name) for name in labels])
+    grid = _on_grid(scores[:, best], starts, ends, end)
+    return Timeline([classes[index] for index in best], peaks[best], grid, end, note)
+
+
+def _on_grid(
+    scores: np.ndarray, starts: np.ndarray, ends: np.ndarray, end: float
+) -> np.ndarray:
+    """Scores (T, L) of rows on a grid of equal columns (K, L)."""
+    left, right = starts.copy(), ends.copy()
+    middle = (ends[:-1] + starts[1:]) / 2  # where two rows that overlap meet
+    left[1:], right[:-1] = np.maximum(left[1:], middle), np.minimum(right[:-1], middle)
+    width = end / LABEL_COLUMNS
+    first = np.minimum((left / width + 1e-6).astype(int), LABEL_COLUMNS - 1)
+    after = np.ceil(right / width - 1e-6).astype(int).clip(first + 1, LABEL_COLUMNS)
+    grid = np.full((LABEL_COLUMNS, scores.shape[1]), np.nan)
+    for offset in range(int((after - first).max())):
+        reaches = first + offset < after
+        np.fmax.at(grid, first[reaches] + offset, scores[reaches])
+    return grid
+
+
+def draw_timeline(
+    spectrogram: Spectrogram,
+    timeline: Timeline | None,
+    title: str,
+    note: str = "",
+) -> "Figure":
+    """Draw the spectrogram, above it the labels; without a timeline a note."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = [wrap_label(label) for label in timeline.labels] if timeline else []
+    height = sum(0.16 + 0.16 * len(text.split("\n")) for text in lines)  # inches
+    height = max(height, 0.5)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 3.6 + (height + 0.5 if timeline else 0)))
+        figure.set_layout_engine("constrained")
+        FigureCanvasAgg(figure)
+        if timeline:
+            upper, lower = figure.subplots(
+                2, 1, sharex=True, height_ratios=[height + 0.1, 2.6]
+            )
+            _draw_labels(figure, upper, timeline, lines)
+        else:
+            lower = figure.subplots()
+        _draw_spectrogram(figure, lower, spectrogram)
+        lower.set_title("log-mel spectrogram" + (f" ({note})" if note else ""))
+        figure.suptitle(plain_text(title), fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def _draw_labels(
+    figure: "Figure", axis: Any, timeline: Timeline, lines: list[str]
+) -> None:
+    """A row per label, dark where its score is high."""
+    image = axis.imshow(
+        timeline.scores.T,
+        aspect="auto",
+        extent=(0, timeline.end, len(lines), 0),
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    axis.set_facecolor("#dddddd")  # where there is no score
+    names = [
+        f"{plain_text(text)}  {peak:.2f}"
+        for text, peak in zip(lines, timeline.peaks, strict=True)
+    ]
+    axis.set_yticks(np.arange(len(lines)) + 0.5, names)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelbottom=False)
+    axis.set_ylabel("label")
+    for border in range(1, len(lines)):
+        axis.axhline(border, color="#bbbbbb", lw=0.6)
+    notes = [timeline.note] if timeline.note else []
+    if np.isnan(timeline.scores).any():
+        notes.append("grey: left out")
+    remark = f" ({'; '.join(notes)})" if notes else ""
+    axis.set_title(f"labels with their highest scores{remark}")
+    figure.colorbar(image, ax=axis, label="score", ticks=[0, 0.5, 1], pad=0.01)
+
+
+def _draw_spectrogram(figure: "Figure", axis: Any, spectrogram: Spectrogram) -> None:
+    """Time to the right, low frequencies below."""
+    level, edges = spectrogram
+    end = edges[-1]
+    right = max(end, level.shape[1] * (edges[1] - edges[0]))  # the last may be cut
+    image = axis.imshow(
+        level,
+        origin="lower",
+        aspect="auto",
+        extent=(0, right, 0, NUM_MEL_BINS),
+        cmap="magma",
+        vmin=-DYNAMIC_RANGE,
+        vmax=0,
+    )
+    axis.set_xlim(0, end)
+    names = [f"{f // 1000}k" if f >= 1000 else str(f) for f in FREQUENCIES]
+    axis.set_yticks([mel_position(f) for f in FREQUENCIES], names)
+    axis.set_ylabel("frequency (Hz)")
+    ticks, texts, unit = time_ticks(end)
+    axis.set_xticks(ticks, texts)
+    axis.set_xlabel(f"time ({unit})")
+    figure.colorbar(image, ax=axis, label="level (dB, maximum = 0)", pad=0.01)
+
+
+def mel_position(frequency: float) -> float:
+    """Where a frequency in Hz lies on the axis of mel bins, 0..128.
+
+    Kaldi's filters: centres evenly spaced in mel between 20 Hz and 8 kHz.
+    """
+    hertz = np.array([LOWEST_FREQUENCY, frequency, SAMPLE_RATE / 2])
+    low, value, high = 1127 * np.log1p(hertz / 700)
+    position = (value - low) / (high - low) * (NUM_MEL_BINS + 1) - 0.5
+    return float(np.clip(position, 0, NUM_MEL_BINS))
+
+
+def time_ticks(end: float) -> tuple[np.ndarray, list[str], str]:
+    """Places of the ticks in seconds, their texts, and the unit for the label."""
+    step = next((s for s in TIME_STEPS if end / s <= 10), TIME_STEPS[-1])
+    places = np.arange(0, end + step / 1000, step)
+    if end < 120:
+        return places, [f"{place:g}" for place in places.round(6)], "s"
+    whole = [round(place) for place in places]
+    if end < 3600:
+        return places, [f"{s // 60}:{s % 60:02d}" for s in whole], "min:s"
+    return places, [f"{s // 3600}:{s // 60 % 60:02d}" for s in whole], "h:min"
+
+
+def wrap_label(label: str) -> str:
+    """A label in at most two lines; what is longer ends in an ellipsis."""
+    lines = textwrap.wrap(label, LABEL_WIDTH, max_lines=2, placeholder=" …")
+    return "\n".join(lines or [""])
+
+
+def plain_text(text: str) -> str:
+    """Text that matplotlib shows as it is: without its mathematics."""
+    shown = text.encode("utf-8", "backslashreplace").decode()
+    return shown.replace("$", r"\$")
+
+
+def save_picture(figure: "Figure", path: str | Path) -> None:
+    """Write PNG, SVG or PDF by the suffix, whole or not at all."""
+    import matplotlib
+
+    kind = Path(path).suffix[1:].lower()
+    # No dates: the same picture has the same bytes.
+    dates = {"png": {"Software": None}, "svg": {"Date": None}}
+    metadata: dict[str, Any] = dates.get(kind, {"CreationDate": None})
+    with store.writing(path, "wb") as stream, matplotlib.rc_context(STYLE):
+        figure.savefig(stream, format=kind, metadata=metadata)
