@@ -25,14 +25,12 @@ import soxr
 from espnet2_sslam.units import FRAME_LENGTH, SAMPLE_RATE
 
 # What libsndfile decodes, by the usual suffixes; a folder's other files are no audio.
-SUFFIXES = frozenset(
-    ".wav .wave .bwf .rf64 .w64 .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au "
-    ".snd .caf .sph .nist .voc .avr .paf .pvf .ircam .sf .iff .svx .8svx .sd2".split()
-)
+_DECODED = """.wav .wave .bwf .rf64 .w64 .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff
+.aifc .au .snd .caf .sph .nist .voc .avr .paf .pvf .ircam .sf .iff .svx .8svx .sd2"""
+SUFFIXES = frozenset(_DECODED.split())
 # Audio that it does not decode: left out of folders as well, but not silently.
-OTHER_AUDIO = frozenset(
-    ".m4a .m4b .aac .mp4 .wma .webm .mka .mkv .amr .ape .wv .ac3 .3gp .mpc".split()
-)
+_OTHER = ".m4a .m4b .aac .mp4 .wma .webm .mka .mkv .amr .ape .wv .ac3 .3gp .mpc"
+OTHER_AUDIO = frozenset(_OTHER.split())
 NAMES = ("path", "file")
 BLOCK_FRAMES = 1 << 18  # frames read at once, 16 s at 16 kHz: bounds the memory
 SILENCE_RANGE = 2.0**-15  # max - min of a silent clip: one step of 16-bit audio
@@ -342,25 +340,26 @@ def source_blocks(source: Any, name: str, rate: float | None) -> Iterator[np.nda
     Raises:
         AudioError: What `read_blocks` says, or an array that is not audio.
     """
+    audio: Any = source
     if isinstance(source, Mapping) and "array" in source:
-        source, rate = source["array"], source.get("sampling_rate", rate)
+        audio, rate = source["array"], source.get("sampling_rate", rate)
     elif _is_pair(source):
-        source, rate = source
-    if isinstance(source, (str, os.PathLike)) or hasattr(source, "read"):
-        return read_blocks(source, name=name)
-    if not _is_array(source):
+        audio, rate = source
+    if isinstance(audio, (str, os.PathLike)) or hasattr(audio, "read"):
+        return read_blocks(audio, name=name)
+    if not _is_array(audio):
         raise AudioError(
             name,
             "not audio: need a path, a file object, an array with its rate or a list "
-            f"of these, got {type(source).__name__}",
+            f"of these, got {type(audio).__name__}",
         )
     if rate is None:
         raise AudioError(
             name, "no rate: an array needs its sampling rate, give rate=... in Hz"
         )
-    if not (isinstance(rate, Real) and 0 < rate < float("inf")):
+    if not (isinstance(rate, Real) and 0 < float(rate) < float("inf")):
         raise AudioError(name, f"no rate: need samples per second above 0, got {rate}")
-    return _array_blocks(source, name, rate)
+    return _array_blocks(audio, name, float(rate))
 
 
 def _is_array(value: Any) -> bool:

@@ -20,6 +20,7 @@ from espnet2_sslam.units import PATCHES_PER_STEP
 
 LOSSES = ("binary_cross_entropy", "cross_entropy")
 LOSS_REDUCTIONS = ("positives", "clips", "elements")
+NO_AUGMENTATION = Augmentation()  # shared: it has no state
 
 
 def classifier_from_config(config: Mapping[str, Any]) -> "SSLAMClassifier":
@@ -222,7 +223,7 @@ class SSLAMClassifier(nn.Module):
         self.label_smoothing = label_smoothing
         self.freeze_encoder = freeze_encoder
         self.frozen_drop_path = frozen_drop_path
-        self.augmentation = augmentation or Augmentation()
+        self.augmentation = augmentation or NO_AUGMENTATION
         self.cache_features = cache_features
         self.seed = seed
         self.encoder = encoder
@@ -269,6 +270,8 @@ class SSLAMClassifier(nn.Module):
 
     def _check_cache(self) -> None:
         """Refuse to keep features that would change from one epoch to the next."""
+        if not self.cache_features:
+            return
         changing = {
             "freeze_encoder: false": not self.freeze_encoder,
             "frozen_drop_path: true": self.frozen_drop_path,
@@ -277,7 +280,7 @@ class SSLAMClassifier(nn.Module):
             "augmentation": self.augmentation.is_active(),
         }
         found = [name for name, changes in changing.items() if changes]
-        if self.cache_features and found:
+        if found:
             raise ValueError(f"cache_features does not go with {', '.join(found)}")
 
     def train(self, mode: bool = True):

@@ -16,7 +16,7 @@ import soundfile
 import torch
 
 from espnet2_sslam.audio import AudioError, read_audio
-from espnet2_sslam.bin import sslam_embed
+from espnet2_sslam.bin.cli import main as sslam
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.inference import FileResult
 from espnet2_sslam.units import SAMPLE_RATE
@@ -64,7 +64,9 @@ class FakeSSLAM:
                 if len(part):
                     seconds = [begin / SAMPLE_RATE, (begin + len(part)) / SAMPLE_RATE]
                     rows.append((*seconds, numbers(part, width)))
-            starts, ends, values = (np.array(column) for column in zip(*rows))
+            starts, ends, values = (
+                np.array(column) for column in zip(*rows, strict=True)
+            )
             values = values.astype(np.float32)
             if shape:
                 values = np.stack([values * layer for layer in range(shape)], 1)
@@ -113,11 +115,11 @@ def install(monkeypatch=None):
         monkeypatch.setattr(package, "SSLAM", FakeSSLAM, raising=False)
 
 
-def command(capsys, main, *options):
-    """Run a command as from the shell: (exit status, stdout, stderr)."""
+def command(capsys, *words):
+    """Run `sslam` as from the shell: (exit status, stdout, stderr)."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        run_main(lambda: main([str(option) for option in options]))
+        run_main(lambda: sslam([str(word) for word in words]))
     out, err = capsys.readouterr()
     return stop.value.code, out, err
 
@@ -129,4 +131,4 @@ def embed_apart(folder, pause, options):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     install()
     with open("log", "w") as sys.stderr:
-        run_main(lambda: sslam_embed.main(["model", *options]))
+        run_main(lambda: sslam(["embed", "model", *options]))

@@ -8,7 +8,7 @@ from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.inference import SSLAM
 
-SMALL = dict(embed_dim=24, depth=2, num_heads=2)
+SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 CLASSES = ["dog", "rain", "siren", "speech"]
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from espnet2_sslam.bin import sslam_embed
 from espnet2_sslam.encoder import SSLAMEncoder
 from tests.command_case import (
     ROOT,
@@ -31,8 +30,8 @@ DRIVER = """
 import sys
 from tests.command_case import install
 install()
-from espnet2_sslam.bin import cli, sslam_embed
-cli.run_main(lambda: sslam_embed.main(sys.argv[1:]))
+from espnet2_sslam.bin import cli
+cli.run_main(lambda: cli.main(["embed", *sys.argv[1:]]))
 """
 
 
@@ -46,7 +45,7 @@ def clips(tmp_path, monkeypatch):
 
 
 def _embed(capsys, *options):
-    return command(capsys, sslam_embed.main, "model", *options)
+    return command(capsys, "embed", "model", *options)
 
 
 def test_a_folder_becomes_one_row_per_clip(clips, capsys):
@@ -70,17 +69,17 @@ def test_the_options_reach_the_model(clips, capsys):
     assert FakeSSLAM.asked == [
         (
             "model",
-            dict(
-                revision="v1",
-                weights="teacher",
-                device="cpu",
-                dtype="bfloat16",
-                batch_seconds=20.0,
-                target_frames=1024,
-            ),
+            {
+                "revision": "v1",
+                "weights": "teacher",
+                "device": "cpu",
+                "dtype": "bfloat16",
+                "batch_seconds": 20.0,
+                "target_frames": 1024,
+            },
         )
     ]
-    info = "--layer 3 --pooling cls -o o.npz".split()
+    info = ["--layer", "3", "--pooling", "cls", "-o", "o.npz"]
     assert _embed(capsys, "clips", *info)[0] == 0
     record = json.loads(str(np.load("o.npz")["info"]))
     assert (record["layer"], record["pooling"]) == (3, "cls")
@@ -88,7 +87,7 @@ def test_the_options_reach_the_model(clips, capsys):
 
 
 def test_windows_have_their_times(clips, capsys):
-    options = "--chunk 0.1 --hop 0.05 --names file -o out.npz".split()
+    options = ["--chunk", "0.1", "--hop", "0.05", "--names", "file", "-o", "out.npz"]
     assert _embed(capsys, "clips", *options)[0] == 0
     found = np.load("out.npz")
     own = found["ids"] == "clip003.wav"
@@ -98,7 +97,7 @@ def test_windows_have_their_times(clips, capsys):
 
 def test_frames_become_a_matrix_per_utterance(clips, capsys):
     Path("wav.scp").write_text("utt2 clips/clip001.wav\nutt1 clips/clip000.wav\n")
-    options = "--list wav.scp --pooling frames -o feats.scp".split()
+    options = ["--list", "wav.scp", "--pooling", "frames", "-o", "feats.scp"]
     assert _embed(capsys, *options)[0] == 0
     found = kaldiio.load_scp("feats.scp")
     assert list(found) == ["utt2", "utt1"] and found["utt1"].shape == (2, 4)
@@ -170,7 +169,7 @@ def test_a_mistake_of_ours_keeps_what_is_done(clips, capsys, monkeypatch):
 
 
 def test_a_refused_option_leaves_nothing_that_stands_in_the_way(clips, capsys):
-    options = "clips -o out.csv --layer 99".split()
+    options = ["clips", "-o", "out.csv", "--layer", "99"]
     status, _, err = _embed(capsys, *options)
     assert status == 1 and "layer" in err and err.count("\n") == 1
     assert [path.name for path in Path().iterdir()] == ["clips"]
@@ -213,7 +212,7 @@ def test_other_options_do_not_mix_with_a_stopped_run(clips, capsys):
         assert status == 1 and err.count("\n") == 1
         assert f"{options[0][2:]}: " in err and "--restart" in err
     other = ["other model", "clips", "-o", "out.csv"]
-    status, _, err = command(capsys, sslam_embed.main, *other)
+    status, _, err = command(capsys, "embed", *other)
     assert status == 1 and "weights_sha256" in err
     status, _, err = _embed(capsys, "clips", "-o", "out.csv", "--layer=1", "--restart")
     assert status == 1 and "7 of 8 files, 7 rows" in err
@@ -231,7 +230,7 @@ def test_other_options_do_not_mix_with_a_stopped_run(clips, capsys):
         (["-o", "out.csv"], "no audio given"),
         (["empty", "-o", "out.csv"], "no audio files in empty"),
         (
-            "clips -o out.ark --layer all --pooling frames".split(),
+            ["clips", "-o", "out.ark", "--layer", "all", "--pooling", "frames"],
             "choose one --layer",
         ),
     ],
@@ -246,7 +245,7 @@ def test_wrong_options_are_one_line(clips, capsys, options, words):
 
 def test_a_missing_model_is_one_line(clips, capsys):
     options = ["missing", "clips", "-o", "out.csv"]
-    status, _, err = command(capsys, sslam_embed.main, *options)
+    status, _, err = command(capsys, "embed", *options)
     assert (status, err) == (1, "error: missing: no such model\n")
 
 
@@ -255,8 +254,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "tests.command_case",
-        "espnet2_sslam.bin.many_files",
-        "espnet2_sslam.inference.outputs",
+        "espnet2_sslam.inference",
     ]
 )
 
@@ -337,12 +335,12 @@ def test_real_features_belong_to_their_files(tmp_path, encoder, capsys):
     (tmp_path / "2" / "clip000.wav").write_text("no audio")
     output = tmp_path / "out.npz"
     options = [encoder, str(tmp_path), "-o", str(output), "--layer", "all"]
-    status, _, err = command(capsys, sslam_embed.main, *options)
+    status, _, err = command(capsys, "embed", *options)
     assert status == 1 and "9 of 10 files, 9 rows" in err
     found = np.load(output)
     model = SSLAM.from_pretrained(encoder)
     assert found["values"].shape == (9, 3, 16)
-    for name, values in zip(found["ids"], found["values"]):
+    for name, values in zip(found["ids"], found["values"], strict=True):
         alone = model.embed(str(name), layer="all")
         np.testing.assert_allclose(values, alone, atol=1e-5)
 
@@ -354,7 +352,7 @@ def test_real_clips_give_real_features(tmp_path, encoder, capsys):
     output = tmp_path / "out.scp"
     options = [encoder, *files, "-o", str(output), "--pooling", "frames"]
     options += ["--names", "file"]
-    assert command(capsys, sslam_embed.main, *options)[0] == 0
+    assert command(capsys, "embed", *options)[0] == 0
     found = kaldiio.load_scp(str(output))
     assert list(found) == names
     assert {matrix.shape for matrix in found.values()} == {(32, 16)}

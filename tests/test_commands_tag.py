@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet2_sslam.bin import sslam_plot, sslam_tag
+from espnet2_sslam.bin import cli
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
 from tests.command_case import CLASSES, FakeSSLAM, command, install, make_clips
@@ -25,11 +25,11 @@ def clips(tmp_path, monkeypatch):
 
 
 def _tag(capsys, *options):
-    return command(capsys, sslam_tag.main, "model", *options)
+    return command(capsys, "tag", "model", *options)
 
 
 def _plot(capsys, *options):
-    return command(capsys, sslam_plot.main, "model", *options)
+    return command(capsys, "plot", "model", *options)
 
 
 def _scores(path):
@@ -83,7 +83,7 @@ def test_thresholds_by_label_and_from_a_file(clips, capsys):
 
 
 def test_frames_give_the_scores_of_all_classes(clips, capsys):
-    options = "--frames --resolution 0.08 --window 1 -o out.npz".split()
+    options = ["--frames", "--resolution", "0.08", "--window", "1", "-o", "out.npz"]
     assert _tag(capsys, "clips", *options)[0] == 0
     found = np.load("out.npz")
     own = found["ids"] == "clips/clip002.wav"
@@ -93,7 +93,15 @@ def test_frames_give_the_scores_of_all_classes(clips, capsys):
 
 
 def test_events_are_a_desed_table(clips, capsys):
-    options = "--events --names file --threshold 0.05 --threshold Dog=1".split()
+    options = [
+        "--events",
+        "--names",
+        "file",
+        "--threshold",
+        "0.05",
+        "--threshold",
+        "Dog=1",
+    ]
     assert _tag(capsys, "clips", *options, "-o", "out.tsv")[0] == 0
     status, out, _ = _tag(capsys, "clips", *options)
     lines = Path("out.tsv").read_text().splitlines()
@@ -140,7 +148,7 @@ def test_events_go_on_from_the_scores_of_a_stopped_run(clips, capsys):
     """Scores do not depend on what is made of them: nothing is computed again."""
     (clips / "clip001.wav").write_text("no audio")
     assert _tag(capsys, "clips", "--events", "-o", "out.tsv")[0] == 1
-    options = "--events --threshold 0.01 --median 0.48 -o out.tsv".split()
+    options = ["--events", "--threshold", "0.01", "--median", "0.48", "-o", "out.tsv"]
     status, _, err = _tag(capsys, "clips", *options)
     assert status == 1 and "2 of 3 files are done already" in err
     assert Path("out.tsv").read_text().count("clip002.wav") == 3
@@ -174,7 +182,7 @@ def test_wrong_options_are_one_line(clips, capsys, options, words):
 
 
 def test_a_model_without_a_classifier_is_refused(clips, capsys):
-    status, out, err = command(capsys, sslam_tag.main, "encoder", "clips")
+    status, out, err = command(capsys, "tag", "encoder", "clips")
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "no classifier" in err and "sslam embed" in err
 
@@ -190,7 +198,7 @@ def test_a_picture_of_a_clip(clips, capsys):
 
 
 def test_a_picture_of_windows_and_of_chosen_labels(clips, capsys):
-    options = "-o a.svg --chunk 0.1 --hop 0.05 --label Dog".split()
+    options = ["-o", "a.svg", "--chunk", "0.1", "--hop", "0.05", "--label", "Dog"]
     assert _plot(capsys, "clips/clip001.wav", *options)[0] == 0
     svg = Path("a.svg").read_text(encoding="utf-8")
     assert "windows of 0.1 s every 0.05 s" in svg
@@ -198,7 +206,7 @@ def test_a_picture_of_windows_and_of_chosen_labels(clips, capsys):
 
 
 def test_a_long_recording_is_drawn_by_windows(clips, capsys, monkeypatch):
-    monkeypatch.setattr(sslam_plot, "SHORT", 0.1)
+    monkeypatch.setattr(cli, "PLOT_SHORT", 0.1)
     assert _plot(capsys, "clips/clip001.wav", "-o", "a.svg")[0] == 0
     assert "windows of 10 s" in Path("a.svg").read_text()
     assert _plot(capsys, "clips/clip001.wav", "-o", "a.svg", "--frames")[0] == 0
@@ -207,7 +215,7 @@ def test_a_long_recording_is_drawn_by_windows(clips, capsys, monkeypatch):
 
 def test_a_model_without_a_classifier_gives_the_spectrogram_with_a_note(clips, capsys):
     options = ["encoder", "clips/clip001.wav", "-o", "a.svg"]
-    assert command(capsys, sslam_plot.main, *options)[0] == 0
+    assert command(capsys, "plot", *options)[0] == 0
     svg = Path("a.svg").read_text()
     assert "no labels: this model has no classifier" in svg
     assert "frequency (Hz)" in svg and "score" not in svg
@@ -242,9 +250,9 @@ def test_labels_events_and_picture_of_real_clips_by_a_real_model(tmp_path, capsy
     folder = str(save_model(model, tmp_path / "model"))
     audio = sorted((real_audio("esc50-mini") / "audio").glob("*.flac"))[:3]
     output = tmp_path / "out.json"
-    assert command(capsys, sslam_tag.main, folder, *audio, "-o", output)[0] == 0
+    assert command(capsys, "tag", folder, *audio, "-o", output)[0] == 0
     loaded = SSLAM.from_pretrained(folder)
-    for path, entry in zip(audio, json.loads(output.read_text())):
+    for path, entry in zip(audio, json.loads(output.read_text()), strict=True):
         labels = [(each["label"], each["score"]) for each in entry["labels"]]
         wanted = loaded.tag(path)
         assert [label for label, _ in labels] == [label for label, _ in wanted]
@@ -252,10 +260,10 @@ def test_labels_events_and_picture_of_real_clips_by_a_real_model(tmp_path, capsy
             [score for _, score in labels], [score for _, score in wanted], atol=1e-5
         )
     options = ["--events", "--resolution", "0.08"]
-    status, out, _ = command(capsys, sslam_tag.main, folder, *audio, *options)
+    status, out, _ = command(capsys, "tag", folder, *audio, *options)
     events = [line.split("\t") for line in out.splitlines()[1:]]
     assert status == 0 and events
     assert all(0 <= float(on) < float(off) <= 5.0 for _, on, off, _ in events)
     picture = tmp_path / "picture.png"
-    assert command(capsys, sslam_plot.main, folder, audio[0], "-o", picture)[0] == 0
+    assert command(capsys, "plot", folder, audio[0], "-o", picture)[0] == 0
     assert picture.read_bytes()[:4] == b"\x89PNG"

@@ -43,7 +43,7 @@ def test_embed_is_the_mean_of_what_the_encoder_gives(clips):
 def test_embed_gives_each_layer_by_its_number(clips, layer):
     model = sslam()
     wanted = tokens(model.encoder, clips[2], layer)
-    options = dict(rate=16_000, layer=layer)
+    options = {"rate": 16_000, "layer": layer}
     assert difference(model.embed(clips[2], **options), wanted[1:].mean(0)) < 1e-6
     cls = model.embed(clips[2], pooling="cls", **options)
     assert difference(cls, wanted[0]) < 1e-6
@@ -80,7 +80,7 @@ def test_flattened_frames_keep_the_time_of_their_patch(clips):
 def test_tag_gives_the_scores_of_the_classifier(clips, pooling, weighted_layers):
     model = sslam(classifier(pooling, weighted_layers=weighted_layers))
     results = list(model.tag_files([(clip, 16_000) for clip in clips]))
-    for clip, result in zip(clips, results):
+    for clip, result in zip(clips, results, strict=True):
         assert result.values.shape == (1, 4)
         assert difference(result.values[0], clip_scores(model.model, clip)) < 1e-5
 
@@ -120,20 +120,20 @@ def test_values_do_not_depend_on_the_batch(clips, batch_seconds, order):
     files = [(clip, 16_000) for clip in clips][::order]
     embedded = [result.values[0] for result in model.embed_files(files)][::order]
     tagged = [result.values[0] for result in model.tag_files(files)][::order]
-    for got, wanted in zip(embedded + tagged, alone + scores):
+    for got, wanted in zip(embedded + tagged, alone + scores, strict=True):
         assert difference(got, wanted) < 1e-5
 
 
 def test_a_log_mel_encoder_takes_audio_too(clips):
     waves, fbank = sslam(), sslam(encoder(input_size=128))
-    given = dict(rate=16_000)
+    given = {"rate": 16_000}
     assert difference(fbank.embed(clips, **given), waves.embed(clips, **given)) < 1e-5
 
 
 def test_bfloat16_changes_little(clips):
     exact, low = sslam(), sslam(dtype="bfloat16")
     for pooling in ("mean", "cls"):
-        given = dict(rate=16_000, pooling=pooling)
+        given = {"rate": 16_000, "pooling": pooling}
         got, wanted = low.embed(clips[2], **given), exact.embed(clips[2], **given)
         assert got.dtype == np.float32
         assert 0 < difference(got, wanted) < 0.05
@@ -251,7 +251,7 @@ def test_failed_files_have_their_reason_and_the_others_go_on(tmp_path, clips):
     assert results[3].values is results[3].starts is results[3].ends is None
     for result, path in [(results[n], files[n]) for n in (0, 2, 5)]:
         assert difference(result.values[0], model.embed(path)) < 1e-5
-    with pytest.raises(AudioError, match="missing.wav: missing"):
+    with pytest.raises(AudioError, match=r"missing.wav: missing"):
         model.embed(files[:3])
 
 
@@ -261,7 +261,7 @@ def test_thousands_of_files_come_out_once_and_in_order():
     audio = noise(0.25)
     model = sslam(encoder(depth=1, embed_dim=8))
     results = model.embed_files((audio[:length], 16_000) for length in lengths)
-    for number, (result, length) in enumerate(zip(results, lengths)):
+    for number, (result, length) in enumerate(zip(results, lengths, strict=True)):
         assert result.index == number
         assert (result.error is None) == (length >= 400)
         if result.error is None:
@@ -305,13 +305,13 @@ def test_a_saved_model_gives_the_same_when_it_is_loaded(tmp_path, clips):
     for model in (sslam(), sslam(classifier("mean"))):
         folder = model.save_pretrained(tmp_path / str(model.is_classifier))
         loaded = SSLAM.from_pretrained(folder, device="cpu")
-        given = dict(rate=16_000)
+        given = {"rate": 16_000}
         assert np.array_equal(loaded.embed(clips, **given), model.embed(clips, **given))
         assert loaded.classes == model.classes and repr(loaded) == repr(model)
     assert loaded.tag(clips, **given) == model.tag(clips, **given)
     wide = SSLAM.from_pretrained(folder, device="cpu", freq="concat")
     assert wide.embed(clips[2], pooling="frames", **given).shape == (19, 192)
-    with pytest.raises(ValueError, match="not available|CUDA devices"):
+    with pytest.raises(ValueError, match=r"not available|CUDA devices"):
         SSLAM.from_pretrained("nobody/nothing", device="cuda:99")
 
 
@@ -339,7 +339,7 @@ def test_real_clips_give_what_the_encoder_gives():
     assert len(files) >= 12
     model = sslam(classifier("mean"))
     embedded, tagged = model.embed_files(files), model.tag_files(files)
-    for file, one, other in zip(files, embedded, tagged):
+    for file, one, other in zip(files, embedded, tagged, strict=True):
         samples = read_audio(file)
         wanted = forward(model.encoder, samples).mean(0)
         assert difference(one.values[0], wanted) < 1e-5

@@ -10,7 +10,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from espnet2_sslam.audio import read_audio
 from tests.inference_case import (
@@ -46,7 +45,7 @@ def test_recordings_longer_than_a_pass_equal_the_encoders_chunks(samples):
     clip = noise(samples / RATE)
     model = sslam(encoder(max_frames=320))
     state = tokens(model.encoder, clip)
-    given = dict(rate=RATE)
+    given = {"rate": RATE}
     assert difference(model.embed(clip, **given), state[1:].mean(0)) < 1e-4
     assert difference(model.embed(clip, pooling="cls", **given), state[0]) < 1e-4
     frames = model.embed(clip, pooling="frames", **given)
@@ -64,7 +63,11 @@ def test_a_drifting_offset_makes_no_difference_between_passes_and_the_whole():
 @pytest.mark.parametrize("pooling", ["cls", "mean", "concat", "attentive"])
 @pytest.mark.parametrize("weighted_layers", [False, True])
 def test_tags_of_long_recordings_equal_the_classifiers(pooling, weighted_layers):
-    options = dict(pooling=pooling, weighted_layers=weighted_layers, max_frames=320)
+    options = {
+        "pooling": pooling,
+        "weighted_layers": weighted_layers,
+        "max_frames": 320,
+    }
     model = sslam(classifier(**options))
     for samples in LONG:
         clip = noise(samples / RATE)
@@ -178,7 +181,7 @@ def test_time_steps_are_scored_by_windows_around_them(
 ):
     model = classifier(pooling)
     clip = noise(seconds)
-    options = dict(resolution=resolution, window=window)
+    options = {"resolution": resolution, "window": window}
     [result] = sslam(model).tag_frames([(clip, RATE)], **options)
     frames = (len(clip) - 400) // 160 + 1
     assert len(result.values) == -(-frames // round(resolution * 100))

@@ -19,9 +19,6 @@ from espnet2_sslam.inference import (
     plain_text,
     read_spectrogram,
     save_picture,
-)
-from espnet2_sslam.inference import spectrogram as spectrogram_module
-from espnet2_sslam.inference import (
     time_ticks,
     wrap_label,
 )
@@ -72,11 +69,13 @@ def test_the_spectrogram_is_that_of_the_whole_file(tmp_path):
 def test_a_long_recording_has_few_columns_and_its_energy(tmp_path, monkeypatch):
     path = _tone(tmp_path / "tone.wav", 1000, seconds=5.0, before=7.3)
     exact = read_spectrogram(path)
-    monkeypatch.setattr(spectrogram_module, "MAX_COLUMNS", 40)
+    monkeypatch.setattr("espnet2_sslam.inference.plot.MAX_COLUMNS", 40)
     coarse = read_spectrogram(path)
     assert exact.level.shape[1] > 1200 and 20 < coarse.level.shape[1] <= 40
     power = [np.exp(s.level.max(0) * np.log(10) / 10) for s in (exact, coarse)]
-    onset = [s.edges[np.argmax(p > 0.5)] for s, p in zip((exact, coarse), power)]
+    onset = [
+        s.edges[np.argmax(p > 0.5)] for s, p in zip((exact, coarse), power, strict=True)
+    ]
     assert onset[0] == pytest.approx(7.3, abs=0.03)
     assert onset[1] == pytest.approx(7.3, abs=0.33)
     assert coarse.edges[-1] == exact.edges[-1] == pytest.approx(12.3)
@@ -109,10 +108,10 @@ def test_the_labels_with_the_highest_peak_are_drawn_best_first():
 def test_wanted_labels_are_drawn_in_their_order():
     scores = np.array([[0.1, 0.5, 0.2]])
     wanted = ["Rain", "Dog"]
-    timeline = make_timeline(scores, *_steps(1), CLASSES, 1, 0.16, wanted=wanted)
+    timeline = make_timeline(scores, *_steps(1), CLASSES, 1, 0.16, labels=wanted)
     assert timeline.labels == wanted and timeline.scores[0].tolist() == [0.5, 0.1]
     with pytest.raises(ValueError, match="no label Cat"):
-        make_timeline(scores, *_steps(1), CLASSES, 1, 0.16, wanted=["Cat"])
+        make_timeline(scores, *_steps(1), CLASSES, 1, 0.16, labels=["Cat"])
 
 
 def test_each_step_covers_its_part_of_the_grid():

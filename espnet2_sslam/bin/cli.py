@@ -15,13 +15,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from espnet2_sslam import __version__
 
 if TYPE_CHECKING:
-    from espnet2_sslam.inference import SSLAM, AudioInput, Event, FileResult
-    from espnet2_sslam.inference import ResultFolder, Rows
+    from espnet2_sslam.inference import (
+        SSLAM,
+        AudioInput,
+        Event,
+        FileResult,
+        ResultFolder,
+        Rows,
+    )
 
 # What bad input, a missing file or a full disk raise. Anything else is a mistake of
 # ours and keeps its traceback.
@@ -65,7 +71,7 @@ def one_line(error: BaseException) -> str:
 def _short_option_errors() -> Iterator[None]:
     """Let argparse report a wrong option in one line, without the long usage text."""
 
-    def short_error(parser: argparse.ArgumentParser, message: str) -> None:
+    def short_error(self: argparse.ArgumentParser, message: str) -> NoReturn:
         _stop(f"{' '.join(message.split())}; --help lists the options", 1)
 
     long_error = argparse.ArgumentParser.error
@@ -76,7 +82,7 @@ def _short_option_errors() -> Iterator[None]:
         argparse.ArgumentParser.error = long_error
 
 
-def _stop(line: str, status: int) -> None:
+def _stop(line: str, status: int) -> NoReturn:
     """Print the line on stderr and exit."""
     # One write: `print` writes the newline by itself, and jobs share the stream.
     sys.stderr.write(f"error: {line}\n")
@@ -212,7 +218,7 @@ def tag(args: argparse.Namespace) -> None:
     """`sslam tag`: labels or events of files, printed or into one output."""
     _check_windows(args)
     _check_tag(args)
-    from espnet2_sslam import inference
+    import espnet2_sslam.inference as inference
 
     format = ""
     if args.output is not None:
@@ -275,7 +281,7 @@ def plot(args: argparse.Namespace) -> None:
     if args.top_k < 1:
         raise ValueError(f"--top_k must be 1 or more, got {args.top_k}")
     _check_output(args.output)
-    from espnet2_sslam import inference
+    import espnet2_sslam.inference as inference
 
     spectrogram = inference.read_spectrogram(args.file)
     duration = float(spectrogram.edges[-1])

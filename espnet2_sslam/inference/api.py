@@ -418,7 +418,7 @@ def best_labels(
         order = np.argsort(-scores, kind="stable")[: top_k or None]
         # In the scores' own precision: a float32 score of 0.7 reaches 0.7.
         reached = scores >= np.asarray(limits, scores.dtype)
-        return [(classes[i], float(scores[i])) for i in order if reached[i]]
+        return [(str(classes[i]), float(scores[i])) for i in order if reached[i]]
 
     return choose
 

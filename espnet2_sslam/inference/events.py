@@ -71,7 +71,7 @@ def find_events(
         return []
     active = _majority(scores >= limits, _half_width(median, starts))
     events = []
-    for index in np.flatnonzero(active.any(0)):
+    for index in np.flatnonzero(active.any(0)).tolist():
         edges = np.flatnonzero(np.diff(np.r_[0, active[:, index].astype(np.int8), 0]))
         spans: list[tuple[float, float]] = []
         for first, after in edges.reshape(-1, 2):
@@ -115,7 +115,7 @@ def _half_width(seconds: float, starts: np.ndarray) -> int:
     if seconds == 0 or len(starts) < 2:
         return 0
     shift = (starts[-1] - starts[0]) / (len(starts) - 1)
-    half = int(round((seconds / shift - 1) / 2))
+    half = round(float(seconds / shift - 1) / 2)
     return min(max(half, 0), len(starts))
 
 

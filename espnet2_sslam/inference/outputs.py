@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
@@ -287,7 +287,7 @@ def _encode(text: str) -> bytes:
 
 @contextmanager
 def _streams(*paths: Path) -> Iterator[list[IO[bytes]]]:
-    """Files to write that appear at the end, the last one first, or, on an error, never.
+    """Files that appear at the end, the last one first, or, on an error, never.
 
     What killed writers of these files have left is removed.
     """

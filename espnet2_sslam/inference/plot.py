@@ -35,7 +35,7 @@ FREQUENCIES = (125, 250, 500, 1000, 2000, 4000, 8000)  # Hz, with a tick
 LABEL_WIDTH = 28  # characters of a line
 TIME_STEPS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
 TIME_STEPS += (3600, 7200, 14400, 43200, 86400)
-STYLE = {
+STYLE: Any = {
     "figure.dpi": 120,
     "font.size": 10,
     "axes.titlesize": 10,
@@ -150,7 +150,9 @@ def make_timeline(
     if labels:
         best = np.array([list(classes).index(name) for name in labels])
     grid = _on_grid(scores[:, best], starts, ends, end)
-    return Timeline([classes[index] for index in best], peaks[best], grid, end, note)
+    return Timeline(
+        [str(classes[index]) for index in best], peaks[best], grid, end, note
+    )
 
 
 def _on_grid(

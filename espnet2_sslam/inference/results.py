@@ -1,7 +1,7 @@
 """Results of many files, kept on the disk until the output is whole.
 
-A command writes OUTPUT.part/: `job.json` (the options), `data.bin` (arrays one after the
-other) and `index.jsonl` (a line per file: which one, where its arrays are, their
+A command writes OUTPUT.part/: `job.json` (the options), `data.bin` (arrays one after
+the other) and `index.jsonl` (a line per file: which one, where its arrays are, their
 checksum). Data go before the line that names them, so a process that is killed at any
 moment leaves whole results only; what a crashed machine has mangled is found by its
 checksum. The same command continues there. A result belongs to its file by name, path,
@@ -130,8 +130,6 @@ class ResultFolder:
 
     def add(self, item: AudioInput, result: FileResult) -> None:
         """Keep the result of one of `todo`."""
-        assert result.starts is not None and result.ends is not None
-        assert result.values is not None
         arrays = [
             np.ascontiguousarray(result.starts, TIMES),
             np.ascontiguousarray(result.ends, TIMES),

@@ -41,9 +41,9 @@ class FileResult:
     index: int
     name: str
     error: str | None = None
-    starts: np.ndarray | None = None
-    ends: np.ndarray | None = None
-    values: np.ndarray | None = None
+    starts: np.ndarray = None  # type: ignore[assignment]  # None beside an error
+    ends: np.ndarray = None  # type: ignore[assignment]
+    values: np.ndarray = None  # type: ignore[assignment]
     duration: float | None = None
 
     @property
@@ -70,7 +70,7 @@ class OpenFile:
         self.failure: BaseException | None = None  # a mistake of ours
         self.finished = self.closed = False
         self.future: Future[list[Piece]]
-        self.done: list[Done | None] = []  # a place per piece
+        self.computed: list[Done | None] = []  # a place per piece
         self.missing = 0
         self._pieces = self._read(source, rate, layout)
 
@@ -257,8 +257,8 @@ def stream(
                 files.append(file)
             if piece is not None:
                 cost = job.backbone.cost(len(piece.samples))
-                queue.append(Item(file, len(file.done), piece, cost))
-                file.done.append(None)
+                queue.append(Item(file, len(file.computed), piece, cost))
+                file.computed.append(None)
                 file.missing += 1
                 gathered += cost
             if gathered >= LOOK_AHEAD * limit or len(files) > MAX_FILES:
@@ -305,7 +305,7 @@ def _run_batch(job: Job, batch: list[Item]) -> None:
     with torch.inference_mode():
         values = job.run([item.piece.samples for item in batch])
     for item, value in zip(batch, values, strict=True):
-        item.file.done[item.place] = Done(item.piece.row, item.piece.start, value)
+        item.file.computed[item.place] = Done(item.piece.row, item.piece.start, value)
         item.file.missing -= 1
 
 
@@ -329,7 +329,7 @@ def _complete(
             yield FileResult(file.index, file.name, file.error)
             continue
         with torch.inference_mode():
-            parts = [part for part in file.done if part is not None]
+            parts = [part for part in file.computed if part is not None]
             starts, ends, values = job.finish(parts, file.total)
         duration = file.total / SAMPLE_RATE
         yield FileResult(file.index, file.name, None, starts, ends, values, duration)
