@@ -7,6 +7,7 @@ import argparse
 import errno
 import hashlib
 import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -98,8 +99,7 @@ PICTURES = (".png", ".svg", ".pdf")
 TOP_K = 5
 PLOT_SHORT = 300.0  # seconds up to which a row of the picture is a time step
 PLOT_CHUNK = 10.0  # seconds of a window beyond
-OTHERS = {"convert": "sslam_convert", "export": "sslam_export"}
-OTHERS["publish"] = "sslam_publish"
+OTHERS = ("convert", "export", "publish")  # modules sslam_convert, ...
 HELP = """
 The command `sslam`: SSLAM for people who never train.
 
@@ -179,7 +179,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
         function(args)
     elif command in OTHERS:
-        module = importlib.import_module(f"espnet2_sslam.bin.{OTHERS[command]}")
+        module = importlib.import_module(f"espnet2_sslam.bin.sslam_{command}")
         module.main(words[1:])
     else:
         raise ValueError(
@@ -281,6 +281,8 @@ def plot(args: argparse.Namespace) -> None:
     if args.top_k < 1:
         raise ValueError(f"--top_k must be 1 or more, got {args.top_k}")
     _check_output(args.output)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("a picture needs matplotlib: pip install espnet2_sslam[plot]")
     import espnet2_sslam.inference as inference
 
     spectrogram = inference.read_spectrogram(args.file)
@@ -320,26 +322,14 @@ def plot(args: argparse.Namespace) -> None:
 
 def embed_parser() -> argparse.ArgumentParser:
     """Options of `sslam embed`."""
-    parser = _parser(
-        "embed",
-        "Turn audio files into features (embeddings) of a trained encoder.",
-        EMBED_HELP,
-    )
+    purpose = "Turn audio files into features (embeddings) of a trained encoder."
+    parser = _parser("embed", purpose, EMBED_HELP)
     _add_input_options(parser)
     add = parser.add_argument_group("features").add_argument
-    add(
-        "--layer",
-        type=_layer,
-        default=-1,
-        help="block whose output is taken: 1, 2, ..., 0 for the patch embedding, -1 "
-        "for the last, or all (default: -1)",
-    )
-    add(
-        "--pooling",
-        choices=("mean", "cls", "frames"),
-        default="mean",
-        help="mean of the patches, CLS token, or every 160 ms (default: mean)",
-    )
+    text = "1, 2, ..., 0: the patch embedding, -1: the last, or all (default: -1)"
+    add("--layer", type=_layer, default=-1, help=f"block whose output is taken: {text}")
+    text = "mean of the patches, CLS token, or every 160 ms (default: mean)"
+    add("--pooling", choices=("mean", "cls", "frames"), default="mean", help=text)
     _add_window_options(parser)
     _add_output_options(parser, EMBED_FORMATS, required=True)
     return parser
@@ -347,33 +337,20 @@ def embed_parser() -> argparse.ArgumentParser:
 
 def tag_parser() -> argparse.ArgumentParser:
     """Options of `sslam tag`."""
-    parser = _parser(
-        "tag", "Name the sounds in audio files with a fine-tuned model.", TAG_HELP
-    )
+    purpose = "Name the sounds in audio files with a fine-tuned model."
+    parser = _parser("tag", purpose, TAG_HELP)
     _add_input_options(parser)
     add = parser.add_argument_group("labels").add_argument
-    add(
-        "--top_k",
-        type=int,
-        metavar="K",
-        help=f"at most K labels per row, the best first; 0: all (default: {TOP_K})",
-    )
-    add(
-        "--threshold",
-        action="append",
-        default=[],
-        metavar="P",
-        help="least score of a label (default: 0, of an event 0.5): a number, "
-        "LABEL=NUMBER for one class, or a JSON file {label: number}; may be repeated",
-    )
+    text = f"at most K labels per row, the best first; 0: all (default: {TOP_K})"
+    add("--top_k", type=int, metavar="K", help=text)
+    text = "least score of a label (default: 0, of an event 0.5): a number, "
+    text += "LABEL=NUMBER for one class, or a JSON file {label: number}; repeatable"
+    add("--threshold", action="append", default=[], metavar="P", help=text)
     _add_window_options(parser)
     _add_step_options(parser, "a row per time step instead of per file")
     add = parser.add_argument_group("events").add_argument
-    add(
-        "--events",
-        action="store_true",
-        help="onset and offset of each sound, from the scores of the time steps",
-    )
+    text = "onset and offset of each sound, from the scores of the time steps"
+    add("--events", action="store_true", help=text)
     for name, text in (
         ("--median", "median filter of S seconds over the scores (default: none)"),
         ("--min_duration", "drop those shorter than S seconds"),
@@ -386,29 +363,15 @@ def tag_parser() -> argparse.ArgumentParser:
 
 def plot_parser() -> argparse.ArgumentParser:
     """Options of `sslam plot`."""
-    parser = _parser(
-        "plot",
-        "Draw a recording: log-mel spectrogram, and above it its labels over time.",
-        PLOT_HELP,
-    )
+    purpose = "Draw a recording: log-mel spectrogram, above it its labels over time."
+    parser = _parser("plot", purpose, PLOT_HELP)
     add = parser.add_argument
     add("file", metavar="FILE", help="audio file of any length")
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="PICTURE",
-        help="file to write: .png, .svg (text stays text) or .pdf",
-    )
+    text = "file to write: .png, .svg (text stays text) or .pdf"
+    add("-o", "--output", type=Path, required=True, metavar="PICTURE", help=text)
     add("--top_k", type=int, metavar="K", default=5, help="labels (default: 5)")
-    add(
-        "--label",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="draw this label instead of the best ones; may be repeated",
-    )
+    text = "draw this label instead of the best ones; may be repeated"
+    add("--label", action="append", default=[], metavar="NAME", help=text)
     _add_window_options(parser)
     _add_step_options(parser, "--frames: draw time steps at any length")
     return parser
@@ -421,133 +384,74 @@ COMMANDS = {
 }
 
 
-def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def _parser(command: str, purpose: str, epilog: str) -> argparse.ArgumentParser:
     """A parser with MODEL and how to run it."""
+    style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog=f"sslam {command}",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        f"sslam {command}", description=purpose, epilog=epilog, formatter_class=style
     )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="model folder, checkpoint of the authors, training folder or its .pth, "
-        "Hugging Face id or ESPnet model zoo tag",
-    )
+    text = "model folder, checkpoint of the authors, training folder or its .pth, "
+    text += "Hugging Face id or ESPnet model zoo tag"
+    parser.add_argument("model", metavar="MODEL", help=text)
     add = parser.add_argument_group("model").add_argument
-    add(
-        "--weights",
-        choices=("student", "teacher"),
-        default="student",
-        help="which weights of a pre-training checkpoint (default: student)",
-    )
+    text = "which weights of a pre-training checkpoint (default: student)"
+    add("--weights", choices=("student", "teacher"), default="student", help=text)
     add("--revision", help="branch, tag or commit of a Hugging Face model")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="precision of the encoder (default: float32)",
-    )
-    add(
-        "--batch_seconds",
-        type=_positive,
-        metavar="S",
-        help="seconds of audio that are encoded at once; less needs less memory",
-    )
-    add(
-        "--target_frames",
-        type=int,
-        metavar="N",
-        help="cut or zero-pad each clip to N frames of 10 ms, as in the paper (1024); "
-        "by default a clip has its own length",
-    )
+    text = "precision of the encoder (default: float32)"
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help=text)
+    text = "seconds of audio that are encoded at once; less needs less memory"
+    add("--batch_seconds", type=_positive, metavar="S", help=text)
+    text = "cut or zero-pad each clip to N frames of 10 ms, as in the paper (1024); "
+    text += "by default a clip has its own length"
+    add("--target_frames", type=int, metavar="N", help=text)
     return parser
 
 
 def _add_input_options(parser: argparse.ArgumentParser) -> None:
     """Add FILES, lists and how files are called in the output."""
-    parser.add_argument(
-        "files",
-        metavar="FILES",
-        nargs="*",
-        help="audio files, and folders, which are searched to any depth",
-    )
+    text = "audio files, and folders, which are searched to any depth"
+    parser.add_argument("files", metavar="FILES", nargs="*", help=text)
     add = parser.add_argument_group("input").add_argument
-    add(
-        "--list",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="text file with a path per line, NAME.scp with `<id> <path>` per line "
-        "(Kaldi), or - for standard input; may be repeated",
-    )
-    add(
-        "--names",
-        choices=("path", "file"),
-        default="path",
-        help="how the output calls a file: by its path as given, or by its file name "
-        "without folders (default: path)",
-    )
+    text = "text file with a path per line, NAME.scp with `<id> <path>` per line "
+    text += "(Kaldi), or - for standard input; may be repeated"
+    add("--list", action="append", default=[], metavar="FILE", help=text)
+    text = "how the output calls a file: by its path as given, or by its file name "
+    text += "without folders (default: path)"
+    add("--names", choices=("path", "file"), default="path", help=text)
 
 
 def _add_output_options(
-    parser: argparse.ArgumentParser, formats: Iterable[str], required: bool
+    parser: argparse.ArgumentParser, formats: Sequence[str], required: bool
 ) -> None:
     """Add -o and what belongs to it."""
     add = parser.add_argument_group("output").add_argument
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        required=required,
-        metavar="FILE",
-        help=f"file to write, by its suffix ({', '.join(formats)}; ark writes ark and "
-        "scp). A stopped run leaves FILE.part and continues there when the same "
-        "command is given again",
-    )
-    add("--format", choices=tuple(formats), help="format, whatever the suffix is")
-    add(
-        "--restart",
-        action="store_true",
-        help="begin anew instead of continuing a stopped run",
-    )
+    text = f"file to write, by its suffix ({', '.join(formats)}; ark writes ark and "
+    text += "scp). A stopped run leaves FILE.part and continues there when the same "
+    text += "command is given again"
+    add("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
+    add("--format", choices=formats, help="format, whatever the suffix is")
+    text = "begin anew instead of continuing a stopped run"
+    add("--restart", action="store_true", help=text)
 
 
 def _add_window_options(parser: argparse.ArgumentParser) -> None:
     """Add --chunk and --hop."""
     add = parser.add_argument_group("long recordings").add_argument
-    add(
-        "--chunk",
-        type=_positive,
-        metavar="S",
-        help="a row per window of S seconds instead of one per file",
-    )
-    add(
-        "--hop",
-        type=_positive,
-        metavar="S",
-        help="seconds from one window to the next (default: --chunk)",
-    )
+    text = "a row per window of S seconds instead of one per file"
+    add("--chunk", type=_positive, metavar="S", help=text)
+    text = "seconds from one window to the next (default: --chunk)"
+    add("--hop", type=_positive, metavar="S", help=text)
 
 
 def _add_step_options(parser: argparse.ArgumentParser, frames: str) -> None:
     """Add --frames, --resolution and --window."""
     add = parser.add_argument_group("time steps").add_argument
     add("--frames", action="store_true", help=frames)
-    add(
-        "--resolution",
-        type=_positive,
-        metavar="S",
-        help="seconds of a time step: 0.16 divided by 1 to 16 (default: 0.16)",
-    )
-    add(
-        "--window",
-        type=_not_negative,
-        metavar="S",
-        help="score each time step by a window of S seconds around it (default: 1)",
-    )
+    text = "seconds of a time step: 0.16 divided by 1 to 16 (default: 0.16)"
+    add("--resolution", type=_positive, metavar="S", help=text)
+    text = "score each time step by a window of S seconds around it (default: 1)"
+    add("--window", type=_not_negative, metavar="S", help=text)
 
 
 def _positive(text: str) -> float:
