@@ -147,5 +147,5 @@ def test_wrong_options_are_refused(options, words):
 
 
 def test_scores_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="2 classes.*\\(3, 1\\)"):
+    with pytest.raises(ValueError, match=r"2 classes.*\(3, 1\)"):
         find_events(np.zeros((3, 1)), *_grid(3), ["a", "b"])

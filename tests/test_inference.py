@@ -104,13 +104,6 @@ def test_scores_of_one_label_per_clip_have_the_sum_one(clips):
     assert sum(scores.values()) == pytest.approx(1.0)
 
 
-def test_a_classifier_embeds_with_its_encoder(clips):
-    model = sslam(classifier())
-    wanted = forward(model.encoder, clips[2]).mean(0)
-    assert difference(model.embed(clips[2], rate=16_000), wanted) < 1e-6
-    assert model.classes == CLASSES and sslam().classes is None
-
-
 @pytest.mark.parametrize("batch_seconds", [0.01, 3.0, 12.0, 1000.0])
 @pytest.mark.parametrize("order", [1, -1])
 def test_values_do_not_depend_on_the_batch(clips, batch_seconds, order):

@@ -17,7 +17,6 @@ from espnet2_sslam.inference import (
     ResultFolder,
     best_labels,
     find_events,
-    kaldi_id,
     output_format,
     plain,
     write_embeddings,
@@ -174,12 +173,6 @@ def test_ark_of_all_layers_is_a_matrix_per_clip_and_refused_for_a_series(
     with pytest.raises(ValueError, match="one layer"):
         write_embeddings(tmp_path / "x.ark", "ark", journal.rows(items), JOB, True)
     assert not (tmp_path / "x.ark").exists()
-
-
-def test_kaldi_ids_differ_where_names_do():
-    names = ["a b", "a_b", "a%20b", "a\tb", "a b ", "ü", "\u2003", "%"]
-    ids = [kaldi_id(name) for name in names]
-    assert len(set(ids)) == len(ids) and [unquote(i) for i in ids] == names
 
 
 def test_labels_are_the_best_that_reach_their_limits(tmp_path, items):

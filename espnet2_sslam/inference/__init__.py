@@ -5,7 +5,6 @@ from espnet2_sslam.inference.api import SSLAM, best_labels
 from espnet2_sslam.inference.events import Event, class_thresholds, find_events
 from espnet2_sslam.inference.outputs import (
     event_table,
-    kaldi_id,
     output_format,
     plain,
     write_embeddings,
@@ -18,7 +17,6 @@ from espnet2_sslam.inference.plot import (
     draw_timeline,
     make_timeline,
     mel_position,
-    plain_text,
     read_spectrogram,
     save_picture,
     time_ticks,
@@ -43,12 +41,10 @@ __all__ = [
     "draw_timeline",
     "event_table",
     "find_events",
-    "kaldi_id",
     "make_timeline",
     "mel_position",
     "output_format",
     "plain",
-    "plain_text",
     "read_spectrogram",
     "save_picture",
     "time_ticks",
