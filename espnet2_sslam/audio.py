@@ -243,21 +243,44 @@ def _resampled(blocks: Iterator[np.ndarray], rate: float) -> Iterator[np.ndarray
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-# Files that end before their own headers say so. WAV, AIFF and Ogg name their length
-# and libsndfile does not compare it; FLAC and MP3 show it when they are decoded.
+# Files that end before their own headers say so. These formats name their length and
+# libsndfile does not compare it; FLAC and MP3 show it when they are decoded.
 
 
 def _check_headers(name: str, file: BinaryIO) -> None:
     """Refuse an open file that is empty or ends before its headers say so."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    magic = file.read(4)
+    head = file.read(24).ljust(24, b"\0")
+    magic = head[:4]
     if size == 0:
         raise AudioError(name, "empty: the file has 0 bytes")
     if magic in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         _check_chunks(name, file, size, ">" if magic in (b"FORM", b"RIFX") else "<")
     elif magic == b"OggS":
         _check_ogg(name, file, size)
+    expected = 0
+    if magic == b"riff":  # W64: the size of the whole file
+        (expected,) = struct.unpack("<Q", head[16:])
+    elif magic == b".snd":  # AU: where its audio begins, and how long it is
+        start, length = struct.unpack(">II", head[4:12])
+        expected = 0 if length in STREAM_SIZES else start + length
+    elif magic == b"caff":
+        expected = _caf_size(file, size)
+    if expected > size:
+        raise AudioError(name, f"truncated: {size} of {expected} bytes are there")
+
+
+def _caf_size(file: BinaryIO, size: int) -> int:
+    """Bytes that a CAF file's chunks fill."""
+    position = 8
+    while position + 12 <= size:
+        file.seek(position)
+        chunk, length = struct.unpack(">4sq", file.read(12))
+        if chunk == b"data" and length < 0:  # unknown: up to the end of the file
+            return 0
+        position += 12 + max(0, length)
+    return position
 
 
 def _check_chunks(name: str, file: BinaryIO, size: int, order: str) -> None:
