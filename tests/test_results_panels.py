@@ -10,7 +10,6 @@ from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 from espnet2_sslam.results.panels import (
     compute_panel,
     draw_panel,
-    load_pretrained,
     plot_panel,
 )
 from espnet2_sslam.units import PATCH_SIZE
@@ -38,7 +37,7 @@ def noise_clips(*samples):
 
 
 def test_panel_of_a_mixture_agrees_with_the_patch_loss(tmp_path):
-    model = load_pretrained(write_model(tmp_path / "m", mixture=True, streams="mixed"))
+    model = load_pretrain_model(write_model(tmp_path / "m", mixture=True, streams="mixed"))
     clips = noise_clips(16_000, 14_000)
     panel = compute_panel(model, clips, seed=3)
     hidden = ~np.isnan(panel.error)
@@ -63,7 +62,7 @@ def test_panel_of_a_mixture_agrees_with_the_patch_loss(tmp_path):
 
 
 def test_phase_1_has_no_mixture_and_takes_one_clip(tmp_path):
-    model = load_pretrained(write_model(tmp_path / "m"))
+    model = load_pretrain_model(write_model(tmp_path / "m"))
     panel = compute_panel(model, noise_clips(12_000))
     assert panel.mixture is None and panel.frames == 73
     plot_panel(panel, tmp_path / "panel.png", "title")
@@ -78,4 +77,4 @@ def test_one_file_for_a_model_of_mixtures_is_an_error(tmp_path):
 
 def test_a_directory_without_a_model_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.yaml is missing"):
-        load_pretrained(tmp_path)
+        load_pretrain_model(tmp_path)

@@ -54,18 +54,16 @@ def load_classifier(config_file: Path, model_file: Path):
     Raises:
         ValueError: a file is missing, or the weights do not fit the configuration.
     """
-    from espnet2_sslam.checkpoint import compare_states, load_states
+    from espnet2_sslam.checkpoint import load_weights
 
     for path in (config_file, model_file):
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: train the classifier (stage 6)")
+            raise ValueError(f"{path} does not exist: train the classifier")
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not isinstance(config.get("class_list"), list):
         raise ValueError(f"{config_file} is not the config.yaml of a classifier")
     model = build_classifier(config)
-    states = load_states(model_file)
-    compare_states(model.state_dict(), states, str(model_file))
-    model.load_state_dict(states)
+    load_weights(model, model_file)
     return model.eval(), config
 
 

@@ -16,12 +16,14 @@ OUTPUT's suffix says what to write, or --to:
 
 import argparse
 import logging
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from espnet2_sslam.bin.cli import run_main
+
+if TYPE_CHECKING:
+    from espnet2_sslam.checkpoint import Model, Parts
 
 SUFFIXES = {".pt": "fairseq", ".pth": "training", ".zip": "espnet-pack"}
 LAYOUTS = ("folder", "fairseq", "huggingface", "training", "espnet-pack")
@@ -30,10 +32,10 @@ LAYOUTS = ("folder", "fairseq", "huggingface", "training", "espnet-pack")
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(
-        prog="sslam-convert",
+        prog="sslam convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: sslam-convert EAT-base_epoch30_ft.pt models/eat_as2m "
+        epilog="example: sslam convert EAT-base_epoch30_ft.pt models/eat_as2m "
         "--labels class_labels_indices.csv",
     )
     add = parser.add_argument
@@ -56,16 +58,14 @@ def main(cmd: Sequence[str] | None = None) -> None:
     """Read, complete, write, and say what was written."""
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    layout = args.to or SUFFIXES.get(args.output.suffix, "folder")
     check_arguments(args)
+    from espnet2_sslam.checkpoint import assemble
+
     parts = read(args)
-    {
-        "folder": write_folder,
-        "fairseq": write_fairseq,
-        "huggingface": write_huggingface,
-        "training": write_training,
-        "espnet-pack": write_pack,
-    }[layout](parts, args.output)
+    # every name and shape must fit, whatever is written
+    model = assemble(parts, args.source)
+    layout = args.to or SUFFIXES.get(args.output.suffix, "folder")
+    write(parts, model, args.output, layout)
     print(describe(parts))
     print(f"written: {args.output} ({layout})")
 
@@ -75,107 +75,62 @@ def check_arguments(args: argparse.Namespace) -> None:
     if (args.fbank_mean is None) != (args.fbank_std is None):
         raise ValueError("give --fbank_mean and --fbank_std together, or neither")
     output = args.output
-    there = any(output.iterdir()) if output.is_dir() else output.exists()
-    if there and not args.overwrite:
+    in_use = any(output.iterdir()) if output.is_dir() else output.exists()
+    if in_use and not args.overwrite:
         raise ValueError(f"{output} is there already: --overwrite replaces it")
-    if not output.resolve().parent.exists():
-        output.resolve().parent.mkdir(parents=True)
 
 
-def read(args: argparse.Namespace):
+def read(args: argparse.Namespace) -> "Parts":
     """The parts of SOURCE with the user's additions."""
-    from espnet2_sslam.checkpoint import complete, read_labels, read_parts
+    from espnet2_sslam.checkpoint import read_labels, read_parts
 
     parts = read_parts(args.source, revision=args.revision, cache_dir=args.cache_dir)
-    classes, fbank = None, None
+    classes = None
     if args.labels is not None:
-        known = (parts.config["classifier"] or {}).get("classes")
-        classes = read_labels(args.labels, known)
-    if args.fbank_mean is not None:
-        fbank = args.fbank_mean, args.fbank_std
-    options = {"num_heads": args.num_heads, "task": args.task}
-    parts = complete(
-        parts.chosen(args.weights), args.source, classes=classes, fbank=fbank, **options
+        classes = read_labels(args.labels, (parts.head_options or {}).get("classes"))
+    return parts.complete(
+        args.source,
+        weights=args.weights,
+        num_heads=args.num_heads,
+        classes=classes,
+        task=args.task,
+        fbank=None if args.fbank_mean is None else (args.fbank_mean, args.fbank_std),
     )
-    build(parts, args.source)  # every name and shape must fit, whatever is written
-    return parts
 
 
-def build(parts: Any, source: str):
-    """The model with the parts' weights; CheckpointError where they do not fit."""
-    from espnet2_sslam.checkpoint import build_model, fill_model
-
-    return fill_model(build_model(parts.config), stored_state(parts), source)
-
-
-def stored_state(parts: Any):
-    """The content of model.safetensors."""
-    from espnet2_sslam.checkpoint import join_state
-
-    fbank = parts.config["fbank_mean"], parts.config["fbank_std"]
-    return join_state(parts.encoder, fbank, parts.head)
-
-
-def write_folder(parts: Any, output: Path) -> None:
-    """Our own format, with what Hugging Face's feature extractor needs."""
-    from espnet2_sslam.checkpoint import folder
-
-    folder.write_folder(parts.config, stored_state(parts), output)
-
-
-def write_fairseq(parts: Any, output: Path) -> None:
-    """The authors' layout."""
+def write(parts: "Parts", model: "Model", output: Path, layout: str) -> None:
+    """Write one of the layouts, whole or not at all."""
     import torch
 
-    from espnet2_sslam.checkpoint import to_fairseq
+    from espnet2_sslam import checkpoint, store
 
-    whole(output, lambda path: torch.save(to_fairseq(parts), path))
+    if layout == "folder":
+        checkpoint.write_folder(parts.config(), parts.state(), output)
+    elif layout == "huggingface":
+        state, config = checkpoint.to_huggingface(parts)
+        checkpoint.write_folder(config, state, output)
+    elif layout == "espnet-pack":
+        from espnet2_sslam.integrations.pack import pack_model
 
-
-def write_training(parts: Any, output: Path) -> None:
-    """A file for --init_param."""
-    import torch
-
-    from espnet2_sslam.checkpoint import to_training
-
-    whole(output, lambda path: torch.save(to_training(parts), path))
-
-
-def write_huggingface(parts: Any, output: Path) -> None:
-    """A folder in the layout of the authors' exports."""
-    from espnet2_sslam.checkpoint import folder, to_huggingface
-
-    state, config = to_huggingface(parts)
-    folder.write_folder(config, state, output)
-
-
-def write_pack(parts: Any, output: Path) -> None:
-    """ESPnet's packed model."""
-    from espnet2_sslam.integrations.pack import pack_model
-
-    model = build(parts, "the source")
-    whole(output, lambda path: pack_model(model, path))
+        pack_model(model, output)
+    else:
+        to_layout = {
+            "fairseq": checkpoint.to_fairseq,
+            "training": checkpoint.to_training,
+        }
+        content = to_layout[layout](parts)
+        with store.writing(output, "wb") as stream:
+            torch.save(content, stream)
 
 
-def whole(output: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all."""
-    partial = output.with_name(f".{output.stem}.{os.getpid()}.part{output.suffix}")
-    try:
-        write(partial)
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def describe(parts: Any) -> str:
+def describe(parts: "Parts") -> str:
     """What the model is, in a few lines."""
-    config, sizes = parts.config, parts.config["encoder"]
+    sizes, head = parts.sizes, parts.head_options
     lines = [
         f"encoder: {sizes['depth']} blocks, {sizes['embed_dim']} channels, "
-        f"{sizes['num_heads']} heads ({config['origin']['weights']}'s weights)",
-        f"fbank mean, std: {config['fbank_mean']:.4f}, {config['fbank_std']:.4f}",
+        f"{sizes['num_heads']} heads ({parts.origin['weights']}'s weights)",
+        "fbank mean, std: {:.4f}, {:.4f}".format(*parts.fbank),
     ]
-    head = config["classifier"]
     if head:
         lines.append(
             f"classifier: {len(head['classes'])} classes ({head['classes'][0]}, ...), "

@@ -1,57 +1,64 @@
 """Weights in and out: the authors' files, our trainings, and our own format."""
 
-from espnet2_sslam.checkpoint.archive import META_FILE
-from espnet2_sslam.checkpoint.authors import from_fairseq
-from espnet2_sslam.checkpoint.complete import complete
-from espnet2_sslam.checkpoint.errors import CheckpointError, RefusedPickle
-from espnet2_sslam.checkpoint.folder import (
-    FORMAT_VERSION,
-    PREPROCESSOR_FILE,
-    Model,
-    build_model,
-    fill_model,
-    join_state,
-    model_config,
-    model_state,
-    save_model,
-)
-from espnet2_sslam.checkpoint.hub import resolve
-from espnet2_sslam.checkpoint.labels import read_labels
-from espnet2_sslam.checkpoint.load import Loaded, load_model, read_parts, weights_file
-from espnet2_sslam.checkpoint.names import (
+from espnet2_sslam.checkpoint.authors import (
     decoder_state_from_authors,
     encoder_state_from_authors,
+    from_fairseq,
+    to_fairseq,
+    to_huggingface,
 )
-from espnet2_sslam.checkpoint.parts import differences
-from espnet2_sslam.checkpoint.pickled import StandIn, read_pickle
-from espnet2_sslam.checkpoint.weights import (
+from espnet2_sslam.checkpoint.files import (
+    FORMAT_VERSION,
+    PREPROCESSOR_FILE,
+    CheckpointError,
+    Parts,
+    RefusedPickle,
+    StandIn,
+    read_pickle,
+    write_folder,
+)
+from espnet2_sslam.checkpoint.hub import META_FILE, resolve
+from espnet2_sslam.checkpoint.load import (
+    Loaded,
+    Model,
+    assemble,
+    build_model,
     check_init_param,
     compare_states,
+    load_model,
+    load_pretrain_model,
     load_states,
+    load_weights,
+    model_config,
+    model_state,
+    read_labels,
+    read_parts,
+    save_model,
+    to_training,
+    weights_file,
 )
-from espnet2_sslam.checkpoint.write import to_fairseq, to_huggingface, to_training
 
 __all__ = [
-    "CheckpointError",
     "FORMAT_VERSION",
-    "Loaded",
     "META_FILE",
-    "Model",
     "PREPROCESSOR_FILE",
+    "CheckpointError",
+    "Loaded",
+    "Model",
+    "Parts",
     "RefusedPickle",
     "StandIn",
+    "assemble",
     "build_model",
     "check_init_param",
     "compare_states",
-    "complete",
     "decoder_state_from_authors",
-    "differences",
     "encoder_state_from_authors",
-    "fill_model",
     "from_fairseq",
-    "join_state",
     "load_model",
+    "load_pretrain_model",
     "load_states",
+    "load_weights",
     "model_config",
     "model_state",
     "read_labels",
@@ -63,4 +70,5 @@ __all__ = [
     "to_huggingface",
     "to_training",
     "weights_file",
+    "write_folder",
 ]

@@ -1,26 +1,49 @@
 """From what a user names (path, Hugging Face id, ESPnet tag) to files on this disk.
 
 Downloads are of one exact commit, and every file is checked against the hash that the
-Hub lists for it before it is handed out. With the files in the cache no network is
-needed.
+Hub lists for it before it is handed out. With the files in Hugging Face's cache no
+network is needed.
 """
 
+import contextlib
 import csv
 import errno
+import hashlib
 import importlib.util
 import logging
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from espnet2_sslam.checkpoint.archive import is_archive, unpack
-from espnet2_sslam.checkpoint.errors import CheckpointError
+import yaml
+
+from espnet2_sslam.checkpoint.files import CheckpointError
+from espnet2_sslam.store import sha256 as sha256_of
+from espnet2_sslam.store import write_text
+from espnet2_sslam.unpack import is_archive, unpack
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 HUB_URL = "https://huggingface.co/"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+TIMEOUT = 20  # seconds for the list of a repository's files
 UNPACKED = Path("~/.cache/espnet2_sslam/unpacked")
 ZOO_FILES = Path("~/.cache/espnet_model_zoo")  # espnet_model_zoo's own default
+META_FILE = "meta.yaml"  # of ESPnet's pack: it names config.yaml and the weights
 FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".yaml", ".json", ".onnx", ".bin")
+WEIGHTS = ("model.safetensors", "*.safetensors", "*.pt", "*.pth")  # first kind found
+TEXTS = (
+    "config.json",
+    "config.yaml",
+    "preprocessor_config.json",
+    "classes.txt",
+    "*label*.csv",
+    "*label*.txt",
+    "*label*.json",
+)
 
 
 def resolve(
@@ -55,23 +78,132 @@ def resolve(
         path = Path(source).expanduser()
         if text and path.exists():
             _refuse_pins(text, "a local path", revision, sha256)
-            local = path.is_file() and is_archive(path)
-            return unpack(path, unpacked) if local else path
+            packed = path.is_file() and is_archive(path)
+            return unpack_model(path, unpacked) if packed else path
         url = zoo_table().get(text)
         if url is not None and not url.startswith(("huggingface.co", HUB_URL)):
             _refuse_pins(text, "an ESPnet tag with a fixed file", revision, sha256)
-            return unpack(_zoo_download(text, cache_dir), unpacked)
+            return unpack_model(_zoo_download(text, cache_dir), unpacked)
         if url is not None and url.startswith(HUB_URL):
             text = url.removeprefix(HUB_URL).strip("/") or text
         name = text.removeprefix(HUB_URL)
-        if not isinstance(source, str) or not _looks_like_id(name):
+        is_id = HUB_ID.fullmatch(name) and not name.endswith((*FILE_SUFFIXES, ".zip"))
+        if not isinstance(source, str) or not is_id:
             raise CheckpointError(
                 f"{text!r}: there is no such file or folder (a Hugging Face id is "
                 "user/repo)"
             )
-        return _from_hub(name, revision, cache_dir, sha256 or {})
-    except OSError as error:
-        raise CheckpointError(_os_error_line(text, error)) from error
+        repo, _, inside = name.partition("@")
+        if inside and revision is not None and revision != inside:
+            raise CheckpointError(
+                f"{name}: two revisions are named, {inside} and {revision}"
+            )
+        return _Repository(repo, inside or revision, cache_dir, sha256 or {}).fetch()
+    except OSError as error:  # what the disk has to say, in one line
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            raise CheckpointError(
+                f"{text}: no space left on the disk{where}: free some, or name another "
+                "folder as cache_dir, and run again"
+            ) from error
+        reason = error.strerror or " ".join(str(error).split())
+        raise CheckpointError(f"{text}: {reason}{where}") from error
+
+
+def _refuse_pins(source: str, kind: str, revision: Any, sha256: Any) -> None:
+    """A revision or a hash that would not be looked at is a mistake."""
+    if revision is not None or sha256:
+        raise CheckpointError(
+            f"{source} is {kind}: revision and sha256 are for a Hugging Face id, leave "
+            "them out"
+        )
+
+
+# --- packed models and ESPnet's model zoo
+
+
+def unpack_model(archive: Path, cache_dir: Path) -> Path:
+    """Take a packed model (ESPnet's `pack` format) out of its archive, once.
+
+    Args:
+        archive: .zip or .tar file of ESPnet's pack or ours.
+        cache_dir: Folder for unpacked models.
+
+    Returns:
+        A folder with config.yaml, the weights (*.pth) and meta.yaml.
+
+    Raises:
+        CheckpointError: Not such an archive, damaged, or one that is not safe.
+        OSError: It cannot be written.
+    """
+    archive = archive.resolve()
+    status = archive.stat()
+    key = f"{archive}|{status.st_size}|{status.st_mtime_ns}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:24]
+    target = cache_dir.expanduser() / f"{archive.name.split('.')[0]}-{digest}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=target.parent) as folder:
+        content, model = Path(folder) / "all", Path(folder) / "model"
+        model.mkdir()
+        try:
+            unpack(archive, content)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+        meta = min(content.rglob(META_FILE), key=lambda p: len(p.parts), default=None)
+        if meta is None:
+            raise CheckpointError(f"{archive} holds no {META_FILE}: ESPnet's pack does")
+        config, weights = packed_files(meta.read_bytes(), str(archive))
+        name = f"{Path(weights).stem}.pth"
+        for member, place in (config, "config.yaml"), (weights, name):
+            if not (content / member).is_file():
+                raise CheckpointError(f"{archive} lacks {member}, which it should hold")
+            shutil.move(content / member, model / place)
+        named = {
+            "yaml_files": {"train_config": "config.yaml"},
+            "files": {"model_file": name},
+        }
+        (model / META_FILE).write_text(yaml.safe_dump(named), encoding="utf-8")
+        try:
+            model.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster
+                raise
+    return target
+
+
+def packed_files(text: str | bytes, source: str) -> tuple[str, str]:
+    """Paths of the configuration and of the weights that a meta.yaml names.
+
+    Raises:
+        CheckpointError: Not ESPnet's meta.yaml, or one of another kind of model.
+    """
+    try:
+        meta = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        meta = None
+    paths = []
+    for section, ending in ("yaml_files", "train_config"), ("files", "model_file"):
+        named = meta.get(section) if isinstance(meta, dict) else None
+        if not isinstance(named, dict):
+            raise CheckpointError(
+                f"{source}: its {META_FILE} is not that of ESPnet's pack"
+            )
+        files = [file for name, file in named.items() if str(name).endswith(ending)]
+        files = list(named.values()) if len(named) == 1 else files
+        if len(files) != 1 or not isinstance(files[0], str):
+            raise CheckpointError(
+                f"{source}: its {META_FILE} must name one {ending}, it names "
+                f"{', '.join(map(str, named)) or 'nothing'}: this is not one of our "
+                "models"
+            )
+        # An absolute path is stored without its first slash, as every archiver does it.
+        path = files[0].lstrip("/")
+        if ".." in Path(path).parts:
+            raise CheckpointError(f"{source} is not safe to unpack: it names {path}")
+        paths.append(path)
+    return paths[0], paths[1]
 
 
 def zoo_table() -> dict[str, str]:
@@ -86,32 +218,6 @@ def zoo_table() -> dict[str, str]:
         return {row["name"]: row["url"] for row in csv.DictReader(stream)}
 
 
-def _looks_like_id(text: str) -> bool:
-    """Whether this can be a Hugging Face id rather than a mistyped path."""
-    return bool(HUB_ID.fullmatch(text)) and not text.endswith(FILE_SUFFIXES + (".zip",))
-
-
-def _refuse_pins(source, what, revision, sha256) -> None:
-    """A revision or a hash that would not be looked at is a mistake."""
-    if revision is not None or sha256:
-        raise CheckpointError(
-            f"{source} is {what}: revision and sha256 are for a Hugging Face id, leave "
-            "them out"
-        )
-
-
-def _from_hub(name, revision, cache_dir, sha256) -> Path:
-    """Files of a Hugging Face id."""
-    from espnet2_sslam.checkpoint.hub_files import fetch
-
-    repo, _, inside = name.partition("@")
-    if inside and revision is not None and revision != inside:
-        raise CheckpointError(
-            f"{name}: two revisions are named, {inside} and {revision}"
-        )
-    return fetch(repo, inside or revision, cache_dir, sha256)
-
-
 def _zoo_download(tag: str, cache_dir: str | Path | None) -> Path:
     """The archive of a tag; from espnet_model_zoo's cache if it is there."""
     from espnet_model_zoo.downloader import ModelDownloader, str_to_hash
@@ -122,9 +228,9 @@ def _zoo_download(tag: str, cache_dir: str | Path | None) -> Path:
     # ESPnet writes `url` after the whole archive.
     done = folder / str_to_hash(url) / "url"
     if done.is_file():
-        found = [path for path in done.parent.iterdir() if is_archive(path)]
-        if len(found) == 1:
-            return found[0]
+        archives = [path for path in done.parent.iterdir() if is_archive(path)]
+        if len(archives) == 1:
+            return archives[0]
     try:
         path = Path(downloader.download(tag))
     except OSError as error:  # what requests raises is one, too
@@ -140,13 +246,250 @@ def _zoo_download(tag: str, cache_dir: str | Path | None) -> Path:
     return path
 
 
-def _os_error_line(source: str, error: OSError) -> str:
-    """What the disk had to say, in one line."""
-    where = f" ({error.filename})" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return (
-            f"{source}: no space left on the disk{where}: free some, or name another "
-            "folder as cache_dir, and run again"
+# --- Hugging Face
+
+
+class _Repository:
+    """One repository at one revision, in Hugging Face's cache.
+
+    Args:
+        repo: user/repo.
+        revision: Branch, tag or commit; by default the main branch.
+        cache_dir: Hugging Face's own cache by default.
+        pinned: SHA-256 of files, by name.
+    """
+
+    def __init__(
+        self,
+        repo: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        pinned: Mapping[str, str],
+    ):
+        from huggingface_hub import constants
+
+        self.repo, self.revision = repo, revision
+        self.label = f"{repo}@{revision}" if revision else repo
+        self.cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+        self.storage = self.cache / f"models--{repo.replace('/', '--')}"
+        self.pinned = {name: value.lower() for name, value in pinned.items()}
+        self.online = False
+        self.hashes: dict[str, str | None] = {}  # of every file: SHA-256, or git's SHA-1
+        self.commit = revision or constants.DEFAULT_REVISION
+
+    def fetch(self) -> Path:
+        """Folder of the commit; of a repository with .pt or .pth weights, that file.
+
+        Raises:
+            CheckpointError: It cannot be had, or is not what it should be.
+        """
+        if COMMIT.fullmatch(self.commit):
+            self._list_cache()
+            if self._is_usable():  # a commit never changes: no need to ask the Hub
+                return self._files()
+        self._list()
+        return self._files()
+
+    def _list(self) -> None:
+        """Ask the Hub for the commit and its files, or look into the cache."""
+        from huggingface_hub import HfApi, errors
+
+        try:
+            info = HfApi().model_info(
+                self.repo, revision=self.revision, files_metadata=True, timeout=TIMEOUT
+            )
+        except errors.HFValidationError as error:
+            raise CheckpointError(f"{self.repo} is not a Hugging Face id") from error
+        except (errors.HTTPError, OSError) as error:
+            _raise_if_final(error, self.label)
+            ref = self.storage / "refs" / self.commit
+            if ref.is_file():
+                self.commit = ref.read_text().strip()
+            self._list_cache()
+            if not self.hashes:
+                raise CheckpointError(
+                    f"{self.label} is not in the cache ({self.cache}) and "
+                    f"{_unreachable(error)}: connect to the network and run again"
+                ) from error
+            logging.info("%s: commit %s from the cache", self.label, self.commit)
+            return
+        self.online = True
+        self.hashes = {
+            file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id
+            for file in info.siblings or ()
+            if ".." not in file.rfilename.split("/")
+        }
+        if self.revision == info.sha:
+            return
+        # as the Hub's own client keeps it, which finds the commit so without network
+        with contextlib.suppress(OSError):  # a cache that is read-only
+            write_text(self.storage / "refs" / self.commit, info.sha)
+        self.commit = info.sha
+        pin = f"{self.repo}@{info.sha}"
+        logging.info("%s is commit %s: pin it with %s", self.label, info.sha, pin)
+
+    def _list_cache(self) -> None:
+        """The files of the commit that are on this disk.
+
+        Hugging Face names them there by what the Hub listed: SHA-256, or git's SHA-1.
+        """
+        snapshot = self.storage / "snapshots" / self.commit
+        for path in snapshot.rglob("*"):
+            if path.is_file():
+                blob = path.resolve().name if path.is_symlink() else None
+                self.hashes[path.relative_to(snapshot).as_posix()] = blob
+
+    def _is_usable(self) -> bool:
+        """Whether the cache holds a whole model."""
+        names = set(self.hashes)
+        pickles = any(name.endswith((".pt", ".pth")) for name in names)
+        tensors = any(name.endswith(".safetensors") for name in names)
+        if META_FILE in names:
+            return pickles and any(name.endswith("config.yaml") for name in names)
+        return "config.json" in names if tensors else pickles
+
+    def _files(self) -> Path:
+        """Download and check what a model needs."""
+        if META_FILE in self.hashes:  # as ESPnet's model zoo puts models on the Hub
+            return self._packed_files()
+        weights = self._choose_weights()
+        names = [
+            name
+            for name in self.hashes
+            if "/" not in name and any(fnmatch(name, pattern) for pattern in TEXTS)
+        ]
+        names.append(weights)  # last: then the rest is there, see `_is_usable`
+        unknown = set(self.pinned) - set(names)
+        if unknown:
+            raise CheckpointError(
+                f"{self.label}: sha256 is given for {', '.join(sorted(unknown))}, "
+                f"needed are {', '.join(names)}"
+            )
+        path = [self._file(name) for name in names][-1]
+        return path if weights.endswith((".pt", ".pth")) else path.parent
+
+    def _packed_files(self) -> Path:
+        """The weights of a model in ESPnet's pack format, config.yaml beside them."""
+        text = self._file(META_FILE).read_bytes()
+        names = packed_files(text, self.label)
+        for name in names:
+            if name not in self.hashes:
+                raise CheckpointError(f"{self.label} lacks {name}, see its {META_FILE}")
+        config, weights = (self._file(name) for name in names)
+        if config.parent != weights.parent or config.name != "config.yaml":
+            raise CheckpointError(
+                f"{self.label}: {names[0]} is not the config.yaml beside {names[1]}: "
+                "this is not one of our models"
+            )
+        return weights
+
+    def _choose_weights(self) -> str:
+        """The one file of weights in the repository's first folder."""
+        for pattern in WEIGHTS:
+            names = [n for n in self.hashes if fnmatch(n, pattern) and "/" not in n]
+            if len(names) == 1:
+                return names[0]
+            if names:
+                raise CheckpointError(
+                    f"{self.label} holds several files of weights "
+                    f"({', '.join(sorted(names))}): fetch one with `hf download "
+                    f"{self.repo} FILE` and name it"
+                )
+        raise CheckpointError(
+            f"{self.label} holds no weights ({', '.join(WEIGHTS)}), but "
+            f"{', '.join(sorted(self.hashes)[:5]) or 'nothing'}"
         )
-    reason = error.strerror or " ".join(str(error).split())
-    return f"{source}: {reason}{where}"
+
+    def _file(self, name: str) -> Path:
+        """One file of the commit, checked; what is damaged is fetched once more."""
+        path = self._download(name)
+        if not self._is_sound(path, name) and self.online:
+            logging.warning("%s in the cache is damaged: it is fetched again", path)
+            path = self._download(name, force_download=True)
+        if not self._is_sound(path, name):
+            raise CheckpointError(
+                f"{self.label}: {name} does not have the hash that the Hub lists: "
+                f"delete {path.resolve()} and run again"
+            )
+        pin = self.pinned.get(name)
+        if pin is not None and sha256_of(path) != pin:
+            raise CheckpointError(
+                f"{self.label}: {name} has SHA-256 {sha256_of(path)}, pinned is {pin}"
+            )
+        return path
+
+    def _download(self, name: str, **options: Any) -> Path:
+        """Path of a file of the commit, downloaded if it is not in the cache."""
+        from huggingface_hub import errors, hf_hub_download
+
+        path = self.storage / "snapshots" / self.commit / name
+        if path.is_file() and not options:
+            return path
+        try:
+            return Path(
+                hf_hub_download(
+                    self.repo,
+                    name,
+                    revision=self.commit,
+                    cache_dir=self.cache,
+                    **options,
+                )
+            )
+        except (errors.HTTPError, OSError, RuntimeError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # the disk's, not the network's
+            _raise_if_final(error, self.label)
+            raise CheckpointError(
+                f"{self.label}: {name} is not in the cache ({self.cache}) and "
+                f"could not be fetched, {_unreachable(error)}: run again, whole "
+                "files are kept"
+            ) from error
+
+    def _is_sound(self, path: Path, name: str) -> bool:
+        """Whether the file is what the Hub lists; a hash that nobody knows is none."""
+        listed = self.hashes[name] or ""
+        if re.fullmatch(r"[0-9a-f]{64}", listed):
+            return sha256_of(path) == listed
+        if COMMIT.fullmatch(listed):  # git's id of a small file
+            content = path.read_bytes()
+            blob = b"blob %d\0" % len(content) + content
+            return hashlib.sha1(blob).hexdigest() == listed
+        return True
+
+
+def _raise_if_final(error: Exception, label: str) -> None:
+    """Turn into one line what the network's return would not change."""
+    from huggingface_hub import errors
+
+    repo, _, revision = label.partition("@")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    line = None
+    if isinstance(error, errors.GatedRepoError):
+        line = "is gated: accept its terms on its page and log in (`hf auth login`)"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        line = f"has no revision {revision}: see its list of commits"
+    elif isinstance(error, errors.RepositoryNotFoundError) or status == 401:
+        line = "does not exist, or is private: check the name, or `hf auth login`"
+    elif isinstance(error, errors.EntryNotFoundError) and status == 404:
+        line = "lacks a file that it lists: try another revision"
+    elif status == 403:
+        line = "may not be read with this token: `hf auth login` with another"
+    elif status is not None and 400 <= status < 500 and status not in (408, 429):
+        line = f"cannot be had: the Hub answers {status}"
+    if line:
+        raise CheckpointError(f"{repo} {line}") from error
+
+
+def _unreachable(error: BaseException | None) -> str:
+    """Why the Hub gave nothing, in a few words."""
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return f"the Hub answers {status}"
+    cause = error
+    while cause is not None:
+        if isinstance(cause, errors.OfflineModeIsEnabled):
+            return "HF_HUB_OFFLINE is set"
+        cause = cause.__cause__
+    return f"the Hub cannot be reached ({type(error).__name__})"

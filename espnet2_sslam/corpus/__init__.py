@@ -42,12 +42,10 @@ from espnet2_sslam.corpus.records import RecordBook
 from espnet2_sslam.corpus.report import STATS_SPLIT, collect
 from espnet2_sslam.corpus.report_text import report_text, warnings
 from espnet2_sslam.corpus.splits import read_corpus
-from espnet2_sslam.corpus.unpack import ARCHIVES, unpack
 from espnet2_sslam.corpus.weights import WEIGHT_FILE, class_balanced_weights
 from espnet2_sslam.corpus.writer import Clip, CorpusWriter, atomic_lines
 
 __all__ = [
-    "ARCHIVES",
     "AUDIO_FORMATS",
     "CLASS_FILE",
     "Clip",
@@ -88,7 +86,6 @@ __all__ = [
     "sounding_level",
     "table_lines",
     "unique_words",
-    "unpack",
     "warnings",
     "write_atomically",
     "write_classes",

@@ -8,7 +8,6 @@ has `encoder: sslam` and `encoder_conf`, model.pth the names `encoder.*`, for
 """
 
 import io
-import os
 import sys
 import time
 import zipfile
@@ -19,6 +18,7 @@ import torch
 import yaml
 
 import espnet2_sslam
+from espnet2_sslam import store
 from espnet2_sslam.checkpoint import META_FILE, Model, model_config
 from espnet2_sslam.classifier import SSLAMClassifier
 
@@ -96,18 +96,10 @@ def training_config(model: Model) -> dict[str, Any]:
 
 def _write_zip(path: Path, members: dict[str, Any]) -> None:
     """Write the archive whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as stream:
-            with zipfile.ZipFile(stream, "w") as archive:  # weights do not shrink
-                for name, content in members.items():
-                    # A plain ZipInfo holds no time.
-                    info = zipfile.ZipInfo(name)
-                    info.external_attr = 0o644 << 16
-                    archive.writestr(info, content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with store.writing(path, "wb") as stream:
+        with zipfile.ZipFile(stream, "w") as archive:  # weights do not shrink
+            for name, content in members.items():
+                # A plain ZipInfo holds no time.
+                info = zipfile.ZipInfo(name)
+                info.external_attr = 0o644 << 16
+                archive.writestr(info, content)

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from espnet2_sslam.audio import read_audio
-from espnet2_sslam.checkpoint import compare_states, load_states
-from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.checkpoint import load_pretrain_model
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.mixing import unmixed_steps
 from espnet2_sslam.pretrain_model import MIXED, SSLAMPretrainModel
@@ -39,31 +37,6 @@ class Panel:
     mask: np.ndarray
     error: np.ndarray
     frames: int
-
-
-def load_pretrained(model_dir: Path) -> SSLAMPretrainModel:
-    """Build a pre-training model from its config.yaml and latest.pth, strictly.
-
-    Raises:
-        FileNotFoundError: when the run has no finished epoch.
-        ValueError: when the weights do not fit the configuration.
-    """
-    model_dir = Path(model_dir)
-    for name in ("config.yaml", "latest.pth"):
-        if not (model_dir / name).exists():
-            raise FileNotFoundError(
-                f"{model_dir / name} is missing: give the directory of a finished "
-                "pre-training run"
-            )
-    config = yaml.safe_load((model_dir / "config.yaml").read_text(encoding="utf-8"))
-    encoder = SSLAMEncoder(
-        input_size=config.get("input_size") or 1, **config["encoder_conf"]
-    )
-    model = SSLAMPretrainModel(encoder, **config["model_conf"])
-    states = load_states(model_dir / "latest.pth")
-    compare_states(model.state_dict(), states, str(model_dir / "latest.pth"))
-    model.load_state_dict(states)
-    return model.eval()
 
 
 @torch.no_grad()
@@ -156,7 +129,7 @@ def draw_panel(
     Raises:
         ValueError: for unusable audio, or one file only with a model of mixtures.
     """
-    model = load_pretrained(model_dir)
+    model = load_pretrain_model(model_dir)
     if MIXED in model.streams and len(wavs) < 2:
         raise ValueError(
             f"{model_dir} was trained on mixtures: give two audio files, got one"

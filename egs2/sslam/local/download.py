@@ -20,8 +20,8 @@ from pathlib import Path
 import yaml
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import ARCHIVES, unpack
 from espnet2_sslam.store import write_json
+from espnet2_sslam.unpack import is_archive, unpack
 
 SOURCES = Path(__file__).with_name("download.yaml")
 RECORD = ".downloads.json"
@@ -255,7 +255,7 @@ def download(args) -> None:
         for source in sources:
             target.get(source)
         for source in sources if args.unpack == "true" else ():
-            if source["name"].lower().endswith(ARCHIVES):
+            if is_archive(source["name"]):
                 unpack_once(target, source)
         place = (folder / entry["corpus_dir"]).resolve()
         print(f"{args.corpus}: use --corpus_dir {place}")

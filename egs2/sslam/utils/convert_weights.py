@@ -1,29 +1,21 @@
 #!/usr/bin/env python3
-"""Make an encoder from anywhere usable by stage 6: encoder.pth and config.yaml.
+"""Make an encoder from anywhere usable by fine-tuning: encoder.pth and config.yaml.
 
-SOURCE is whatever sslam-convert reads: the authors' .pt file, an export of theirs or
+SOURCE is whatever `sslam convert` reads: the authors' .pt file, an export of theirs or
 its Hugging Face id, a folder in our format, a training's folder. Heads are left out.
 """
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
 
+from espnet2_sslam import store
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.checkpoint import complete, read_parts, to_training
-
-SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio", "max_frames")
-
-
-def write(path, save):
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    save(part)
-    os.replace(part, path)
+from espnet2_sslam.checkpoint import read_parts, to_training
+from espnet2_sslam.config import SIZES
 
 
 def main():
@@ -33,19 +25,15 @@ def main():
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("output", metavar="DIR", type=Path)
     args = parser.parse_args()
-    parts = read_parts(args.source)
-    config = {**parts.config, "classifier": None}
-    parts = replace(parts, config=config, head=None, decoder=None, teacher=None)
-    parts = complete(parts, args.source)
-    encoder = {name: parts.config["encoder"][name] for name in SIZES}
-    for name in ("fbank_mean", "fbank_std"):
-        encoder[name] = parts.config[name]
-    record = {"encoder_conf": encoder, "origin": parts.config["origin"]}
-    args.output.mkdir(parents=True, exist_ok=True)
+    parts = replace(read_parts(args.source), head=None, decoder=None, teacher=None)
+    parts = replace(parts, head_options=None).complete(args.source)
+    encoder = {name: parts.sizes[name] for name in SIZES}
+    encoder["fbank_mean"], encoder["fbank_std"] = parts.fbank
+    record = {"encoder_conf": encoder, "origin": parts.origin}
     text = yaml.safe_dump(record, sort_keys=False)
-    write(args.output / "config.yaml", lambda path: path.write_text(text))
-    weights = to_training(parts)
-    write(args.output / "encoder.pth", lambda path: torch.save(weights, path))
+    store.write_text(args.output / "config.yaml", text)
+    with store.writing(args.output / "encoder.pth", "wb") as stream:
+        torch.save(to_training(parts), stream)
     print(f"{args.source} -> {args.output}")
 
 

@@ -11,12 +11,17 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
 MAX_FILES = 3_000_000
 MAX_BYTES = 500 << 30
-MAX_RATIO = 100  # unpacked over packed size; audio hardly shrinks
+MAX_RATIO = 100  # unpacked over packed size; audio and weights hardly shrink
 SMALL_BYTES = 256 << 20  # below this the ratio does not matter
 PIECE = 1 << 20
+
+
+def is_archive(path: str | Path) -> bool:
+    """Whether the name is that of an archive (a .pt file is a zip, but none)."""
+    return str(path).lower().endswith(SUFFIXES)
 
 
 def unpack(archive: Path, target: Path, into: str | None = None) -> None:
@@ -36,7 +41,7 @@ def unpack(archive: Path, target: Path, into: str | None = None) -> None:
     target.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target))
     try:
-        budget = Budget(archive)
+        budget = _Budget(archive)
         if zipfile.is_zipfile(archive):
             _unpack_zip(archive, partial, budget)
         else:
@@ -53,7 +58,7 @@ def unpack(archive: Path, target: Path, into: str | None = None) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-class Budget:
+class _Budget:
     """What an archive may still take: files and bytes."""
 
     def __init__(self, archive: Path):
@@ -63,11 +68,7 @@ class Budget:
         self.files = MAX_FILES
 
     def take_file(self, name: str) -> None:
-        """Count a member and look at its name.
-
-        Raises:
-            ValueError: Too many, or a name that leads out of the target.
-        """
+        """Count a member and look at its name; ValueError for one too many or evil."""
         self.files -= 1
         if self.files < 0:
             raise ValueError(f"{self.archive} holds more than {MAX_FILES} files")
@@ -76,11 +77,7 @@ class Budget:
             raise self.unsafe(f"the path {name!r} leads out of it")
 
     def take_bytes(self, count: int) -> None:
-        """Count bytes.
-
-        Raises:
-            ValueError: Too many.
-        """
+        """Count bytes; ValueError for too many."""
         self.bytes -= count
         if self.bytes < 0:
             raise self.unsafe("it unpacks to more than its size lets expect")
@@ -90,7 +87,7 @@ class Budget:
         return ValueError(f"{self.archive} is not safe to unpack: {why}")
 
 
-def _unpack_tar(archive: Path, folder: Path, budget: Budget) -> None:
+def _unpack_tar(archive: Path, folder: Path, budget: _Budget) -> None:
     """Take the members out one by one, in one pass."""
     with tarfile.open(archive) as file:
         for member in file:
@@ -105,7 +102,7 @@ def _unpack_tar(archive: Path, folder: Path, budget: Budget) -> None:
             file.members = []  # or millions of them stay in memory
 
 
-def _unpack_zip(archive: Path, folder: Path, budget: Budget) -> None:
+def _unpack_zip(archive: Path, folder: Path, budget: _Budget) -> None:
     """Take the members out one by one; sizes are counted, not believed."""
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
@@ -117,6 +114,8 @@ def _unpack_zip(archive: Path, folder: Path, budget: Budget) -> None:
             if member.is_dir():
                 path.mkdir(parents=True, exist_ok=True)
                 continue
+            if path.exists():
+                raise budget.unsafe(f"{member.filename!r} is in it twice")
             path.parent.mkdir(parents=True, exist_ok=True)
             with file.open(member) as source, open(path, "xb") as out:
                 while piece := source.read(PIECE):
@@ -125,11 +124,7 @@ def _unpack_zip(archive: Path, folder: Path, budget: Budget) -> None:
 
 
 def _move(partial: Path, target: Path, into: str | None) -> None:
-    """Put what was unpacked where it belongs.
-
-    Raises:
-        ValueError: Something of that name is there already.
-    """
+    """Put what was unpacked where it belongs; ValueError if something is there."""
     os.chmod(partial, 0o755)
     if into is not None:
         moves = [(partial, target / into)]
