@@ -99,7 +99,8 @@ def _unpack_tar(archive: Path, folder: Path, budget: _Budget) -> None:
                 file.extract(member, folder, filter="data")
             except tarfile.FilterError as error:
                 raise budget.unsafe(str(error)) from None
-            file.members = []  # or millions of them stay in memory
+            # or millions of them stay in memory
+            file.members = []  # type: ignore[attr-defined]
 
 
 def _unpack_zip(archive: Path, folder: Path, budget: _Budget) -> None:

@@ -1,4 +1,4 @@
-"""The command sslam-convert, as a user runs it."""
+"""The command `sslam convert`, as a user runs it."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def test_pretraining_goes_on_from_the_authors_weights(authors, tmp_path):
 
     convert(authors / PRETRAIN, tmp_path / "start.pth")
     model = tiny_model()
-    encoder = type(model.encoder)(1, embed_dim=48, depth=3, num_heads=4)
+    encoder = type(model.encoder)(embed_dim=48, depth=3, num_heads=4)
     model = SSLAMPretrainModel(encoder, decoder_conf=decoder_options())
     for part in ("encoder", "decoder", "teacher"):
         check_init_param(model, f"{tmp_path / 'start.pth'}:{part}:{part}")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet2_sslam.corpus import unpack
+from espnet2_sslam.unpack import unpack
 from tests.corpus_case import LOCAL, error_line
 
 sys.path.insert(0, str(LOCAL))

@@ -5,13 +5,10 @@ import pytest
 import torch
 import yaml
 
+from espnet2_sslam.checkpoint import load_pretrain_model
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
-from espnet2_sslam.results.panels import (
-    compute_panel,
-    draw_panel,
-    plot_panel,
-)
+from espnet2_sslam.results.panels import compute_panel, draw_panel, plot_panel
 from espnet2_sslam.units import PATCH_SIZE
 
 ENCODER = dict(embed_dim=16, depth=1, num_heads=2, fbank_mean=-6.0, fbank_std=4.0)
@@ -37,7 +34,9 @@ def noise_clips(*samples):
 
 
 def test_panel_of_a_mixture_agrees_with_the_patch_loss(tmp_path):
-    model = load_pretrain_model(write_model(tmp_path / "m", mixture=True, streams="mixed"))
+    model = load_pretrain_model(
+        write_model(tmp_path / "m", mixture=True, streams="mixed")
+    )
     clips = noise_clips(16_000, 14_000)
     panel = compute_panel(model, clips, seed=3)
     hidden = ~np.isnan(panel.error)

@@ -76,7 +76,8 @@ def batches(
     num_workers: int,
 ) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
     """Yield (ids, batch) over all clips in the order of `keys`."""
-    from espnet2_sslam.tasks import ClipDataset, ClipPreprocessor, collate_clips
+    from espnet2_sslam.tasks import (ClipDataset, ClipPreprocessor,
+                                     collate_clips)
 
     preprocess = ClipPreprocessor(
         False, max_samples=config["max_samples"], input_size=config["input_size"]

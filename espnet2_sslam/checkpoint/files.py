@@ -134,7 +134,7 @@ class Parts:
         Args:
             source: What errors call it.
             weights: "student" or "teacher" (EMA): whose become the encoder's.
-            num_heads: Attention heads, where the source does not say or says it wrongly.
+            num_heads: Attention heads, where the source does not say, or wrongly.
             classes: Class names instead of the source's.
             task: "multi_label" or "multi_class" instead of the source's.
             fbank: (mean, std) instead of the source's.

@@ -14,7 +14,6 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from typing import Any
 import yaml
 
 from espnet2_sslam.checkpoint.files import CheckpointError
-from espnet2_sslam.store import sha256 as sha256_of
-from espnet2_sslam.store import write_text
+from espnet2_sslam.store import sha256, write_text
 from espnet2_sslam.unpack import is_archive, unpack
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -51,7 +49,6 @@ def resolve(
     *,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
-    sha256: Mapping[str, str] | None = None,
 ) -> Path:
     """Find or fetch a model; afterwards its files are on this disk.
 
@@ -63,7 +60,6 @@ def resolve(
             its commit, which is logged, so that it can be pinned.
         cache_dir: Where downloads and unpacked models go; by default the caches of
             Hugging Face and espnet_model_zoo, and ~/.cache/espnet2_sslam/unpacked.
-        sha256: Hashes that files of a Hugging Face id must have, by file name.
 
     Returns:
         The local path; or a folder with the model's files; or, of a repository whose
@@ -77,12 +73,12 @@ def resolve(
     try:
         path = Path(source).expanduser()
         if text and path.exists():
-            _refuse_pins(text, "a local path", revision, sha256)
+            _refuse_revision(text, "a local path", revision)
             packed = path.is_file() and is_archive(path)
             return unpack_model(path, unpacked) if packed else path
         url = zoo_table().get(text)
         if url is not None and not url.startswith(("huggingface.co", HUB_URL)):
-            _refuse_pins(text, "an ESPnet tag with a fixed file", revision, sha256)
+            _refuse_revision(text, "an ESPnet tag with a fixed file", revision)
             return unpack_model(_zoo_download(text, cache_dir), unpacked)
         if url is not None and url.startswith(HUB_URL):
             text = url.removeprefix(HUB_URL).strip("/") or text
@@ -98,7 +94,7 @@ def resolve(
             raise CheckpointError(
                 f"{name}: two revisions are named, {inside} and {revision}"
             )
-        return _Repository(repo, inside or revision, cache_dir, sha256 or {}).fetch()
+        return _Repository(repo, inside or revision, cache_dir).fetch()
     except OSError as error:  # what the disk has to say, in one line
         where = f" ({error.filename})" if error.filename else ""
         if error.errno == errno.ENOSPC:
@@ -110,12 +106,11 @@ def resolve(
         raise CheckpointError(f"{text}: {reason}{where}") from error
 
 
-def _refuse_pins(source: str, kind: str, revision: Any, sha256: Any) -> None:
-    """A revision or a hash that would not be looked at is a mistake."""
-    if revision is not None or sha256:
+def _refuse_revision(source: str, kind: str, revision: str | None) -> None:
+    """A revision that would not be looked at is a mistake."""
+    if revision is not None:
         raise CheckpointError(
-            f"{source} is {kind}: revision and sha256 are for a Hugging Face id, leave "
-            "them out"
+            f"{source} is {kind}: revision is for a Hugging Face id, leave it out"
         )
 
 
@@ -250,21 +245,10 @@ def _zoo_download(tag: str, cache_dir: str | Path | None) -> Path:
 
 
 class _Repository:
-    """One repository at one revision, in Hugging Face's cache.
-
-    Args:
-        repo: user/repo.
-        revision: Branch, tag or commit; by default the main branch.
-        cache_dir: Hugging Face's own cache by default.
-        pinned: SHA-256 of files, by name.
-    """
+    """One repository at one revision, in a cache folder (Hugging Face's by default)."""
 
     def __init__(
-        self,
-        repo: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        pinned: Mapping[str, str],
+        self, repo: str, revision: str | None, cache_dir: str | Path | None = None
     ):
         from huggingface_hub import constants
 
@@ -272,10 +256,11 @@ class _Repository:
         self.label = f"{repo}@{revision}" if revision else repo
         self.cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
         self.storage = self.cache / f"models--{repo.replace('/', '--')}"
-        self.pinned = {name: value.lower() for name, value in pinned.items()}
         self.online = False
-        self.hashes: dict[str, str | None] = {}  # of every file: SHA-256, or git's SHA-1
-        self.commit = revision or constants.DEFAULT_REVISION
+        self.hashes: dict[str, str | None] = (
+            {}
+        )  # of every file: SHA-256, or git's SHA-1
+        self.commit: str = revision or constants.DEFAULT_REVISION
 
     def fetch(self) -> Path:
         """Folder of the commit; of a repository with .pt or .pth weights, that file.
@@ -300,7 +285,7 @@ class _Repository:
             )
         except errors.HFValidationError as error:
             raise CheckpointError(f"{self.repo} is not a Hugging Face id") from error
-        except (errors.HTTPError, OSError) as error:
+        except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
             _raise_if_final(error, self.label)
             ref = self.storage / "refs" / self.commit
             if ref.is_file():
@@ -319,6 +304,7 @@ class _Repository:
             for file in info.siblings or ()
             if ".." not in file.rfilename.split("/")
         }
+        assert info.sha, "the Hub names the commit"
         if self.revision == info.sha:
             return
         # as the Hub's own client keeps it, which finds the commit so without network
@@ -359,12 +345,6 @@ class _Repository:
             if "/" not in name and any(fnmatch(name, pattern) for pattern in TEXTS)
         ]
         names.append(weights)  # last: then the rest is there, see `_is_usable`
-        unknown = set(self.pinned) - set(names)
-        if unknown:
-            raise CheckpointError(
-                f"{self.label}: sha256 is given for {', '.join(sorted(unknown))}, "
-                f"needed are {', '.join(names)}"
-            )
         path = [self._file(name) for name in names][-1]
         return path if weights.endswith((".pt", ".pth")) else path.parent
 
@@ -395,6 +375,11 @@ class _Repository:
                     f"({', '.join(sorted(names))}): fetch one with `hf download "
                     f"{self.repo} FILE` and name it"
                 )
+        if not self.online:
+            raise CheckpointError(
+                f"{self.label}: the weights are not in the cache ({self.cache}) and the "
+                "Hub cannot be reached: connect to the network and run again"
+            )
         raise CheckpointError(
             f"{self.label} holds no weights ({', '.join(WEIGHTS)}), but "
             f"{', '.join(sorted(self.hashes)[:5]) or 'nothing'}"
@@ -410,11 +395,6 @@ class _Repository:
             raise CheckpointError(
                 f"{self.label}: {name} does not have the hash that the Hub lists: "
                 f"delete {path.resolve()} and run again"
-            )
-        pin = self.pinned.get(name)
-        if pin is not None and sha256_of(path) != pin:
-            raise CheckpointError(
-                f"{self.label}: {name} has SHA-256 {sha256_of(path)}, pinned is {pin}"
             )
         return path
 
@@ -435,7 +415,7 @@ class _Repository:
                     **options,
                 )
             )
-        except (errors.HTTPError, OSError, RuntimeError) as error:
+        except (errors.HTTPError, OSError, RuntimeError) as error:  # type: ignore
             if getattr(error, "errno", None) is not None:
                 raise  # the disk's, not the network's
             _raise_if_final(error, self.label)
@@ -449,7 +429,7 @@ class _Repository:
         """Whether the file is what the Hub lists; a hash that nobody knows is none."""
         listed = self.hashes[name] or ""
         if re.fullmatch(r"[0-9a-f]{64}", listed):
-            return sha256_of(path) == listed
+            return sha256(path) == listed
         if COMMIT.fullmatch(listed):  # git's id of a small file
             content = path.read_bytes()
             blob = b"blob %d\0" % len(content) + content
@@ -457,39 +437,41 @@ class _Repository:
         return True
 
 
+def _status(error: BaseException | None) -> int | None:
+    """HTTP status of the Hub's answer, if there was one."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
 def _raise_if_final(error: Exception, label: str) -> None:
     """Turn into one line what the network's return would not change."""
     from huggingface_hub import errors
 
     repo, _, revision = label.partition("@")
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    line = None
+    status = _status(error)
     if isinstance(error, errors.GatedRepoError):
         line = "is gated: accept its terms on its page and log in (`hf auth login`)"
     elif isinstance(error, errors.RevisionNotFoundError):
         line = f"has no revision {revision}: see its list of commits"
     elif isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         line = "does not exist, or is private: check the name, or `hf auth login`"
-    elif isinstance(error, errors.EntryNotFoundError) and status == 404:
-        line = "lacks a file that it lists: try another revision"
     elif status == 403:
         line = "may not be read with this token: `hf auth login` with another"
     elif status is not None and 400 <= status < 500 and status not in (408, 429):
         line = f"cannot be had: the Hub answers {status}"
-    if line:
-        raise CheckpointError(f"{repo} {line}") from error
+    else:
+        return
+    raise CheckpointError(f"{repo} {line}") from error
 
 
 def _unreachable(error: BaseException | None) -> str:
     """Why the Hub gave nothing, in a few words."""
     from huggingface_hub import errors
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:
-        return f"the Hub answers {status}"
-    cause = error
-    while cause is not None:
-        if isinstance(cause, errors.OfflineModeIsEnabled):
+    if _status(error) is not None:
+        return f"the Hub answers {_status(error)}"
+    kind = type(error).__name__
+    while error is not None:
+        if isinstance(error, errors.OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set"
-        cause = cause.__cause__
-    return f"the Hub cannot be reached ({type(error).__name__})"
+        error = error.__cause__
+    return f"the Hub cannot be reached ({kind})"

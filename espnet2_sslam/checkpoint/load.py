@@ -16,21 +16,12 @@ import yaml
 
 import espnet2_sslam
 from espnet2_sslam.checkpoint.authors import from_fairseq, from_huggingface
-from espnet2_sslam.checkpoint.files import (
-    CONFIG_FILE,
-    FBANK_NAMES,
-    FORMAT_VERSION,
-    WEIGHTS_FILE,
-    CheckpointError,
-    Parts,
-    RefusedPickle,
-    State,
-    kind_of,
-    read_config,
-    read_pickle,
-    read_tensors,
-    write_folder,
-)
+from espnet2_sslam.checkpoint.files import (CONFIG_FILE, FBANK_NAMES,
+                                            FORMAT_VERSION, WEIGHTS_FILE,
+                                            CheckpointError, Parts,
+                                            RefusedPickle, State, kind_of,
+                                            read_config, read_pickle,
+                                            read_tensors, write_folder)
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
 from espnet2_sslam.encoder import SSLAMEncoder
@@ -44,7 +35,10 @@ PREFERRED = ("latest.pth", "model.pth")  # weights of a training folder
 # What training adds to an encoder and a stored model has no use for.
 TRAINING_ONLY = "drop_path freeze input_size override_fbank_stats pretrained".split()
 HEAD_OPTIONS = ("task", "pooling", "head_norm", "weighted_layers")
-COUNTERS = ("num_updates", "num_batches")  # buffers of our models that only training has
+COUNTERS = (
+    "num_updates",
+    "num_batches",
+)  # buffers of our models that only training has
 MARK = "encoder.patch_embed.proj.weight"
 DECODER_MARK = "decoder.convs.0.weight"  # ConvDecoder's, not that of an ASR model
 
@@ -326,7 +320,10 @@ def to_training(parts: Parts) -> State:
     fine-tuning: `encoder` and the head.
     """
     state = parts.state()
-    for prefix, part in ("decoder.", parts.decoder), ("teacher.encoder.", parts.teacher):
+    for prefix, part in ("decoder.", parts.decoder), (
+        "teacher.encoder.",
+        parts.teacher,
+    ):
         state.update({prefix + name: value for name, value in (part or {}).items()})
     return state
 
@@ -338,9 +335,12 @@ def read_parts(
     cache_dir: str | Path | None = None,
 ) -> Parts:
     """Take a source apart; see `load_model`."""
-    from espnet2_sslam.checkpoint.hub import resolve
+    path = Path(source).expanduser()
+    is_file = path.suffix in (".pt", ".pth", ".safetensors") and path.is_file()
+    if revision is not None or not (is_file or (str(source) and path.is_dir())):
+        from espnet2_sslam.checkpoint.hub import resolve
 
-    path = resolve(source, revision=revision, cache_dir=cache_dir)
+        path = resolve(source, revision=revision, cache_dir=cache_dir)
     path = weights_file(path) if path.is_dir() else path
     if kind_of(path) == "safetensors":
         parts, layout = _from_safetensors(path)
@@ -449,7 +449,10 @@ def _from_safetensors(path: Path) -> tuple[Parts, str]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)} of its encoder")
     parts = Parts(encoder, config["encoder"], head or None, options, origin=origin)
     stated = config["fbank_mean"], config["fbank_std"]
-    if any(abs(a - b) > 1e-4 * max(1, abs(a)) for a, b in zip(stated, parts.fbank)):
+    if any(
+        abs(a - b) > 1e-4 * max(1, abs(a))
+        for a, b in zip(stated, parts.fbank, strict=True)
+    ):
         raise CheckpointError(
             f"{path} has fbank mean and std {parts.fbank}, its {CONFIG_FILE} {stated}: "
             "correct that, or change both with sslam convert --fbank_mean --fbank_std"
