@@ -126,7 +126,9 @@ def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Pa
     _check_architecture(source, config, {"in_chans": 1, "patch_size": PATCH_SIZE})
     labels = config.get("id2label")
     named = labels and any(not v.startswith("LABEL_") for v in labels.values())
-    classes = [labels[key] for key in sorted(labels, key=int)] if named else None
+    classes = None
+    if labels and named:
+        classes = [labels[key] for key in sorted(labels, key=int)]
     return _parts(encoder, head, {}, config.get("num_heads"), classes)
 
 
@@ -147,7 +149,7 @@ def to_fairseq(parts: Parts) -> dict[str, Any]:
     }
     cfg, task_state = base, {}
     if parts.head is None:
-        state = OrderedDict(student)
+        state: OrderedDict[str, Any] = OrderedDict(student)
         if parts.decoder is not None:
             state.update(decoder_state_to_authors(parts.decoder))
         if parts.teacher is not None:

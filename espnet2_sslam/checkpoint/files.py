@@ -385,7 +385,7 @@ def _refusal(path: Path, names: list[str]) -> RefusedPickle:
 
 def _harmless() -> dict[str, Any]:
     """Names of builders of plain values, in the spellings of all versions."""
-    scalar = np._core.multiarray.scalar  # noqa: SLF001 (its public place to be pickled)
+    scalar = np._core.multiarray.scalar  # type: ignore # noqa: SLF001
     known: dict[str, Any] = {name: scalar for name in NUMPY_SCALAR}
     known["numpy.dtype"] = np.dtype
     known["_codecs.encode"] = codecs.encode
