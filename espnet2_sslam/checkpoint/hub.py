@@ -377,8 +377,8 @@ class _Repository:
                 )
         if not self.online:
             raise CheckpointError(
-                f"{self.label}: the weights are not in the cache ({self.cache}) and the "
-                "Hub cannot be reached: connect to the network and run again"
+                f"{self.label}: the weights are not in the cache ({self.cache}) and "
+                "the Hub cannot be reached: connect to the network and run again"
             )
         raise CheckpointError(
             f"{self.label} holds no weights ({', '.join(WEIGHTS)}), but "
