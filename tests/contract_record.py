@@ -94,6 +94,11 @@ class Record:
         """Its file."""
         return RECORDS / f"{self.name}.json"
 
+    def content(self, work: "Workspace"):
+        """What it holds now, without paths of this machine."""
+        text = json.dumps(self.make(work), ensure_ascii=False)
+        return json.loads(work.clean(text))
+
 
 RECORDED: dict[str, Record] = {}
 
@@ -639,7 +644,7 @@ def pretraining(work: Workspace) -> dict:
 
 PRETRAIN_OPTIONS = {
     "phase 1": {},
-    "phase 1, sum": {"utterance_loss_reduction": "sum"},
+    "phase 1, mean": {"utterance_loss_reduction": "mean"},
     "phase 1, weight": {"utterance_loss_weight": 0.5},
     "phase 1, layers": {"target_layers": 1, "utterance_target_layers": 1},
     "phase 1, masks": {"mask_ratio": 0.6, "mask_ratio_adjust": 0.0},
@@ -1887,8 +1892,7 @@ def main() -> None:
         work = Workspace(Path(folder).resolve())
         for name in args.write or RECORDED:
             record = RECORDED[name]
-            content = json.loads(json.dumps(record.make(work)))
-            write_json(content, record.path)
+            write_json(record.content(work), record.path)
             print(f"written: {record.path.relative_to(ROOT)}")
 
 

@@ -31,7 +31,7 @@ def test_users_see_what_they_saw(record, work):
         if importlib.util.find_spec(host) is None:
             pytest.skip(f"{host} is not installed")
     old = json.loads(record.path.read_text(encoding="utf-8"))
-    new = json.loads(json.dumps(record.make(work)))
+    new = record.content(work)
     found = differences(old, new, record.rtol)
     text = "\n  ".join(found[:SHOWN])
     assert not found, (
