@@ -1,6 +1,7 @@
 """Scoring: numbers by hand, and every way labels and predictions can disagree."""
 
 import json
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -114,3 +115,21 @@ def test_duplicate_clips_in_text_are_an_error(tmp_path):
     arguments["text"].write_text("a bell\nb dog\na dog\n")
     with pytest.raises(ValueError, match="'a' occurs twice"):
         score_files(**arguments)
+
+
+def test_areas_and_intervals_are_scored(tmp_path):
+    metrics = score_files(**write_case(tmp_path), resamples=200, seed=1)
+    # ROC areas by hand: bell 3 of 4 pairs, dog 2 of 3, rain 3 of 3; siren has none.
+    assert metrics["auc"] == pytest.approx((3 / 4 + 2 / 3 + 1) / 3)
+    quantile = NormalDist().inv_cdf((3 / 4 + 2 / 3 + 1) / 3)
+    assert metrics["d_prime"] == pytest.approx(2**0.5 * quantile)
+    low, high = metrics["intervals"]["mAP"]
+    assert 0 < low < metrics["mAP"] < high <= 1
+    assert metrics["bootstrap"] == {"resamples": 200, "seed": 1}
+    assert "intervals" not in score_files(**write_case(tmp_path), resamples=0)
+
+
+def test_a_perfect_ranking_has_no_finite_d_prime(tmp_path):
+    scores = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]])
+    metrics = score_files(**write_case(tmp_path, scores=scores))
+    assert metrics["auc"] == 1.0 and metrics["d_prime"] is None

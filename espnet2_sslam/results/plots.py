@@ -230,7 +230,7 @@ def plot_series(panels: dict[str, "pd.DataFrame"], name: str, path: Path) -> Non
     for axis, (title, series) in zip(axes.flat, panels.items()):
         lines = list(series.groupby("model", sort=False))
         for index, (model, line) in enumerate(lines):
-            seeds = line["seeds"].max()
+            seeds = int(line["seeds"].max())
             # Beside each other, so that the bars can be told apart.
             shift = 0.06 * (index - (len(lines) - 1) / 2)
             axis.errorbar(

@@ -62,7 +62,7 @@ def render(template: str, path: Path, **facts: object) -> None:
     jinja.filters["table"] = table
     text = jinja.get_template(template).render(environment=environment(), **facts)
     # The blank lines of conditions that do not hold.
-    write_text(path, re.sub(r"\n{3,}", "\n\n", text))
+    write_text(path, re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n")
 
 
 def show(cell: "pd.Series", one_seed: str = " (one seed)") -> str:
@@ -115,9 +115,9 @@ def comparisons(experiment: Experiment) -> list[dict]:
     """Return what pre-training and phase 2 bring, by the last checkpoints.
 
     Each is {tag, data_set, split, metric, model, other, difference, means, spreads,
-    clear, higher, pairs}: `difference` in points, None where a model has no complete
-    seed; `clear` whether the intervals mean ± spread do not overlap, None for one seed;
-    `higher` of `pairs` seeds that both have, in how many the model is above the other.
+    distinct, higher, pairs}: `difference` in points, None where a model has no complete
+    seed; `distinct` whether the intervals mean ± spread do not overlap, None for one
+    seed; `higher` of the `pairs` seeds that both have, in how many the model is above.
     """
     tasks = {name: line.task for name, line in experiment.data_sets.items()}
     scored = select(experiment.scored, checkpoint="last")
@@ -148,7 +148,7 @@ def _gap(pair: "pd.DataFrame") -> dict:
         "difference": difference,
         "means": means,
         "spreads": spreads,
-        "clear": None if one_seed else bool(abs(difference) > spreads.sum()),
+        "distinct": None if one_seed else bool(abs(difference) > spreads.sum()),
         "higher": sum(ours[seed] > other[seed] for seed in both),
         "pairs": len(both),
     }
