@@ -2,9 +2,8 @@
 
 import argparse
 import logging
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import yaml
 from tqdm import tqdm
 
 from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.store import writing
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -39,15 +39,6 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_classifier(config: dict):
-    """Return the classifier that config.yaml describes, on SSLAM's encoder or BEATs."""
-    if config.get("beats_checkpoint"):
-        from espnet2_sslam.integrations.beats import classifier_from_config
-    else:
-        from espnet2_sslam.classifier import classifier_from_config
-    return classifier_from_config(config)
-
-
 def load_classifier(config_file: Path, model_file: Path):
     """Return the classifier in evaluation mode and its configuration.
 
@@ -58,11 +49,15 @@ def load_classifier(config_file: Path, model_file: Path):
 
     for path in (config_file, model_file):
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: train the classifier (stage 6)")
+            raise ValueError(f"{path} does not exist: train the classifier first")
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not isinstance(config.get("class_list"), list):
         raise ValueError(f"{config_file} is not the config.yaml of a classifier")
-    model = build_classifier(config)
+    if config.get("beats_checkpoint"):  # the other encoder of the recipe
+        from espnet2_sslam.integrations.beats import classifier_from_config
+    else:
+        from espnet2_sslam.classifier import classifier_from_config
+    model = classifier_from_config(config)
     states = load_states(model_file)
     compare_states(model.state_dict(), states, str(model_file))
     model.load_state_dict(states)
@@ -76,8 +71,8 @@ def batches(
     *,
     batch_size: int,
     num_workers: int,
-) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
-    """Yield (ids, batch) over all clips in the order of `keys`."""
+) -> Iterable[tuple[list[str], dict[str, torch.Tensor]]]:
+    """Return (ids, batch) over all clips in the order of `keys`."""
     from espnet2_sslam.tasks import ClipDataset, ClipPreprocessor, collate_clips
 
     preprocess = ClipPreprocessor(
@@ -89,20 +84,6 @@ def batches(
     return torch.utils.data.DataLoader(
         dataset, batch_sampler=rows, collate_fn=collate_clips, num_workers=num_workers
     )
-
-
-def write_predictions(path: Path, **arrays: np.ndarray) -> None:
-    """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as stream:
-            np.savez(stream, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
@@ -120,7 +101,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
         raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
     list_file = Path(args.key_file or data.split(",")[0])
     if not list_file.is_file():
-        raise ValueError(f"{list_file} does not exist: prepare the data (stage 2)")
+        raise ValueError(f"{list_file} does not exist: prepare the data first")
     keys = read_keys(list_file)
     model, config = load_classifier(args.config, args.model_file)
     device = torch.device("cuda" if args.ngpu else "cpu")
@@ -138,14 +119,16 @@ def main(cmd: Sequence[str] | None = None) -> None:
             logits.append(out.float().cpu().numpy())
             scores.append(model.scores(out).cpu().numpy())
             progress.update(len(names))
-    write_predictions(
-        args.output_dir / "predictions.npz",
-        ids=np.array(ids),
-        scores=np.concatenate(scores),
-        logits=np.concatenate(logits),
-        classes=np.array(model.classes),
-    )
-    logging.info("%d clips -> %s", len(ids), args.output_dir / "predictions.npz")
+    path = args.output_dir / "predictions.npz"
+    with writing(path, "wb") as stream:
+        np.savez(
+            stream,
+            ids=np.array(ids),
+            scores=np.concatenate(scores),
+            logits=np.concatenate(logits),
+            classes=np.array(model.classes),
+        )
+    logging.info("%d clips -> %s", len(ids), path)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ curve is made of two parts:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 

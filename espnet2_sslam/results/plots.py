@@ -4,7 +4,6 @@ import io
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -14,6 +13,7 @@ from espnet2_sslam.results.curves import Comparison, band
 from espnet2_sslam.results.runs import (
     CELL,
     Experiment,
+    Frame,
     History,
     class_precisions,
     select,
@@ -23,11 +23,8 @@ from espnet2_sslam.results.runs import (
 from espnet2_sslam.results.tables import all_series
 from espnet2_sslam.store import write_bytes
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (after the choice of the backend)
+import matplotlib.pyplot as plt
 
 # Okabe and Ito's colours, distinct for the colour-blind and in grey.
 COLOURS = {"random": "#999999", "phase1": "#56B4E9", "phase2": "#D55E00"}
@@ -156,7 +153,7 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
 
 
 def plot_per_class(
-    classes: "pd.DataFrame",
+    classes: Frame,
     models: list[str],
     names: dict[str, str],
     title: str,
@@ -215,7 +212,7 @@ def plot_per_class(
     save(figure, path)
 
 
-def plot_series(panels: dict[str, "pd.DataFrame"], name: str, path: Path) -> None:
+def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
     """Plot mAP against the number of a split: a panel per title, a line per model.
 
     `panels` are frames of `tables.all_series`.

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import yaml
@@ -29,9 +29,6 @@ from espnet2_sslam.corpus import (
 )
 from espnet2_sslam.results.scoring import main_metric, read_predictions
 from espnet2_sslam.store import sha256
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MODELS = ("random", "phase1", "phase2")  # others have the names of --models
 CHECKPOINTS = ("last", "best")
@@ -53,6 +50,9 @@ KEY = ["tag", "model", "seed", "data_set", "fold", "split", "checkpoint"]
 MEASURES = ["mAP", "accuracy", "auc", "d_prime", "low", "high", "clips"]
 CELL = ["tag", "data_set", "split", "checkpoint", "model"]
 Curve = tuple[np.ndarray, np.ndarray]  # updates, values
+# pandas.DataFrame, or one row of it. Its own types call a selection of columns "Series
+# or DataFrame", which no reader and no checker is helped by.
+Frame = Any
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def train_curves(history: History, names: list[str]) -> dict[str, Curve]:
         logged = [(step // accum_grad, value) for step, value in points.get(name, [])]
         kept = dict(logged)
         previous = 0
-        for end, mean in zip(ends.tolist(), means.tolist()):
+        for end, mean in zip(ends.tolist(), means.tolist(), strict=True):
             if end in kept and np.isclose(kept[end], mean, rtol=1e-6):
                 del kept[end]
                 at_end = [value for update, value in logged if update == end]
@@ -195,7 +195,7 @@ class Experiment:
     directory; `unfinished` says in words which runs have not reached their last epoch.
     """
 
-    scores: "pd.DataFrame"
+    scores: Frame
     downstream: list[Downstream]
     dump: Path
     pretraining: dict[tuple[str, str, int], History] = field(default_factory=dict)
@@ -203,17 +203,17 @@ class Experiment:
     unfinished: list[str] = field(default_factory=list)
 
     @cached_property
-    def summary(self) -> "pd.DataFrame":
+    def summary(self) -> Frame:
         """See `summarise`."""
         return summarise(self.scores)
 
     @property
-    def scored(self) -> "pd.DataFrame":
+    def scored(self) -> Frame:
         """The rows of `scores` that are not missing."""
         return self.scores[self.scores["clips"].notna()]
 
     @property
-    def missing(self) -> "pd.DataFrame":
+    def missing(self) -> Frame:
         """The rows of `scores` that are."""
         return self.scores[self.scores["clips"].isna()]
 
@@ -292,14 +292,13 @@ def collect(
             )
         return history
 
-    pretraining = []
-    for path in Path(pretrain_from or expdir).glob("pretrain/*"):
-        if match := PRETRAIN_DIR.fullmatch(path.name):
-            pretraining.append((match[1], match[2], int(match[3]), path))
+    folders = Path(pretrain_from or expdir).glob("pretrain/*")
+    matches = [(PRETRAIN_DIR.fullmatch(path.name), path) for path in folders]
+    pretraining = [(m[1], m[2], int(m[3]), path) for m, path in matches if m]
     for phase, tag, seed, path in sorted(pretraining):
-        if seeds is None or seed in seeds:
-            if history := history_of(path):
-                experiment.pretraining[phase, tag, seed] = history
+        expected = seeds is None or seed in seeds
+        if expected and (history := history_of(path)):
+            experiment.pretraining[phase, tag, seed] = history
     for path in sorted(set(experiment.scored["run"])):
         if history := history_of(path):
             experiment.finetuning[path] = history
@@ -313,7 +312,7 @@ def collect_scores(
     seeds: list[int] | None = None,
     models: tuple[str, ...] = MODELS,
     tags: list[str] | None = None,
-) -> "pd.DataFrame":
+) -> Frame:
     """Read every score that the experiment should have: `Experiment.scores`.
 
     Expected are all models x seeds x lines of downstream.txt x test splits x {last,
@@ -341,7 +340,11 @@ def collect_scores(
             for test, checkpoint in itertools.product(line.tests, CHECKPOINTS):
                 folder = run / checkpoint / Path(test).name
                 values = (tag, model, seed, data_set, fold, folder.name, checkpoint)
-                row = {**dict(zip(KEY, values)), "run": run, "metrics": None}
+                row = {
+                    **dict(zip(KEY, values, strict=True)),
+                    "run": run,
+                    "metrics": None,
+                }
                 if (folder / "metrics.json").exists():
                     metrics = _read_metrics(folder, Path(dump) / test / "text", line)
                     row |= {**_measures(metrics), "metrics": metrics}
@@ -356,14 +359,14 @@ def in_order(models: Iterable[str]) -> list[str]:
     return [m for m in MODELS if m in known] + [m for m in known if m not in MODELS]
 
 
-def select(frame: "pd.DataFrame", **values: object) -> "pd.DataFrame":
+def select(frame: Frame, **values: object) -> Frame:
     """Return the rows whose columns have these values."""
     for name, value in values.items():
         frame = frame[frame[name] == value]
     return frame
 
 
-def summarise(scores: "pd.DataFrame") -> "pd.DataFrame":
+def summarise(scores: Frame) -> Frame:
     """Average over folds and seeds: a row per tag, data set, split, checkpoint, model.
 
     A seed's value is the mean over its folds; a seed that lacks a fold is in no
@@ -376,7 +379,7 @@ def summarise(scores: "pd.DataFrame") -> "pd.DataFrame":
     """
     long = scores.melt(KEY, ["mAP", "accuracy"], var_name="metric", value_name="score")
 
-    def cell(group: "pd.DataFrame") -> dict:
+    def cell(group: Frame) -> dict:
         by_seed = {seed: part.to_numpy() for seed, part in group.groupby("seed").score}
         # The mean of NumPy, other than that of pandas, is NaN when a fold is missing.
         means_by_seed = {int(s): float(part.mean()) for s, part in by_seed.items()}
@@ -393,12 +396,15 @@ def summarise(scores: "pd.DataFrame") -> "pd.DataFrame":
         }
 
     groups = long.groupby([*CELL, "metric"], sort=False)
-    rows = [dict(zip([*CELL, "metric"], key), **cell(part)) for key, part in groups]
+    rows = [
+        dict(zip([*CELL, "metric"], key, strict=True), **cell(part))
+        for key, part in groups
+    ]
     columns = ["values", "mean", "spread", "expected", "part", "part_runs", "runs"]
     return type(scores)(rows, columns=[*CELL, "metric", *columns])
 
 
-def class_precisions(scored: "pd.DataFrame") -> "pd.DataFrame":
+def class_precisions(scored: Frame) -> Frame:
     """Return the AP of each class: columns `model`, `class`, `mean`, `spread`, `seeds`.
 
     A fold in which a class has no positive clip does not count for that class; a class

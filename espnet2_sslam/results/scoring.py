@@ -136,10 +136,12 @@ def score(
         metrics["intervals"] = bootstrap(
             targets, predictions.scores, **draws, accuracy=single_label
         )
-    positives = {c: int(n) for c, n in zip(classes, targets.sum(axis=0))}
+    positives = {c: int(n) for c, n in zip(classes, targets.sum(axis=0), strict=True)}
     metrics["classes_without_positives"] = [c for c, n in positives.items() if not n]
     metrics["positives"] = positives
-    metrics["per_class"] = {c: _known(value) for c, value in zip(classes, per_class)}
+    metrics["per_class"] = {
+        c: _known(value) for c, value in zip(classes, per_class, strict=True)
+    }
     return metrics
 
 

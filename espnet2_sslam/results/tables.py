@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,15 +15,13 @@ from espnet2_sslam.results.runs import (
     MEASURES,
     MODELS,
     Experiment,
+    Frame,
     class_precisions,
     collect,
     select,
 )
 from espnet2_sslam.results.scoring import main_metric
 from espnet2_sslam.store import write_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NUMBERED = re.compile(r"(.+)_(\d+)")
 # (model, the one it is compared with); models of other names are compared with random.
@@ -47,12 +44,12 @@ def render(template: str, path: Path, **facts: object) -> None:
 
     from espnet2_sslam.machine import environment  # imports torch
 
-    def table(rows: "pd.DataFrame | list[dict]") -> str:
+    def table(rows: Frame | list[dict]) -> str:
         if isinstance(rows, list):
             return markdown(rows[0], [row.values() for row in rows])
         return markdown(rows.columns, rows.itertuples(index=False))
 
-    jinja = jinja2.Environment(
+    jinja = jinja2.Environment(  # noqa: S701  (Markdown has nothing to escape)
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -65,7 +62,7 @@ def render(template: str, path: Path, **facts: object) -> None:
     write_text(path, re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n")
 
 
-def show(cell: "pd.Series", one_seed: str = " (one seed)") -> str:
+def show(cell: Frame, one_seed: str = " (one seed)") -> str:
     """Return a row of the summary in percent: mean, spread, and what is missing.
 
     Without a complete seed it is the mean over the runs (folds) that are scored, with
@@ -85,7 +82,7 @@ def show(cell: "pd.Series", one_seed: str = " (one seed)") -> str:
 
 def score_table(
     experiment: Experiment, tag: str, data_set: str, line: Downstream
-) -> "pd.DataFrame":
+) -> Frame:
     """Return one data set's table: a row per model, a column per split and checkpoint.
 
     The papers' column stands beside where they report the metric for the data set.
@@ -135,7 +132,7 @@ def comparisons(experiment: Experiment) -> list[dict]:
     return compared
 
 
-def _gap(pair: "pd.DataFrame") -> dict:
+def _gap(pair: Frame) -> dict:
     """Compare two rows of the summary; see `comparisons`."""
     ours, other = pair["values"]
     if not ours or not other:
@@ -154,7 +151,7 @@ def _gap(pair: "pd.DataFrame") -> dict:
     }
 
 
-def measures(experiment: Experiment) -> "pd.DataFrame":
+def measures(experiment: Experiment) -> Frame:
     """Return 95 % interval, ROC area and d' of the last checkpoints, means of seeds.
 
     The interval is that over clips, the mean of the seeds' bounds; folds have their own
@@ -165,7 +162,7 @@ def measures(experiment: Experiment) -> "pd.DataFrame":
     group = ["tag", "data_set", "split", "model"]
     rows = []
     for key, part in scored.groupby(group, sort=False):
-        row = dict(zip(group, key))
+        row = dict(zip(group, key, strict=True))
         task = experiment.data_sets[row["data_set"]].task
         mean = part[["low", "high", "auc", "d_prime"]].mean(skipna=False)
         low, high = 100 * mean["low"], 100 * mean["high"]
@@ -183,7 +180,7 @@ def measures(experiment: Experiment) -> "pd.DataFrame":
 
 def all_series(
     experiment: Experiment,
-) -> Iterator[tuple[str, str, str, "pd.DataFrame"]]:
+) -> Iterator[tuple[str, str, str, Frame]]:
     """Yield test splits that differ by a number, such as degree_1, degree_2.
 
     As (tag, data set, name, frame) of each that was scored, by the last checkpoints;
@@ -219,7 +216,7 @@ def _chance(metrics: dict) -> float:
     return float(np.mean(counts)) / metrics["num_clips"]
 
 
-def series_table(series: "pd.DataFrame", name: str) -> "pd.DataFrame":
+def series_table(series: Frame, name: str) -> Frame:
     """Return a row per model, a column per number, and chance as the last row."""
     texts = [
         f"{100 * p.mAP:.1f}"
@@ -236,7 +233,7 @@ def series_table(series: "pd.DataFrame", name: str) -> "pd.DataFrame":
     return table.rename(columns=str).reset_index(names=name)
 
 
-def write_scores_csv(path: Path, scores: "pd.DataFrame") -> None:
+def write_scores_csv(path: Path, scores: Frame) -> None:
     """Write every single score, unaveraged: one line per run, split and checkpoint."""
     rows = scores[scores["clips"].notna()].sort_values(KEY)[[*KEY, *MEASURES]]
     rows = rows.astype({"clips": int})
