@@ -19,7 +19,9 @@ def write_run(folder, updates, mAP, loss=None, **config):
     loss = mAP if loss is None else loss
     write_history(folder, [1.0] * len(updates), **config)
     state = torch.load(folder / "checkpoint.pth", weights_only=False)
-    for epoch, (update, score, value) in enumerate(zip(updates, mAP, loss), start=1):
+    for epoch, (update, score, value) in enumerate(
+        zip(updates, mAP, loss, strict=True), start=1
+    ):
         state["reporter"]["stats"][epoch]["train"]["total_count"] = int(update)
         state["reporter"]["stats"][epoch]["valid"] |= {
             "mAP": float(score),

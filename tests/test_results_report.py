@@ -201,7 +201,7 @@ def test_a_damaged_metrics_file_is_named(tmp_path):
     exp, dump = three_seeds(tmp_path)
     path = exp / "linear_tiny/phase2_seed3/mini/best/test/metrics.json"
     path.write_text(path.read_text()[:40])
-    with pytest.raises(ValueError, match="metrics.json is not a complete") as error:
+    with pytest.raises(ValueError, match=r"metrics\.json is not a complete") as error:
         collect(exp, dump)
     assert "\n" not in str(error.value)
 
@@ -210,7 +210,7 @@ def test_nothing_scored_says_what_to_run(tmp_path):
     write_dump(tmp_path / "dump")
     with pytest.raises(ValueError, match="train and score"):
         collect(tmp_path / "exp", tmp_path / "dump")
-    with pytest.raises(ValueError, match="downstream.txt is missing"):
+    with pytest.raises(ValueError, match=r"downstream\.txt is missing"):
         collect(tmp_path / "exp", tmp_path / "elsewhere")
 
 
@@ -287,7 +287,7 @@ def test_published_numbers_come_with_a_warning_for_a_subset(tmp_path):
     # Best class per clip: a bell, b dog, c bell and dog tie (first wins), d neither.
     scores = json.loads((run / "last/test/metrics.json").read_text())
     predicted = np.load(run / "last/test/predictions.npz")["scores"].argmax(1)
-    right = [CLASSES[p] == labels[c][0] for c, p in zip(LABELS, predicted)]
+    right = [CLASSES[p] == labels[c][0] for c, p in zip(LABELS, predicted, strict=True)]
     assert rows[2][1] == f"{100 * np.mean(right):.1f} (one seed)"
     assert scores["accuracy"] == np.mean(right)
     ours = 100 * np.mean(right)
@@ -412,7 +412,7 @@ def test_a_series_has_a_table_a_plot_and_its_numbers(tmp_path):
     record = collect(exp, dump, models=tuple(models))
     [(tag, data_set, name, series)] = all_series(record)
     assert (tag, data_set, name) == ("finetune_p", "p", "degree")
-    pairs = list(zip(series["model"], series["number"]))
+    pairs = list(zip(series["model"], series["number"], strict=True))
     assert pairs == [("random", 2), ("random", 10), ("sslam", 2), ("sslam", 10)]
     assert series["mAP"].iloc[2] == 1.0 and series["chance"].iloc[0] == 0.5
     write_all(record, tmp_path / "RESULTS.md")

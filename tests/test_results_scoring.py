@@ -33,13 +33,13 @@ def write_case(folder, text=TEXT, ids=tuple(TEXT), scores=SCORES, classes=CLASSE
     lines = [" ".join([clip, *labels]) for clip, labels in text.items()]
     (folder / "text").write_text("\n".join(lines) + "\n")
     (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    return dict(
-        predictions=folder / "predictions.npz",
-        text=folder / "text",
-        class_list=folder / "classes.txt",
-        task="multi_label",
-        output_dir=folder / "out",
-    )
+    return {
+        "predictions": folder / "predictions.npz",
+        "text": folder / "text",
+        "class_list": folder / "classes.txt",
+        "task": "multi_label",
+        "output_dir": folder / "out",
+    }
 
 
 def test_multi_label_scores_equal_the_hand_computed_ones(tmp_path):
@@ -76,15 +76,15 @@ def test_order_of_the_clips_does_not_matter(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(text={**TEXT, "e": ["dog"]}), "1 missing.*e is missing"),
-        (dict(text={k: TEXT[k] for k in "abc"}), "1 unexpected.*d is not expected"),
-        (dict(text={**TEXT, "d": ["cat"]}), "clip d has the label 'cat'"),
-        (dict(text={k: [] for k in TEXT}), "nothing to score"),
-        (dict(ids=["a", "b", "b", "d"]), "clip id b is there twice"),
-        (dict(scores=SCORES[:, :3]), "shape"),
-        (dict(scores=np.where(SCORES == 0.7, np.nan, SCORES)), "not finite.* d;"),
-        (dict(classes=CLASSES[::-1]), "another order"),
-        (dict(classes=["bell", "dog", "rain", "wind"]), "siren is missing"),
+        ({"text": {**TEXT, "e": ["dog"]}}, "1 missing.*e is missing"),
+        ({"text": {k: TEXT[k] for k in "abc"}}, "1 unexpected.*d is not expected"),
+        ({"text": {**TEXT, "d": ["cat"]}}, "clip d has the label 'cat'"),
+        ({"text": {k: [] for k in TEXT}}, "nothing to score"),
+        ({"ids": ["a", "b", "b", "d"]}, "clip id b is there twice"),
+        ({"scores": SCORES[:, :3]}, "shape"),
+        ({"scores": np.where(SCORES == 0.7, np.nan, SCORES)}, "not finite.* d;"),
+        ({"classes": CLASSES[::-1]}, "another order"),
+        ({"classes": ["bell", "dog", "rain", "wind"]}, "siren is missing"),
     ],
 )
 def test_disagreement_is_an_error_and_writes_nothing(tmp_path, change, message):
@@ -105,7 +105,7 @@ def test_multi_class_refuses_clips_without_exactly_one_label(tmp_path):
 def test_damaged_predictions_are_named(tmp_path, content):
     path = tmp_path / "predictions.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="predictions.npz: not a complete") as error:
+    with pytest.raises(ValueError, match=r"predictions\.npz: not a complete") as error:
         read_predictions(path)
     assert "\n" not in str(error.value)
 

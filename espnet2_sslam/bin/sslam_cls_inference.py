@@ -78,7 +78,9 @@ def batches(
     preprocess = ClipPreprocessor(
         False, max_samples=config["max_samples"], input_size=config["input_size"]
     )
-    dataset = ClipDataset([tuple(data.split(","))], preprocess=preprocess)
+    path, name, kind = data.split(",")
+    # ESPnet's annotation of `preprocess` is narrower than what it takes.
+    dataset = ClipDataset([(path, name, kind)], preprocess=preprocess)  # type: ignore
     dataset.check_keys(keys)
     rows = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
     return torch.utils.data.DataLoader(

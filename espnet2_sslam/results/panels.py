@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from espnet2_sslam.audio import read_audio
@@ -101,7 +102,7 @@ def compute_panel(
     error = torch.full((draws.mask.shape[1],), float("nan"))
     error[hidden] = wrong.square().sum(-1) / wrong.shape[-1] ** 0.5
     steps = None
-    if mixed is not None:
+    if mixed is not None and draws.regions is not None:
         steps = unmixed_steps(draws.regions, model.num_steps)[0].numpy()
     _, own = model.encoder.fbank(speech, lengths)
     return Panel(
@@ -124,7 +125,7 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
     low, high = np.percentile(seen, (1, 99.8))
     end = len(panel.clip) * SECONDS_PER_FRAME
 
-    def show(axis: plt.Axes, values: np.ndarray, text: str, **style: Any) -> AxesImage:
+    def show(axis: Axes, values: np.ndarray, text: str, **style: Any) -> AxesImage:
         """Draw (T, 128) or (S, 8): time to the right, low frequencies below."""
         style = {"cmap": "magma", "vmin": low, "vmax": high, **style}
         extent = (0.0, end, 0, NUM_MEL_BINS)
@@ -135,7 +136,7 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
 
     dashed = ", dashed: its end" if panel.frames < len(panel.clip) else ""
     image = show(axes[0], panel.clip, f"clip{dashed}")
-    if panel.mixture is not None:
+    if panel.mixture is not None and panel.unmixed is not None:
         show(axes[1], panel.mixture, "partial mixture with its neighbour")
         _mark_unmixed(axes[1], panel.unmixed)
     share = 100 * (1 - panel.mask.mean())

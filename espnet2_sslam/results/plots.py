@@ -129,7 +129,7 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
         rows, columns, figsize=(4.2 * columns, 2.9 * rows), squeeze=False
     )
     seeds = sorted({seed for _, seed in histories})
-    for axis, name in zip(axes.flat, names):
+    for axis, name in zip(axes.flat, names, strict=False):
         for (phase, seed), run in sorted(histories.items()):
             steps, values = thin_out(*curves[phase, seed][name])
             colour, line = COLOURS[phase], SEED_LINES[seeds.index(seed) % 4]
@@ -146,7 +146,7 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
     for index, seed in enumerate(seeds):
         entries[f"seed {seed}"] = {"color": GREY, "ls": SEED_LINES[index % 4]}
     entries["validation"] = {"color": GREY, "ls": "", "marker": "o", "ms": 4}
-    handles = [plt.Line2D([], [], label=k, **style) for k, style in entries.items()]
+    handles = [Line2D([], [], label=k, **style) for k, style in entries.items()]
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
     figure.legend(handles=handles, loc="upper center", ncols=len(handles))
     save(figure, path)
@@ -174,8 +174,10 @@ def plot_per_class(
     by_model = {m: table for m, table in by_model.items() if table["seeds"].any()}
     models = list(by_model)
     reference = by_model[models[0]]
-    order = sorted(reference.index[reference["seeds"] > 0])
-    order.sort(key=reference["mean"].get)  # equal ones stay in the order of names
+    order: list[str] = sorted(reference.index[reference["seeds"] > 0])
+    order.sort(
+        key=lambda label: reference["mean"][label]
+    )  # equal ones stay in the order of names
     if len(order) > 2 * HALF_OF_CLASSES:
         title += f"\nthe {HALF_OF_CLASSES} lowest and highest of {len(order)} classes"
         order = order[:HALF_OF_CLASSES] + order[-HALF_OF_CLASSES:]
@@ -224,7 +226,7 @@ def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
         rows, columns, figsize=(width, 4.0 * rows), sharey=True, squeeze=False
     )
     colour = colours(model for series in panels.values() for model in series["model"])
-    for axis, (title, series) in zip(axes.flat, panels.items()):
+    for axis, (title, series) in zip(axes.flat, panels.items(), strict=False):
         lines = list(series.groupby("model", sort=False))
         for index, (model, line) in enumerate(lines):
             seeds = int(line["seeds"].max())
@@ -261,7 +263,7 @@ def plot_curves(
     figure, axes = plt.subplots(
         1, len(comparisons), figsize=(5.2 * len(comparisons), 3.6), squeeze=False
     )
-    for axis, run in zip(axes.flat, comparisons):
+    for axis, run in zip(axes.flat, comparisons, strict=True):
         steps = np.array(curve[run.measure]["updates"])
         values, low, high = band(curve, run.measure, steps)
         scale = 100 if run.measure == "mAP" else 1
@@ -292,7 +294,7 @@ def colours(models: Iterable[str]) -> dict[str, str]:
     return {**COLOURS, **more}
 
 
-def save(figure: "plt.Figure", path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all, and close it."""
     stream = io.BytesIO()
     # Without the software's name the same numbers give the same bytes.

@@ -51,7 +51,8 @@ def read_made_with(experiment: Path) -> dict[str, str]:
 def fold_names(scores: Frame) -> dict[str, str]:
     """{name of a run's folder: its data set}, of data sets with folds."""
     folds = scores[scores["fold"] != ""]
-    return dict(zip(folds["data_set"] + "_" + folds["fold"], folds["data_set"]))
+    runs = folds["data_set"] + "_" + folds["fold"]
+    return dict(zip(runs, folds["data_set"], strict=True))
 
 
 def seed_table(scores: Frame, wanted: list[Score], folds: dict[str, str]) -> list[str]:
