@@ -7,6 +7,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from espnet2_sslam.corpus import read_table
 from espnet2_sslam.results.curves import Comparison, band
