@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
-from espnet2_sslam.results import collect, differences, paper
+from espnet2_sslam.results import collect, paper
+from espnet2_sslam.results.differences import differences
 from tests.results_case import BAD, GOOD, write_dump, write_history, write_scores
 from tests.test_results_curves import at, write_run
 
@@ -80,37 +81,36 @@ def write_as20k(tmp_path, ranking=GOOD, config="finetune_as20k.yaml", **changes)
     return collect(exp, dump, models=("sslam",))
 
 
-def lines_of(record):
-    """The lines of the one section that the record gives."""
-    title, _, heading, text = differences.difference_sections(record)
-    assert title == "## What differs from the papers"
-    assert heading.startswith("### as20k: finetune_as20k")
-    return [line.removeprefix("- ") for line in text.splitlines()]
+def rows_of(record):
+    """{what: (ours, papers)} of the one table that the record gives."""
+    [(tag, data_set, line)] = record.evaluations
+    path = record.dump / "report/report.json"
+    report = json.loads(path.read_text()) if path.exists() else None
+    rows = differences(record, tag, data_set, line, report)
+    return {what: (ours, papers) for what, ours, papers in rows}, rows
 
 
 def test_a_run_as_the_papers_says_so_and_names_what_is_left(tmp_path):
-    lines = lines_of(write_as20k(tmp_path))
-    assert lines[0].startswith("sslam, eval, 100.0 (95 % interval ")
-    assert "one seed): 59.1 above 40.9 (table1)" in lines[0]
-    assert "59.7 above 39.97-40.26 (bat)" in lines[0]
-    assert (
-        "as20k/train: 20550 training clips of 22160 listed (1610 missing, 0 not "
-        "usable), as the papers" in lines
+    by_what, rows = rows_of(write_as20k(tmp_path))
+    scores = [row for row in rows if row[0] == "mAP of sslam, eval"]
+    assert scores[0][1].startswith("100.0 (95 % interval ")
+    assert [row[2] for row in scores] == [
+        *("40.9 (table1): ours +59.1", "39.97-40.26 (bat): ours +59.7")
+    ]
+    assert by_what["training clips, as20k/train"] == (
+        *("20550 of 22160 listed (1610 missing, 0 not usable)", "20550"),
     )
-    assert any("4 test clips of 20371 listed" in line for line in lines)
-    assert any("have 18886" in line for line in lines)
-    assert "data report: DIFFERENT in as20k/eval: 2.10 labels per clip (a header)" in (
-        lines
+    assert by_what["test clips, as20k/eval"] == (
+        *("4 of 20371 listed (20367 missing, 0 not usable)", "18886"),
     )
-    assert (
-        "encoder: 12 blocks of 768 channels, as the papers'; weights: SSLAM.pt, "
-        "SHA-256 0123456789" in lines
-    )
-    assert "settings: finetune_as20k.yaml, unchanged" in lines
-    assert "trained on 1 GPU in mixed precision; the papers: 1 GPU, float16" in lines
-    [curve] = [line for line in lines if "curve: mAP" in line]
-    assert "outside the band at 1 of 3 points, first at update 20000" in curve
-    assert any("re-runs of the released weights" in line for line in lines)
+    assert "2.10 labels per clip" in by_what["data report"][0]
+    assert by_what["encoder"] == ("12 blocks of 768 channels", "12 of 768")
+    assert by_what["weights"][0] == "SSLAM.pt, SHA-256 0123456789"
+    name = "finetune_as20k.yaml"
+    assert by_what["settings"] == (f"{name}, unchanged", name)
+    assert by_what["trained on"] == ("1 GPU, mixed precision", "1 GPU, float16")
+    ours, _ = by_what["curve of mAP, seed 1"]
+    assert "outside the band at 1 of 3 points, first at update 20000" in ours
 
 
 def test_changed_options_are_named_with_both_values(tmp_path):
@@ -122,46 +122,41 @@ def test_changed_options_are_named_with_both_values(tmp_path):
         encoder_conf={"target_frames": 1024, "depth": 3, "embed_dim": 48},
         ngpu=0,
     )
-    lines = lines_of(record)
-    [changed] = [line for line in lines if line.startswith("options other")]
-    assert changed == (
-        "options other than in finetune_as20k.yaml: accum_grad 2 (config: 1), "
-        "batch_size 8 (config: 48), optim_conf.lr 0.0001 (config: 5e-05)"
-    )
-    assert "trained on CPU in float32; the papers: 1 GPU, float16" in lines
-    assert any("3 blocks of 48 channels (the papers': 12 of 768)" in x for x in lines)
+    by_what, rows = rows_of(record)
+    changed = {row[0]: row[1] for row in rows if row[0].startswith("option ")}
+    assert changed == {
+        "option accum_grad": "2 (finetune_as20k.yaml: 1)",
+        "option batch_size": "8 (finetune_as20k.yaml: 48)",
+        "option optim_conf.lr": "0.0001 (finetune_as20k.yaml: 5e-05)",
+    }
+    assert by_what["trained on"][0] == "CPU, float32"
+    assert by_what["encoder"][0] == "3 blocks of 48 channels"
 
 
-def test_another_config_makes_the_comparison_one_for_orientation(tmp_path):
-    lines = lines_of(write_as20k(tmp_path, config="finetune_tiny.yaml"))
-    assert any(
-        "finetune_tiny.yaml, not the benchmark's finetune_as20k.yaml" in line
-        for line in lines
-    )
+def test_another_config_is_named_beside_that_of_the_benchmark(tmp_path):
+    by_what, _ = rows_of(write_as20k(tmp_path, config="finetune_tiny.yaml"))
+    names = "finetune_tiny.yaml, unchanged", "finetune_as20k.yaml"
+    assert by_what["settings"] == names
     (tmp_path / "finetune_tiny.yaml").unlink()
-    exp, dump = tmp_path / "exp", tmp_path / "dump"
-    lines = lines_of(collect(exp, dump, models=("sslam",)))
-    assert "settings: finetune_tiny.yaml is not there to compare" in lines
+    record = collect(tmp_path / "exp", tmp_path / "dump", models=("sslam",))
+    assert "not there to compare" in rows_of(record)[0]["settings"][0]
 
 
 def test_an_unfinished_run_and_one_without_early_epochs_are_named(tmp_path):
     record = write_as20k(tmp_path, max_epoch=5)
-    assert "seed 1: 3 of 5 epochs trained" in lines_of(record)
+    assert rows_of(record)[0]["epochs, seed 1"][0] == "3 of 5 trained"
     run = next(iter(record.finetuning))
     write_history(run, [1.0], **{**USED, "max_epoch": 1})
-    lines = lines_of(collect(tmp_path / "exp", tmp_path / "dump", models=("sslam",)))
-    assert any("no validation among the updates" in line for line in lines)
+    record = collect(tmp_path / "exp", tmp_path / "dump", models=("sslam",))
+    assert "no validation" in rows_of(record)[0]["curve, seed 1"][0]
 
 
 def test_a_score_near_the_papers_is_within_the_interval(tmp_path):
     record = write_as20k(tmp_path, ranking=BAD)
-    [metrics] = {
-        id(m): m for k, m in record.scores.found.items() if "last" in k
-    }.values()
-    assert metrics["mAP"] == pytest.approx(5 / 12)
-    low, high = metrics["intervals"]["mAP"]
-    assert low < 0.409 < high
-    assert "0.8 above 40.9 (table1), which is in the interval" in lines_of(record)[0]
+    [score] = record.scored.query("checkpoint == 'last'").itertuples()
+    assert score.mAP == pytest.approx(5 / 12) and score.low < 0.409 < score.high
+    papers = rows_of(record)[1][0][2]
+    assert papers == "40.9 (table1): ours +0.8, which is in the interval"
 
 
 def test_sets_without_published_numbers_have_no_section(tmp_path):
@@ -172,7 +167,7 @@ def test_sets_without_published_numbers_have_no_section(tmp_path):
     for checkpoint in ("last", "best"):
         write_scores(run / checkpoint / "test", dump / "mini/test", GOOD)
     record = collect(exp, dump, models=("phase2",))
-    assert differences.difference_sections(record) == []
+    assert rows_of(record) == ({}, [])
 
 
 def test_every_published_data_set_has_a_note_and_ranges_are_read():
@@ -183,3 +178,31 @@ def test_every_published_data_set_has_a_note_and_ranges_are_read():
     assert paper.bounds({"value": "39.97-40.26"}) == (39.97, 40.26)
     assert paper.clips("urbansed", "test") == 2000
     assert paper.clips("idmt_desed_fl", "test") is None
+
+
+@pytest.mark.parametrize(
+    "name, phase",
+    [("phase2", "phase2"), ("SSLAM-AS2M", "phase2"), ("eat_ft", "phase1"), ("x", "x")],
+)
+def test_names_of_weights_say_which_published_row_they_belong_to(name, phase):
+    assert paper.published_model(name) == phase
+
+
+def test_everything_that_is_published_stands_in_one_line():
+    line = paper.all_numbers("as20k", "mAP", "finetune")
+    assert line == (
+        "EAT 40.2 (table1), 40.28-40.37 (bat); "
+        "SSLAM 40.9 (table1), 39.97-40.26 (bat), 40.9 last, 40.9 best (log)"
+    )
+    assert paper.all_numbers("mini", "mAP", "linear") == ""
+
+
+def test_published_numbers_stand_beside_the_row_they_belong_to():
+    assert paper.numbers("esc50", "accuracy", "finetune", "phase1") == "95.9 (table1)"
+    both = paper.numbers("esc50", "accuracy", "finetune", "phase2")
+    assert both == "96.2 (table1), 98.21 (bat)"
+    assert paper.numbers("esc50", "accuracy", "linear", "phase2") == "-"
+    assert paper.numbers("spass_market", "mAP", "linear", "phase2") == (
+        "68.5 (table2), 68.5 last, 68.5 best (log)"
+    )
+    assert paper.numbers("mini", "mAP", "linear", "random") == "-"

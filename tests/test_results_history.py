@@ -57,7 +57,7 @@ def test_settings_hash_ignores_seed_and_paths_and_nothing_else(tmp_path):
 def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, content):
     write_history(tmp_path, [1.0])
     (tmp_path / "checkpoint.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="checkpoint.pth is not a readable") as error:
+    with pytest.raises(ValueError, match=r"checkpoint\.pth is not a readable") as error:
         read_history(tmp_path)
     assert "\n" not in str(error.value)
 

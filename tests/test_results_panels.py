@@ -11,8 +11,14 @@ from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 from espnet2_sslam.results.panels import compute_panel, draw_panel, plot_panel
 from espnet2_sslam.units import PATCH_SIZE
 
-ENCODER = dict(embed_dim=16, depth=1, num_heads=2, fbank_mean=-6.0, fbank_std=4.0)
-DECODER = dict(groups=2, num_layers=1)
+ENCODER = {
+    "embed_dim": 16,
+    "depth": 1,
+    "num_heads": 2,
+    "fbank_mean": -6.0,
+    "fbank_std": 4.0,
+}
+DECODER = {"groups": 2, "num_layers": 1}
 
 
 def write_model(folder, **options):
@@ -22,7 +28,7 @@ def write_model(folder, **options):
     model = SSLAMPretrainModel(SSLAMEncoder(**ENCODER), **conf)
     folder.mkdir()
     torch.save(model.state_dict(), folder / "latest.pth")
-    config = dict(input_size=1, encoder_conf=ENCODER, model_conf=conf)
+    config = {"input_size": 1, "encoder_conf": ENCODER, "model_conf": conf}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
@@ -48,7 +54,7 @@ def test_panel_of_a_mixture_agrees_with_the_patch_loss(tmp_path):
     # The mean over all rows of the model's own loss is the mean over such panels.
     lengths = torch.tensor([16_000, 14_000])
     speech = torch.zeros(2, 16_000)
-    for row, clip in zip(speech, clips):
+    for row, clip in zip(speech, clips, strict=True):
         row[: len(clip)] = torch.from_numpy(clip)
     draws = model.draw(2, torch.Generator().manual_seed(3))
     unmixed_fbank, mixed = model.student_inputs(speech, lengths, draws)
@@ -75,5 +81,5 @@ def test_one_file_for_a_model_of_mixtures_is_an_error(tmp_path):
 
 
 def test_a_directory_without_a_model_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="config.yaml is missing"):
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml is missing"):
         load_pretrain_model(tmp_path)

@@ -1,24 +1,25 @@
-"""Tables and sentences against numbers computed by hand; runs that are not right."""
+"""Tables against numbers computed by hand; runs that are not right."""
 
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from espnet2_sslam.bin import sslam_results
+from espnet2_sslam.bin import sslam_benchmarks, sslam_results
 from espnet2_sslam.results import (
-    Cell,
-    Record,
-    Split,
+    all_series,
     collect,
-    compare,
-    findings,
-    paper,
+    comparisons,
+    in_order,
     plots,
+    summarise,
     write_all,
 )
+from tests.corpus_case import error_line
 from tests.results_case import (
     BAD,
     CLASSES,
@@ -31,6 +32,7 @@ from tests.results_case import (
     write_scores,
 )
 
+NAMED = {"sslam": [GOOD, GOOD], "random": [BAD, BAD], "mine": [SWAPPED, GOOD]}
 # mAP of the rankings, over bell and dog: rain has no positive clip.
 MAP = {"good": 1.0, "swapped": (7 / 12 + 1) / 2, "bad": 5 / 12}
 
@@ -96,17 +98,15 @@ def test_classes_have_their_names_in_tables_and_plots(tmp_path, monkeypatch):
 
 
 def test_of_very_many_classes_the_lowest_and_highest_are_plotted(tmp_path, monkeypatch):
-    classes = {f"c{n:03d}": Cell((1,), (n / 100,), ()) for n in range(100)}
+    names = [f"c{n:03d}" for n in range(100)]
+    columns = {"model": "phase1", "class": names, "mean": np.arange(100) / 100}
+    classes = pd.DataFrame({**columns, "spread": np.nan, "seeds": 1})
     drawn = []
-    monkeypatch.setattr(Record, "per_class", lambda *_: {"phase1": classes})
-    monkeypatch.setattr(Record, "label_names", lambda *_: {})
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
-    split = Split("tag", "as20k", "eval", "last")
-    plots.plot_per_class(Record(None, tmp_path), split, tmp_path / "x.png")
+    plots.plot_per_class(classes, ["random", "phase1"], {}, "title", tmp_path / "x.png")
     [axis] = drawn[0].axes
     shown = [tick.get_text() for tick in axis.get_yticklabels()]
-    numbers = [*range(30), *range(70, 100)]
-    assert shown == [f"c{number:03d}" for number in numbers]
+    assert shown == names[:30] + names[70:]
     assert "the 30 lowest and highest of 100 classes" in axis.get_title()
 
 
@@ -145,11 +145,18 @@ def test_a_seed_that_lacks_a_fold_is_left_out(tmp_path):
             test = tmp_path / f"dump/esc50/fold{fold}/test"
             write_scores(run / checkpoint / "test", test, ranking)
     record = collect(tmp_path / "exp", tmp_path / "dump", models=("random",))
-    assert [key.fold for key in record.scores.missing] == ["fold2", "fold2"]
+    assert list(record.missing["fold"]) == ["fold2", "fold2"]
     write_all(record, tmp_path / "RESULTS.md")
     rows = table_rows((tmp_path / "RESULTS.md").read_text(), "esc50: linear")
     expected = 100 * (MAP["good"] + MAP["bad"]) / 2
     assert rows[2][1] == f"{expected:.1f} (one seed) (1 of 2)"
+    # Without a complete seed, what is scored is shown as such.
+    record = collect(tmp_path / "exp", tmp_path / "dump", models=("random",), seeds=[2])
+    write_all(record, tmp_path / "RESULTS.md")
+    text = (tmp_path / "RESULTS.md").read_text()
+    part = f"{100 * MAP['bad']:.1f} (1 of 2 runs)"
+    assert table_rows(text, "esc50: linear")[2][1:] == [part, part]
+    assert table_rows(text, "Intervals, ROC areas")[2][4:] == ["-", "0.000", "-"]
 
 
 def test_unfinished_training_is_listed(tmp_path):
@@ -169,7 +176,7 @@ def test_scores_of_other_predictions_are_refused(tmp_path):
     stale = (last / "metrics.json").read_text()
     write_scores(last, dump / "mini/test", GOOD)
     (last / "metrics.json").write_text(stale)
-    with pytest.raises(ValueError, match="changed since it was scored; run stage 7"):
+    with pytest.raises(ValueError, match="changed since it was scored; score"):
         collect(exp, dump)
     assert best.exists()
 
@@ -194,16 +201,16 @@ def test_a_damaged_metrics_file_is_named(tmp_path):
     exp, dump = three_seeds(tmp_path)
     path = exp / "linear_tiny/phase2_seed3/mini/best/test/metrics.json"
     path.write_text(path.read_text()[:40])
-    with pytest.raises(ValueError, match="metrics.json is not a complete") as error:
+    with pytest.raises(ValueError, match=r"metrics\.json is not a complete") as error:
         collect(exp, dump)
     assert "\n" not in str(error.value)
 
 
 def test_nothing_scored_says_what_to_run(tmp_path):
     write_dump(tmp_path / "dump")
-    with pytest.raises(ValueError, match="run stages 6 and 7 first"):
+    with pytest.raises(ValueError, match="train and score"):
         collect(tmp_path / "exp", tmp_path / "dump")
-    with pytest.raises(ValueError, match="downstream.txt is missing"):
+    with pytest.raises(ValueError, match=r"downstream\.txt is missing"):
         collect(tmp_path / "exp", tmp_path / "elsewhere")
 
 
@@ -213,49 +220,50 @@ def test_a_set_without_labels_gives_a_report_of_pretraining_alone(tmp_path):
     write_history(tmp_path / "exp/pretrain/phase1_tiny_seed1", [2.0, 1.0])
     write_all(collect(tmp_path / "exp", tmp_path / "dump"), tmp_path / "RESULTS.md")
     text = (tmp_path / "RESULTS.md").read_text()
-    assert table_rows(text, "Pre-training runs")[2][:5] == "phase1 tiny 1 2 20".split()
+    assert table_rows(text, "Pre-training runs")[2][:5] == [
+        "phase1",
+        "tiny",
+        "1",
+        "2",
+        "20",
+    ]
 
 
-def cell(*values):
-    """Return a cell with seeds 1, 2, ..."""
-    return Cell(tuple(range(1, len(values) + 1)), values, ())
-
-
-@pytest.mark.parametrize(
-    "ours, other, words",
-    [
-        (
-            cell(0.8, 0.82),
-            cell(0.5, 0.52),
-            "30.0 points above random.*more than both.*weak",
-        ),
-        (cell(0.5, 0.52), cell(0.8, 0.82), "30.0 points below random.*more than both"),
-        (cell(0.50, 0.60), cell(0.49, 0.59), "1.0 points above.*no clear difference"),
-        (cell(0.8), cell(0.5), "one seed nothing can be said"),
-        (cell(0.8, 0.9), cell(), "cannot be compared"),
-    ],
-)
-def test_sentences_are_no_stronger_than_the_numbers(ours, other, words):
-    assert re.search(words, compare("phase1", ours, "random", other, "here"))
-
-
-def test_findings_compare_last_checkpoints(tmp_path):
+def test_comparisons_are_no_stronger_than_the_numbers(tmp_path):
     exp, dump = three_seeds(tmp_path)
-    lines = findings(collect(exp, dump))
-    assert len(lines) == 3
-    assert re.search("phase1 is 38.9 points above random.*3 of 3 seeds", lines[0])
-    assert re.search("What phase 2 adds:.*no clear difference", lines[2])
+    first, second, phases = comparisons(collect(exp, dump))
+    assert [c["model"] + c["other"] for c in (first, second, phases)] == [
+        *("phase1random", "phase2random", "phase2phase1")
+    ]
+    assert first["difference"] == pytest.approx(38.9, abs=0.05)
+    assert first["distinct"] and (first["higher"], first["pairs"]) == (3, 3)
+    assert not phases["distinct"] and phases["higher"] == 1
+    write_all(collect(exp, dump), tmp_path / "RESULTS.md")
+    rows = table_rows((tmp_path / "RESULTS.md").read_text(), "What the numbers say")
+    assert rows[2][1:] == [
+        *("phase1 against random", "+38.9", "93.1, 54.2", "12.0, 21.7", "yes", "3 of 3")
+    ]
+    assert rows[4][5] == "no"
+    folder = exp / "linear_tiny"
+    for seed in (2, 3):
+        for model in ("random", "phase1"):
+            shutil.rmtree(folder / f"{model}_seed{seed}")
+    shutil.rmtree(folder / "phase2_seed1/mini/last")
+    one_seed, missing, _ = comparisons(collect(exp, dump, seeds=[1]))
+    assert one_seed["difference"] and one_seed["distinct"] is None
+    assert missing["difference"] is None
 
 
-def test_published_numbers_stand_beside_the_row_they_belong_to():
-    assert paper.numbers("esc50", "accuracy", "finetune", "phase1") == "95.9 (table1)"
-    both = paper.numbers("esc50", "accuracy", "finetune", "phase2")
-    assert both == "96.2 (table1), 98.21 (bat)"
-    assert paper.numbers("esc50", "accuracy", "linear", "phase2") == "-"
-    assert paper.numbers("spass_market", "mAP", "linear", "phase2") == (
-        "68.5 (table2), 68.5 last, 68.5 best (log)"
-    )
-    assert paper.numbers("mini", "mAP", "linear", "random") == "-"
+def test_the_summary_averages_folds_then_complete_seeds(tmp_path):
+    exp, dump = three_seeds(tmp_path)
+    scores = collect(exp, dump).scores
+    scores = scores[(scores["model"] == "phase1") & (scores["checkpoint"] == "last")]
+    folds = pd.concat([scores.assign(fold=fold) for fold in "ab"], ignore_index=True)
+    folds.loc[folds["fold"] == "b", "mAP"] -= 0.2
+    folds.loc[0, "mAP"] = np.nan
+    cell = summarise(folds).set_index("metric").loc["mAP"]
+    assert cell["values"] == pytest.approx({2: MAP["swapped"] - 0.1, 3: 0.9})
+    assert (cell["expected"], cell["part_runs"], cell["runs"]) == (3, 5, 6)
 
 
 def test_published_numbers_come_with_a_warning_for_a_subset(tmp_path):
@@ -279,13 +287,13 @@ def test_published_numbers_come_with_a_warning_for_a_subset(tmp_path):
     # Best class per clip: a bell, b dog, c bell and dog tie (first wins), d neither.
     scores = json.loads((run / "last/test/metrics.json").read_text())
     predicted = np.load(run / "last/test/predictions.npz")["scores"].argmax(1)
-    right = [CLASSES[p] == labels[c][0] for c, p in zip(LABELS, predicted)]
+    right = [CLASSES[p] == labels[c][0] for c, p in zip(LABELS, predicted, strict=True)]
     assert rows[2][1] == f"{100 * np.mean(right):.1f} (one seed)"
     assert scores["accuracy"] == np.mean(right)
     ours = 100 * np.mean(right)
-    apart = f"{ours:.1f} (one seed): {96.2 - ours:.1f} below 96.2 (table1)"
-    assert f"- phase2, test, {apart}" in report
-    assert "there is no data report (stage 3): the clips are not compared" in report
+    apart = f"96.2 (table1): ours {ours - 96.2:+.1f}"
+    assert f"| accuracy of phase2, test | {ours:.1f} (" in report and apart in report
+    assert "no data report" in report
     assert "chosen on the test clips" in report
 
 
@@ -325,3 +333,110 @@ def test_the_data_report_is_summed_up_with_its_warnings(tmp_path):
     counts = ["4", "9", "2", "3", "-", "0.500", "3", "1"]
     assert row == ["mini/test", *counts, "0123456789"]
     assert "LEAK: 3 clips of mini/test" in text and "Made with seed 0." in text
+
+
+def test_random_and_phases_come_first_whatever_their_order():
+    assert in_order(["b", "phase2", "a", "random"]) == ["random", "phase2", "b", "a"]
+
+
+def test_models_of_any_name_have_rows_findings_and_colours(tmp_path):
+    exp, dump = write_experiment(tmp_path, NAMED)
+    record = collect(exp, dump, models=tuple(NAMED))
+    write_all(record, tmp_path / "RESULTS.md")
+    text = (tmp_path / "RESULTS.md").read_text()
+    rows = table_rows(text, "mini: linear_tiny")
+    assert [row[0] for row in rows[2:]] == ["random", "sslam", "mine"]
+    by_model = {c["model"]: c["difference"] for c in comparisons(record)}
+    assert by_model["sslam"] == pytest.approx(58.3, abs=0.05)
+    areas = table_rows(text, "Intervals, ROC areas")
+    assert {row[3] for row in areas[2:]} == set(NAMED)
+    assert all(row[4].startswith("mAP ") for row in areas[2:])
+
+
+def test_scores_of_an_earlier_version_have_no_intervals(tmp_path):
+    exp, dump = write_experiment(tmp_path, NAMED)
+    for path in exp.glob("*/*/*/*/*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        for name in "auc", "d_prime", "intervals", "bootstrap":
+            del metrics[name]
+        path.write_text(json.dumps(metrics))
+    write_all(collect(exp, dump, models=tuple(NAMED)), tmp_path / "RESULTS.md")
+    rows = table_rows((tmp_path / "RESULTS.md").read_text(), "Intervals, ROC areas")
+    assert all(row[4:] == ["-", "-", "-"] for row in rows[2:])
+
+
+def write_benchmark(root, name, models, lines=None):
+    """An experiment with a dump of its own below root/name."""
+    lines = lines or [f"{name} multi_label {name}/train {name}/test {name}/test"]
+    write_dump(root / name / "dump", lines)
+    tests = lines[0].split()[4].split(",")
+    for model, ranking in models.items():
+        run = root / name / "exp" / f"finetune_{name}" / f"{model}_seed1" / name
+        write_history(run, [1.0])
+        for test in tests:
+            folder = root / name / "dump" / test
+            for checkpoint in "last", "best":
+                write_scores(run / checkpoint / folder.name, folder, ranking)
+    return [str(root / name / "exp"), str(root / name / "dump")]
+
+
+def test_benchmarks_stand_in_one_table_beside_what_is_published(tmp_path, capsys):
+    one = write_benchmark(tmp_path, "as20k", {"random": BAD, "sslam": GOOD})
+    two = write_benchmark(tmp_path, "fsd50k", {"sslam": SWAPPED})
+    words = ["--benchmark", *one, "--benchmark", *two, "--models", "random", "sslam"]
+    sslam_benchmarks.main([*words, "--output", str(tmp_path / "B.md")])
+    assert "2 rows" in capsys.readouterr().out
+    text = (tmp_path / "B.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if "| finetune_" in line]
+    assert rows[0][:3] == ["| as20k", "finetune_as20k", "mAP"]
+    assert rows[0][3:5] == [
+        "41.7 (41.7*)",
+        "100.0 (100.0*)",
+    ]
+    assert "SSLAM 40.9 (table1)" in rows[0][5]
+    assert rows[1][3] == "missing" and rows[1][5] == "- |"
+    assert "- bat: re-run" in text and "- table2" not in text
+
+
+def test_a_benchmark_without_scores_is_one_line(tmp_path, capsys):
+    one = write_benchmark(tmp_path, "ks1", {})
+    words = ["--benchmark", *one, "--output", tmp_path / "B.md"]
+    assert "no scored run" in error_line(sslam_benchmarks.main, capsys, *words)
+
+
+def test_a_series_has_a_table_a_plot_and_its_numbers(tmp_path):
+    tests = "p/degree_10,p/degree_2,p/other_1"
+    lines = [f"p multi_label p/train p/valid {tests}"]
+    models = {"random": BAD, "sslam": GOOD}
+    exp, dump = write_benchmark(tmp_path, "p", models, lines)
+    record = collect(exp, dump, models=tuple(models))
+    [(tag, data_set, name, series)] = all_series(record)
+    assert (tag, data_set, name) == ("finetune_p", "p", "degree")
+    pairs = list(zip(series["model"], series["number"], strict=True))
+    assert pairs == [("random", 2), ("random", 10), ("sslam", 2), ("sslam", 10)]
+    assert series["mAP"].iloc[2] == 1.0 and series["chance"].iloc[0] == 0.5
+    write_all(record, tmp_path / "RESULTS.md")
+    rows = table_rows(
+        (tmp_path / "RESULTS.md").read_text(), "p over degree: finetune_p"
+    )
+    assert rows[0] == ["degree", "2", "10"]
+    assert [row[0] for row in rows[2:]] == ["random", "sslam", "chance"]
+    assert rows[3][1:] == ["100.0", "100.0"] and rows[4][1:] == ["50.0", "50.0"]
+    folder = tmp_path / "results"
+    assert (folder / "series_p_degree.png").stat().st_size > 10_000
+    numbers = (folder / "series_finetune_p_p_degree.csv").read_text().splitlines()
+    assert numbers[0] == "model,degree,mAP,spread,seeds,chance" and len(numbers) == 5
+
+
+def test_several_evaluations_are_panels_of_one_figure(tmp_path):
+    lines = ["p multi_label p/train p/valid p/degree_1,p/degree_3"]
+    exp, dump = write_benchmark(tmp_path, "p", {"sslam": GOOD}, lines)
+    for tag in "linear_p", "probe_p":
+        shutil.copytree(f"{exp}/finetune_p", f"{exp}/{tag}")
+    record = collect(exp, dump, models=("sslam",))
+    write_all(record, tmp_path / "RESULTS.md")
+    assert (tmp_path / "RESULTS.md").read_text().count("series_p_degree.png") == 1
+    tables = sorted(path.name for path in tmp_path.glob("results/series_*.csv"))
+    assert tables == [
+        f"series_{tag}_p_degree.csv" for tag in ("finetune_p", "linear_p", "probe_p")
+    ]

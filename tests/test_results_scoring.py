@@ -1,6 +1,7 @@
 """Scoring: numbers by hand, and every way labels and predictions can disagree."""
 
 import json
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -32,13 +33,13 @@ def write_case(folder, text=TEXT, ids=tuple(TEXT), scores=SCORES, classes=CLASSE
     lines = [" ".join([clip, *labels]) for clip, labels in text.items()]
     (folder / "text").write_text("\n".join(lines) + "\n")
     (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    return dict(
-        predictions=folder / "predictions.npz",
-        text=folder / "text",
-        class_list=folder / "classes.txt",
-        task="multi_label",
-        output_dir=folder / "out",
-    )
+    return {
+        "predictions": folder / "predictions.npz",
+        "text": folder / "text",
+        "class_list": folder / "classes.txt",
+        "task": "multi_label",
+        "output_dir": folder / "out",
+    }
 
 
 def test_multi_label_scores_equal_the_hand_computed_ones(tmp_path):
@@ -75,15 +76,15 @@ def test_order_of_the_clips_does_not_matter(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(text={**TEXT, "e": ["dog"]}), "1 missing.*e is missing"),
-        (dict(text={k: TEXT[k] for k in "abc"}), "1 unexpected.*d is not expected"),
-        (dict(text={**TEXT, "d": ["cat"]}), "clip d has the label 'cat'"),
-        (dict(text={k: [] for k in TEXT}), "nothing to score"),
-        (dict(ids=["a", "b", "b", "d"]), "clip id b is there twice"),
-        (dict(scores=SCORES[:, :3]), "shape"),
-        (dict(scores=np.where(SCORES == 0.7, np.nan, SCORES)), "not finite.* d;"),
-        (dict(classes=CLASSES[::-1]), "another order"),
-        (dict(classes=["bell", "dog", "rain", "wind"]), "siren is missing"),
+        ({"text": {**TEXT, "e": ["dog"]}}, "1 missing.*e is missing"),
+        ({"text": {k: TEXT[k] for k in "abc"}}, "1 unexpected.*d is not expected"),
+        ({"text": {**TEXT, "d": ["cat"]}}, "clip d has the label 'cat'"),
+        ({"text": {k: [] for k in TEXT}}, "nothing to score"),
+        ({"ids": ["a", "b", "b", "d"]}, "clip id b is there twice"),
+        ({"scores": SCORES[:, :3]}, "shape"),
+        ({"scores": np.where(SCORES == 0.7, np.nan, SCORES)}, "not finite.* d;"),
+        ({"classes": CLASSES[::-1]}, "another order"),
+        ({"classes": ["bell", "dog", "rain", "wind"]}, "siren is missing"),
     ],
 )
 def test_disagreement_is_an_error_and_writes_nothing(tmp_path, change, message):
@@ -104,7 +105,7 @@ def test_multi_class_refuses_clips_without_exactly_one_label(tmp_path):
 def test_damaged_predictions_are_named(tmp_path, content):
     path = tmp_path / "predictions.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="predictions.npz: not a complete") as error:
+    with pytest.raises(ValueError, match=r"predictions\.npz: not a complete") as error:
         read_predictions(path)
     assert "\n" not in str(error.value)
 
@@ -114,3 +115,21 @@ def test_duplicate_clips_in_text_are_an_error(tmp_path):
     arguments["text"].write_text("a bell\nb dog\na dog\n")
     with pytest.raises(ValueError, match="'a' occurs twice"):
         score_files(**arguments)
+
+
+def test_areas_and_intervals_are_scored(tmp_path):
+    metrics = score_files(**write_case(tmp_path), resamples=200, seed=1)
+    # ROC areas by hand: bell 3 of 4 pairs, dog 2 of 3, rain 3 of 3; siren has none.
+    assert metrics["auc"] == pytest.approx((3 / 4 + 2 / 3 + 1) / 3)
+    quantile = NormalDist().inv_cdf((3 / 4 + 2 / 3 + 1) / 3)
+    assert metrics["d_prime"] == pytest.approx(2**0.5 * quantile)
+    low, high = metrics["intervals"]["mAP"]
+    assert 0 < low < metrics["mAP"] < high <= 1
+    assert metrics["bootstrap"] == {"resamples": 200, "seed": 1}
+    assert "intervals" not in score_files(**write_case(tmp_path), resamples=0)
+
+
+def test_a_perfect_ranking_has_no_finite_d_prime(tmp_path):
+    scores = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]])
+    metrics = score_files(**write_case(tmp_path, scores=scores))
+    assert metrics["auc"] == 1.0 and metrics["d_prime"] is None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.results import MODELS
+from espnet2_sslam.results import MODELS, write_benchmarks
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,9 +34,6 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd: Sequence[str] | None = None) -> None:
     """Write the table."""
     args = get_parser().parse_args(cmd)
-    # After the options: it takes seconds to import torch.
-    from espnet2_sslam.results import write_benchmarks
-
     rows = write_benchmarks(
         [tuple(pair) for pair in args.benchmark],
         args.output,

@@ -2,9 +2,8 @@
 
 import argparse
 import logging
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import yaml
 from tqdm import tqdm
 
 from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.store import writing
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -39,30 +39,27 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_classifier(config: dict):
-    """Return the classifier that config.yaml describes, on SSLAM's encoder or BEATs."""
-    if config.get("beats_checkpoint"):
-        from espnet2_sslam.integrations.beats import classifier_from_config
-    else:
-        from espnet2_sslam.classifier import classifier_from_config
-    return classifier_from_config(config)
-
-
-def load_classifier(config_file: Path, model_file: Path):
+def load_classifier(config_file: Path, model_file: Path, build: Callable | None = None):
     """Return the classifier in evaluation mode and its configuration.
+
+    Args:
+        config_file: config.yaml of the training.
+        model_file: Its weights.
+        build: Makes the classifier of the configuration; SSLAM's by default.
 
     Raises:
         ValueError: a file is missing, or the weights do not fit the configuration.
     """
     from espnet2_sslam.checkpoint import load_weights
+    from espnet2_sslam.classifier import classifier_from_config
 
     for path in (config_file, model_file):
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: train the classifier")
+            raise ValueError(f"{path} does not exist: train the classifier first")
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not isinstance(config.get("class_list"), list):
         raise ValueError(f"{config_file} is not the config.yaml of a classifier")
-    model = build_classifier(config)
+    model = (build or classifier_from_config)(config)
     load_weights(model, model_file)
     return model.eval(), config
 
@@ -74,15 +71,16 @@ def batches(
     *,
     batch_size: int,
     num_workers: int,
-) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
-    """Yield (ids, batch) over all clips in the order of `keys`."""
-    from espnet2_sslam.tasks import (ClipDataset, ClipPreprocessor,
-                                     collate_clips)
+) -> Iterable[tuple[list[str], dict[str, torch.Tensor]]]:
+    """Return (ids, batch) over all clips in the order of `keys`."""
+    from espnet2_sslam.tasks import ClipDataset, ClipPreprocessor, collate_clips
 
     preprocess = ClipPreprocessor(
         False, max_samples=config["max_samples"], input_size=config["input_size"]
     )
-    dataset = ClipDataset([tuple(data.split(","))], preprocess=preprocess)
+    path, name, kind = data.split(",")
+    # ESPnet's annotation of `preprocess` is narrower than what it takes.
+    dataset = ClipDataset([(path, name, kind)], preprocess=preprocess)  # type: ignore
     dataset.check_keys(keys)
     rows = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
     return torch.utils.data.DataLoader(
@@ -90,22 +88,8 @@ def batches(
     )
 
 
-def write_predictions(path: Path, **arrays: np.ndarray) -> None:
-    """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as stream:
-            np.savez(stream, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def main(cmd: Sequence[str] | None = None) -> None:
-    """Load, predict, write."""
+def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> None:
+    """Load, predict, write; `build` is for classifiers on other encoders."""
     from espnet2_sslam.tasks import read_keys
 
     args = get_parser().parse_args(cmd)
@@ -119,9 +103,9 @@ def main(cmd: Sequence[str] | None = None) -> None:
         raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
     list_file = Path(args.key_file or data.split(",")[0])
     if not list_file.is_file():
-        raise ValueError(f"{list_file} does not exist: prepare the data (stage 2)")
+        raise ValueError(f"{list_file} does not exist: prepare the data first")
     keys = read_keys(list_file)
-    model, config = load_classifier(args.config, args.model_file)
+    model, config = load_classifier(args.config, args.model_file, build)
     device = torch.device("cuda" if args.ngpu else "cpu")
     model.to(device)
 
@@ -137,14 +121,16 @@ def main(cmd: Sequence[str] | None = None) -> None:
             logits.append(out.float().cpu().numpy())
             scores.append(model.scores(out).cpu().numpy())
             progress.update(len(names))
-    write_predictions(
-        args.output_dir / "predictions.npz",
-        ids=np.array(ids),
-        scores=np.concatenate(scores),
-        logits=np.concatenate(logits),
-        classes=np.array(model.classes),
-    )
-    logging.info("%d clips -> %s", len(ids), args.output_dir / "predictions.npz")
+    path = args.output_dir / "predictions.npz"
+    with writing(path, "wb") as stream:
+        np.savez(
+            stream,
+            ids=np.array(ids),
+            scores=np.concatenate(scores),
+            logits=np.concatenate(logits),
+            classes=np.array(model.classes),
+        )
+    logging.info("%d clips -> %s", len(ids), path)
 
 
 if __name__ == "__main__":

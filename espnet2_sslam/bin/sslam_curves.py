@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.results import authors_curve, compare_run, read_history, verdict
+from espnet2_sslam.store import write_json
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,24 +36,24 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd: Sequence[str] | None = None) -> None:
     """Compare, print, and write the numbers and the plot."""
     args = get_parser().parse_args(cmd)
-    # After the options: it takes seconds to import torch.
-    from espnet2_sslam.results import curves, read_history
-    from espnet2_sslam.store import write_json
+    # After the options: matplotlib takes a second.
+    from espnet2_sslam.results.plots import plot_curves
 
     history = read_history(args.run)
     benchmark = args.benchmark or args.run.resolve().name
-    kind = args.kind or curves.kind_of(history)
-    curve = curves.authors_curve(benchmark, kind)
-    found = curves.compare_run(history, curve)
+    kind = args.kind or history.kind
+    curve = authors_curve(benchmark, kind)
+    comparisons = compare_run(history, curve)
     output = args.output or args.run / "curves"
-    lines = [curves.verdict(comparison) for comparison in found]
-    names = ("updates", "values", "authors", "low", "high", "outside")
-    numbers = {
-        c.measure: {name: getattr(c, name).tolist() for name in names} for c in found
-    }
+    lines, numbers = [], {}
+    for c in comparisons:
+        ours, authors = verdict(c)
+        lines.append(f"{c.measure}: {ours}; the authors: {authors}")
+        names = ("updates", "values", "authors", "low", "high", "outside")
+        numbers[c.measure] = {name: getattr(c, name).tolist() for name in names}
     record = {"benchmark": benchmark, "kind": kind, "verdicts": lines, **numbers}
     write_json(output / "curves.json", record)
-    curves.plot(found, curve, f"{benchmark}, {kind}", output / "curves.png")
+    plot_curves(comparisons, curve, f"{benchmark}, {kind}", output / "curves.png")
     total = curve["mAP"]["updates"][-1]
     if history.updates != total:
         print(f"this run has {history.updates} updates, the authors' {total}")

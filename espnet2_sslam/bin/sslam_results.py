@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.results import MODELS
+from espnet2_sslam.results import MODELS, collect, write_all
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -37,10 +37,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     logging.getLogger("tensorboard").setLevel(logging.WARNING)
-    # After the options: it takes seconds to import torch.
-    from espnet2_sslam.results import collect, write_all
-
-    record = collect(
+    experiment = collect(
         args.expdir,
         args.dump,
         seeds=args.seeds,
@@ -48,9 +45,9 @@ def main(cmd: Sequence[str] | None = None) -> None:
         tags=args.tags,
         pretrain_from=args.pretrain_from,
     )
-    write_all(record, args.output)
-    missing = len(record.scores.missing) + len(record.unfinished)
-    print(f"wrote {args.output}: {len(record.scores.found)} scores, {missing} missing")
+    write_all(experiment, args.output)
+    missing = len(experiment.missing) + len(experiment.unfinished)
+    print(f"wrote {args.output}: {len(experiment.scored)} scores, {missing} missing")
 
 
 if __name__ == "__main__":

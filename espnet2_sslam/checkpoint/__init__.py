@@ -1,22 +1,42 @@
 """Weights in and out: the authors' files, our trainings, and our own format."""
 
-from espnet2_sslam.checkpoint.authors import (decoder_state_from_authors,
-                                              encoder_state_from_authors,
-                                              from_fairseq, to_fairseq,
-                                              to_huggingface)
-from espnet2_sslam.checkpoint.files import (FORMAT_VERSION, PREPROCESSOR_FILE,
-                                            CheckpointError, Parts,
-                                            RefusedPickle, StandIn,
-                                            read_pickle, write_folder)
+from espnet2_sslam.checkpoint.authors import (
+    decoder_state_from_authors,
+    encoder_state_from_authors,
+    from_fairseq,
+    to_fairseq,
+    to_huggingface,
+)
+from espnet2_sslam.checkpoint.files import (
+    FORMAT_VERSION,
+    PREPROCESSOR_FILE,
+    CheckpointError,
+    Parts,
+    RefusedPickle,
+    StandIn,
+    read_pickle,
+    write_folder,
+)
 from espnet2_sslam.checkpoint.hub import META_FILE, resolve
-from espnet2_sslam.checkpoint.load import (Loaded, Model, assemble,
-                                           build_model, check_init_param,
-                                           compare_states, load_model,
-                                           load_pretrain_model, load_states,
-                                           load_weights, model_config,
-                                           model_state, read_labels,
-                                           read_parts, save_model, to_training,
-                                           weights_file)
+from espnet2_sslam.checkpoint.load import (
+    Loaded,
+    Model,
+    assemble,
+    build_model,
+    check_init_param,
+    compare_states,
+    load_model,
+    load_pretrain_model,
+    load_states,
+    load_weights,
+    model_config,
+    model_state,
+    read_labels,
+    read_parts,
+    save_model,
+    to_training,
+    weights_file,
+)
 
 __all__ = [
     "FORMAT_VERSION",

@@ -17,10 +17,19 @@ from typing import Any
 import torch
 import yaml
 
-from espnet2_sslam.checkpoint.files import (CheckpointError, Parts, State,
-                                            plain, with_fbank)
-from espnet2_sslam.units import (AUDIOSET_MEAN, AUDIOSET_STD, PATCH_SIZE,
-                                 PATCHES_PER_STEP)
+from espnet2_sslam.checkpoint.files import (
+    CheckpointError,
+    Parts,
+    State,
+    plain,
+    with_fbank,
+)
+from espnet2_sslam.units import (
+    AUDIOSET_MEAN,
+    AUDIOSET_STD,
+    PATCH_SIZE,
+    PATCHES_PER_STEP,
+)
 
 # authors' prefix -> ours; a trailing dot stands for everything below
 ENCODER_NAMES = {

@@ -16,12 +16,21 @@ import yaml
 
 import espnet2_sslam
 from espnet2_sslam.checkpoint.authors import from_fairseq, from_huggingface
-from espnet2_sslam.checkpoint.files import (CONFIG_FILE, FBANK_NAMES,
-                                            FORMAT_VERSION, WEIGHTS_FILE,
-                                            CheckpointError, Parts,
-                                            RefusedPickle, State, kind_of,
-                                            read_config, read_pickle,
-                                            read_tensors, write_folder)
+from espnet2_sslam.checkpoint.files import (
+    CONFIG_FILE,
+    FBANK_NAMES,
+    FORMAT_VERSION,
+    WEIGHTS_FILE,
+    CheckpointError,
+    Parts,
+    RefusedPickle,
+    State,
+    kind_of,
+    read_config,
+    read_pickle,
+    read_tensors,
+    write_folder,
+)
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
 from espnet2_sslam.encoder import SSLAMEncoder

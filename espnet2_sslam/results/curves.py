@@ -12,18 +12,15 @@ curve is made of two parts:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from espnet2_sslam.results import paper
-from espnet2_sslam.results.history import History
-from espnet2_sslam.results.style import plt, save
+from espnet2_sslam.results.runs import History
 
 SHIFT = 1.15
 TOLERANCE = {"mAP": 0.01, "valid_loss": 0.03}  # absolute; share of the value
 OURS = {"mAP": ("valid", "mAP"), "valid_loss": ("valid", "loss")}
-TITLES = {"mAP": "mAP on the test set", "valid_loss": "loss on the test set"}
 
 
 @dataclass(frozen=True)
@@ -43,24 +40,18 @@ class Comparison:
         return (self.values < self.low) | (self.values > self.high)
 
 
-def kind_of(history: History) -> str:
-    """Return linear for a run with a frozen encoder, else finetune."""
-    conf = history.config.get("model_conf") or {}
-    return "linear" if conf.get("freeze_encoder") else "finetune"
-
-
 def authors_curve(benchmark: str, kind: str) -> dict:
     """Return the authors' curves of a benchmark.
 
     Raises:
-        ValueError: they published none; the message lists those that there are.
+        ValueError: They published none; the message lists those that there are.
     """
     curves = paper.authors_curves()
     if (benchmark, kind) not in curves:
-        there = ", ".join(f"{name} ({kind})" for name, kind in curves)
+        names = ", ".join(f"{name} ({kind})" for name, kind in curves)
         raise ValueError(
             f"there is no curve of the authors for {benchmark} ({kind}), only for "
-            f"{there}"
+            f"{names}"
         )
     return curves[benchmark, kind]
 
@@ -89,7 +80,7 @@ def compare_run(history: History, curve: dict) -> list[Comparison]:
     Raises:
         ValueError: the run has no validation score among the authors' updates.
     """
-    found = []
+    comparisons = []
     for measure, (split, name) in OURS.items():
         updates, values = history.epoch_curve(split, name)
         steps = curve[measure]["updates"]
@@ -97,64 +88,34 @@ def compare_run(history: History, curve: dict) -> list[Comparison]:
         if inside.any():
             updates, values = updates[inside], values[inside]
             bands = band(curve, measure, updates)
-            found.append(Comparison(measure, updates, values, *bands))
-    if not found or found[0].measure != "mAP":
+            comparisons.append(Comparison(measure, updates, values, *bands))
+    if not comparisons or comparisons[0].measure != "mAP":
         first, last = curve["mAP"]["updates"][0], curve["mAP"]["updates"][-1]
         raise ValueError(
             f"{history.path} has no validation mAP between the updates {first} and "
             f"{last} of the authors' curve: train it with the benchmark's config"
         )
-    return found
+    return comparisons
 
 
-def verdict(comparison: Comparison) -> str:
-    """Say in one line where a run leaves the band."""
+def verdict(comparison: Comparison) -> tuple[str, str]:
+    """Return what a run's curve does, and what the authors' does there, in words."""
     outside, number = comparison.outside, len(comparison.updates)
     scale, form = (100, ".1f") if comparison.measure == "mAP" else (1, ".3f")
 
-    def show(value):
-        return f"{scale * value:{form}}"
+    def at(values: np.ndarray, index: int) -> str:
+        return f"{scale * values[index]:{form}}"
 
-    end = (
-        f"at its last point (update {comparison.updates[-1]}) "
-        f"{show(comparison.values[-1])}, the authors {show(comparison.authors[-1])}"
-    )
-    if not outside.any():
-        return f"{comparison.measure}: in the band at all {number} points; {end}"
-    first = int(np.flatnonzero(outside)[0])
-    side = "above" if comparison.values[first] > comparison.high[first] else "below"
-    return (
-        f"{comparison.measure}: outside the band at {int(outside.sum())} of {number} "
-        f"points, first at update {comparison.updates[first]}: "
-        f"{show(comparison.values[first])} is {side} {show(comparison.low[first])} to "
-        f"{show(comparison.high[first])}; {end}"
-    )
-
-
-def plot(comparisons: list[Comparison], curve: dict, title: str, path: Path) -> None:
-    """Draw a panel per measure: band, the authors' curve and the run's points."""
-    figure, axes = plt.subplots(
-        1, len(comparisons), figsize=(5.2 * len(comparisons), 3.6), squeeze=False
-    )
-    for axis, found in zip(axes.flat, comparisons):
-        steps = np.array(curve[found.measure]["updates"])
-        values, low, high = band(curve, found.measure, steps)
-        scale = 100 if found.measure == "mAP" else 1
-        axis.fill_between(
-            steps, scale * low, scale * high, color="#D55E00", alpha=0.15, label="band"
+    ours = f"in the band at all {number} points"
+    theirs = ""
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        ours = (
+            f"outside the band at {outside.sum()} of {number} points, first at update "
+            f"{comparison.updates[first]}: {at(comparison.values, first)}"
         )
-        axis.plot(steps, scale * values, color="#D55E00", label="authors")
-        inside = ~found.outside
-        for chosen, colour, name in (
-            (inside, "#0072B2", "this run"),
-            (~inside, "black", "this run, outside"),
-        ):
-            if chosen.any():
-                points = found.updates[chosen], scale * found.values[chosen]
-                axis.plot(*points, "o", color=colour, ms=3.5, label=name)
-        unit = " (%)" if scale == 100 else ""
-        axis.set(title=TITLES[found.measure] + unit, xlabel="updates")
-        axis.legend(loc="best")
-    figure.suptitle(title)
-    figure.tight_layout()
-    save(figure, path)
+        theirs = (
+            f"band there {at(comparison.low, first)} to {at(comparison.high, first)}; "
+        )
+    ours += f"; last (update {comparison.updates[-1]}) {at(comparison.values, -1)}"
+    return ours, theirs + f"last {at(comparison.authors, -1)}"

@@ -1,8 +1,8 @@
 """95 % bootstrap intervals over clips, fast enough for AudioSet.
 
-`metrics.bootstrap_interval` calls scikit-learn for every class of every draw; a
-thousand draws of AudioSet's test set would take an hour. Here a draw is a vector of how
-often each clip was drawn, and each class is sorted once. The definition is the same.
+scikit-learn for every class of every draw would take an hour for a thousand draws of
+AudioSet's test set. Here a draw is a vector of how often each clip was drawn, and each
+class is sorted once. The definition is the same.
 """
 
 import numpy as np

@@ -3,18 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.checkpoint import load_pretrain_model
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.mixing import unmixed_steps
 from espnet2_sslam.pretrain_model import MIXED, SSLAMPretrainModel
-from espnet2_sslam.results.style import plt, save
-from espnet2_sslam.units import (FRAME_SHIFT_MS, NUM_MEL_BINS, PATCH_SIZE,
-                                 PATCHES_PER_STEP)
+from espnet2_sslam.results.plots import plt, save
+from espnet2_sslam.units import (
+    FRAME_SHIFT_MS,
+    NUM_MEL_BINS,
+    PATCH_SIZE,
+    PATCHES_PER_STEP,
+)
 
 SECONDS_PER_FRAME = FRAME_SHIFT_MS / 1000
 
@@ -50,7 +57,11 @@ def compute_panel(
     Raises:
         ValueError: for fewer than two clips with a model of mixtures.
     """
-    speech, lengths = _batch(model.encoder.config.input_size, clips)
+    waves = [torch.as_tensor(np.asarray(clip), dtype=torch.float32) for clip in clips]
+    lengths = torch.tensor([len(wave) for wave in waves])
+    speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    if model.encoder.config.input_size == NUM_MEL_BINS:
+        speech, lengths = kaldi_fbank(speech, lengths)
     draws = model.draw(len(clips), torch.Generator().manual_seed(seed))
     unmixed, mixed = model.student_inputs(speech, lengths, draws)
     targets = model.make_targets(unmixed, mixed, draws)
@@ -64,7 +75,7 @@ def compute_panel(
     error = torch.full((draws.mask.shape[1],), float("nan"))
     error[hidden] = wrong.square().sum(-1) / wrong.shape[-1] ** 0.5
     steps = None
-    if mixed is not None:
+    if mixed is not None and draws.regions is not None:
         steps = unmixed_steps(draws.regions, model.num_steps)[0].numpy()
     _, own = model.encoder.fbank(speech, lengths)
     return Panel(
@@ -85,25 +96,33 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
         rows, 1, figsize=(9, 2.15 * rows), sharex=True, layout="constrained"
     )
     low, high = np.percentile(seen, (1, 99.8))
-    axes = list(axes)
-    image = _spectrogram(axes[0], panel.clip, low, high)
+    end = len(panel.clip) * SECONDS_PER_FRAME
+
+    def show(axis: Axes, values: np.ndarray, text: str, **style: Any) -> AxesImage:
+        """Draw (T, 128) or (S, 8): time to the right, low frequencies below."""
+        style = {"cmap": "magma", "vmin": low, "vmax": high, **style}
+        extent = (0.0, end, 0, NUM_MEL_BINS)
+        image = np.swapaxes(values, 0, 1)
+        axis.set_title(text)
+        look = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
+        return axis.imshow(image, extent=extent, **look, **style)
+
     dashed = ", dashed: its end" if panel.frames < len(panel.clip) else ""
-    axes[0].set_title(f"clip{dashed}")
-    if panel.mixture is not None:
-        _spectrogram(axes[1], panel.mixture, low, high)
+    image = show(axes[0], panel.clip, f"clip{dashed}")
+    if panel.mixture is not None and panel.unmixed is not None:
+        show(axes[1], panel.mixture, "partial mixture with its neighbour")
         _mark_unmixed(axes[1], panel.unmixed)
-        axes[1].set_title("partial mixture with its neighbour")
-    _spectrogram(axes[-2], seen, low, high)
-    _hide(axes[-2], panel.mask)
-    share = panel.mask.mean()
-    axes[-2].set_title(
-        f"what the student sees: {100 * (1 - share):.0f} % of the patches"
-    )
-    errors = _patches(axes[-1], panel.error)
-    axes[-1].set_title(
-        "squared error of the predicted patches (hatched: visible), mean "
-        f"{np.nanmean(panel.error):.3f}"
-    )
+    share = 100 * (1 - panel.mask.mean())
+    text = f"what the student sees: {share:.0f} % of the patches"
+    show(axes[-2], seen, text)
+    cover = np.zeros((*panel.mask.shape, 4))  # grey over the hidden patches
+    cover[panel.mask] = (0.73, 0.73, 0.73, 1.0)
+    show(axes[-2], cover, text)
+    text = "squared error of the predicted patches (hatched: visible), mean "
+    text += f"{np.nanmean(panel.error):.3f}"
+    axes[-1].patch.set(hatch="///", facecolor="#eeeeee", edgecolor="#cccccc")
+    style = {"cmap": "viridis", "vmin": None, "vmax": None}
+    errors = show(axes[-1], panel.error, text, **style)
     axes[-1].set_xlabel("time (s)")
     for axis in axes:
         axis.set_ylabel("mel bin")
@@ -111,7 +130,7 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
         axis.grid(False)
         if panel.frames < len(panel.clip):
             axis.axvline(panel.frames * SECONDS_PER_FRAME, color="w", ls="--", lw=1.5)
-    figure.colorbar(image, ax=axes[:-1], label="normalised log-mel", aspect=40)
+    figure.colorbar(image, ax=list(axes[:-1]), label="normalised log-mel", aspect=40)
     figure.colorbar(errors, ax=axes[-1], label="patch loss")
     figure.suptitle(title, fontsize="medium", wrap=True)
     save(figure, path)
@@ -135,63 +154,6 @@ def draw_panel(
     if panel.mixture is not None:
         title += f"\nwith {Path(wavs[-1]).name}"
     plot_panel(panel, output, title)
-
-
-def _batch(input_size: int, clips: Sequence[np.ndarray]):
-    """Pad waveforms to a batch, as log-mel if the model reads that."""
-    waves = [torch.as_tensor(np.asarray(clip), dtype=torch.float32) for clip in clips]
-    lengths = torch.tensor([len(wave) for wave in waves])
-    speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-    return (
-        kaldi_fbank(speech, lengths)
-        if input_size == NUM_MEL_BINS
-        else (speech, lengths)
-    )
-
-
-def _extent(frames: int) -> tuple[float, float, int, int]:
-    """Left, right (s), bottom, top (mel bins) of an image."""
-    return (0.0, frames * SECONDS_PER_FRAME, 0, NUM_MEL_BINS)
-
-
-def _spectrogram(axis, fbank: np.ndarray, low: float, high: float):
-    """Draw (T, 128) with time to the right and low frequencies below."""
-    return axis.imshow(
-        fbank.T,
-        origin="lower",
-        aspect="auto",
-        extent=_extent(len(fbank)),
-        cmap="magma",
-        vmin=low,
-        vmax=high,
-        interpolation="nearest",
-    )
-
-
-def _patches(axis, values: np.ndarray):
-    """Draw (S, 8) values, hatched where there is none."""
-    axis.patch.set(hatch="///", facecolor="#eeeeee", edgecolor="#cccccc")
-    return axis.imshow(
-        values.T,
-        origin="lower",
-        aspect="auto",
-        extent=_extent(len(values) * PATCH_SIZE),
-        cmap="viridis",
-        interpolation="nearest",
-    )
-
-
-def _hide(axis, mask: np.ndarray) -> None:
-    """Cover the hidden patches with grey."""
-    cover = np.zeros((*mask.T.shape, 4))
-    cover[mask.T] = (0.73, 0.73, 0.73, 1.0)
-    axis.imshow(
-        cover,
-        origin="lower",
-        aspect="auto",
-        extent=_extent(len(mask) * PATCH_SIZE),
-        interpolation="nearest",
-    )
 
 
 def _mark_unmixed(axis, unmixed: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Published numbers to stand beside ours."""
+"""Published numbers to stand beside ours: paper.yaml and authors_curves.yaml."""
 
 from functools import cache
 from importlib import resources
@@ -26,22 +26,23 @@ def authors_curves() -> dict[tuple[str, str], dict]:
     return {(curve["benchmark"], curve["kind"]): curve for curve in curves}
 
 
-def row(model: str) -> str:
-    """Return which published model a model of ours is comparable with.
+def published_model(model: str) -> str:
+    """Return which published model (a key of NAMES) a model of ours stands beside.
 
     Weights from elsewhere (NAME=WEIGHTS) are recognised by their name: one that begins
-    with eat is phase 1, one that begins with sslam is phase 2.
+    with eat is phase 1, one that begins with sslam is phase 2; others stay themselves.
     """
-    for phase, published in NAMES.items():
-        if model.lower().startswith(published.lower()):
+    for phase, name in NAMES.items():
+        if model.lower().startswith(name.lower()):
             return phase
     return model
 
 
 def entries(data_set: str, metric: str, kind: str, model: str) -> list[dict]:
     """Return the entries of `numbers` in paper.yaml for a row of our tables."""
-    wanted = {"data_set": data_set, "metric": metric, "kind": kind, "model": row(model)}
-    return [entry for entry in load()["numbers"] if wanted.items() <= entry.items()]
+    row = {"data_set": data_set, "metric": metric, "kind": kind}
+    row["model"] = published_model(model)
+    return [entry for entry in load()["numbers"] if row.items() <= entry.items()]
 
 
 def bounds(entry: dict) -> tuple[float, float]:
@@ -55,36 +56,36 @@ def numbers(data_set: str, metric: str, kind: str, model: str) -> str:
 
     `data_set` is the name in downstream.txt, `kind` is finetune or linear.
     """
-    found = [
-        f"{entry['value']} ({entry['source']})"
-        for entry in entries(data_set, metric, kind, model)
-    ]
+    cited = entries(data_set, metric, kind, model)
+    texts = [f"{entry['value']} ({entry['source']})" for entry in cited]
     curve = authors_curves().get((data_set, kind))
-    if curve and metric == "mAP" and row(model) == "phase2":
+    if curve and metric == "mAP" and published_model(model) == "phase2":
         values = curve["mAP"]["values"]
         last, best = 100 * values[-1], 100 * max(values)
-        found.append(f"{last:.1f} last, {best:.1f} best (log)")
-    return ", ".join(found) or "-"
+        texts.append(f"{last:.1f} last, {best:.1f} best (log)")
+    return ", ".join(texts) or "-"
 
 
 def all_numbers(data_set: str, metric: str, kind: str) -> str:
     """Return in one line what is published on a data set, empty for nothing."""
-    parts = [
-        f"{name} {text}"
-        for model, name in NAMES.items()
-        if (text := numbers(data_set, metric, kind, model)) != "-"
-    ]
-    return "; ".join(parts)
+    texts = {m: numbers(data_set, metric, kind, m) for m in NAMES}
+    return "; ".join(f"{NAMES[m]} {text}" for m, text in texts.items() if text != "-")
 
 
-def clips(data_set: str, what: str) -> int | None:
+def sources(texts: list[str]) -> dict[str, str]:
+    """Return {short name: source} of all that the texts cite in brackets."""
+    known = load()["sources"].items()
+    return {k: v for k, v in known if any(f"({k})" in text for text in texts)}
+
+
+def clips(data_set: str, role: str) -> int | None:
     """Return how many clips the papers have, None when not known.
 
     Args:
         data_set: Its name in downstream.txt.
-        what: `training` or `test`; of one fold, where there are folds.
+        role: `training` or `test`; of one fold, where there are folds.
     """
-    return load()["clips"].get(data_set, {}).get(what)
+    return load()["clips"].get(data_set, {}).get(role)
 
 
 def notes(data_set: str, kind: str) -> list[str]:

@@ -1,15 +1,53 @@
-"""Plots of training curves and of average precision per class."""
+"""All plots: training curves, AP per class, series of test splits, authors' curves."""
 
+import io
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from espnet2_sslam.results.history import History, thin_out, train_curves
-from espnet2_sslam.results.record import Record, Split
-from espnet2_sslam.results.style import COLOURS, SEED_LINES, colours, plt, save
+from espnet2_sslam.corpus import read_table
+from espnet2_sslam.results.curves import Comparison, band
+from espnet2_sslam.results.runs import (
+    CELL,
+    Experiment,
+    Frame,
+    History,
+    class_precisions,
+    select,
+    thin_out,
+    train_curves,
+)
+from espnet2_sslam.results.tables import all_series
+from espnet2_sslam.store import write_bytes
 
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# Okabe and Ito's colours, distinct for the colour-blind and in grey.
+COLOURS = {"random": "#999999", "phase1": "#56B4E9", "phase2": "#D55E00"}
+MORE_COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#0072B2", "#F0E442")
+SEED_LINES = ("-", "--", ":", "-.")
+GREY = "#444444"
+plt.rcParams.update(
+    {
+        "figure.dpi": 110,
+        "font.size": 10,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.alpha": 0.3,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+)
 HALF_OF_CLASSES = 30  # a plot has room for twice as many
+AXES = {"degree": "degree of polyphony (sources per mixture)"}
+TITLES = {"mAP": "mAP on the test set", "valid_loss": "loss on the test set"}
 # Statistics of pretrain_model.py: title and unit.
 ERROR, SPREAD = "squared error / √D", "standard deviation"
 CURVES = {
@@ -22,6 +60,61 @@ CURVES = {
     "prediction_var": ("spread of the predictions", SPREAD),
     "grad_norm": ("gradient", "norm before clipping"),
 }
+
+
+def draw_figures(experiment: Experiment, folder: Path) -> list[tuple[str, Path]]:
+    """Draw all plots of an experiment into a folder; returns (caption, file)."""
+    drawn = []
+    tags = sorted({(phase, tag) for phase, tag, _ in experiment.pretraining})
+    # Both phases in one plot, unless one of them has several tags.
+    together = len(tags) == len({phase for phase, _ in tags})
+    for group in [tags] if together and tags else [[one] for one in tags]:
+        runs = {
+            (phase, seed): run
+            for (phase, tag, seed), run in experiment.pretraining.items()
+            if (phase, tag) in group
+        }
+        name = "" if together else "_" + "_".join(group[0])
+        path = folder / f"pretraining{name}.png"
+        plot_training(runs, path)
+        names = ", ".join(" ".join(one) for one in group)
+        text = f"Pre-training ({names}): losses and spreads over updates."
+        drawn.append((text, path))
+    panels: dict[tuple[str, str], dict] = {}
+    for tag, data_set, name, series in all_series(experiment):
+        panels.setdefault((data_set, name), {})[tag] = series
+    for (data_set, name), series_by_tag in panels.items():
+        path = folder / f"series_{data_set}_{name}.png"
+        plot_series(series_by_tag, name, path)
+        drawn.append((f"mAP over {name}, {data_set}, last checkpoints.", path))
+    scored = select(experiment.scored, checkpoint="last")
+    splits = scored[CELL[:3]].drop_duplicates().sort_values("tag", kind="stable")
+    for tag, data_set, split in splits.itertuples(index=False):
+        rows = select(scored, tag=tag, data_set=data_set, split=split)
+        path = folder / f"per_class_ap_{tag}_{data_set}_{split}.png"
+        title = f"{data_set}, {split}: {tag}, last checkpoint"
+        classes = class_precisions(rows)
+        names = experiment.label_names(data_set)
+        plot_per_class(classes, experiment.models(tag), names, title, path)
+        drawn.append((f"{tag}: AP per class, {data_set} {split}.", path))
+    return drawn + _draw_clip(experiment, folder / "clip.png")
+
+
+def _draw_clip(experiment: Experiment, path: Path) -> list[tuple[str, Path]]:
+    """Draw the first validation clip as the first model of the last phase meets it."""
+    finished = {k: r.path for k, r in experiment.pretraining.items() if r.finished}
+    wav_scp = experiment.dump / "pretrain" / "valid" / "wav.scp"
+    wavs = list(read_table(wav_scp).values())[:2] if wav_scp.exists() else []
+    if not finished or len(wavs) < 2:
+        return []
+    # Imported here: it takes torch and the method, the other plots do not.
+    from espnet2_sslam.results.panels import draw_panel
+
+    phase = max(phase for phase, _, _ in finished)
+    key = min(key for key in finished if key[0] == phase)
+    draw_panel(finished[key], [Path(wav) for wav in wavs], path)
+    seen = "its partial mixture, the mask" if phase == "phase2" else "the mask"
+    return [(f"A clip of {phase}: {seen} and the error of the prediction.", path)]
 
 
 def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None:
@@ -38,7 +131,7 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
         rows, columns, figsize=(4.2 * columns, 2.9 * rows), squeeze=False
     )
     seeds = sorted({seed for _, seed in histories})
-    for axis, name in zip(axes.flat, names):
+    for axis, name in zip(axes.flat, names, strict=False):
         for (phase, seed), run in sorted(histories.items()):
             steps, values = thin_out(*curves[phase, seed][name])
             colour, line = COLOURS[phase], SEED_LINES[seeds.index(seed) % 4]
@@ -49,26 +142,44 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
         axis.set(title=title, ylabel=unit, xlabel="updates")
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
-    handles, labels = _training_legend(histories, seeds)
+    # Colours are phases, lines seeds, points validation.
+    phases = sorted({phase for phase, _ in histories})
+    entries = {phase: {"color": COLOURS[phase], "lw": 3} for phase in phases}
+    for index, seed in enumerate(seeds):
+        entries[f"seed {seed}"] = {"color": GREY, "ls": SEED_LINES[index % 4]}
+    entries["validation"] = {"color": GREY, "ls": "", "marker": "o", "ms": 4}
+    handles = [Line2D([], [], label=k, **style) for k, style in entries.items()]
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
-    figure.legend(handles, labels, loc="upper center", ncols=len(labels))
+    figure.legend(handles=handles, loc="upper center", ncols=len(handles))
     save(figure, path)
 
 
-def plot_per_class(record: Record, split: Split, path: Path) -> None:
+def plot_per_class(
+    classes: Frame,
+    models: list[str],
+    names: dict[str, str],
+    title: str,
+    path: Path,
+) -> None:
     """Plot the AP of every class as bars, one per model, with the spread of seeds.
 
     Classes stand in the order of the first model's AP under their names; a class
     without a positive clip is left out. Of very many, the ends of the order are shown.
+
+    Args:
+        classes: See `class_precisions`.
+        models: In the order of the bars; those without a score are left out.
+        names: To show, of labels that have one.
+        title, path: Of the plot.
     """
-    names, cells = record.label_names(split.data_set), record.per_class(split)
-    models = [m for m in cells if any(cell.values for cell in cells[m].values())]
-    labels = {label for m in models for label, cell in cells[m].items() if cell.values}
-    reference = cells[models[0]]
-    order = sorted(labels, key=lambda c: (reference[c].mean, c))
-    title = (
-        f"{split.data_set}, {split.split}: {split.tag}, {split.checkpoint} checkpoint"
-    )
+    by_model = {m: select(classes, model=m).set_index("class") for m in models}
+    by_model = {m: table for m, table in by_model.items() if table["seeds"].any()}
+    models = list(by_model)
+    reference = by_model[models[0]]
+    order: list[str] = sorted(reference.index[reference["seeds"] > 0])
+    order.sort(
+        key=lambda label: reference["mean"][label]
+    )  # equal ones stay in the order of names
     if len(order) > 2 * HALF_OF_CLASSES:
         title += f"\nthe {HALF_OF_CLASSES} lowest and highest of {len(order)} classes"
         order = order[:HALF_OF_CLASSES] + order[-HALF_OF_CLASSES:]
@@ -79,15 +190,14 @@ def plot_per_class(record: Record, split: Split, path: Path) -> None:
     )
     for index, model in enumerate(reversed(models)):
         where = np.arange(len(order)) + (index - (len(models) - 1) / 2) * height
-        values = [100 * cells[model][label].mean for label in order]
-        spread = [100 * (cells[model][label].spread or 0.0) for label in order]
-        seeds = max(len(cells[model][label].values) for label in order)
+        table = by_model[model].loc[order]
+        seeds = int(table["seeds"].max())
         axis.barh(
             where,
-            values,
+            100 * table["mean"],
             height,
-            xerr=spread if seeds > 1 else None,
-            error_kw={"lw": 0.8, "ecolor": "#444444"},
+            xerr=100 * table["spread"].fillna(0.0) if seeds > 1 else None,
+            error_kw={"lw": 0.8, "ecolor": GREY},
             color=colour[model],
             label=f"{model}, {seeds} seed{'s' * (seeds > 1)}",
         )
@@ -106,14 +216,90 @@ def plot_per_class(record: Record, split: Split, path: Path) -> None:
     save(figure, path)
 
 
-def _training_legend(histories: dict, seeds: list[int]) -> tuple[list, list[str]]:
-    """Return handles and labels: colours are phases, lines seeds, points validation."""
-    phases = sorted({phase for phase, _ in histories})
-    line, handles = plt.Line2D, []
-    handles += [line([], [], color=COLOURS[phase], lw=3) for phase in phases]
-    handles += [
-        line([], [], color="#444444", ls=SEED_LINES[i % 4]) for i in range(len(seeds))
-    ]
-    handles.append(line([], [], color="#444444", ls="", marker="o", ms=4))
-    labels = [*phases, *(f"seed {seed}" for seed in seeds), "validation"]
-    return handles, labels
+def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
+    """Plot mAP against the number of a split: a panel per title, a line per model.
+
+    `panels` are frames of `tables.all_series`.
+    """
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    width = (6.4, 10.8)[columns - 1]
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, 4.0 * rows), sharey=True, squeeze=False
+    )
+    colour = colours(model for series in panels.values() for model in series["model"])
+    for axis, (title, series) in zip(axes.flat, panels.items(), strict=False):
+        lines = list(series.groupby("model", sort=False))
+        for index, (model, line) in enumerate(lines):
+            seeds = int(line["seeds"].max())
+            # Beside each other, so that the bars can be told apart.
+            shift = 0.06 * (index - (len(lines) - 1) / 2)
+            axis.errorbar(
+                line["number"] + shift,
+                100 * line["mAP"],
+                100 * line["spread"] if seeds > 1 else None,
+                color=colour[model],
+                marker="o",
+                ms=4,
+                capsize=2,
+                label=f"{model}, {seeds} seed{'s' * (seeds > 1)}",
+            )
+        chance = 100 * series.groupby("number")["chance"].mean()
+        axis.plot(chance.index, chance, ":", color=GREY, label="chance")
+        axis.set(xlabel=AXES.get(name, name), title=title)
+        axis.set_xticks(list(chance.index))
+        axis.legend(loc="best")
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.remove()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("mAP (%), bar = spread of the seeds")
+        axis.set_ylim(bottom=0)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def plot_curves(
+    comparisons: list[Comparison], curve: dict, title: str, path: Path
+) -> None:
+    """Draw a panel per measure: band, the authors' curve and the run's points."""
+    figure, axes = plt.subplots(
+        1, len(comparisons), figsize=(5.2 * len(comparisons), 3.6), squeeze=False
+    )
+    for axis, run in zip(axes.flat, comparisons, strict=True):
+        steps = np.array(curve[run.measure]["updates"])
+        values, low, high = band(curve, run.measure, steps)
+        scale = 100 if run.measure == "mAP" else 1
+        authors = COLOURS["phase2"]
+        axis.fill_between(
+            steps, scale * low, scale * high, color=authors, alpha=0.15, label="band"
+        )
+        axis.plot(steps, scale * values, color=authors, label="authors")
+        for shown, colour, name in (
+            (~run.outside, "#0072B2", "this run"),
+            (run.outside, "black", "this run, outside"),
+        ):
+            if shown.any():
+                points = run.updates[shown], scale * run.values[shown]
+                axis.plot(*points, "o", color=colour, ms=3.5, label=name)
+        unit = " (%)" if scale == 100 else ""
+        axis.set(title=TITLES[run.measure] + unit, xlabel="updates")
+        axis.legend(loc="best")
+    figure.suptitle(title)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def colours(models: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each model, the same in every plot of these models."""
+    others = dict.fromkeys(model for model in models if model not in COLOURS)
+    more = {m: MORE_COLOURS[i % len(MORE_COLOURS)] for i, m in enumerate(others)}
+    return {**COLOURS, **more}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, and close it."""
+    stream = io.BytesIO()
+    # Without the software's name the same numbers give the same bytes.
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    plt.close(figure)
+    write_bytes(Path(path), stream.getvalue())

@@ -1,212 +1,165 @@
 """RESULTS.md: everything that finished runs say, with what made them."""
 
+import json
 from pathlib import Path
 
-from espnet2_sslam.machine import environment
-from espnet2_sslam.results import paper, tables
-from espnet2_sslam.results.data import data_section
-from espnet2_sslam.results.differences import difference_sections
-from espnet2_sslam.results.figures import draw_figures
-from espnet2_sslam.results.history import History
-from espnet2_sslam.results.record import Record
-from espnet2_sslam.results.runs import MODELS
-from espnet2_sslam.results.series import series_sections
-from espnet2_sslam.results.summary import compare, models_present, summarise
-from espnet2_sslam.store import write_text
-
-LEGEND = (
-    "Scores are in percent: mean ± standard deviation over the seeds. A seed's score "
-    "is the mean over its folds, where there are folds. `last` is the model after the "
-    "last epoch, `best` the epoch with the best validation score."
+from espnet2_sslam.corpus import Downstream, warnings
+from espnet2_sslam.results import paper
+from espnet2_sslam.results.differences import differences
+from espnet2_sslam.results.runs import Experiment, History
+from espnet2_sslam.results.scoring import main_metric
+from espnet2_sslam.results.tables import (
+    all_series,
+    comparisons,
+    measures,
+    render,
+    score_table,
+    series_table,
+    write_tables,
 )
-OPTIMISTIC = (
-    "This data set has no validation split: `best` was chosen on the test clips and is "
-    "optimistic; compare `last`."
-)
-CHOSEN = "`best` was chosen on `{}`: its score there is optimistic."
-MEASURES = (
-    "Of the last checkpoints, means over the seeds: the 95 % bootstrap interval of the "
-    "main metric over test clips (how much it would change with other clips of the "
-    "same kind; not shown for folds, which have clips of their own), the macro area "
-    "under the ROC curve and d'."
-)
-COMPARISONS = (
-    ("phase1", "random", ""),
-    ("phase2", "random", ""),
-    ("phase2", "phase1", "What phase 2 adds: "),
-)  # models of other names are compared with random
-SETTINGS = (
-    "`settings` is a hash of all options but seed, paths and machine: runs with the "
-    "same one were trained alike."
-)
+from espnet2_sslam.store import sha256
 
 
-def write_all(record: Record, output: Path) -> None:
+def write_all(experiment: Experiment, output: Path) -> None:
     """Write RESULTS.md, and CSV files and plots into a folder beside it.
 
     Raises:
         ValueError: for an output without a suffix, which would be the folder's name.
     """
+    from espnet2_sslam.results.plots import draw_figures  # matplotlib
+
     output = Path(output)
     folder = output.with_name(output.stem.lower())
     if folder == output:
         raise ValueError(f"--output {output} needs a suffix, such as {output}.md")
-    tables.write_scores_csv(folder / "scores.csv", record.scores)
-    for split in record.splits:
-        path = folder / f"per_class_ap_{'_'.join(split)}.csv"
-        tables.write_per_class_csv(path, record, split)
-    write_text(output, _report(record, draw_figures(record, folder), folder.name))
-
-
-def findings(record: Record) -> list[str]:
-    """Return the sentences on what pre-training and phase 2 bring (last checkpoint)."""
-    lines = []
-    for tag, data_set, split, checkpoint in record.splits:
-        if checkpoint != "last":
-            continue
-        metric = tables.main_metric(record.data_sets[data_set].task)
-        expected = models_present(record.scores, tag)
-        cells = {
-            model: summarise(
-                record.scores, tag, model, data_set, split, checkpoint, metric
-            )
-            for model in expected
-        }
-        where = f"{tag}, {data_set} {split}, {metric}"
-        named = [(m, "random", "") for m in expected if m not in MODELS]
-        for ours, other, start in [*COMPARISONS, *named]:
-            if ours in expected and other in expected:
-                sentence = compare(ours, cells[ours], other, cells[other], where)
-                lines.append(start + sentence)
-    return lines
-
-
-def _report(record: Record, plots: list[tuple[str, Path]], folder: str) -> str:
-    """Return the text of RESULTS.md."""
-    parts = [
-        "# Results",
-        _made_with(record),
-        "## What the numbers say",
-        "\n".join(f"- {line}" for line in findings(record)) or "Nothing to compare.",
-        LEGEND,
-        *_score_sections(record),
-        *difference_sections(record),
-        *series_sections(record),
-        *_measures_section(record),
-        f"Every single score is in `{folder}/scores.csv`, the average precision of "
-        f"every class in `{folder}/per_class_ap_*.csv`.",
-        *_missing_section(record),
-        "## Pre-training runs",
-        _pretraining_table(record),
-        "## Downstream runs",
-        _downstream_table(record),
-        SETTINGS,
-        *data_section(record.dump),
+    write_tables(experiment, folder)
+    figures = draw_figures(experiment, folder)
+    report_path = experiment.dump / "report" / "report.json"
+    report = (
+        json.loads(report_path.read_text(encoding="utf-8"))
+        if report_path.exists()
+        else None
+    )
+    sections = [
+        _section(experiment, tag, data_set, line, report)
+        for tag, data_set, line in experiment.evaluations
     ]
-    if plots:
-        parts.append("## Plots")
-    parts += [f"{text}\n\n![{text}]({folder}/{path.name})" for text, path in plots]
-    return "\n\n".join(parts) + "\n"
-
-
-def _made_with(record: Record) -> str:
-    """Return the header table: when, with what, where, how long."""
-    made = environment()
-    hours = {
-        "pre-training": sum(run.hours for run in record.pretraining.values()),
-        "downstream": sum(run.hours for run in record.finetuning.values()),
-    }
-    made["training time"] = ", ".join(f"{k} {v:.2f} h" for k, v in hours.items())
-    return tables.markdown(["what", "value"], made.items())
-
-
-def _score_sections(record: Record) -> list[str]:
-    """Return a heading and a table per fine-tuning tag and data set."""
-    parts, sources, known = [], set(), paper.load()["sources"]
-    for tag in record.tags:
-        for data_set, line in record.data_sets.items():
-            names = [Path(test).name for test in line.tests]
-            table = tables.score_table(
-                record.scores, tag, data_set, names, line.task, record.kind(tag)
-            )
-            parts += [f"## {data_set}: {tag}", table]
-            if line.valid in line.tests:
-                valid = Path(line.valid).name
-                parts.append(OPTIMISTIC if names == [valid] else CHOSEN.format(valid))
-            metric = tables.main_metric(line.task)
-            published = paper.all_numbers(data_set, metric, record.kind(tag))
-            if published:
-                parts.append(f"Published {metric}: {published}.")
-                sources |= {source for source in known if f"({source})" in published}
-    if sources:
-        parts.append("\n".join(f"- {name}: {known[name]}" for name in sorted(sources)))
-    return parts
-
-
-def _measures_section(record: Record) -> list[str]:
-    """Return heading, legend and table of the other measures."""
-    rows = tables.measures(record.scores, record.data_sets)
-    header = ["tag", "data set", "split", "model"]
-    header += ["95 % interval", "ROC area", "d'"]
-    return ["## Intervals, ROC areas", MEASURES, tables.markdown(header, rows)]
-
-
-def _missing_section(record: Record) -> list[str]:
-    """List what should be there and is not."""
     missing: dict[str, list[str]] = {}
-    for key in record.scores.missing:
-        missing.setdefault(key.run, []).append(f"{key.split} {key.checkpoint}")
-    if not missing and not record.unfinished:
-        return ["All expected runs are there and finished."]
-    parts = ["## Missing or unfinished runs"]
-    if missing:
-        parts.append(
-            "Not scored, and in no average (a seed counts with all its folds):"
-        )
-        lines = (f"- {run}: {', '.join(what)}" for run, what in missing.items())
-        parts.append("\n".join(lines))
-    if record.unfinished:
-        parts.append("Not trained to the end:")
-        parts.append("\n".join(f"- {line}" for line in record.unfinished))
-    return parts
+    for row in experiment.missing.itertuples():
+        fold = f"/{row.fold}" if row.fold else ""
+        run = f"{row.tag}/{row.model}_seed{row.seed}, {row.data_set}{fold}"
+        missing.setdefault(run, []).append(f"{row.split} {row.checkpoint}")
+    render(
+        "RESULTS.md.j2",
+        output,
+        folder=folder.name,
+        pretraining_hours=sum(run.hours for run in experiment.pretraining.values()),
+        downstream_hours=sum(run.hours for run in experiment.finetuning.values()),
+        comparisons=comparisons(experiment),
+        sections=sections,
+        sources=paper.sources([section["published"] for section in sections]),
+        series=[
+            {"tag": t, "data_set": d, "name": name, "table": series_table(s, name)}
+            for t, d, name, s in all_series(experiment)
+        ],
+        measures=measures(experiment),
+        missing=missing,
+        unfinished=experiment.unfinished,
+        pretraining=_pretraining(experiment),
+        downstream=_downstream(experiment),
+        report=report,
+        report_hash=sha256(report_path)[:10] if report else "",
+        data_table=_data(report) if report else [],
+        warnings=warnings(report) if report else [],
+        figures=[(caption, path.name) for caption, path in figures],
+    )
 
 
-def _pretraining_table(record: Record) -> str:
-    """Return a table with settings, time and final validation values."""
-    header = ["phase", "tag", "seed", "epochs", "updates", "hours", "settings"]
-    header += ["torch", "espnet", "machine", "validation loss", "target spread"]
+def _section(
+    experiment: Experiment,
+    tag: str,
+    data_set: str,
+    line: Downstream,
+    report: dict | None,
+) -> dict:
+    """Return the facts of one tag and data set."""
+    metric, kind = main_metric(line.task), experiment.kind(tag)
+    tests = [Path(test).name for test in line.tests]
+    valid = Path(line.valid).name
+    return {
+        "tag": tag,
+        "data_set": data_set,
+        "metric": metric,
+        "table": score_table(experiment, tag, data_set, line),
+        "only_test": line.valid in line.tests and tests == [valid],
+        "chosen_on": valid if line.valid in line.tests else "",
+        "published": paper.all_numbers(data_set, metric, kind),
+        "differences": differences(experiment, tag, data_set, line, report),
+        "notes": paper.notes(data_set, kind),
+    }
+
+
+def _pretraining(experiment: Experiment) -> list[dict]:
+    """Return settings, time and final validation values of each pre-training."""
     rows = []
-    for (phase, tag, seed), run in record.pretraining.items():
-        final = [run.epoch_curve("valid", name)[1] for name in ("loss", "target_var")]
-        rows.append(
-            [
-                *(phase, tag, seed, run.epochs, run.updates, f"{run.hours:.3f}"),
-                *(run.settings_hash, run.torch_version or "-"),
-                run.config.get("version", "-"),
-                "; ".join(run.machines) or "-",
-                *(f"{values[-1]:.4f}" if len(values) else "-" for values in final),
-            ]
+    for (phase, tag, seed), run in experiment.pretraining.items():
+        loss, spread = (
+            [f"{value:.4f}" for value in run.epoch_curve("valid", name)[1][-1:]]
+            for name in ("loss", "target_var")
         )
-    return tables.markdown(header, rows) if rows else "None."
+        rows.append(
+            {
+                **{"phase": phase, "tag": tag, "seed": seed, "epochs": run.epochs},
+                **{"updates": run.updates, "hours": f"{run.hours:.3f}"},
+                "settings": run.settings_hash,
+                "torch": run.torch_version or "-",
+                "espnet": run.config.get("version", "-"),
+                "machine": "; ".join(run.machines) or "-",
+                "validation loss": loss[0] if loss else "-",
+                "target spread": spread[0] if spread else "-",
+            }
+        )
+    return rows
 
 
-def _downstream_table(record: Record) -> str:
-    """Return a table with settings and time of the downstream runs, per model."""
+def _downstream(experiment: Experiment) -> list[dict]:
+    """Return settings and time of the downstream runs, per model."""
     groups: dict[tuple[str, str], list[History]] = {}
-    for path, run in record.finetuning.items():
+    for path, run in experiment.finetuning.items():
         model = path.parent.name.partition("_seed")[0]
         groups.setdefault((path.parent.parent.name, model), []).append(run)
+    return [
+        {
+            "tag": tag,
+            "model": model,
+            "runs": len(runs),
+            "updates": ", ".join(map(str, sorted({run.updates for run in runs}))),
+            "hours": f"{sum(run.hours for run in runs):.3f}",
+            "settings": ", ".join(sorted({run.settings_hash for run in runs})),
+            "machine": "; ".join(dict.fromkeys(m for run in runs for m in run.machines))
+            or "-",
+        }
+        for (tag, model), runs in sorted(groups.items())
+    ]
+
+
+def _data(report: dict) -> list[dict]:
+    """Return clips and hashes of all splits, as the data report has them."""
     rows = []
-    for (tag, model), runs in sorted(groups.items()):
-        updates = sorted({run.updates for run in runs})
-        hashes = sorted({run.settings_hash for run in runs})
-        hours = sum(run.hours for run in runs)
-        machines = dict.fromkeys(name for run in runs for name in run.machines)
+    for name, split in sorted(report["splits"].items()):
+        expected = split["compared"]["expected"]
         rows.append(
-            [
-                *(tag, model, len(runs), ", ".join(map(str, updates))),
-                *(f"{hours:.3f}", ", ".join(hashes), "; ".join(machines) or "-"),
-            ]
+            {
+                "split": name,
+                "clips": split["usable"],
+                "listed": split["listed"],
+                "missing": split["missing"],
+                "left out": sum(split["left_out"].values()),
+                "expected": expected["clips"] if expected else "-",
+                "hours": f"{split['hours']:.3f}",
+                "classes": len(split.get("label_counts", {})) or "-",
+                "without a positive": len(split.get("classes_without_positives", [])),
+                "hash": split["content_sha256"][:10],
+            }
         )
-    header = ["tag", "model", "runs", "updates", "hours", "settings", "machine"]
-    return tables.markdown(header, rows) if rows else "None."
+    return rows

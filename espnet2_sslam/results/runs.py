@@ -1,88 +1,308 @@
-"""Which runs an experiment directory holds, which it should hold, and their scores.
+"""What trainings left behind: settings, time and curves, and all scores as one frame.
 
 Layout: EXPDIR/pretrain/<phase>_<tag>_seed<N>/ and, for the downstream runs,
 EXPDIR/<tag>/<model>_seed<N>/<name>/{last,best}/<test split>/metrics.json, where <name>
 is the first column of downstream.txt with `/` replaced by `_`.
+
+pandas, torch and TensorBoard are imported where something is read with them.
 """
 
+import datetime
+import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from espnet2_sslam.corpus import Downstream, read_downstream, read_table
-from espnet2_sslam.results.scoring import read_predictions
+import numpy as np
+import yaml
+
+from espnet2_sslam.corpus import (
+    Downstream,
+    read_downstream,
+    read_label_names,
+    read_table,
+)
+from espnet2_sslam.results.scoring import main_metric, read_predictions
 from espnet2_sslam.store import sha256
 
 MODELS = ("random", "phase1", "phase2")  # others have the names of --models
 CHECKPOINTS = ("last", "best")
 MODEL_DIR = re.compile(r"(.+)_seed(\d+)")
 PRETRAIN_DIR = re.compile(r"(phase[12])_(.+)_seed(\d+)")
-
-
-class Key(NamedTuple):
-    """What identifies one scored test split."""
-
-    tag: str
-    model: str
-    seed: int
-    data_set: str
-    fold: str
-    split: str
-    checkpoint: str
-
-    @property
-    def run(self) -> str:
-        """The training run in words."""
-        fold = f"/{self.fold}" if self.fold else ""
-        return f"{self.tag}/{self.model}_seed{self.seed}, {self.data_set}{fold}"
+# What differs between seeds and folds of one experiment, and where it ran.
+RUN_KEYS = re.compile(
+    r"config|output_dir|seed|init_param|resume|ngpu|num_workers|log_.*|dist_.*|version"
+    r"|distributed|multiprocessing_distributed|local_rank|required|wandb.*"
+    r"|use_(tensorboard|matplotlib|wandb)"
+    r"|(train|valid)_(data_path_and_name_and_type|shape_file)"
+)
+# Lines of train.log that are records: ESPnet's version line, and what our trainer says
+# at every start (`machine: <processor>, <cores>, <memory>; <GPUs>`).
+TORCH_LINE = re.compile(r"pytorch\.version=([^\s,]+)")
+MACHINE_LINE = re.compile(r" INFO: machine: (.+)")
+# Columns of the frame of scores; those of a missing score are empty after the key.
+KEY = ["tag", "model", "seed", "data_set", "fold", "split", "checkpoint"]
+MEASURES = ["mAP", "accuracy", "auc", "d_prime", "low", "high", "clips"]
+CELL = ["tag", "data_set", "split", "checkpoint", "model"]
+Curve = tuple[np.ndarray, np.ndarray]  # updates, values
+# pandas.DataFrame, or one row of it. Its own types call a selection of columns "Series
+# or DataFrame", which no reader and no checker is helped by.
+Frame = Any
 
 
 @dataclass(frozen=True)
-class Scores:
-    """All scores: `found[key]` is a metrics.json, `missing` what should be there.
+class History:
+    """One training run. `stats[epoch]["train" | "valid"][name]` are epoch means.
 
-    `downstream` holds the lines of downstream.txt, `run_dirs[key]` the training run.
+    `machines` are those that its log names: several after a resume elsewhere.
     """
 
+    path: Path
+    config: dict
+    stats: dict
+    torch_version: str | None
+    machines: tuple[str, ...] = ()
+
+    @property
+    def epochs(self) -> int:
+        """Number of finished epochs."""
+        return max(self.stats, default=0)
+
+    @property
+    def finished(self) -> bool:
+        """True when all epochs were trained, or training may stop before."""
+        early = self.config.get("patience") is not None
+        return early or self.epochs >= self.config["max_epoch"]
+
+    @property
+    def updates(self) -> int:
+        """Number of optimizer updates (iterations over accum_grad)."""
+        return int(self.steps("train")[-1]) if self.stats else 0
+
+    @property
+    def hours(self) -> float:
+        """Wall hours of training and validation, over all resumed parts."""
+        parts = (part for epoch in self.stats.values() for part in epoch.values())
+        return sum(part["time"].total_seconds() for part in parts) / 3600
+
+    @property
+    def kind(self) -> str:
+        """`linear` for a frozen encoder, else `finetune`."""
+        frozen = (self.config.get("model_conf") or {}).get("freeze_encoder")
+        return "linear" if frozen else "finetune"
+
+    @property
+    def settings_hash(self) -> str:
+        """First 10 hex digits of the SHA-256 of the settings shared by all seeds."""
+        shared = {k: v for k, v in self.config.items() if not RUN_KEYS.fullmatch(k)}
+        if scheduler := shared.get("scheduler_conf"):
+            # Filled in from the number of clips, which differs between folds.
+            shared["scheduler_conf"] = {**scheduler, "total_steps": None}
+        text = json.dumps(shared, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:10]
+
+    def steps(self, split: str) -> np.ndarray:
+        """Updates at the end of each epoch that has the split."""
+        epochs = [epoch for epoch in sorted(self.stats) if split in self.stats[epoch]]
+        counts = [self.stats[epoch]["train"]["total_count"] for epoch in epochs]
+        return np.array(counts) // self.config.get("accum_grad", 1)
+
+    def epoch_curve(self, split: str, name: str) -> Curve:
+        """Return (updates, epoch means) of a stat; empty when it was not recorded."""
+        epochs = [self.stats[epoch] for epoch in sorted(self.stats)]
+        parts = [epoch[split] for epoch in epochs if split in epoch]
+        values = np.array([part.get(name, np.nan) for part in parts], dtype=float)
+        known = np.isfinite(values)
+        return self.steps(split)[known], values[known]
+
+
+def read_history(run_dir: Path) -> History:
+    """Read config.yaml, checkpoint.pth and train.log of an ESPnet output directory.
+
+    Raises:
+        FileNotFoundError: The run has not finished an epoch.
+        ValueError: The checkpoint is not readable.
+    """
+    run_dir = Path(run_dir)
+    config, checkpoint = run_dir / "config.yaml", run_dir / "checkpoint.pth"
+    for path in (config, checkpoint):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: no finished epoch there; train the model first"
+            )
+    return History(
+        path=run_dir,
+        config=yaml.safe_load(config.read_text(encoding="utf-8")),
+        stats=_read_reporter(checkpoint),
+        torch_version=next(_logged(run_dir, TORCH_LINE), None),
+        machines=tuple(dict.fromkeys(_logged(run_dir, MACHINE_LINE))),
+    )
+
+
+def train_curves(history: History, names: list[str]) -> dict[str, Curve]:
+    """Return {name: (updates, values)} of training stats, as finely as logged.
+
+    Taken from the TensorBoard events. ESPnet writes an epoch's mean under the name of
+    the interval means too (espnet2/train/reporter.py): it is used only for an epoch
+    without another point. After a resume the later value of an update counts.
+    """
+    points = _tensorboard_points(history.path / "tensorboard" / "train", names)
+    accum_grad = history.config.get("accum_grad", 1)
+    curves = {}
+    for name in names:
+        ends, means = history.epoch_curve("train", name)
+        logged = [(step // accum_grad, value) for step, value in points.get(name, [])]
+        kept = dict(logged)
+        previous = 0
+        for end, mean in zip(ends.tolist(), means.tolist(), strict=True):
+            if end in kept and np.isclose(kept[end], mean, rtol=1e-6):
+                del kept[end]
+                at_end = [value for update, value in logged if update == end]
+                finer = [v for v in at_end if not np.isclose(v, mean, rtol=1e-6)]
+                if finer:
+                    kept[end] = finer[-1]
+            if not any(previous < update <= end for update in kept):
+                kept[end] = mean
+            previous = end
+        updates = np.array(sorted(kept), dtype=int)
+        curves[name] = updates, np.array([kept[update] for update in updates.tolist()])
+    return curves
+
+
+def thin_out(steps: np.ndarray, values: np.ndarray, max_points: int = 400) -> Curve:
+    """Average neighbouring points until at most max_points are left."""
+    width = -(-len(steps) // max_points) if len(steps) else 1
+    if width == 1:
+        return steps, values
+    edges = np.arange(0, len(steps), width)
+    counts = np.diff(np.append(edges, len(steps)))
+    means = [np.add.reduceat(x, edges) / counts for x in (steps, values)]
+    return means[0], means[1]
+
+
+@dataclass
+class Experiment:
+    """All that goes into RESULTS.md.
+
+    `scores` has a row per expected score: the columns KEY and MEASURES (empty where it
+    is missing), `run` (the training's folder) and `metrics` (all of metrics.json).
+    `pretraining` holds the runs by (phase, tag, seed), in order; `finetuning` by their
+    directory; `unfinished` says in words which runs have not reached their last epoch.
+    """
+
+    scores: Frame
     downstream: list[Downstream]
-    found: dict[Key, dict]
-    missing: list[Key]
-    run_dirs: dict[Key, Path]
+    dump: Path
+    pretraining: dict[tuple[str, str, int], History] = field(default_factory=dict)
+    finetuning: dict[Path, History] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+
+    @cached_property
+    def summary(self) -> Frame:
+        """See `summarise`."""
+        return summarise(self.scores)
+
+    @property
+    def scored(self) -> Frame:
+        """The rows of `scores` that are not missing."""
+        return self.scores[self.scores["clips"].notna()]
+
+    @property
+    def missing(self) -> Frame:
+        """The rows of `scores` that are."""
+        return self.scores[self.scores["clips"].isna()]
+
+    @property
+    def tags(self) -> list[str]:
+        """The fine-tuning tags with scores or missing scores."""
+        return sorted(set(self.scores["tag"]))
+
+    @property
+    def data_sets(self) -> dict[str, Downstream]:
+        """{data set: the first of its lines of downstream.txt}."""
+        lines: dict[str, Downstream] = {}
+        for line in self.downstream:
+            lines.setdefault(line.name.partition("/")[0], line)
+        return lines
+
+    @property
+    def evaluations(self) -> list[tuple[str, str, Downstream]]:
+        """(tag, data set, its line) of everything that has or should have scores."""
+        return [(t, *item) for t in self.tags for item in self.data_sets.items()]
+
+    def models(self, tag: str) -> list[str]:
+        """The models of a tag, with a score or a missing one, in order."""
+        return in_order(select(self.scores, tag=tag)["model"])
+
+    def label_names(self, data_set: str) -> dict[str, str]:
+        """Names to show of a data set's labels, of those that have one."""
+        class_list = self.dump / self.data_sets[data_set].class_list
+        return read_label_names(class_list.parent)
+
+    def kind(self, tag: str) -> str:
+        """Return `probe` (our own), `linear` (frozen encoder) or `finetune`."""
+        for path, run in self.finetuning.items():
+            if path.parent.parent.name == tag:
+                config = Path(run.config.get("config") or "").name
+                return "probe" if config.startswith("probe") else run.kind
+        return "linear" if tag.startswith("linear") else "finetune"
 
 
-def data_set_and_fold(name: str) -> tuple[str, str]:
-    """Split a name of downstream.txt; the fold is empty where there are none."""
-    data_set, _, fold = name.partition("/")
-    return data_set, fold
+def collect(
+    expdir: Path,
+    dump: Path,
+    *,
+    seeds: list[int] | None = None,
+    models: tuple[str, ...] = MODELS,
+    tags: list[str] | None = None,
+    pretrain_from: Path | None = None,
+) -> Experiment:
+    """Read all runs; missing and unfinished ones are listed in the result.
 
+    Args:
+        expdir, dump: Experiment and formatted data directories.
+        seeds, models, tags: What should be there; by default what is.
+        pretrain_from: Experiment with the pre-trainings, `expdir` by default.
 
-def in_order(models: Iterable[str]) -> list[str]:
-    """Return the different models: random and the phases first, others as they come."""
-    known = dict.fromkeys(models)
-    return [m for m in MODELS if m in known] + [m for m in known if m not in MODELS]
+    Raises:
+        ValueError: Nothing was scored, or scores do not belong to their labels.
+    """
+    scores = collect_scores(expdir, dump, seeds=seeds, models=models, tags=tags)
+    experiment = Experiment(scores, read_downstream(dump), Path(dump))
+    if experiment.downstream and experiment.scored.empty:
+        raise ValueError(
+            f"no scored run in {expdir}: train and score a classifier first"
+        )
 
+    def history_of(path: Path) -> History | None:
+        try:
+            history = read_history(path)
+        except FileNotFoundError as error:
+            experiment.unfinished.append(str(error))
+            return None
+        if not history.finished:
+            total = history.config["max_epoch"]
+            experiment.unfinished.append(
+                f"{path}: {history.epochs} of {total} epochs trained"
+            )
+        return history
 
-def find_tags(expdir: Path) -> dict[str, list[tuple[str, int]]]:
-    """Return {fine-tuning tag: [(model, seed), ...]} of the directories there."""
-    tags: dict[str, list[tuple[str, int]]] = {}
-    for path in sorted(Path(expdir).glob("*/*_seed*")):
-        found = MODEL_DIR.fullmatch(path.name)
-        if found and path.parent.name != "pretrain" and path.is_dir():
-            tags.setdefault(path.parent.name, []).append((found[1], int(found[2])))
-    return tags
-
-
-def find_pretraining(expdir: Path) -> list[tuple[str, str, int, Path]]:
-    """Return (phase, tag, seed, directory) of the pre-training runs, sorted."""
-    runs = []
-    for path in Path(expdir).glob("pretrain/*"):
-        if found := PRETRAIN_DIR.fullmatch(path.name):
-            runs.append((found[1], found[2], int(found[3]), path))
-    return sorted(runs)
+    folders = Path(pretrain_from or expdir).glob("pretrain/*")
+    matches = [(PRETRAIN_DIR.fullmatch(path.name), path) for path in folders]
+    pretraining = [(m[1], m[2], int(m[3]), path) for m, path in matches if m]
+    for phase, tag, seed, path in sorted(pretraining):
+        expected = seeds is None or seed in seeds
+        if expected and (history := history_of(path)):
+            experiment.pretraining[phase, tag, seed] = history
+    for path in sorted(set(experiment.scored["run"])):
+        if history := history_of(path):
+            experiment.finetuning[path] = history
+    return experiment
 
 
 def collect_scores(
@@ -92,63 +312,136 @@ def collect_scores(
     seeds: list[int] | None = None,
     models: tuple[str, ...] = MODELS,
     tags: list[str] | None = None,
-) -> Scores:
-    """Read every score that the experiment should have.
+) -> Frame:
+    """Read every score that the experiment should have: `Experiment.scores`.
 
     Expected are all models x seeds x lines of downstream.txt x test splits x {last,
     best}, for each fine-tuning tag. Without `seeds`, a tag's seeds are those of any of
     its runs.
 
     Raises:
-        ValueError: for scores that do not belong to the predictions or labels there.
+        ValueError: Scores that do not belong to the predictions or labels there.
     """
-    there = find_tags(expdir)
+    import pandas as pd
+
+    seeds_by_tag: dict[str, set[int]] = {}
+    for path in sorted(Path(expdir).glob("*/*_seed*")):
+        match = MODEL_DIR.fullmatch(path.name)
+        if match and path.parent.name != "pretrain" and path.is_dir():
+            seeds_by_tag.setdefault(path.parent.name, set()).add(int(match[2]))
     downstream = read_downstream(dump)
-    scores = Scores(downstream, {}, [], {})
-    for tag in tags or sorted(there):
-        tag_seeds = seeds or sorted({seed for _, seed in there.get(tag, [])})
+    rows = []
+    for tag in tags or sorted(seeds_by_tag):
+        tag_seeds = seeds or sorted(seeds_by_tag.get(tag, ()))
         for model, seed, line in itertools.product(models, tag_seeds, downstream):
             run = Path(expdir) / tag / f"{model}_seed{seed}"
             run = run / line.name.replace("/", "_")
+            data_set, _, fold = line.name.partition("/")
             for test, checkpoint in itertools.product(line.tests, CHECKPOINTS):
-                split = Path(test).name
-                name = data_set_and_fold(line.name)
-                key = Key(tag, model, seed, *name, split, checkpoint)
-                folder = run / checkpoint / split
+                folder = run / checkpoint / Path(test).name
+                values = (tag, model, seed, data_set, fold, folder.name, checkpoint)
+                row = {
+                    **dict(zip(KEY, values, strict=True)),
+                    "run": run,
+                    "metrics": None,
+                }
                 if (folder / "metrics.json").exists():
-                    text = Path(dump) / test / "text"
-                    scores.found[key] = read_metrics(folder, text, line.task)
-                    scores.run_dirs[key] = run
-                else:
-                    scores.missing.append(key)
-    return scores
+                    metrics = _read_metrics(folder, Path(dump) / test / "text", line)
+                    row |= {**_measures(metrics), "metrics": metrics}
+                rows.append(row)
+    frame = pd.DataFrame(rows, columns=pd.Index([*KEY, *MEASURES, "run", "metrics"]))
+    return frame.astype(dict.fromkeys(MEASURES, float))
 
 
-def read_metrics(folder: Path, text: Path, task: str) -> dict:
+def in_order(models: Iterable[str]) -> list[str]:
+    """Return the different models: random and the phases first, others as they come."""
+    known = dict.fromkeys(models)
+    return [m for m in MODELS if m in known] + [m for m in known if m not in MODELS]
+
+
+def select(frame: Frame, **values: object) -> Frame:
+    """Return the rows whose columns have these values."""
+    for name, value in values.items():
+        frame = frame[frame[name] == value]
+    return frame
+
+
+def summarise(scores: Frame) -> Frame:
+    """Average over folds and seeds: a row per tag, data set, split, checkpoint, model.
+
+    A seed's value is the mean over its folds; a seed that lacks a fold is in no
+    average. Columns beside CELL and `metric` (mAP or accuracy):
+        values: {seed: value} of the complete seeds.
+        mean, spread: Their mean and standard deviation (n - 1), else NaN.
+        expected: Number of seeds, complete or not.
+        part, part_runs, runs: Mean over the scored runs (a seed and fold), their number
+            and that of all runs.
+    """
+    long = scores.melt(KEY, ["mAP", "accuracy"], var_name="metric", value_name="score")
+
+    def cell(group: Frame) -> dict:
+        by_seed = {seed: part.to_numpy() for seed, part in group.groupby("seed").score}
+        # The mean of NumPy, other than that of pandas, is NaN when a fold is missing.
+        means_by_seed = {int(s): float(part.mean()) for s, part in by_seed.items()}
+        values = {s: mean for s, mean in means_by_seed.items() if np.isfinite(mean)}
+        means, runs = list(values.values()), group.score.dropna().to_numpy()
+        return {
+            "values": values,
+            "mean": float(np.mean(means)) if means else np.nan,
+            "spread": float(np.std(means, ddof=1)) if len(means) > 1 else np.nan,
+            "expected": len(by_seed),
+            "part": float(np.mean(runs)) if len(runs) else np.nan,
+            "part_runs": len(runs),
+            "runs": len(group),
+        }
+
+    groups = long.groupby([*CELL, "metric"], sort=False)
+    rows = [
+        dict(zip([*CELL, "metric"], key, strict=True), **cell(part))
+        for key, part in groups
+    ]
+    columns = ["values", "mean", "spread", "expected", "part", "part_runs", "runs"]
+    return type(scores)(rows, columns=[*CELL, "metric", *columns])
+
+
+def class_precisions(scored: Frame) -> Frame:
+    """Return the AP of each class: columns `model`, `class`, `mean`, `spread`, `seeds`.
+
+    A fold in which a class has no positive clip does not count for that class; a class
+    that never has one has NaN and no seeds.
+    """
+    by_run = type(scored)(list(scored["metrics"].str["per_class"])).astype(float)
+    keys = [scored[name].to_numpy() for name in ("model", "seed")]
+    by_seed = by_run.groupby(keys, sort=False).mean()
+    statistics = by_seed.groupby(level=0, sort=False).agg(["mean", "std", "count"])
+    long = statistics.stack(level=0, future_stack=True).reset_index()
+    long.columns = ["model", "class", "mean", "spread", "seeds"]
+    return long
+
+
+def _read_metrics(folder: Path, text: Path, line: Downstream) -> dict:
     """Read metrics.json and check that it belongs to its predictions and labels.
 
     Raises:
         ValueError: naming the folder, when the scores are of other predictions, other
             labels, another task, or the predictions are not of the test set's clips.
     """
-    path = folder / "metrics.json"
-    remedy = "run stage 7 again"
+    path, remedy = folder / "metrics.json", "score the predictions again"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        hashes = metrics["sha256"]
-        scored_as = metrics["task"]
+        hashes, scored_as = metrics["sha256"], metrics["task"]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ValueError(f"{path} is not a complete metrics file; {remedy}") from None
     predictions = folder / "predictions.npz"
     if not predictions.exists():
-        raise ValueError(f"{predictions} is missing beside its scores; {remedy}")
-    if scored_as != task:
-        raise ValueError(f"{path}: scored as {scored_as}, needed {task}; {remedy}")
-    ids, clips = read_predictions(predictions).ids, read_table(text)
-    if different := set(ids) ^ set(clips):
+        raise ValueError(f"{predictions} is missing beside its scores; infer again")
+    if scored_as != line.task:
+        raise ValueError(f"{path}: scored as {scored_as}, needed {line.task}; {remedy}")
+    different = set(read_predictions(predictions).ids) ^ set(read_table(text))
+    if different:
         raise ValueError(
             f"{predictions}: its clips are not those of {text} ({len(different)} "
-            f"differ, e.g. {min(different)}); {remedy}"
+            f"differ, e.g. {min(different)}); infer again"
         )
     for name, source in (("predictions", predictions), ("text", text)):
         if hashes.get(name) != sha256(source):
@@ -156,3 +449,70 @@ def read_metrics(folder: Path, text: Path, task: str) -> dict:
                 f"{path}: {source} has changed since it was scored; {remedy}"
             )
     return metrics
+
+
+def _measures(metrics: dict) -> dict:
+    """Return the columns MEASURES; low and high are the main metric's interval."""
+    bounds = metrics.get("intervals", {}).get(main_metric(metrics["task"]))
+    low, high = bounds or (None, None)
+    values = {"low": low, "high": high, "clips": metrics["num_clips"]}
+    return {name: values.get(name, metrics.get(name)) for name in MEASURES}
+
+
+def _read_reporter(checkpoint: Path) -> dict:
+    """Return the epoch means of ESPnet's reporter; tensors stay on disk."""
+    import torch
+
+    scalar = np.float64(0).__reduce__()[0]
+    allowed = [datetime.timedelta, scalar, np.dtype, type(np.dtype(np.float64))]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            states = torch.load(
+                checkpoint, map_location="cpu", weights_only=True, mmap=True
+            )
+        stats = states["reporter"]["stats"]
+    except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoint} is not a readable checkpoint "
+            f"({type(error).__name__}); train again or remove the run"
+        ) from None
+    for epoch in stats.values():
+        for part in epoch.values():
+            if isinstance(part["time"], dict):  # ESPnet >= 202607 stores seconds
+                seconds = part["time"]["__timedelta_seconds__"]
+                part["time"] = datetime.timedelta(seconds=seconds)
+    return stats
+
+
+def _tensorboard_points(
+    folder: Path, names: list[str]
+) -> dict[str, list[tuple[int, float]]]:
+    """Return {name: [(iteration, value), ...]} in the order of writing."""
+    if not folder.is_dir():
+        return {}
+    # Imported here: it takes a second, and tables do not need it.
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(
+        str(folder), size_guidance={event_accumulator.SCALARS: 0}
+    ).Reload()
+    return {
+        name: [
+            (event.step, event.value)
+            for event in sorted(events.Scalars(name), key=lambda e: e.wall_time)
+        ]
+        for name in set(names) & set(events.Tags()["scalars"])
+    }
+
+
+def _logged(run_dir: Path, pattern: re.Pattern) -> Iterator[str]:
+    """Yield what a pattern finds in the lines of the logs, the newest one first.
+
+    ESPnet's launcher renames the log of an earlier start to train.1.log and so on.
+    """
+    for log in [run_dir / "train.log", *sorted(run_dir.glob("train.*.log"))]:
+        if log.exists():
+            with log.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    if match := pattern.search(line):
+                        yield match[1]

@@ -1,5 +1,6 @@
 """Predictions against labels: every clip once, no label guessed."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -36,7 +37,9 @@ def read_predictions(path: Path) -> Predictions:
             f"got {scores.shape}; run inference again"
         )
     ids = [str(clip) for clip in ids]
-    _refuse_duplicates(path, ids, "clip id")
+    twice = [clip for clip, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: the clip id {twice[0]} is there twice; remove one")
     bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(bad):
         raise ValueError(
@@ -44,6 +47,11 @@ def read_predictions(path: Path) -> Predictions:
             f"{ids[bad[0]]}; check the model"
         )
     return Predictions(ids, scores, [str(label) for label in classes])
+
+
+def main_metric(task: str) -> str:
+    """Return the metric of a task that papers report."""
+    return "accuracy" if task == "multi_class" else "mAP"
 
 
 def target_matrix(
@@ -111,31 +119,29 @@ def score(
             "no clip has a label of the class list: nothing to score; check the "
             "text file"
         )
+    single_label = task == "multi_class"
     per_class = average_precisions(targets, predictions.scores)
     metrics = {
         "task": task,
         "num_clips": len(predictions.ids),
         "mAP": float(np.nanmean(per_class)),
     }
-    if task == "multi_class":
+    if single_label:
         metrics["accuracy"] = float(accuracy(targets, predictions.scores))
     auc = roc_auc(targets, predictions.scores)
     metrics["auc"], metrics["d_prime"] = _known(auc), _known(d_prime(auc))
     if resamples:
-        metrics["bootstrap"] = {"resamples": resamples, "seed": seed}
+        draws = {"resamples": resamples, "seed": seed}
+        metrics["bootstrap"] = draws
         metrics["intervals"] = bootstrap(
-            targets,
-            predictions.scores,
-            resamples=resamples,
-            seed=seed,
-            accuracy=task == "multi_class",
+            targets, predictions.scores, **draws, accuracy=single_label
         )
-    positives = targets.sum(axis=0)
-    metrics["classes_without_positives"] = [
-        label for label, count in zip(classes, positives) if count == 0
-    ]
-    metrics["positives"] = {c: int(n) for c, n in zip(classes, positives)}
-    metrics["per_class"] = {c: _known(value) for c, value in zip(classes, per_class)}
+    positives = {c: int(n) for c, n in zip(classes, targets.sum(axis=0), strict=True)}
+    metrics["classes_without_positives"] = [c for c, n in positives.items() if not n]
+    metrics["positives"] = positives
+    metrics["per_class"] = {
+        c: _known(value) for c, value in zip(classes, per_class, strict=True)
+    }
     return metrics
 
 
@@ -185,12 +191,3 @@ def _check_same(what: str, got: list[str], needed: list[str]) -> None:
             f"{len(extra)} unexpected ({', '.join(examples)}); run inference on the "
             "same data directory"
         )
-
-
-def _refuse_duplicates(path: Path, names: list[str], what: str) -> None:
-    """Raise ValueError naming the first entry that is there twice."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{path}: the {what} {name} is there twice; remove one")
-        seen.add(name)

@@ -1,140 +1,308 @@
-"""Scores as Markdown and CSV tables."""
+"""Scores as tables: Markdown for the report, CSV for programs."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from espnet2_sslam.corpus import Downstream
 from espnet2_sslam.results import paper
-from espnet2_sslam.results.record import Record, Split
-from espnet2_sslam.results.runs import CHECKPOINTS, Key, Scores
-from espnet2_sslam.results.summary import Cell, models_present, summarise
-from espnet2_sslam.store import write_csv
+from espnet2_sslam.results.runs import (
+    CELL,
+    CHECKPOINTS,
+    KEY,
+    MEASURES,
+    MODELS,
+    Experiment,
+    Frame,
+    class_precisions,
+    collect,
+    select,
+)
+from espnet2_sslam.results.scoring import main_metric
+from espnet2_sslam.store import write_text
+
+NUMBERED = re.compile(r"(.+)_(\d+)")
+# (model, the one it is compared with); models of other names are compared with random.
+COMPARISONS = (("phase1", "random"), ("phase2", "random"), ("phase2", "phase1"))
 
 
-def markdown(header: list[str], rows: Iterable[Iterable]) -> str:
+def markdown(header: Iterable[str], rows: Iterable[Iterable]) -> str:
     """Return a Markdown table."""
+    header = list(header)
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(str(x) for x in line)} |" for line in lines)
 
 
-def show(cell: Cell) -> str:
-    """Return a cell in percent: mean, spread, and what is missing from it."""
-    if not cell.values:
-        return "missing"
-    text = f"{100 * cell.mean:.1f}"
-    text += " (one seed)" if cell.spread is None else f" ± {100 * cell.spread:.1f}"
-    if cell.incomplete:
-        text += f" ({len(cell.values)} of {len(cell.values) + len(cell.incomplete)})"
+def render(template: str, path: Path, **facts: object) -> None:
+    """Write a file from a template beside this module.
+
+    Its filter `table` makes a Markdown table of a frame or a list of dictionaries.
+    """
+    import jinja2
+
+    from espnet2_sslam.machine import environment  # imports torch
+
+    def table(rows: Frame | list[dict]) -> str:
+        if isinstance(rows, list):
+            return markdown(rows[0], [row.values() for row in rows])
+        return markdown(rows.columns, rows.itertuples(index=False))
+
+    jinja = jinja2.Environment(  # noqa: S701  (Markdown has nothing to escape)
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    jinja.filters["table"] = table
+    text = jinja.get_template(template).render(environment=environment(), **facts)
+    # The blank lines of conditions that do not hold.
+    write_text(path, re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n")
+
+
+def show(cell: Frame, one_seed: str = " (one seed)") -> str:
+    """Return a row of the summary in percent: mean, spread, and what is missing.
+
+    Without a complete seed it is the mean over the runs (folds) that are scored, with
+    their number: not comparable with others, but better than nothing.
+    """
+    if not cell["values"]:
+        if not cell["part_runs"]:
+            return "missing"
+        return f"{100 * cell['part']:.1f} ({cell['part_runs']} of {cell['runs']} runs)"
+    spread = cell["spread"]
+    text = f"{100 * cell['mean']:.1f}"
+    text += one_seed if np.isnan(spread) else f" ± {100 * spread:.1f}"
+    if len(cell["values"]) < cell["expected"]:
+        text += f" ({len(cell['values'])} of {cell['expected']})"
     return text
 
 
-def main_metric(task: str) -> str:
-    """Return the metric of a task that papers report."""
-    return "accuracy" if task == "multi_class" else "mAP"
-
-
 def score_table(
-    scores: Scores, tag: str, data_set: str, splits: list[str], task: str, kind: str
-) -> str:
+    experiment: Experiment, tag: str, data_set: str, line: Downstream
+) -> Frame:
     """Return one data set's table: a row per model, a column per split and checkpoint.
 
     The papers' column stands beside where they report the metric for the data set.
     """
-    metrics = ["accuracy", "mAP"] if task == "multi_class" else ["mAP"]
-    columns = [(m, s, c) for m in metrics for s in splits for c in CHECKPOINTS]
-    models = models_present(scores, tag)
-    published = {
-        model: paper.numbers(data_set, metrics[0], kind, model) for model in models
-    }
-    with_paper = any(number != "-" for number in published.values())
-    header = ["model", *(f"{s}, {m}, {c}" for m, s, c in columns)]
-    header += [f"papers, {metrics[0]}"] if with_paper else []
-    rows = []
-    for model in models:
-        cells = [
-            summarise(scores, tag, model, data_set, s, c, m) for m, s, c in columns
-        ]
-        row = [model, *map(show, cells)]
-        rows.append([*row, published[model]] if with_paper else row)
-    return markdown(header, rows)
-
-
-def write_scores_csv(path: Path, scores: Scores) -> None:
-    """Write every single score, unaveraged: one line per run, split and checkpoint."""
-    rows = [
-        [
-            *key,
-            *(_number(m.get(name)) for name in ("mAP", "accuracy", "auc", "d_prime")),
-            *_interval(m),
-            m["num_clips"],
-        ]
-        for key, m in sorted(scores.found.items())
+    main = main_metric(line.task)
+    cells = select(experiment.summary, tag=tag, data_set=data_set)
+    cells = cells.assign(text=[show(cell) for _, cell in cells.iterrows()])
+    columns = [
+        (metric, Path(test).name, checkpoint)
+        for metric in dict.fromkeys([main, "mAP"])
+        for test in line.tests
+        for checkpoint in CHECKPOINTS
     ]
-    measures = ["mAP", "accuracy", "auc", "d_prime", "low", "high", "clips"]
-    write_csv(path, [*Key._fields, *measures], rows)
+    keys = ["metric", "split", "checkpoint"]
+    table = cells.pivot(index="model", columns=keys, values="text")
+    table = table.reindex(index=experiment.models(tag), columns=columns)
+    table.columns = [f"{split}, {metric}, {last}" for metric, split, last in columns]
+    published = [
+        paper.numbers(data_set, main, experiment.kind(tag), m) for m in table.index
+    ]
+    if set(published) != {"-"}:
+        table[f"papers, {main}"] = published
+    return table.reset_index(names="model")
 
 
-def write_per_class_csv(path: Path, record: Record, split: Split) -> None:
-    """Write name and AP of every class: each model's mean and spread over seeds."""
-    names, cells = record.label_names(split.data_set), record.per_class(split)
-    labels = sorted({label for by_class in cells.values() for label in by_class})
-    rows = []
-    for label in labels:
-        row: list = [label, names.get(label, label)]
-        for model in cells:
-            cell = cells[model].get(label)
-            known = cell is not None and cell.values
-            row += [_number(cell.mean), _number(cell.spread)] if known else ["", ""]
-        rows.append(row)
-    header = ["class", "name"]
-    for model in cells:
-        header += [f"{model}_AP", f"{model}_spread"]
-    write_csv(path, header, rows)
+def comparisons(experiment: Experiment) -> list[dict]:
+    """Return what pre-training and phase 2 bring, by the last checkpoints.
 
-
-def measures(scores: Scores, data_sets: dict[str, Downstream]) -> list[list]:
-    """Return rows of tag, data set, split, model, interval, ROC area, d'.
-
-    Of the last checkpoints. The interval is that over clips, the mean of the seeds'
-    bounds; folds have their own test clips, so none is shown for them.
+    Each is {tag, data_set, split, metric, model, other, difference, means, spreads,
+    distinct, higher, pairs}: `difference` in points, None where a model has no complete
+    seed; `distinct` whether the intervals mean ± spread do not overlap, None for one
+    seed; `higher` of the `pairs` seeds that both have, in how many the model is above.
     """
-    groups: dict[tuple[str, str, str, str], list[Key]] = {}
-    for key in scores.found:
-        if key.checkpoint == "last":
-            group = (key.tag, key.data_set, key.split, key.model)
-            groups.setdefault(group, []).append(key)
+    tasks = {name: line.task for name, line in experiment.data_sets.items()}
+    scored = select(experiment.scored, checkpoint="last")
+    groups = scored[["tag", "data_set", "split"]].drop_duplicates()
+    compared = []
+    for row in groups.sort_values("tag", kind="stable").to_dict("records"):
+        row["metric"] = main_metric(tasks[row["data_set"]])
+        cells = select(experiment.summary, checkpoint="last", **row).set_index("model")
+        models = experiment.models(row["tag"])
+        named = [(model, "random") for model in models if model not in MODELS]
+        for model, other in [*COMPARISONS, *named]:
+            if model in models and other in models:
+                pair = cells.loc[[model, other]]
+                compared.append({**row, "model": model, "other": other, **_gap(pair)})
+    return compared
+
+
+def _gap(pair: Frame) -> dict:
+    """Compare two rows of the summary; see `comparisons`."""
+    ours, other = pair["values"]
+    if not ours or not other:
+        return {"difference": None}
+    means, spreads = (100 * pair[name].to_numpy() for name in ("mean", "spread"))
+    both = [seed for seed in ours if seed in other]
+    difference = means[0] - means[1]
+    one_seed = np.isnan(spreads).any()
+    return {
+        "difference": difference,
+        "means": means,
+        "spreads": spreads,
+        "distinct": None if one_seed else bool(abs(difference) > spreads.sum()),
+        "higher": sum(ours[seed] > other[seed] for seed in both),
+        "pairs": len(both),
+    }
+
+
+def measures(experiment: Experiment) -> Frame:
+    """Return 95 % interval, ROC area and d' of the last checkpoints, means of seeds.
+
+    The interval is that over clips, the mean of the seeds' bounds; folds have their own
+    test clips, so none is shown for them.
+    """
+    scored = select(experiment.scored, checkpoint="last")
+    folds = experiment.scores.groupby("data_set")["fold"].nunique()
+    group = ["tag", "data_set", "split", "model"]
     rows = []
-    for group, keys in groups.items():
-        found = [scores.found[key] for key in keys]
-        folds = {key.fold for key in keys}
-        bounds = [_interval(m) for m in found] if len(folds) == 1 else []
-        metric = main_metric(data_sets[group[1]].task)
-        rows.append([*group, *_more(found, bounds, metric)])
-    return sorted(rows, key=lambda row: row[:3])
+    for key, part in scored.groupby(group, sort=False):
+        row = dict(zip(group, key, strict=True))
+        task = experiment.data_sets[row["data_set"]].task
+        mean = part[["low", "high", "auc", "d_prime"]].mean(skipna=False)
+        low, high = 100 * mean["low"], 100 * mean["high"]
+        known = folds[row["data_set"]] == 1 and np.isfinite(low)
+        row["95 % interval"] = (
+            f"{main_metric(task)} {low:.1f} to {high:.1f}" if known else "-"
+        )
+        for name, title in (("auc", "ROC area"), ("d_prime", "d'")):
+            row[title] = "-" if np.isnan(mean[name]) else f"{mean[name]:.3f}"
+        rows.append(row)
+    columns = [*group, "95 % interval", "ROC area", "d'"]
+    frame = type(scored)(rows, columns=columns).rename(columns={"data_set": "data set"})
+    return frame.sort_values(["tag", "data set", "split"], kind="stable")
 
 
-def _more(metrics: list[dict], bounds: list[list[str]], metric: str) -> list[str]:
-    """Return the cells of a row: interval, ROC area, d'; `-` where one is not known."""
-    cells = ["-"]
-    if bounds and all(low for low, _ in bounds):
-        low, high = np.mean([[float(x) for x in pair] for pair in bounds], axis=0)
-        cells = [f"{metric} {100 * low:.1f} to {100 * high:.1f}"]
-    for name in ("auc", "d_prime"):
-        values = [m.get(name) for m in metrics]
-        known = all(value is not None for value in values)
-        cells.append(f"{np.mean(values):.3f}" if known else "-")
-    return cells
+def all_series(
+    experiment: Experiment,
+) -> Iterator[tuple[str, str, str, Frame]]:
+    """Yield test splits that differ by a number, such as degree_1, degree_2.
+
+    As (tag, data set, name, frame) of each that was scored, by the last checkpoints;
+    columns `model`, `number`, `mAP`, `spread`, `seeds`, and `chance`: the mAP of random
+    scores, which is the mean share of positive clips per class that has any.
+    """
+    for tag, data_set, line in experiment.evaluations:
+        numbers: dict[str, dict[str, int]] = {}
+        for test in line.tests:
+            if match := NUMBERED.fullmatch(Path(test).name):
+                numbers.setdefault(match[1], {})[match[0]] = int(match[2])
+        here = {"tag": tag, "data_set": data_set}
+        scored = select(experiment.scored, **here)
+        shares = scored["metrics"].map(_chance).groupby(scored["split"]).mean()
+        cells = select(experiment.summary, **here, checkpoint="last", metric="mAP")
+        cells = cells[cells["mean"].notna()].rename(columns={"mean": "mAP"})
+        for name, number_of in numbers.items():
+            frame = cells[cells["split"].isin(list(number_of))]
+            if len(number_of) > 1 and len(frame):
+                frame = frame.assign(
+                    number=frame["split"].map(number_of),
+                    seeds=frame["values"].map(len),
+                    chance=frame["split"].map(shares),
+                    place=frame["model"].map(experiment.models(tag).index),
+                ).sort_values(["place", "number"])
+                columns = ["model", "number", "mAP", "spread", "seeds", "chance"]
+                yield tag, data_set, name, frame[columns]
 
 
-def _interval(metrics: dict) -> list[str]:
-    """Return the bounds of the main metric's interval, empty where there is none."""
-    name = main_metric(metrics["task"])
-    bounds = metrics.get("intervals", {}).get(name)
-    return [_number(bound) for bound in bounds] if bounds else ["", ""]
+def _chance(metrics: dict) -> float:
+    """Return the mean share of positive clips of the classes that have any."""
+    counts = [count for count in metrics["positives"].values() if count]
+    return float(np.mean(counts)) / metrics["num_clips"]
 
 
-def _number(value) -> str:
-    """Return a number for a CSV field, empty for None."""
-    return "" if value is None else f"{value:.6f}"
+def series_table(series: Frame, name: str) -> Frame:
+    """Return a row per model, a column per number, and chance as the last row."""
+    texts = [
+        f"{100 * p.mAP:.1f}"
+        + ("" if np.isnan(p.spread) else f" ± {100 * p.spread:.1f}")
+        for p in series.itertuples()
+    ]
+    models = list(dict.fromkeys(series["model"]))
+    table = series.assign(text=texts).pivot(
+        index="model", columns="number", values="text"
+    )
+    table = table.reindex(models).fillna("missing")
+    chance = series.groupby("number")["chance"].mean()
+    table.loc["chance"] = [f"{100 * share:.1f}" for share in chance]
+    return table.rename(columns=str).reset_index(names=name)
+
+
+def write_scores_csv(path: Path, scores: Frame) -> None:
+    """Write every single score, unaveraged: one line per run, split and checkpoint."""
+    rows = scores[scores["clips"].notna()].sort_values(KEY)[[*KEY, *MEASURES]]
+    rows = rows.astype({"clips": int})
+    write_text(path, rows.to_csv(index=False, float_format="%.6f"))
+
+
+def write_tables(experiment: Experiment, folder: Path) -> None:
+    """Write scores.csv, and the AP of every class and each series as CSV files.
+
+    Per class: each model's mean and spread over the seeds, empty where not known.
+    """
+    write_scores_csv(folder / "scores.csv", experiment.scores)
+    for key, part in experiment.scored.groupby(CELL[:4]):
+        tag, data_set = key[:2]
+        names = experiment.label_names(data_set)
+        long = class_precisions(part)
+        table = long.pivot(index="class", columns="model", values=["mean", "spread"])
+        table = table.sort_index().swaplevel(axis="columns")
+        columns = [
+            (m, name) for m in experiment.models(tag) for name in ("mean", "spread")
+        ]
+        table = table.reindex(columns=columns)
+        table.columns = [f"{m}_{name.replace('mean', 'AP')}" for m, name in columns]
+        table.insert(0, "name", [names.get(label, label) for label in table.index])
+        text = table.to_csv(float_format="%.6f")
+        write_text(folder / f"per_class_ap_{'_'.join(key)}.csv", text)
+    for tag, data_set, name, series in all_series(experiment):
+        rows = series.rename(columns={"number": name})
+        path = folder / f"series_{tag}_{data_set}_{name}.csv"
+        write_text(path, rows.to_csv(index=False, float_format="%.6f"))
+
+
+def write_benchmarks(
+    folders: list[tuple[Path, Path]],
+    output: Path,
+    *,
+    models: tuple[str, ...],
+    seeds: list[int] | None = None,
+) -> int:
+    """Write one table of several benchmarks and return its number of rows.
+
+    Args:
+        folders: (experiment, dump) of each benchmark.
+        output: Markdown file.
+        models, seeds: What should be there; what is not is called missing.
+
+    Raises:
+        ValueError: Nothing was scored, or scores do not belong to their labels.
+    """
+    rows = []
+    for expdir, dump in folders:
+        experiment = collect(expdir, dump, seeds=seeds, models=models)
+        for tag, data_set, line in experiment.evaluations:
+            metric = main_metric(line.task)
+            published = paper.all_numbers(data_set, metric, experiment.kind(tag))
+            for test in line.tests:
+                split = Path(test).name
+                where = {"tag": tag, "data_set": data_set, "split": split}
+                cells = select(experiment.summary, **where, metric=metric)
+                texts = {}
+                for model in models:
+                    by = select(cells, model=model).set_index("checkpoint")
+                    last, best = (show(by.loc[name], "") for name in CHECKPOINTS)
+                    star = "*" if test == line.valid else ""
+                    missing = last == "missing"
+                    texts[model] = last if missing else f"{last} ({best}{star})"
+                name = data_set if len(line.tests) == 1 else f"{data_set}, {split}"
+                first = {"data set": name, "evaluation": tag, "measure": metric}
+                rows.append({**first, **texts, "published": published or "-"})
+    cited = paper.sources([row["published"] for row in rows])
+    render("BENCHMARKS.md.j2", Path(output), rows=rows, sources=cited)
+    return len(rows)

@@ -1,12 +1,11 @@
 """The experiment around a model: every seed, as stage 7 wrote it down."""
 
-import csv
 import math
 from pathlib import Path
 
 from espnet2_sslam.integrations.publish.evaluation import METRICS, Score, read_metrics
 from espnet2_sslam.integrations.publish.records import without_machine
-from espnet2_sslam.results import Key, Scores, markdown, models_present, show, summarise
+from espnet2_sslam.results import Frame, in_order, markdown, select, show, summarise
 
 SCORES_FILE = Path("results") / "scores.csv"
 ROUNDING = 1e-6  # scores.csv holds six decimals
@@ -18,29 +17,27 @@ def has_table(experiment: Path) -> bool:
     return (experiment / SCORES_FILE).is_file()
 
 
-def read_table(experiment: Path) -> Scores:
+def read_table(experiment: Path) -> Frame:
     """All scores of an experiment, from the table that stage 7 wrote.
 
     Raises:
         ValueError: The table does not agree with the scores that are there.
     """
+    import pandas as pd
+
     path = experiment / SCORES_FILE
-    found: dict[Key, dict] = {}
-    with open(path, encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            key = Key(*(row[name] for name in Key._fields))
-            key = key._replace(seed=int(key.seed))
-            values = {name: float(row[name]) for name in METRICS if row[name]}
-            file = run_of(experiment, key) / key.checkpoint / key.split / "metrics.json"
-            if file.is_file():
-                _check_row(path, values, file)
-            found[key] = {**values, "num_clips": int(row["clips"])}
-    tests = {(k.tag, k.data_set, k.fold, k.split, k.checkpoint) for k in found}
-    runs = {(k.tag, k.model, k.seed) for k in found}
-    expected = {
-        Key(t[0], r[1], r[2], *t[1:]) for t in tests for r in runs if r[0] == t[0]
-    }
-    return Scores([], found, sorted(expected - set(found)), {})
+    frame = pd.read_csv(path, dtype={"fold": str}).fillna({"fold": ""})
+    for row in frame.to_dict("records"):
+        fold = f"_{row['fold']}" if row["fold"] else ""
+        run = experiment / row["tag"] / f"{row['model']}_seed{row['seed']}"
+        folder = run / (row["data_set"] + fold) / row["checkpoint"] / row["split"]
+        if (folder / "metrics.json").is_file():
+            values = {name: row[name] for name in METRICS if not math.isnan(row[name])}
+            _check_row(path, values, folder / "metrics.json")
+    # Every run of a tag should have what any other has.
+    tests = frame[["tag", "data_set", "fold", "split", "checkpoint"]].drop_duplicates()
+    runs = frame[["tag", "model", "seed"]].drop_duplicates()
+    return runs.merge(tests, on="tag").merge(frame, how="left")
 
 
 def read_made_with(experiment: Path) -> dict[str, str]:
@@ -51,19 +48,14 @@ def read_made_with(experiment: Path) -> dict[str, str]:
     return {row[0]: row[1] for row in rows if len(row) == 2 and row[0] in MADE_WITH}
 
 
-def run_of(experiment: Path, key: Key) -> Path:
-    """The folder of a run of stage 6."""
-    fold = f"_{key.fold}" if key.fold else ""
-    return experiment / key.tag / f"{key.model}_seed{key.seed}" / (key.data_set + fold)
-
-
-def fold_names(scores: Scores) -> dict[str, str]:
+def fold_names(scores: Frame) -> dict[str, str]:
     """{name of a run's folder: its data set}, of data sets with folds."""
-    keys = (key for key in scores.found if key.fold)
-    return {f"{key.data_set}_{key.fold}": key.data_set for key in keys}
+    folds = scores[scores["fold"] != ""]
+    runs = folds["data_set"] + "_" + folds["fold"]
+    return dict(zip(runs, folds["data_set"], strict=True))
 
 
-def seed_table(scores: Scores, wanted: list[Score], folds: dict[str, str]) -> list[str]:
+def seed_table(scores: Frame, wanted: list[Score], folds: dict[str, str]) -> list[str]:
     """A table for each tag and data set of `wanted`: models by test splits, all seeds.
 
     Args:
@@ -74,31 +66,24 @@ def seed_table(scores: Scores, wanted: list[Score], folds: dict[str, str]) -> li
     parts = []
     wanted = [s._replace(data_set=folds.get(s.data_set, s.data_set)) for s in wanted]
     for tag, data_set, how in dict.fromkeys((s.tag, s.data_set, s.how) for s in wanted):
-        mine = [s for s in wanted if (s.tag, s.data_set) == (tag, data_set)]
         columns = [
             (s.split, metric, s.checkpoint)
-            for s in mine
+            for s in wanted
+            if (s.tag, s.data_set) == (tag, data_set)
             for metric in METRICS
             if metric in s.metrics
         ]
-        here = {k for k in scores.found if (k.tag, k.data_set) == (tag, data_set)}
-        present = {key.model for key in here}
-        models = [m for m in models_present(scores, tag) if m in present]
-        rows = [
-            [
-                model,
-                *(
-                    show(summarise(scores, tag, model, data_set, split, check, metric))
-                    for split, metric, check in columns
-                ),
-            ]
-            for model in models
-        ]
-        if not models:
+        here = select(scores, tag=tag, data_set=data_set)
+        scored = here[here["clips"].notna()]
+        if scored.empty:
             continue
-        seeds = sorted({key.seed for key in here})
+        cells = summarise(here)
+        keys = ["model", "split", "metric", "checkpoint"]
+        texts = {tuple(cell[keys]): show(cell) for _, cell in cells.iterrows()}
+        models = [m for m in in_order(scores["model"]) if m in set(scored["model"])]
+        rows = [[m, *(texts[m, *column] for column in columns)] for m in models]
         header = ["model", *(f"{s}, {m}, {c}" for s, m, c in columns)]
-        names = ", ".join(map(str, seeds))
+        names = ", ".join(map(str, sorted(set(scored["seed"]))))
         parts.append(f"{data_set}, {how} (`{tag}`), seeds {names}, in %:")
         parts.append(markdown(header, rows))
     return parts
