@@ -8,7 +8,6 @@ has `encoder: sslam` and `encoder_conf`, model.pth the names `encoder.*`, for
 """
 
 import io
-import os
 import sys
 import time
 import zipfile
@@ -21,6 +20,7 @@ import yaml
 import espnet2_sslam
 from espnet2_sslam.checkpoint import META_FILE, Model, model_config
 from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.store import replacing
 
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "model.pth"
@@ -66,7 +66,11 @@ def pack_model(model: Model, path: str | Path, *, timestamp: bool = True) -> Pat
         ).encode(),
         WEIGHTS_FILE: weights.getbuffer(),
     }
-    _write_zip(path, members)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)  # a plain one holds no time
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, content)  # not compressed: weights do not shrink
     return path
 
 
@@ -92,22 +96,3 @@ def training_config(model: Model) -> dict[str, Any]:
         "max_samples": None,
         "seed": 0,
     }
-
-
-def _write_zip(path: Path, members: dict[str, Any]) -> None:
-    """Write the archive whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as stream:
-            with zipfile.ZipFile(stream, "w") as archive:  # weights do not shrink
-                for name, content in members.items():
-                    # A plain ZipInfo holds no time.
-                    info = zipfile.ZipInfo(name)
-                    info.external_attr = 0o644 << 16
-                    archive.writestr(info, content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
