@@ -9,15 +9,31 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from espnet2_sslam.checkpoint import (CheckpointError, StandIn, compare_states,
-                                      from_fairseq, load_model, model_config,
-                                      model_state, read_parts, read_pickle,
-                                      save_model, to_fairseq, to_huggingface,
-                                      to_training)
+from espnet2_sslam.checkpoint import (
+    CheckpointError,
+    StandIn,
+    compare_states,
+    from_fairseq,
+    load_model,
+    model_config,
+    model_state,
+    read_parts,
+    read_pickle,
+    save_model,
+    to_fairseq,
+    to_huggingface,
+    to_training,
+)
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.layers import sincos_positions
-from tests.checkpoint_case import (FINETUNED, PRETRAIN, VARIANTS,
-                                   small_classifier, small_encoder, unpack)
+from tests.checkpoint_case import (
+    FINETUNED,
+    PRETRAIN,
+    VARIANTS,
+    small_classifier,
+    small_encoder,
+    unpack,
+)
 from tests.golden_data import load, tiny_fbank
 
 OUTPUTS = "tiny_fairseq_outputs.npz"

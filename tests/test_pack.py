@@ -84,7 +84,7 @@ def test_a_packed_encoder_starts_another_training(encoder_zip, tmp_path):
     with open(files["ssl_train_config"], encoding="utf-8") as stream:
         config = yaml.safe_load(stream)
     assert config["encoder"] == "sslam" and config["input_size"] == 1
-    encoder = SSLAMEncoder(input_size=1, **config["encoder_conf"])
+    encoder = SSLAMEncoder(input_size=config["input_size"], **config["encoder_conf"])
     model = torch.nn.ModuleDict({"encoder": encoder})  # as in ESPnet's own models
     load_pretrained_model(f"{files['ssl_model_file']}:encoder:encoder", model, False)
     _same(encoder.state_dict(), _encoder().state_dict())

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from espnet2_sslam.bin import sslam
+from espnet2_sslam.bin.cli import main as sslam
 from espnet2_sslam.checkpoint import save_model
-from espnet2_sslam.integrations.publish.upload import push
+from espnet2_sslam.integrations.publish import push
 from tests.command_case import command
 from tests.publish_case import small_classifier
 from tests.publish_hub import TOKEN, WritableHub
@@ -48,7 +48,7 @@ def written(tmp_path_factory):
     """A published folder."""
     tmp = tmp_path_factory.mktemp("written")
     save_model(small_classifier(), tmp / "model")
-    sslam.main(["publish", str(tmp / "model"), "--output", str(tmp / "tiny")])
+    sslam(["publish", str(tmp / "model"), "--output", str(tmp / "tiny")])
     return tmp / "tiny"
 
 
@@ -65,7 +65,7 @@ def refused(capsys, folder):
     def run(*options, repo=REPO):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         words = ["publish", folder, "--hf_repo", repo, *options]
-        status, _, stderr = command(capsys, sslam.main, *words)
+        status, _, stderr = command(capsys, *words)
         assert status == 1 and stderr.count("\n") == 1, stderr
         assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
         return stderr
@@ -118,7 +118,7 @@ def test_an_edited_card_is_uploaded_as_it_is(hub, folder):
 def test_writing_and_uploading_at_once(hub, written, tmp_path, capsys):
     model = str(written.parent / "model")
     words = ["publish", model, "--output", str(tmp_path / "x"), "--hf_repo", REPO]
-    sslam.main(words)
+    sslam(words)
     assert f"uploaded: {hub.url}/{REPO}" in capsys.readouterr().out
     assert hub.files(REPO) == content(tmp_path / "x")
     assert "# tiny" in (tmp_path / "x/README.md").read_text()
@@ -250,8 +250,8 @@ def test_what_was_uploaded_is_loaded_by_its_name(hub, folder, tmp_path):
         "PATH": os.environ["PATH"],
     }
     code = (
-        "from espnet2_sslam.bin import sslam\n"
-        f"sslam.main(['publish', {str(folder)!r}, '--hf_repo', {REPO!r}])\n"
+        "from espnet2_sslam.bin.cli import main as sslam\n"
+        f"sslam(['publish', {str(folder)!r}, '--hf_repo', {REPO!r}])\n"
         "from espnet2_sslam import SSLAM\n"
         f"print(SSLAM.from_pretrained({REPO!r}))\n"
     )
