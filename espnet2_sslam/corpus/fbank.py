@@ -1,7 +1,6 @@
 """Un-normalised log-mel of formatted audio: in kaldi ark files, and its statistics."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,10 +10,11 @@ import numpy as np
 import soundfile
 import torch
 
-from espnet2_sslam.corpus.datadir import read_table, write_atomically
-from espnet2_sslam.corpus.formatting import Record
+from espnet2_sslam.corpus.dump import Record
+from espnet2_sslam.corpus.lists import read_table, write_table
 from espnet2_sslam.corpus.parallel import parallel_map
 from espnet2_sslam.features import kaldi_fbank
+from espnet2_sslam.store import replacing
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS
 
 PIECE_FRAMES = 6_000  # one minute: bounds the memory on long audio
@@ -94,21 +94,15 @@ def _write_ark(records: list[Record], folder: Path) -> list[tuple[str, int]]:
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
     ark, scp = folder / f"{name}.ark", folder / f"{name}.scp"
     if not _is_whole(ark, scp, len(records)):
-        part = folder / f".{name}.ark.tmp-{os.getpid()}"
-        lines = {}
-        try:
-            with open(part, "wb") as file:
-                for i, record in enumerate(records):
-                    key = f"{i:06d}"
-                    fbank = _whole_fbank(record)
-                    lines[key] = f"{file.tell() + len(key) + 1} {len(fbank)}"
-                    kaldiio.save_ark(file, {key: fbank})
-                file.flush()
-            lines["size"] = str(part.stat().st_size)
-            os.replace(part, ark)
-        finally:
-            part.unlink(missing_ok=True)
-        write_atomically(scp, "".join(f"{k} {v}\n" for k, v in lines.items()))
+        lines = []
+        with replacing(ark) as part, open(part, "wb") as file:
+            for i, record in enumerate(records):
+                key = f"{i:06d}"
+                fbank = _whole_fbank(record)
+                lines.append((key, f"{file.tell() + len(key) + 1} {len(fbank)}"))
+                kaldiio.save_ark(file, {key: fbank})
+            size = file.tell()
+        write_table(scp, [*lines, ("size", size)])
     table = read_table(scp)
     del table["size"]
     offsets = (line.split() for line in table.values())
