@@ -1,4 +1,4 @@
-"""Stage 1: ESC-50, with the official folds or with folds made anew."""
+"""Data preparation: ESC-50, with the official folds or with folds made anew."""
 
 import csv
 import sys
@@ -7,14 +7,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from espnet2_sslam.corpus import (
-    hold_out,
-    make_dump,
-    partition_groups,
-    read_corpus,
-    read_downstream,
-    read_table,
-)
+from espnet2_sslam.corpus import (hold_out, make_dump, partition_groups,
+                                  read_corpus, read_downstream, read_table)
 from tests.corpus_case import LOCAL, error_line, real_audio
 
 sys.path.insert(0, str(LOCAL))

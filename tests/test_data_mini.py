@@ -1,4 +1,4 @@
-"""Stage 1: the embedded corpus."""
+"""Data preparation: the embedded corpus."""
 
 import sys
 from collections import Counter
@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet2_sslam.corpus import read_classes, read_corpus, read_downstream, read_table
+from espnet2_sslam.corpus import (read_classes, read_corpus, read_downstream,
+                                  read_table)
 from espnet2_sslam.units import FRAME_LENGTH
 from tests.corpus_case import LOCAL, error_line
 
 sys.path.insert(0, str(LOCAL))
 import data_mini  # noqa: E402
-from mini_sounds import KINDS  # noqa: E402
+from data_mini import KINDS  # noqa: E402
 
 SCALE = 0.02
 

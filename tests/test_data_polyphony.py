@@ -9,25 +9,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet2_sslam.corpus import (
-    LEVEL,
-    Part,
-    Source,
-    choose,
-    fit,
-    mix,
-    random_numbers,
-    read_downstream,
-    read_sources,
-    read_table,
-    sounding_level,
-)
+from espnet2_sslam.corpus import read_downstream, read_table
 from tests.corpora import esc50
 from tests.corpus_case import LOCAL, error_line, noise, real_audio
 
 sys.path.insert(0, str(LOCAL))
 import data_esc50  # noqa: E402
 import data_polyphony  # noqa: E402
+from data_polyphony import (LEVEL, Part, Source, choose, fit,  # noqa: E402
+                            mix, random_numbers, read_sources, sounding_level)
 
 SMALL = "--degrees 1 2 4 --train_clips 12 --valid_clips 6 --test_clips 4".split()
 

@@ -52,7 +52,9 @@ def _in_processes(function: Callable, items: Iterable, nj: int, chunk: int) -> I
 
     options = {"initializer": _watch, "initargs": (os.getpid(),)}
     with parallel_config("loky", inner_max_num_threads=1, **options):
-        workers = Parallel(nj, return_as="generator", batch_size=chunk)
+        workers = Parallel(
+            nj, return_as="generator", batch_size=chunk  # type: ignore[arg-type]
+        )
     try:
         yield from workers(delayed(function)(item) for item in items)
     except TerminatedWorkerError:
