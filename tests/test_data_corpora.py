@@ -1,4 +1,4 @@
-"""Data preparation for every corpus of the paper, on miniatures of their official layouts."""
+"""Data preparation for every corpus of the paper, on miniatures of their layouts."""
 
 import csv
 import importlib
@@ -12,10 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet2_sslam.bin.data_report import write_report
-from espnet2_sslam.corpus import (label_name, label_word, make_dump,
-                                  read_corpus, read_downstream, read_table)
-from tests.corpora import (audioset, fsd50k, idmt_desed_fl, manifest, spass,
-                           speechcommands, urbansed)
+from espnet2_sslam.corpus import (
+    label_name,
+    label_word,
+    make_dump,
+    read_corpus,
+    read_downstream,
+    read_table,
+)
+from tests.corpora import (
+    audioset,
+    fsd50k,
+    idmt_desed_fl,
+    manifest,
+    spass,
+    speechcommands,
+    urbansed,
+)
 from tests.corpus_case import LOCAL, error_line
 
 sys.path.insert(0, str(LOCAL))

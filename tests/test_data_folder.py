@@ -10,7 +10,7 @@ from espnet2_sslam.corpus import read_corpus, read_downstream, read_table
 from tests.corpus_case import LOCAL, error_line, real_audio
 
 sys.path.insert(0, str(LOCAL))
-import data_folder  # noqa: E402
+import data_folder
 
 
 def touch(folder, *names):

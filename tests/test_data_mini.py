@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet2_sslam.corpus import (read_classes, read_corpus, read_downstream,
-                                  read_table)
+from espnet2_sslam.corpus import read_classes, read_corpus, read_downstream, read_table
 from espnet2_sslam.units import FRAME_LENGTH
 from tests.corpus_case import LOCAL, error_line
 
 sys.path.insert(0, str(LOCAL))
-import data_mini  # noqa: E402
-from data_mini import KINDS  # noqa: E402
+import data_mini
+from data_mini import KINDS
 
 SCALE = 0.02
 

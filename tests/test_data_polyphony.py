@@ -14,12 +14,32 @@ from tests.corpora import esc50
 from tests.corpus_case import LOCAL, error_line, noise, real_audio
 
 sys.path.insert(0, str(LOCAL))
-import data_esc50  # noqa: E402
-import data_polyphony  # noqa: E402
-from data_polyphony import (LEVEL, Part, Source, choose, fit,  # noqa: E402
-                            mix, random_numbers, read_sources, sounding_level)
+import data_esc50
+import data_polyphony
+from data_polyphony import (
+    LEVEL,
+    Part,
+    Source,
+    choose,
+    fit,
+    mix,
+    random_numbers,
+    read_sources,
+    sounding_level,
+)
 
-SMALL = "--degrees 1 2 4 --train_clips 12 --valid_clips 6 --test_clips 4".split()
+SMALL = [
+    "--degrees",
+    "1",
+    "2",
+    "4",
+    "--train_clips",
+    "12",
+    "--valid_clips",
+    "6",
+    "--test_clips",
+    "4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +232,17 @@ def test_real_clips_give_ten_different_sounds(tmp_path):
     folder = real_audio("esc50-mini")
     data_esc50.main(["--corpus_dir", str(folder), "--datadir", str(tmp_path / "esc")])
     words = ["--corpus_dir", tmp_path / "esc", "--datadir", tmp_path / "poly"]
-    words += "--degrees 1 10 --train_clips 2 --valid_clips 2 --test_clips 3".split()
+    words += [
+        "--degrees",
+        "1",
+        "10",
+        "--train_clips",
+        "2",
+        "--valid_clips",
+        "2",
+        "--test_clips",
+        "3",
+    ]
     data_polyphony.main([str(word) for word in words])
     text = read_table(tmp_path / "poly/polyphony/degree_10/text")
     assert [len(labels.split()) for labels in text.values()] == [10] * 3

@@ -135,7 +135,7 @@ def test_content_hash_tells_changed_audio_and_labels(tmp_path):
     first = hashes("a")
     assert hashes("b") == first  # wherever the files lie
     for name, edit in (("c", new_audio), ("d", new_label)):
-        assert sum(a != b for a, b in zip(hashes(name, edit), first)) == 1
+        assert sum(a != b for a, b in zip(hashes(name, edit), first, strict=True)) == 1
 
 
 def test_report_on_an_unfinished_or_damaged_dump_says_what_to_run(tmp_path, capsys):

@@ -17,18 +17,40 @@ import torch
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.format_audio import main
-from espnet2_sslam.corpus import (clip_labels, label_vector, make_dump,
-                                  read_classes, read_table)
+from espnet2_sslam.corpus import (
+    clip_labels,
+    label_vector,
+    make_dump,
+    read_classes,
+    read_table,
+)
 from espnet2_sslam.corpus.fbank import fbank_pieces
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.store import lock
-from tests.corpus_case import (ROOT, error_line, make_bad, make_corpus, noise,
-                               real_audio, replace_line)
+from tests.corpus_case import (
+    ROOT,
+    error_line,
+    make_bad,
+    make_corpus,
+    noise,
+    real_audio,
+    replace_line,
+)
 
-BAD_KINDS = (
-    "missing empty text no_frames one_sample short truncated nan infinity "
-    "truncated.flac truncated.mp3 truncated.ogg"
-).split()
+BAD_KINDS = [
+    "missing",
+    "empty",
+    "text",
+    "no_frames",
+    "one_sample",
+    "short",
+    "truncated",
+    "nan",
+    "infinity",
+    "truncated.flac",
+    "truncated.mp3",
+    "truncated.ogg",
+]
 
 
 def tree(folder):
@@ -369,9 +391,8 @@ def test_segments_are_refused(tmp_path):
 
 def test_two_runs_at_once_do_not_write_into_each_other(tmp_path):
     datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
-    with lock(dump / ".lock"):
-        with pytest.raises(ValueError, match="another run"):
-            make_dump(datadir, dump)
+    with lock(dump / ".lock"), pytest.raises(ValueError, match="another run"):
+        make_dump(datadir, dump)
 
 
 def test_real_clips_are_all_usable(tmp_path):

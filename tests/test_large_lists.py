@@ -14,7 +14,7 @@ from tests.corpora import large
 from tests.corpus_case import LOCAL, ROOT
 
 sys.path.insert(0, str(LOCAL))
-import data_audioset  # noqa: E402
+import data_audioset
 
 GIB = 2**30
 CLIPS = 2_063_949  # training segments of AudioSet-2M
@@ -68,9 +68,10 @@ from pathlib import Path
 from espnet2_sslam.corpus import dump
 from espnet2_sslam.corpus import Record
 
-def fake(job):
-    code = hashlib.sha256(job.source.encode()).hexdigest()
-    return Record(job.source, job.audio, 10**6, 1, code, 10**5, code, 160000)
+def fake(source, outdir, audio_format, link_ok):
+    code = hashlib.sha256(source.encode()).hexdigest()
+    audio = str(dump.target_path(outdir, source, audio_format))
+    return Record(source, audio, 10**6, 1, code, 10**5, code, 160000)
 
 dump.format_file = fake
 folder = Path(sys.argv[1])
@@ -180,10 +181,11 @@ def test_weights_and_labels_of_a_long_list_are_found_by_id(tmp_path):
             read_weights(folder / "weights", chosen)
 
 
-def fake_record(job):
+def fake_record(source, outdir, audio_format, link_ok):
     """What formatting would say of a file, without it."""
-    code = hashlib.sha256(job.source.encode()).hexdigest()
-    return Record(job.source, job.audio, 10**6, 1, code, 10**5, code, 160000)
+    code = hashlib.sha256(source.encode()).hexdigest()
+    audio = str(dump.target_path(outdir, source, audio_format))
+    return Record(source, audio, 10**6, 1, code, 10**5, code, 160000)
 
 
 def test_no_step_on_a_long_list_keeps_a_record_in_memory(tmp_path, monkeypatch):

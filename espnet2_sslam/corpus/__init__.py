@@ -11,7 +11,6 @@ from espnet2_sslam.corpus.lists import (
     Clip,
     CorpusWriter,
     Downstream,
-    Split,
     class_balanced_weights,
     clip_labels,
     find_splits,
@@ -27,7 +26,6 @@ from espnet2_sslam.corpus.lists import (
     slug,
     table_lines,
     unique_words,
-    write_downstream,
     write_table,
 )
 from espnet2_sslam.corpus.parallel import parallel_map
@@ -44,15 +42,14 @@ from espnet2_sslam.store import write_text as write_atomically
 __all__ = [
     "AUDIO_FORMATS",
     "CLASS_FILE",
+    "STATS_SPLIT",
+    "TASKS",
+    "WEIGHT_FILE",
     "Clip",
     "CorpusWriter",
     "Downstream",
     "Record",
     "RecordBook",
-    "STATS_SPLIT",
-    "Split",
-    "TASKS",
-    "WEIGHT_FILE",
     "class_balanced_weights",
     "clip_labels",
     "collect",
@@ -77,6 +74,5 @@ __all__ = [
     "unique_words",
     "warnings",
     "write_atomically",
-    "write_downstream",
     "write_table",
 ]

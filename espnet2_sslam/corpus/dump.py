@@ -11,7 +11,8 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,15 +58,6 @@ PROBLEM_COLUMNS = "split\tid\tfile\treason\taction"
 
 
 @dataclass(frozen=True)
-class Job:
-    """One file to format; `audio` is where its result goes, absolute."""
-
-    source: str
-    audio: str
-    link_ok: bool = False
-
-
-@dataclass(frozen=True)
 class Record:
     """What became of one source file.
 
@@ -93,7 +85,9 @@ def target_path(folder: Path, source: str, audio_format: str) -> Path:
     return Path(folder) / "audio" / code[:2] / f"{name}-{code[:12]}.{audio_format}"
 
 
-def format_file(job: Job) -> Record:
+def format_file(
+    source: str, outdir: Path, audio_format: str, link_ok: bool = False
+) -> Record:
     """Validate one file and write it as 16 kHz mono 16-bit audio.
 
     With `link_ok` a file that is 16 kHz mono WAV or FLAC is validated and used where
@@ -102,34 +96,25 @@ def format_file(job: Job) -> Record:
     Raises:
         OSError: The result cannot be written (a full disk): everything must stop.
     """
-    source: dict = {"source": job.source}
-    try:
-        stat, digest = _fingerprint(job.source)
-        source.update(
-            source_bytes=stat.st_size,
-            source_mtime_ns=stat.st_mtime_ns,
-            source_sha256=digest,
-        )
-        if job.link_ok and is_formatted(job.source):
-            result = _read_samples(job.source)
-            result.update(audio=job.source, audio_bytes=stat.st_size)
-        else:
-            result = _convert(job.source, Path(job.audio))
-    except AudioError as error:
-        return Record(**source, problem=error.reason)
-    except soundfile.SoundFileError as error:
-        return Record(**source, problem=f"not audio: {error}")
-    return Record(**source, **result)
-
-
-def _fingerprint(source: str) -> tuple[os.stat_result, str]:
-    """Return the status and SHA-256 of a source file, or raise AudioError."""
+    record = Record(source)
     if not os.path.isfile(source):
-        raise AudioError(source, "missing: there is no such file")
+        return replace(record, problem="missing: there is no such file")
     try:
-        return os.stat(source), sha256(source)
+        stat = os.stat(source)
+        record = Record(source, "", stat.st_size, stat.st_mtime_ns, sha256(source))
     except OSError as error:
-        raise AudioError(source, f"unreadable: {error.strerror}") from None
+        return replace(record, problem=f"unreadable: {error.strerror}")
+    try:
+        if link_ok and is_formatted(source):
+            result = _read_samples(source)
+            result.update(audio=source, audio_bytes=stat.st_size)
+        else:
+            result = _convert(source, target_path(outdir, source, audio_format))
+    except AudioError as error:
+        return replace(record, problem=error.reason)
+    except soundfile.SoundFileError as error:
+        return replace(record, problem=f"not audio: {error}")
+    return replace(record, **result)
 
 
 def _read_samples(source: str, write: Callable | None = None) -> dict:
@@ -238,23 +223,23 @@ class RecordBook:
         assert record is not None, name
         return record
 
-    def reusable(self, job: Job) -> bool:
-        """Whether source and result still are what an earlier run's record says."""
-        record = self.get(job.source)
-        if record is None or record.problem:
-            return False
-        if record.audio not in (job.audio, job.source if job.link_ok else None):
+    def reusable(self, source: str, places: Sequence[str]) -> bool:
+        """Whether source and result still are what an earlier run's record says.
+
+        Args:
+            source: The source file.
+            places: Where its result may lie.
+        """
+        record = self.get(source)
+        if record is None or record.problem or record.audio not in places:
             return False
         try:
-            source, audio = os.stat(job.source), os.stat(record.audio)
-            if (source.st_size, audio.st_size) != (
-                record.source_bytes,
-                record.audio_bytes,
-            ):
-                return False
-            if source.st_mtime_ns == record.source_mtime_ns:
-                return True
-            return sha256(job.source) == record.source_sha256
+            stat = os.stat(source)
+            sizes = stat.st_size, os.stat(record.audio).st_size
+            return sizes == (record.source_bytes, record.audio_bytes) and (
+                stat.st_mtime_ns == record.source_mtime_ns
+                or sha256(source) == record.source_sha256
+            )
         except OSError:
             return False
 
@@ -420,17 +405,18 @@ def _format_all(
     sources: Sequence[str], outdir: Path, audio_format: str, link_ok: bool, nj: int
 ) -> RecordBook:
     """Format every file once, however many splits use it; return the records of all."""
-
-    def job(source: str) -> Job:
-        return Job(source, str(target_path(outdir, source, audio_format)), link_ok)
-
     book = RecordBook(outdir)
-    waiting = [source for source in sources if not book.reusable(job(source))]
+    waiting = []
+    for source in sources:
+        target = str(target_path(outdir, source, audio_format))
+        if not book.reusable(source, (target, source) if link_ok else (target,)):
+            waiting.append(source)
     if len(waiting) < len(sources):
         done = len(sources) - len(waiting)
         logging.info("%d of %d files are formatted already", done, len(sources))
-    jobs = map(job, waiting)  # made one by one: a job holds two long paths
-    book.append(parallel_map(format_file, jobs, nj, "audio", total=len(waiting)))
+    options = {"outdir": outdir, "audio_format": audio_format, "link_ok": link_ok}
+    work = partial(format_file, **options)
+    book.append(parallel_map(work, waiting, nj, "audio"))
     book.finish(sources)
     return book
 

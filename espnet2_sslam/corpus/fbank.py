@@ -57,7 +57,7 @@ def fbank_statistics(paths: Sequence[str], nj: int) -> dict[str, float]:
     if not paths:
         raise ValueError("fbank statistics need at least one clip, got none")
     sums = parallel_map(fbank_sums, paths, nj, "fbank statistics")
-    frames, total, squares = (sum(column) for column in zip(*sums))
+    frames, total, squares = (sum(column) for column in zip(*sums, strict=True))
     count = frames * NUM_MEL_BINS
     mean = total / count
     variance = max(0.0, squares / count - mean**2)
@@ -82,8 +82,10 @@ def write_fbanks(
     (folder / "feats").mkdir(parents=True, exist_ok=True)
     work = partial(_write_ark, folder=folder / "feats")
     locations: dict[str, tuple[str, int]] = {}
-    for scp, part in zip(parallel_map(work, parts, nj, "fbank arks", chunk=1), parts):
-        for record, (where, frames) in zip(part, scp):
+    for scp, part in zip(
+        parallel_map(work, parts, nj, "fbank arks", chunk=1), parts, strict=True
+    ):
+        for record, (where, frames) in zip(part, scp, strict=True):
             locations[record.audio] = (where, frames)
     return locations
 

@@ -9,6 +9,7 @@ Two million clips fit: lists are read line by line, and a clip is a few strings.
 """
 
 import csv
+import itertools
 import logging
 import os
 import re
@@ -309,15 +310,6 @@ def read_downstream(datadir: str | Path) -> list[Downstream]:
     return runs
 
 
-def write_downstream(datadir: str | Path, runs: Iterable[Downstream]) -> None:
-    """Write downstream.txt, one training run a line (an empty file for none)."""
-    lines = (
-        f"{run.name} {run.task} {run.train} {run.valid} {','.join(run.tests)}"
-        for run in runs
-    )
-    write_lines(Path(datadir) / DOWNSTREAM_FILE, lines)
-
-
 def find_splits(datadir: str | Path) -> list[str]:
     """Return the splits' relative paths: of splits.txt, else all with a wav.scp.
 
@@ -542,7 +534,7 @@ class CorpusWriter:
             else:
                 rows.append((clip.key, clip.path, clip.labels, clip.speaker))
         rows.sort()
-        for before, after in zip(rows, rows[1:]):
+        for before, after in itertools.pairwise(rows):
             if before[0] == after[0]:
                 raise ValueError(
                     f"{split}: the id {after[0]!r} occurs twice, for {before[1]} and "
@@ -587,11 +579,15 @@ class CorpusWriter:
             write_lines(path, (f"{word}\t{text}" for word, text in names))
 
     def finish(self, runs: Iterable[Downstream]) -> None:
-        """Write notes.txt, splits.txt and downstream.txt: the corpus is prepared."""
+        """Write notes.txt, splits.txt and downstream.txt (a run a line): all done."""
         notes = "\n".join(self.notes).rstrip()
         write_text(self.datadir / NOTES_FILE, f"{notes}\n")
         write_lines(self.datadir / SPLITS_FILE, sorted(self.splits))
-        write_downstream(self.datadir, runs)
+        lines = (
+            f"{run.name} {run.task} {run.train} {run.valid} {','.join(run.tests)}"
+            for run in runs
+        )
+        write_lines(self.datadir / DOWNSTREAM_FILE, lines)
 
 
 def _weights(rows: list[tuple[str, str, str, str]]) -> Iterator[tuple[str, str]]:

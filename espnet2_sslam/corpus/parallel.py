@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -15,11 +15,10 @@ LOG_INTERVAL = 30.0  # seconds between two progress lines
 
 def parallel_map(
     function: Callable,
-    items: Iterable,
+    items: Sequence,
     nj: int,
     what: str,
     chunk: int = 8,
-    total: int | None = None,
 ) -> Iterator:
     """Iterate over `function(item)` in the order of `items`.
 
@@ -29,7 +28,6 @@ def parallel_map(
         nj: Processes.
         what: Name of the work for progress lines.
         chunk: Items handed to a process at a time.
-        total: How many `items` are, if they have no length.
 
     Raises:
         ValueError: `nj` is not positive.
@@ -37,12 +35,11 @@ def parallel_map(
     """
     if nj < 1:
         raise ValueError(f"--nj must be at least 1, got {nj}")
-    total = len(items) if total is None else total  # type: ignore[arg-type]
-    if nj == 1 or total <= chunk:
+    if nj == 1 or len(items) <= chunk:
         results: Iterable = map(function, items)
     else:
         results = _in_processes(function, items, nj, chunk)
-    return _with_progress(results, total, what)
+    return _with_progress(results, len(items), what)
 
 
 def _in_processes(function: Callable, items: Iterable, nj: int, chunk: int) -> Iterator:

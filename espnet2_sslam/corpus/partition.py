@@ -50,17 +50,15 @@ def partition_groups(
     ]
     parts: dict[str, int] = {}
     sizes = Counter()  # groups in each part
-    for left, name in zip(range(len(order), 0, -1), order):
+    for left, name in zip(range(len(order), 0, -1), order, strict=True):
         counts = Counter(lb for clip in members[name] for lb in ("", *labels[clip]))
 
-        def need(part: int) -> tuple[float, float]:
-            # How much it lacks the labels of the group; then how much it lacks clips.
-            missing = lacking[part]
-            return sum(missing[label] for label in counts if label), missing[""]
-
+        # How much each part lacks the group's labels; then how much it lacks clips.
+        need = [(sum(of[lb] for lb in counts if lb), of[""]) for of in lacking]
         empty = [part for part in range(len(shares)) if not sizes[part]]
         # The last groups go to parts that have none at all.
-        best = max(empty if 0 < len(empty) >= left else range(len(shares)), key=need)
+        choices = empty if 0 < len(empty) >= left else range(len(shares))
+        best = max(choices, key=lambda part, need=need: need[part])
         sizes[best] += 1
         for label, count in counts.items():
             lacking[best][label] -= count

@@ -346,7 +346,7 @@ def _template():
     # Here, as only the report needs it.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    environment = Environment(  # noqa: S701 - plain text, no HTML
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -371,7 +371,7 @@ def _aligned(splits: dict[str, dict]) -> list[str]:
         )
         seconds = (f"{split['seconds'][key]:.2f}" for key in ("min", "mean", "max"))
         rows.append([name, *map(str, counts), f"{split['hours']:.3f}", *seconds])
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
         for row in rows

@@ -35,7 +35,19 @@ from espnet2_sslam.corpus import (
 )
 
 PARTS = {"train": 0.8, "valid": 0.1, "test": 0.1}
-EXTENSIONS = ".wav .flac .mp3 .ogg .opus .oga .aif .aiff .au .w64 .caf".split()
+EXTENSIONS = [
+    ".wav",
+    ".flac",
+    ".mp3",
+    ".ogg",
+    ".opus",
+    ".oga",
+    ".aif",
+    ".aiff",
+    ".au",
+    ".w64",
+    ".caf",
+]
 COLUMNS = {  # column of a table: the names it may have
     "path": ("path", "file", "filename"),
     "labels": ("labels", "label"),

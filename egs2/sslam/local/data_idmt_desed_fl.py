@@ -34,10 +34,18 @@ from espnet2_sslam.corpus import (
 )
 
 SET = "idmt_desed_fl"
-DESED_CLASSES = (
-    "Alarm_bell_ringing Blender Cat Dishes Dog Electric_shaver_toothbrush Frying "
-    "Running_water Speech Vacuum_cleaner"
-).split()
+DESED_CLASSES = [
+    "Alarm_bell_ringing",
+    "Blender",
+    "Cat",
+    "Dishes",
+    "Dog",
+    "Electric_shaver_toothbrush",
+    "Frying",
+    "Running_water",
+    "Speech",
+    "Vacuum_cleaner",
+]
 SPLITS = ("train", "valid", "test")
 SHARES = (0.8, 0.1, 0.1)
 EXPECTED = (

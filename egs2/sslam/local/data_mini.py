@@ -179,7 +179,7 @@ def bell(rng, num_samples):
         t = _time(limit)
         parts = (
             gain * np.sin(2 * np.pi * pitch * ratio * t) * np.exp(-decay * ratio * t)
-            for ratio, gain in zip(ratios, gains)
+            for ratio, gain in zip(ratios, gains, strict=True)
             if pitch * ratio < SAMPLE_RATE / 2
         )
         return _fade(sum(parts), 0.002)
@@ -214,7 +214,9 @@ def engine(rng, num_samples):
     phase = _phase(_log_uniform(rng, 30, 120) * (1 + slow))
     harmonics = np.arange(1, 25)
     gains = rng.uniform(0.3, 1.0, len(harmonics)) / harmonics ** rng.uniform(0.3, 0.9)
-    sound = sum(gain * np.sin(k * phase) for k, gain in zip(harmonics, gains))
+    sound = sum(
+        gain * np.sin(k * phase) for k, gain in zip(harmonics, gains, strict=True)
+    )
     pulse = 1 + 0.5 * np.sin(phase / 2)
     return _fade(sound * pulse + 0.3 * rng.standard_normal(num_samples) * pulse, 0.05)
 

@@ -322,7 +322,7 @@ def main(argv=None) -> None:
     work = partial(render, datadir=datadir, seconds=args.seconds)
     clips: dict[str, list[Clip]] = {}
     paths = parallel_map(work, mixtures, args.nj, "mixtures")
-    for mixture, path in zip(mixtures, paths):
+    for mixture, path in zip(mixtures, paths, strict=True):
         labels = " ".join(sorted(part.source.label for part in mixture.parts))
         clips.setdefault(mixture.split, []).append(Clip(mixture.key, path, labels))
     for split, of_split in clips.items():

@@ -34,7 +34,7 @@ from espnet2_sslam.corpus import (
 
 NOISE = "_background_noise_"
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
-KEYWORDS = "yes no up down left right on off stop go".split()
+KEYWORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
 KS1_CLASSES = [*KEYWORDS, UNKNOWN, SILENCE]  # the order of SUPERB
 KS2_CLASSES = 35
 LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}

@@ -16,10 +16,18 @@ from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, slug
 
 SPLITS = {"train": "train", "valid": "validate", "test": "test"}
-CLASSES = (
-    "air_conditioner car_horn children_playing dog_bark drilling engine_idling "
-    "gun_shot jackhammer siren street_music"
-).split()
+CLASSES = [
+    "air_conditioner",
+    "car_horn",
+    "children_playing",
+    "dog_bark",
+    "drilling",
+    "engine_idling",
+    "gun_shot",
+    "jackhammer",
+    "siren",
+    "street_music",
+]
 EXPECTED = (
     "--corpus_dir with audio/{train,validate,test}/*.wav and "
     "annotations/{train,validate,test}/*.txt (or .jams), as in URBAN-SED_v2.0.0"
