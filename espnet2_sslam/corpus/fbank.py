@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import kaldiio
 import numpy as np
 import soundfile
 import torch
@@ -92,6 +91,8 @@ def write_fbanks(
 
 def _write_ark(records: list[Record], folder: Path) -> list[tuple[str, int]]:
     """Write one ark file; location and frames of each record."""
+    import kaldiio  # here, as only this format needs it
+
     content = "\n".join(record.audio_sha256 for record in records)
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
     ark, scp = folder / f"{name}.ark", folder / f"{name}.scp"
