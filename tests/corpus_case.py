@@ -8,13 +8,7 @@ import pytest
 import soundfile
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (
-    CLASS_FILE,
-    Downstream,
-    write_atomically,
-    write_downstream,
-    write_split,
-)
+from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ROOT / "egs2" / "sslam" / "local"
@@ -82,18 +76,20 @@ def make_corpus(folder: Path, clips: int = 6) -> Path:
     datadir, audio = folder / "data", folder / "audio"
     audio.mkdir(parents=True)
     splits = ("pretrain/train", "pretrain/valid", "toy/train", "toy/valid", "toy/test")
+    writer = CorpusWriter(datadir)
     for number, split in enumerate(splits):
-        wav, labels = {}, {}
+        of_split = []
         for i in range(clips):
             key = f"{split.replace('/', '-')}-{i}"
             path = audio / f"{key}.wav"
             soundfile.write(path, noise(8000 + 100 * i, seed=100 * number + i), 16000)
-            wav[key], labels[key] = str(path), [("cat", "dog")[i % 2]]
-        unlabelled = split.startswith("pretrain")
-        write_split(datadir / split, wav, labels=None if unlabelled else labels)
-    write_atomically(datadir / "toy" / CLASS_FILE, "cat\ndog\n")
+            of_split.append(Clip(key, str(path), ("cat", "dog")[i % 2]))
+        labelled = not split.startswith("pretrain")
+        writer.add(split, of_split, labelled=labelled, known_to_exist=True)
+    writer.classes("toy", ["cat", "dog"])
     run = Downstream("toy", "multi_class", "toy/train", "toy/valid", ["toy/test"])
-    write_downstream(datadir, [run])
+    writer.finish([run])
+    (datadir / "splits.txt").unlink()  # splits may be told by their folders as well
     return datadir
 
 

@@ -1,4 +1,4 @@
-"""Stage 1 for every corpus of the paper, on miniatures of their official layouts."""
+"""Data preparation for every corpus of the paper, on miniatures of their layouts."""
 
 import csv
 import importlib
@@ -516,9 +516,8 @@ def test_data_sh_prepares_a_corpus_and_explains_itself(trees, tmp_path):
     assert "1_MatrixLabelsMarket.csv" in shown and "--scenes" in shown
 
 
-def test_every_corpus_has_its_script_and_a_line_in_db_sh():
-    scripts = sorted(path.stem[5:] for path in LOCAL.glob("data_*.sh"))
-    assert scripts == sorted(path.stem[5:] for path in LOCAL.glob("data_*.py"))
+def test_every_corpus_has_a_line_in_db_sh():
+    scripts = sorted(path.stem[5:] for path in LOCAL.glob("data_*.py"))
     db = (LOCAL.parent / "db.sh").read_text()
     for name in set(scripts) - {"mini", "folder", "polyphony"}:
         assert f"\n{name.upper()}=" in db, name

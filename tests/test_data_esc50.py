@@ -1,4 +1,4 @@
-"""Stage 1: ESC-50, with the official folds or with folds made anew."""
+"""Data preparation: ESC-50, with the official folds or with folds made anew."""
 
 import csv
 import sys
@@ -18,7 +18,7 @@ from espnet2_sslam.corpus import (
 from tests.corpus_case import LOCAL, error_line, real_audio
 
 sys.path.insert(0, str(LOCAL))
-import data_esc50  # noqa: E402
+import data_esc50
 
 HEADER = "filename,fold,target,category,esc10,src_file,take"
 
@@ -74,7 +74,7 @@ def test_missing_folds_are_made_anew_and_keep_recordings_together(tmp_path):
             sum([c] == of for of in test.labels.values()) for c in ("dog", "rain")
         ]
         assert counts == [4, 4]
-        for key, source in test.speakers.items():
+        for source in test.speakers.values():
             folds_of[source].add(fold)
     assert {len(folds) for folds in folds_of.values()} == {1}
     assert "made anew" in (tmp_path / "data/notes.txt").read_text()
@@ -148,7 +148,8 @@ def test_hold_out_of_a_tiny_corpus_keeps_one_group_in_each_part():
 def test_real_esc50_clips_give_balanced_folds(tmp_path):
     folder = real_audio("esc50-mini")
     splits = prepare(folder, tmp_path / "data")
-    rows = list(csv.DictReader(open(folder / "meta/esc50.csv")))
+    with open(folder / "meta/esc50.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
     sources = defaultdict(set)
     for row in rows:
         sources[row["category"]].add(row["src_file"])

@@ -1,4 +1,4 @@
-"""Stage 1: any folder of audio files, or a table of them."""
+"""Data preparation: any folder of audio files, or a table of them."""
 
 import logging
 import subprocess
@@ -10,8 +10,7 @@ from espnet2_sslam.corpus import read_corpus, read_downstream, read_table
 from tests.corpus_case import LOCAL, error_line, real_audio
 
 sys.path.insert(0, str(LOCAL))
-import data_folder  # noqa: E402
-from folder_table import read_metadata  # noqa: E402
+import data_folder
 
 
 def touch(folder, *names):
@@ -76,7 +75,7 @@ def test_odd_tables_are_read(tmp_path, name, header, row, bom, newline):
     files = ["a b.wav", "schön/音 1.flac", "c.ogg"]
     lines = [header, *(row.format(file) for file in files), "", "   "]
     (tmp_path / name).write_bytes((bom + newline.join(lines)).encode())
-    clips = read_metadata(tmp_path / name)
+    clips = data_folder.read_metadata(tmp_path / name)
     assert [clip.name for clip in clips] == files
     assert [clip.path for clip in clips] == [tmp_path / file for file in files]
     assert all(clip.labels == ["dog", "cat"] for clip in clips)

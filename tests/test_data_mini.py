@@ -1,4 +1,4 @@
-"""Stage 1: the embedded corpus."""
+"""Data preparation: the embedded corpus."""
 
 import sys
 from collections import Counter
@@ -12,8 +12,8 @@ from espnet2_sslam.units import FRAME_LENGTH
 from tests.corpus_case import LOCAL, error_line
 
 sys.path.insert(0, str(LOCAL))
-import data_mini  # noqa: E402
-from mini_sounds import KINDS  # noqa: E402
+import data_mini
+from data_mini import KINDS
 
 SCALE = 0.02
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet2_sslam.corpus import (
+from espnet2_sslam.corpus import read_downstream, read_table
+from tests.corpora import esc50
+from tests.corpus_case import LOCAL, error_line, noise, real_audio
+
+sys.path.insert(0, str(LOCAL))
+import data_esc50
+import data_polyphony
+from data_polyphony import (
     LEVEL,
     Part,
     Source,
@@ -17,19 +24,22 @@ from espnet2_sslam.corpus import (
     fit,
     mix,
     random_numbers,
-    read_downstream,
     read_sources,
-    read_table,
     sounding_level,
 )
-from tests.corpora import esc50
-from tests.corpus_case import LOCAL, error_line, noise, real_audio
 
-sys.path.insert(0, str(LOCAL))
-import data_esc50  # noqa: E402
-import data_polyphony  # noqa: E402
-
-SMALL = "--degrees 1 2 4 --train_clips 12 --valid_clips 6 --test_clips 4".split()
+SMALL = [
+    "--degrees",
+    "1",
+    "2",
+    "4",
+    "--train_clips",
+    "12",
+    "--valid_clips",
+    "6",
+    "--test_clips",
+    "4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +232,17 @@ def test_real_clips_give_ten_different_sounds(tmp_path):
     folder = real_audio("esc50-mini")
     data_esc50.main(["--corpus_dir", str(folder), "--datadir", str(tmp_path / "esc")])
     words = ["--corpus_dir", tmp_path / "esc", "--datadir", tmp_path / "poly"]
-    words += "--degrees 1 10 --train_clips 2 --valid_clips 2 --test_clips 3".split()
+    words += [
+        "--degrees",
+        "1",
+        "10",
+        "--train_clips",
+        "2",
+        "--valid_clips",
+        "2",
+        "--test_clips",
+        "3",
+    ]
     data_polyphony.main([str(word) for word in words])
     text = read_table(tmp_path / "poly/polyphony/degree_10/text")
     assert [len(labels.split()) for labels in text.values()] == [10] * 3

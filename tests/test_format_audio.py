@@ -1,4 +1,4 @@
-"""Stage 2: validated, restartable formatting that leaves nothing out silently."""
+"""Validated, restartable formatting that leaves nothing out silently."""
 
 import logging
 import os
@@ -17,10 +17,16 @@ import torch
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.format_audio import main
-from espnet2_sslam.corpus import dump as dump_module
-from espnet2_sslam.corpus import make_dump, read_table
+from espnet2_sslam.corpus import (
+    clip_labels,
+    label_vector,
+    make_dump,
+    read_classes,
+    read_table,
+)
 from espnet2_sslam.corpus.fbank import fbank_pieces
 from espnet2_sslam.features import kaldi_fbank
+from espnet2_sslam.store import lock
 from tests.corpus_case import (
     ROOT,
     error_line,
@@ -31,10 +37,20 @@ from tests.corpus_case import (
     replace_line,
 )
 
-BAD_KINDS = (
-    "missing empty text no_frames one_sample short truncated nan infinity "
-    "truncated.flac truncated.mp3 truncated.ogg"
-).split()
+BAD_KINDS = [
+    "missing",
+    "empty",
+    "text",
+    "no_frames",
+    "one_sample",
+    "short",
+    "truncated",
+    "nan",
+    "infinity",
+    "truncated.flac",
+    "truncated.mp3",
+    "truncated.ogg",
+]
 
 
 def tree(folder):
@@ -164,6 +180,56 @@ def test_wrong_lists_are_named_errors(tmp_path, file, old, new, message):
         make_dump(datadir, tmp_path / "dump")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfdog\ncat\n",
+        b"dog\r\ncat\r\n",
+        b"\ndog\n\n  \ncat",
+        b" dog \ncat\n",
+    ],
+    ids=["byte order mark", "CRLF", "blank lines", "blanks around"],
+)
+def test_a_class_list_of_any_editor_is_read(tmp_path, content):
+    path = tmp_path / "classes.txt"
+    path.write_bytes(content)
+    assert read_classes(path) == ["dog", "cat"]
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("dog\nbig cat\n", "line 2: the label 'big cat' holds a blank"),
+        ("dog\ncat\ndog\n", "line 3: the label 'dog' occurs twice"),
+        ("\n", "is empty"),
+        (None, "is missing"),
+    ],
+)
+def test_a_wrong_class_list_is_one_line_that_names_it(tmp_path, text, complaint):
+    path = tmp_path / "classes.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError) as error:
+        read_classes(path)
+    assert complaint in str(error.value) and str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_become_a_vector_of_0_and_1(tmp_path):
+    (tmp_path / "text").write_text("a cat dog\nb\n")
+    index = {"dog": 0, "cow": 1, "cat": 2}
+    vectors = {
+        key: label_vector(of, index) for key, of in clip_labels(tmp_path / "text")
+    }
+    assert {key: v.tolist() for key, v in vectors.items()} == {
+        "a": [1, 0, 1],
+        "b": [0, 0, 0],
+    }
+    assert vectors["a"].dtype == np.float32
+    with pytest.raises(ValueError, match="'bird' is not in the class list"):
+        label_vector(["cat", "bird"], index)
+
+
 @pytest.mark.parametrize("file", ["toy/train/wav.scp", "toy/classes.txt"])
 def test_an_empty_list_is_an_error(tmp_path, file):
     datadir = make_corpus(tmp_path)
@@ -172,57 +238,55 @@ def test_an_empty_list_is_an_error(tmp_path, file):
         make_dump(datadir, tmp_path / "dump")
 
 
-def test_stage_two_before_stage_one_says_so(tmp_path, capsys):
-    assert "stage 1" in error_line(main, capsys, "--datadir", tmp_path / "data")
+def test_formatting_before_preparation_says_so(tmp_path, capsys):
+    assert "prepare the data first" in error_line(
+        main, capsys, "--datadir", tmp_path / "data"
+    )
     assert "--max_bad" in error_line(main, capsys, "--max_bad", 2)
     assert "true or false" in error_line(main, capsys, "--link_ok", "perhaps")
 
 
-def test_a_file_in_several_splits_is_converted_once(tmp_path, monkeypatch):
-    datadir = make_corpus(tmp_path)
+def stamps(dump):
+    """When each formatted file was written, by the name of its source."""
+    return {
+        path.name[:-18]: path.stat().st_mtime_ns for path in dump.glob("audio/*/*.flac")
+    }
+
+
+def test_a_file_in_several_splits_is_converted_once(tmp_path):
+    datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
     shared = str(tmp_path / "audio/toy-train-0.wav")
     replace_line(
         datadir / "pretrain/train/wav.scp",
         "pretrain-train-0",
         f"pretrain-train-0 {shared}",
     )
-    calls = []
-    real = dump_module.format_file
-    monkeypatch.setattr(
-        dump_module, "format_file", lambda job: calls.append(job.source) or real(job)
-    )
-    make_dump(datadir, tmp_path / "dump")
-    assert calls.count(shared) == 1 and len(calls) == 29
-    a = read_table(tmp_path / "dump/pretrain/train/wav.scp")["pretrain-train-0"]
-    assert a == read_table(tmp_path / "dump/toy/train/wav.scp")["toy-train-0"]
+    make_dump(datadir, dump)
+    assert len(stamps(dump)) == 29
+    assert len((dump / "records.jsonl").read_text().splitlines()) == 29
+    a = read_table(dump / "pretrain/train/wav.scp")["pretrain-train-0"]
+    assert a == read_table(dump / "toy/train/wav.scp")["toy-train-0"]
 
 
-def test_a_second_run_redoes_only_what_is_not_valid(tmp_path, monkeypatch):
+def test_a_second_run_redoes_only_what_is_not_valid(tmp_path):
     datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
     make_dump(datadir, dump)
-    before = tree(dump)
-    calls = []
-    real = dump_module.format_file
-    monkeypatch.setattr(
-        dump_module, "format_file", lambda job: calls.append(job.source) or real(job)
-    )
+    before, first = tree(dump), stamps(dump)
     make_dump(datadir, dump)
-    assert calls == [] and tree(dump) == before
+    assert stamps(dump) == first and tree(dump) == before
 
-    audio = {
-        key: read_table(dump / "toy/train/wav.scp")[key]
-        for key in ("toy-train-0", "toy-train-1")
-    }
-    os.unlink(audio["toy-train-0"])
-    with open(audio["toy-train-1"], "r+b") as file:
+    wav = read_table(dump / "toy/train/wav.scp")
+    os.unlink(wav["toy-train-0"])
+    with open(wav["toy-train-1"], "r+b") as file:
         file.truncate(100)
     touched = tmp_path / "audio/toy-train-2.wav"
     os.utime(touched, (1, 1))  # another time, the same content
     changed = tmp_path / "audio/toy-train-3.wav"
     soundfile.write(changed, noise(9000, seed=99), 16000)
     make_dump(datadir, dump)
-    names = {os.path.basename(path) for path in calls}
-    assert names == {f"toy-train-{i}.wav" for i in (0, 1, 3)}
+    second = stamps(dump)
+    redone = {name for name in first if second[name] != first[name]}
+    assert redone == {f"toy-train-{i}" for i in (0, 1, 3)}
     new = read_table(dump / "toy/train/utt2num_samples")
     assert new["toy-train-3"] == "9000"
 
@@ -250,7 +314,7 @@ def test_a_killed_run_is_continued(tmp_path, caplog):
     process.wait()
     done = records.read_bytes().count(b"\n")
     assert 20 <= done < clips + 24 and not (dump / "downstream.txt").exists()
-    left = next(dump.glob("audio/*")) / ".x.flac.tmp-1"
+    left = next(dump.glob("audio/*")) / ".x.flac.1.tmp"
     left.write_bytes(b"half")
     records.write_bytes(records.read_bytes() + b'{"source": "ha')
     caplog.set_level(logging.INFO)
@@ -276,7 +340,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file_that_looks_finished(
     assert "too large" in line and "toy-test-5" in line
     assert not (dump / "downstream.txt").exists()
     assert not list(dump.rglob("*toy-test-5*.flac"))
-    assert not list(dump.rglob("*.tmp-*"))
+    assert not list(dump.rglob("*.tmp"))
     make_dump(datadir, dump)
     assert read_table(dump / "toy/test/utt2num_samples")["toy-test-5"] == "160000"
 
@@ -327,9 +391,8 @@ def test_segments_are_refused(tmp_path):
 
 def test_two_runs_at_once_do_not_write_into_each_other(tmp_path):
     datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
-    with dump_module.locked(dump):
-        with pytest.raises(ValueError, match="another run"):
-            make_dump(datadir, dump)
+    with lock(dump / ".lock"), pytest.raises(ValueError, match="another run"):
+        make_dump(datadir, dump)
 
 
 def test_real_clips_are_all_usable(tmp_path):

@@ -14,7 +14,7 @@ from tests.corpora import large
 from tests.corpus_case import LOCAL, ROOT
 
 sys.path.insert(0, str(LOCAL))
-import data_audioset  # noqa: E402
+import data_audioset
 
 GIB = 2**30
 CLIPS = 2_063_949  # training segments of AudioSet-2M
@@ -61,16 +61,17 @@ def prepare(tmp_path, scale):
     return json.loads(result.stdout)
 
 
-STAGES = {  # without audio, each in a process of its own
-    2: """
+STEPS = {  # without audio, each in a process of its own
+    "formatting": """
 import hashlib, json, resource, sys
 from pathlib import Path
 from espnet2_sslam.corpus import dump
-from espnet2_sslam.corpus.formatting import Record
+from espnet2_sslam.corpus import Record
 
-def fake(job):
-    code = hashlib.sha256(job.source.encode()).hexdigest()
-    return Record(job.source, job.audio, 10**6, 1, code, 10**5, code, 160000)
+def fake(source, outdir, audio_format, link_ok):
+    code = hashlib.sha256(source.encode()).hexdigest()
+    audio = str(dump.target_path(outdir, source, audio_format))
+    return Record(source, audio, 10**6, 1, code, 10**5, code, 160000)
 
 dump.format_file = fake
 folder = Path(sys.argv[1])
@@ -84,7 +85,7 @@ with open(folder / "dump/as2m/train/missing.csv") as missing:
     lost = sum(1 for _ in missing) - 1
 print(json.dumps([usable + lost, marked, memory]))
 """,
-    3: """
+    "report": """
 import json, resource, sys
 from pathlib import Path
 from espnet2_sslam.bin import data_report
@@ -98,10 +99,10 @@ print(json.dumps([split["listed"], 0, memory]))
 }
 
 
-def without_audio(folder, stage):
-    """Run stage 2 or 3 without audio: clips, records in memory, bytes."""
+def without_audio(folder, step):
+    """Run formatting or report without audio: clips, records in memory, bytes."""
     result = subprocess.run(
-        [sys.executable, "-c", STAGES[stage], str(folder)],
+        [sys.executable, "-c", STEPS[step], str(folder)],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
@@ -180,13 +181,14 @@ def test_weights_and_labels_of_a_long_list_are_found_by_id(tmp_path):
             read_weights(folder / "weights", chosen)
 
 
-def fake_record(job):
+def fake_record(source, outdir, audio_format, link_ok):
     """What formatting would say of a file, without it."""
-    code = hashlib.sha256(job.source.encode()).hexdigest()
-    return Record(job.source, job.audio, 10**6, 1, code, 10**5, code, 160000)
+    code = hashlib.sha256(source.encode()).hexdigest()
+    audio = str(dump.target_path(outdir, source, audio_format))
+    return Record(source, audio, 10**6, 1, code, 10**5, code, 160000)
 
 
-def test_stages_1_to_3_of_a_long_list_keep_no_record_in_memory(tmp_path, monkeypatch):
+def test_no_step_on_a_long_list_keeps_a_record_in_memory(tmp_path, monkeypatch):
     datadir = tmp_path / "data"
     large.make(tmp_path / "corpus", datadir / ".index.jsonl", 0.002)
     words = ["--corpus_dir", tmp_path / "corpus", "--datadir", datadir]
@@ -204,14 +206,14 @@ def test_stages_1_to_3_of_a_long_list_keep_no_record_in_memory(tmp_path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_stages_2_and_3_of_two_million_clips_would_stay_below_2_gib(tmp_path):
+def test_formatting_and_report_of_two_million_clips_would_stay_below_2_gib(tmp_path):
     prepare(tmp_path / "small", scale=0.001)
     prepare(tmp_path / "large", scale=0.25)
-    for stage in STAGES:
-        base = without_audio(tmp_path / "small", stage)[2]
-        clips, _, memory = without_audio(tmp_path / "large", stage)
+    for step in STEPS:
+        base = without_audio(tmp_path / "small", step)[2]
+        clips, _, memory = without_audio(tmp_path / "large", step)
         assert clips == 515_987
-        assert base + 4 * (memory - base) < 2 * GIB, stage
+        assert base + 4 * (memory - base) < 2 * GIB, step
 
 
 def test_a_record_book_finds_what_was_appended_and_rewritten(tmp_path):
@@ -225,7 +227,7 @@ def test_a_record_book_finds_what_was_appended_and_rewritten(tmp_path):
     assert list(book.marked) == ["/in/7.wav"]
     book.append([Record("/in/7.wav", "/out/7.flac", num_samples=7)])
     assert book["/in/7.wav"].audio == "/out/7.flac" and not book.marked
-    with open(book.path, "ab") as file:
+    with open(book.journal.path, "ab") as file:
         file.write(b'{"source": "/in/8.w')  # killed here
     again = RecordBook(tmp_path)
     assert again["/in/8.wav"].num_samples == 8

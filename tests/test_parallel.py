@@ -13,7 +13,7 @@ from tests.corpus_case import ROOT
 
 PROGRAM = """
 import os, sys, time
-from espnet2_sslam.corpus.parallel import parallel_map
+from espnet2_sslam.corpus import parallel_map
 
 def work(item):
     time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Stage 3: report on a dump, and the mean and std of its log-mel for training.
+"""Report on a dump, and the mean and std of its log-mel for training.
 
 Writes DUMP/report/report.txt (to read), report.json (the same numbers, with SHA-256 of
 lists and audio) and fbank_stats.json (mean and std of the un-normalised log-mel over
@@ -19,9 +19,9 @@ from espnet2_sslam.corpus import (
     report_text,
     table_lines,
     warnings,
-    write_atomically,
 )
 from espnet2_sslam.corpus.fbank import fbank_statistics
+from espnet2_sslam.store import write_text
 
 MAX_STATS_CLIPS = 100_000  # of 10 s: some ten minutes of one core
 
@@ -44,7 +44,7 @@ def write_report(dump: Path, nj: int, max_stats_clips: int = MAX_STATS_CLIPS) ->
     if not splits:
         raise ValueError(
             f"{dump} has neither {STATS_SPLIT} nor a training split: the log-mel "
-            "statistics need audio to train on, prepare it (stage 1)"
+            "statistics need audio to train on, prepare it"
         )
     lists = (table_lines(dump / name / "wav.scp") for name in splits)
     paths = list(dict.fromkeys(path for lines in lists for _, _, path in lines))
@@ -55,9 +55,9 @@ def write_report(dump: Path, nj: int, max_stats_clips: int = MAX_STATS_CLIPS) ->
     stats = {**fbank_statistics(paths, nj), "split": " ".join(splits)}
     report["fbank"] = {**stats, "num_clips": len(paths)}
     folder = dump / "report"
-    write_atomically(folder / "report.txt", report_text(report))
-    write_atomically(folder / "report.json", json.dumps(report, indent=1) + "\n")
-    write_atomically(folder / "fbank_stats.json", json.dumps(stats) + "\n")
+    write_text(folder / "report.txt", report_text(report))
+    write_text(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    write_text(folder / "fbank_stats.json", json.dumps(stats) + "\n")
     return report
 
 

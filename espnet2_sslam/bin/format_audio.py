@@ -1,4 +1,4 @@
-"""Stage 2: validate all audio and convert it to 16 kHz mono (and log-mel if wanted).
+"""Validate all audio and convert it to 16 kHz mono (and log-mel if wanted).
 
 Reads DATADIR/<set>/<split>/wav.scp, writes OUTDIR/<set>/<split> with the same lists
 plus utt2num_samples (and feats.scp, utt2num_frames). Clips that cannot be used are

@@ -1,62 +1,344 @@
-"""Stage 2: from the lists of a corpus to a dump directory that training can read.
+"""From the lists of a corpus to a dump folder that training can read.
 
-One split is in memory at a time, and the records stay on disk: two million clips fit.
+Every audio file is checked and written as 16 kHz mono 16 bit, whole or not at all; a
+run that was killed goes on from the journal of its records. One split is in memory at
+a time and the records stay on the disk: two million clips fit.
 """
 
-import fcntl
+import hashlib
+import io
 import logging
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
-from espnet2_sslam.corpus.datadir import (
+import numpy as np
+import soundfile
+
+from espnet2_sslam.audio import AudioError, AudioSummary, is_formatted, read_blocks
+from espnet2_sslam.corpus.lists import (
     CLASS_FILE,
     DOWNSTREAM_FILE,
+    LABEL_FILE,
+    MISSING_FILE,
     NOTES_FILE,
     SPLITS_FILE,
+    WEIGHT_FILE,
     find_splits,
-    read_downstream,
+    read_corpus,
+    read_split,
+    slug,
     table_lines,
-    write_atomically,
+    write_speakers,
     write_table,
 )
-from espnet2_sslam.corpus.formatting import (
-    Job,
-    format_file,
-    remove_leftovers,
-    target_path,
-)
-from espnet2_sslam.corpus.labels import LABEL_FILE
 from espnet2_sslam.corpus.parallel import parallel_map
-from espnet2_sslam.corpus.records import RecordBook
-from espnet2_sslam.corpus.splits import checked_splits, read_split
-from espnet2_sslam.corpus.tally import PROBLEM_FILE, Tally
-from espnet2_sslam.corpus.weights import WEIGHT_FILE
-from espnet2_sslam.corpus.writer import MISSING_FILE, atomic_lines
+from espnet2_sslam.store import (
+    Journal,
+    lock,
+    remove_leftovers,
+    replacing,
+    sha256,
+    write_bytes,
+    write_lines,
+    writing,
+)
+from espnet2_sslam.units import SAMPLE_RATE
+
+AUDIO_FORMATS = ("flac", "wav")
+RECORD_FILE = "records.jsonl"
+PROBLEM_FILE = "problems.tsv"
+PROBLEM_COLUMNS = "split\tid\tfile\treason\taction"
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of `folder`.
+# One file
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one source file.
+
+    `problem` says why it cannot be used, `warning` why it is doubtful, both as
+    `<category>: <detail>`. `audio_sha256` is over the 16-bit samples at 16 kHz, so that
+    copies in other containers are found too.
+    """
+
+    source: str
+    audio: str = ""
+    source_bytes: int = 0
+    source_mtime_ns: int = 0
+    source_sha256: str = ""
+    audio_bytes: int = 0
+    audio_sha256: str = ""
+    num_samples: int = 0
+    warning: str = ""
+    problem: str = ""
+
+
+def target_path(folder: Path, source: str, audio_format: str) -> Path:
+    """Return where the formatted copy of `source` lies: one place per source path."""
+    code = hashlib.sha256(source.encode()).hexdigest()
+    name = slug(Path(source).stem)[:60]
+    return Path(folder) / "audio" / code[:2] / f"{name}-{code[:12]}.{audio_format}"
+
+
+def format_file(
+    source: str, outdir: Path, audio_format: str, link_ok: bool = False
+) -> Record:
+    """Validate one file and write it as 16 kHz mono 16-bit audio.
+
+    With `link_ok` a file that is 16 kHz mono WAV or FLAC is validated and used where
+    it lies.
 
     Raises:
-        ValueError: Another run works there.
+        OSError: The result cannot be written (a full disk): everything must stop.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    record = Record(source)
+    if not os.path.isfile(source):
+        return replace(record, problem="missing: there is no such file")
+    try:
+        stat = os.stat(source)
+        record = Record(source, "", stat.st_size, stat.st_mtime_ns, sha256(source))
+    except OSError as error:
+        return replace(record, problem=f"unreadable: {error.strerror}")
+    try:
+        if link_ok and is_formatted(source):
+            result = _read_samples(source)
+            result.update(audio=source, audio_bytes=stat.st_size)
+        else:
+            result = _convert(source, target_path(outdir, source, audio_format))
+    except AudioError as error:
+        return replace(record, problem=error.reason)
+    except soundfile.SoundFileError as error:
+        return replace(record, problem=f"not audio: {error}")
+    return replace(record, **result)
+
+
+def _read_samples(source: str, write: Callable | None = None) -> dict:
+    """Read to the end, hand 16-bit blocks to `write`; return fields of the record."""
+    summary, digest = AudioSummary(), hashlib.sha256()
+    for block in read_blocks(source, summary):
+        # Exact for what was 16-bit audio before.
+        samples = np.clip(np.rint(block * 32768.0), -32768, 32767).astype("<i2")
+        digest.update(samples.tobytes())
+        if write is not None:
+            write(samples)
+    return {
+        "audio_sha256": digest.hexdigest(),
+        "num_samples": summary.num_samples,
+        "warning": summary.warning or "",
+    }
+
+
+class _CheckedFile(io.FileIO):
+    """A file for soundfile to write to that keeps the error which libsndfile eats."""
+
+    error: OSError | None = None
+
+    def write(self, data) -> int:
+        """Write all of `data`; after a first failure nothing more."""
+        rest = memoryview(data)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            while self.error is None and rest:
+                rest = rest[super().write(rest) :]  # a disk that fills takes a part
+        except OSError as error:
+            self.error = error
+        return len(data) - len(rest)
+
+
+def _convert(source: str, target: Path) -> dict:
+    """Write the formatted file and return the fields of its record."""
+    with replacing(target, sync=False) as part, _CheckedFile(part, "wb+") as file:
+        try:
+            form = target.suffix[1:].upper()
+            with soundfile.SoundFile(
+                file, "w", SAMPLE_RATE, 1, "PCM_16", format=form
+            ) as out:
+                result = _read_samples(source, out.write)
+        except (soundfile.SoundFileError, AssertionError):
+            # soundfile asserts that libsndfile wrote everything.
+            if file.error is None:
+                raise
+        if file.error is not None:
+            raise OSError(file.error.errno, file.error.strerror, str(target))
+    return {**result, "audio": str(target), "audio_bytes": target.stat().st_size}
+
+
+# The records of all files
+
+
+class RecordBook:
+    """Records by source path, or by the path of the formatted audio.
+
+    Two million records are too many for the memory. The journal is their place; here is
+    where in it each one lies, and those that a problem or a warning sets apart.
+
+    Args:
+        folder: The dump folder.
+        key: `source` or `audio`.
+    """
+
+    def __init__(self, folder: str | Path, key: str = "source"):
+        self.journal = Journal(Path(folder) / RECORD_FILE)
+        self.key = key
+        self.places: dict[bytes, int] = {}
+        self.marked: dict[str, Record] = {}  # with a problem or a warning, by source
+        self._index()
+
+    def _index(self) -> None:
+        self.places.clear()
+        self.marked.clear()
+        for place, record in self._records():
+            self._remember(record, place)
+
+    def _records(self) -> Iterator[tuple[int, Record]]:
+        names = {field.name for field in fields(Record)}
+        for place, values in self.journal:
+            if set(values) == names:  # not of another version
+                yield place, Record(**values)
+
+    def _remember(self, record: Record, place: int) -> None:
+        """Note where a record lies; a later one of the same file replaces it."""
+        name = getattr(record, self.key)
+        if name:
+            self.places[_code(name)] = place
+        self.marked.pop(record.source, None)
+        if record.problem or record.warning:
+            self.marked[record.source] = record
+
+    def __iter__(self) -> Iterator[Record]:
+        """Iterate over all records, in the order of the journal."""
+        return (record for _, record in self._records())
+
+    def get(self, name: str) -> Record | None:
+        """Return the record of a path, or None."""
+        place = self.places.get(_code(name))
+        return None if place is None else Record(**self.journal.read(place))
+
+    def __getitem__(self, name: str) -> Record:
+        record = self.get(name)
+        assert record is not None, name
+        return record
+
+    def reusable(self, source: str, places: Sequence[str]) -> bool:
+        """Whether source and result still are what an earlier run's record says.
+
+        Args:
+            source: The source file.
+            places: Where its result may lie.
+        """
+        record = self.get(source)
+        if record is None or record.problem or record.audio not in places:
+            return False
+        try:
+            stat = os.stat(source)
+            sizes = stat.st_size, os.stat(record.audio).st_size
+            return sizes == (record.source_bytes, record.audio_bytes) and (
+                stat.st_mtime_ns == record.source_mtime_ns
+                or sha256(source) == record.source_sha256
+            )
+        except OSError:
+            return False
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Take records as they come, each on the disk at once."""
+        with self.journal:
+            for record in records:
+                self._remember(record, self.journal.append(asdict(record)))
+
+    def finish(self, sources: Iterable[str]) -> None:
+        """Rewrite the journal with the records of `sources` (sorted, unique) only."""
+        self.journal.rewrite(asdict(self[source]) for source in sources)
+        self._index()
+
+
+def _code(name: str) -> bytes:
+    """Shorten a path to 16 bytes: half a gigabyte less for two million of them."""
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
+
+
+class Tally:
+    """What came of the clips of each split; lists every problem and warning.
+
+    Args:
+        datadir: Where the lists are.
+        names: The splits.
+        book: Records of all sources.
+        path: Where the problems are written.
+    """
+
+    def __init__(
+        self, datadir: Path, names: Sequence[str], book: RecordBook, path: Path
+    ):
+        self.path = path
+        self.sizes: Counter = Counter()  # clips of each split
+        self.lost: Counter = Counter()  # of them left out
+        self.broken: Counter = Counter()  # left out, by category
+        self.doubtful: Counter = Counter()  # kept with a warning, by category
+        self.first: tuple[str, Record] | None = None
+        with writing(path) as file:
+            file.write(PROBLEM_COLUMNS + "\n")
+            for name in names:
+                for _, key, source in table_lines(datadir / name / "wav.scp"):
+                    self.sizes[name] += 1
+                    record = book.marked.get(source)
+                    if record is None:
+                        continue
+                    reason = record.problem or record.warning
+                    action = "left out" if record.problem else "kept"
+                    file.write(f"{name}\t{key}\t{source}\t{reason}\t{action}\n")
+                    counts = self.broken if record.problem else self.doubtful
+                    counts[reason.split(":")[0]] += 1
+                    if record.problem:
+                        self.lost[name] += 1
+                        self.first = self.first or (key, record)
+
+    def check_share(self, max_bad: float) -> None:
+        """Stop when too many clips, or all clips of a split, are unusable.
+
+        Raises:
+            ValueError: As said.
+        """
+        total, bad = self.sizes.total(), self.lost.total()
+        if self.first is not None and bad > max_bad * total:
+            key, record = self.first
             raise ValueError(
-                f"another run is formatting {folder}: wait for it"
-            ) from None
-        yield
+                f"{bad} of {total} clips cannot be used, more than --max_bad "
+                f"{max_bad:g} allows (first: {key}, {record.source}: "
+                f"{record.problem}); all are listed in {self.path}: repair or remove "
+                "them, or raise --max_bad"
+            )
+        for name, size in self.sizes.items():
+            if self.lost[name] == size:
+                raise ValueError(
+                    f"no usable clip is left in the split {name}; see {self.path}"
+                )
+
+    def summary(self) -> str:
+        """Say in one line what came of the clips."""
+
+        def counts(counter: Counter) -> str:
+            parts = ", ".join(f"{name} {n}" for name, n in sorted(counter.items()))
+            return f" ({parts})" if parts else ""
+
+        total, lost = self.sizes.total(), self.lost.total()
+        line = (
+            f"{total} clips in {len(self.sizes)} splits: {total - lost} usable, "
+            f"{self.doubtful.total()} of them with a warning{counts(self.doubtful)}, "
+            f"{lost} left out{counts(self.broken)}"
+        )
+        return f"{line}; see {self.path}" if self.broken or self.doubtful else line
+
+
+# The dump
 
 
 def make_dump(
-    datadir: Path,
-    outdir: Path,
+    datadir: str | Path,
+    outdir: str | Path,
     *,
     feats_type: str = "raw",
     audio_format: str = "flac",
@@ -67,7 +349,7 @@ def make_dump(
     """Validate and convert all audio of a corpus and write the lists of the dump.
 
     Args:
-        datadir: What data preparation wrote.
+        datadir: The data folder.
         outdir: The dump; downstream.txt appears there last.
         feats_type: `raw`, or `fbank` to write un-normalised log-mel as well.
         audio_format: `flac` or `wav`, 16 kHz mono 16 bit.
@@ -83,134 +365,113 @@ def make_dump(
         OSError: The dump cannot be written.
     """
     datadir, outdir = Path(datadir), Path(outdir).resolve()
-    sources = check_lists(datadir)
+    # All lists are checked before hours are spent on audio.
+    sources = _all_sources(datadir)
     names = find_splits(datadir)
-    with locked(outdir):
+    busy = f"another run is formatting {outdir}: wait for it"
+    with lock(outdir / ".lock", busy):
         (outdir / DOWNSTREAM_FILE).unlink(missing_ok=True)
-        remove_leftovers(outdir)
-        book = format_all(sources, outdir, audio_format, link_ok, nj)
+        for folder in (outdir, *outdir.rglob("*/")):
+            remove_leftovers(folder)
+        book = _format_all(sources, outdir, audio_format, link_ok, nj)
         del sources
         tally = Tally(datadir, names, book, outdir / PROBLEM_FILE)
         tally.check_share(max_bad)
         for name in names:
-            _write_lists(datadir, name, book, outdir)
+            _write_split(datadir, name, book, outdir)
         if feats_type == "fbank":
-            _write_feats(datadir, names, book, outdir, nj)
-        _copy_shared_files(datadir, outdir, names)
-    return tally.summary(outdir)
+            _write_feats(names, book, outdir, nj)
+        for source in sorted(datadir.glob(f"*/{CLASS_FILE}")):
+            if (outdir / source.parent.name).is_dir():
+                for file in (source, source.with_name(LABEL_FILE)):
+                    _copy(file, outdir / source.parent.name / file.name)
+        notes = datadir / NOTES_FILE
+        write_bytes(outdir / NOTES_FILE, notes.read_bytes() if notes.is_file() else b"")
+        write_lines(outdir / SPLITS_FILE, names)
+        _copy(datadir / DOWNSTREAM_FILE, outdir / DOWNSTREAM_FILE)
+    return tally.summary()
 
 
-def check_lists(datadir: Path) -> list[str]:
-    """Read and check every list; the paths of all audio, sorted, each once."""
-    sources = set()
-    for split in checked_splits(datadir):
+def _all_sources(datadir: Path) -> list[str]:
+    """Read and check every list; return the paths of all audio, sorted, each once."""
+    sources: set[str] = set()
+    for split in read_corpus(datadir):
         sources.update(split.wav.values())
         del split  # before the next one is read
     return sorted(sources)
 
 
-class Jobs(Sequence):
-    """The jobs of some sources, made when they are asked for."""
-
-    def __init__(self, sources, outdir: Path, audio_format: str, link_ok: bool):
-        self.sources, self.outdir = sources, outdir
-        self.audio_format, self.link_ok = audio_format, link_ok
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        source = self.sources[index]
-        target = target_path(self.outdir, source, self.audio_format)
-        return Job(source, str(target), self.link_ok)
-
-
-def format_all(
+def _format_all(
     sources: Sequence[str], outdir: Path, audio_format: str, link_ok: bool, nj: int
 ) -> RecordBook:
-    """Format every file once, however many splits use it; the records of all."""
+    """Format every file once, however many splits use it; return the records of all."""
     book = RecordBook(outdir)
-    jobs = Jobs(sources, outdir, audio_format, link_ok)
-    waiting = [job.source for job in jobs if book.reusable(job) is None]
-    if len(waiting) < len(jobs):
-        done = len(jobs) - len(waiting)
-        logging.info("%d of %d files are formatted already", done, len(jobs))
-    jobs = Jobs(waiting, outdir, audio_format, link_ok)
-    book.append(parallel_map(format_file, jobs, nj, "audio"))
+    waiting = []
+    for source in sources:
+        target = str(target_path(outdir, source, audio_format))
+        if not book.reusable(source, (target, source) if link_ok else (target,)):
+            waiting.append(source)
+    if len(waiting) < len(sources):
+        done = len(sources) - len(waiting)
+        logging.info("%d of %d files are formatted already", done, len(sources))
+    options = {"outdir": outdir, "audio_format": audio_format, "link_ok": link_ok}
+    work = partial(format_file, **options)
+    book.append(parallel_map(work, waiting, nj, "audio"))
     book.finish(sources)
     return book
 
 
-def _write_lists(datadir: Path, name: str, book: RecordBook, outdir: Path) -> None:
-    """Write the lists of one split of the dump, line by line."""
+def _write_split(datadir: Path, name: str, book: RecordBook, outdir: Path) -> None:
+    """Write the lists of one split of the dump."""
     split = read_split(datadir, name)
-    folder = outdir / name
     weights = _read_weights(datadir / name / WEIGHT_FILE, split.wav)
-    wanted = ["wav.scp", "utt2spk", "utt2num_samples"]
-    for list_name, there in (("text", split.labels), (WEIGHT_FILE, weights)):
-        if there is None:
-            (folder / list_name).unlink(missing_ok=True)
-        else:
-            wanted.append(list_name)
-    by_speaker: dict[str, list[str]] = {}
-    if not split.speakers:
-        wanted.append("spk2utt")  # line by line; each clip is its own speaker
-    with ExitStack() as stack:
-        files = {n: stack.enter_context(atomic_lines(folder / n)) for n in wanted}
+    folder, labels = outdir / name, split.labels
+    keys = []
+    with (
+        writing(folder / "wav.scp") as wav,
+        writing(folder / "utt2num_samples") as samples,
+    ):
         for key in sorted(split.wav):
             record = book[split.wav[key]]
-            if record.problem:
-                continue
-            speaker = split.speakers.get(key, key)
-            if split.speakers:
-                by_speaker.setdefault(speaker, []).append(key)
-            values = {
-                "wav.scp": record.audio,
-                "utt2spk": speaker,
-                "spk2utt": key,
-                "utt2num_samples": record.num_samples,
-            }
-            if split.labels is not None:
-                values["text"] = " ".join(split.labels[key])
-            if weights is not None:
-                values[WEIGHT_FILE] = f"{weights[key]:.9g}"
-            for list_name, file in files.items():
-                file.write(f"{key} {values[list_name]}".rstrip() + "\n")
-    if split.speakers:
-        with atomic_lines(folder / "spk2utt") as file:
-            for speaker in sorted(by_speaker):
-                file.write(f"{speaker} {' '.join(by_speaker[speaker])}\n")
+            if not record.problem:
+                keys.append(key)
+                wav.write(f"{key} {record.audio}\n")
+                samples.write(f"{key} {record.num_samples}\n")
+    write_speakers(folder, keys, split.speakers)
+    text = None if labels is None else ((key, " ".join(labels[key])) for key in keys)
+    write_table(folder / "text", text)
+    rows = None if weights is None else ((key, weights[key]) for key in keys)
+    write_table(folder / WEIGHT_FILE, rows)
     _copy(datadir / name / MISSING_FILE, folder / MISSING_FILE)
 
 
-def _read_weights(path: Path, ids: Iterable[str]) -> dict[str, float] | None:
-    """Sampling weight of each clip; None without such a list.
+def _read_weights(path: Path, ids: Iterable[str]) -> dict[str, str] | None:
+    """Read the sampling weight of each clip; None without such a list.
 
     Raises:
         ValueError: A clip has no weight, or one that is no number.
     """
     if not path.is_file():
         return None
-    weights: dict[str, float] = dict.fromkeys(ids)
-    shared: dict[float, float] = {}  # one number for all clips of the same labels
+    weights = dict.fromkeys(ids, "")
+    shared: dict[str, str] = {}  # one text for all clips of the same labels
     for number, key, value in table_lines(path):
-        try:
-            if key in weights:
-                weight = float(value)
-                weights[key] = shared.setdefault(weight, weight)
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: {value!r} is no number") from None
-    lost = next((key for key, weight in weights.items() if weight is None), None)
+        if key in weights:
+            if value not in shared:
+                try:
+                    shared[value] = f"{float(value):.9g}"
+                except ValueError:
+                    raise ValueError(
+                        f"{path}, line {number}: {value!r} is no number"
+                    ) from None
+            weights[key] = shared[value]
+    lost = next((key for key, weight in weights.items() if not weight), None)
     if lost is not None:
-        raise ValueError(f"{path} lacks {lost!r}: prepare the data (stage 1) again")
+        raise ValueError(f"{path} lacks {lost!r}: prepare the data again")
     return weights
 
 
-def _write_feats(
-    datadir: Path, names: Sequence[str], book: RecordBook, outdir: Path, nj: int
-) -> None:
+def _write_feats(names: Sequence[str], book: RecordBook, outdir: Path, nj: int) -> None:
     """Write feats.scp and utt2num_frames of every split; each file's log-mel once."""
     # Here, as torch takes memory that long lists without features need.
     from espnet2_sslam.corpus.fbank import write_fbanks
@@ -218,35 +479,16 @@ def _write_feats(
     usable = [record for record in book if not record.problem]
     locations = write_fbanks(outdir, usable, nj)
     for name in names:
-        folder = outdir / name
-        found = {
-            key: locations[audio] for _, key, audio in table_lines(folder / "wav.scp")
-        }
-        write_table(folder / "feats.scp", {key: at for key, (at, _) in found.items()})
-        write_table(
-            folder / "utt2num_frames", {key: count for key, (_, count) in found.items()}
-        )
+        lines = table_lines(outdir / name / "wav.scp")
+        rows = [(key, *locations[audio]) for _, key, audio in lines]
+        write_table(outdir / name / "feats.scp", ((key, at) for key, at, _ in rows))
+        counts = ((key, frames) for key, _, frames in rows)
+        write_table(outdir / name / "utt2num_frames", counts)
 
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a small file, or remove the copy of one that is no longer there."""
     if source.is_file():
-        shutil.copyfile(source, target)
+        write_bytes(target, source.read_bytes())
     else:
         target.unlink(missing_ok=True)
-
-
-def _copy_shared_files(datadir: Path, outdir: Path, names: Sequence[str]) -> None:
-    """Copy class lists and notes; downstream.txt comes last and says: complete."""
-    for source in sorted(datadir.glob(f"*/{CLASS_FILE}")):
-        target = outdir / source.parent.name
-        if target.is_dir():
-            shutil.copyfile(source, target / CLASS_FILE)
-            _copy(source.with_name(LABEL_FILE), target / LABEL_FILE)
-    notes = datadir / NOTES_FILE
-    text = notes.read_text(encoding="utf-8") if notes.is_file() else ""
-    write_atomically(outdir / NOTES_FILE, text)
-    write_atomically(outdir / SPLITS_FILE, "".join(f"{name}\n" for name in names))
-    read_downstream(datadir)
-    runs = (datadir / DOWNSTREAM_FILE).read_text(encoding="utf-8")
-    write_atomically(outdir / DOWNSTREAM_FILE, runs)

@@ -1,20 +1,19 @@
 """Un-normalised log-mel of formatted audio: in kaldi ark files, and its statistics."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import kaldiio
 import numpy as np
 import soundfile
 import torch
 
-from espnet2_sslam.corpus.datadir import read_table, write_atomically
-from espnet2_sslam.corpus.formatting import Record
+from espnet2_sslam.corpus.dump import Record
+from espnet2_sslam.corpus.lists import read_table, write_table
 from espnet2_sslam.corpus.parallel import parallel_map
 from espnet2_sslam.features import kaldi_fbank
+from espnet2_sslam.store import replacing
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS
 
 PIECE_FRAMES = 6_000  # one minute: bounds the memory on long audio
@@ -57,7 +56,7 @@ def fbank_statistics(paths: Sequence[str], nj: int) -> dict[str, float]:
     if not paths:
         raise ValueError("fbank statistics need at least one clip, got none")
     sums = parallel_map(fbank_sums, paths, nj, "fbank statistics")
-    frames, total, squares = (sum(column) for column in zip(*sums))
+    frames, total, squares = (sum(column) for column in zip(*sums, strict=True))
     count = frames * NUM_MEL_BINS
     mean = total / count
     variance = max(0.0, squares / count - mean**2)
@@ -82,33 +81,31 @@ def write_fbanks(
     (folder / "feats").mkdir(parents=True, exist_ok=True)
     work = partial(_write_ark, folder=folder / "feats")
     locations: dict[str, tuple[str, int]] = {}
-    for scp, part in zip(parallel_map(work, parts, nj, "fbank arks", chunk=1), parts):
-        for record, (where, frames) in zip(part, scp):
+    for scp, part in zip(
+        parallel_map(work, parts, nj, "fbank arks", chunk=1), parts, strict=True
+    ):
+        for record, (where, frames) in zip(part, scp, strict=True):
             locations[record.audio] = (where, frames)
     return locations
 
 
 def _write_ark(records: list[Record], folder: Path) -> list[tuple[str, int]]:
     """Write one ark file; location and frames of each record."""
+    import kaldiio  # here, as only this format needs it
+
     content = "\n".join(record.audio_sha256 for record in records)
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
     ark, scp = folder / f"{name}.ark", folder / f"{name}.scp"
     if not _is_whole(ark, scp, len(records)):
-        part = folder / f".{name}.ark.tmp-{os.getpid()}"
-        lines = {}
-        try:
-            with open(part, "wb") as file:
-                for i, record in enumerate(records):
-                    key = f"{i:06d}"
-                    fbank = _whole_fbank(record)
-                    lines[key] = f"{file.tell() + len(key) + 1} {len(fbank)}"
-                    kaldiio.save_ark(file, {key: fbank})
-                file.flush()
-            lines["size"] = str(part.stat().st_size)
-            os.replace(part, ark)
-        finally:
-            part.unlink(missing_ok=True)
-        write_atomically(scp, "".join(f"{k} {v}\n" for k, v in lines.items()))
+        lines = []
+        with replacing(ark) as part, open(part, "wb") as file:
+            for i, record in enumerate(records):
+                key = f"{i:06d}"
+                fbank = _whole_fbank(record)
+                lines.append((key, f"{file.tell() + len(key) + 1} {len(fbank)}"))
+                kaldiio.save_ark(file, {key: fbank})
+            size = file.tell()
+        write_table(scp, [*lines, ("size", size)])
     table = read_table(scp)
     del table["size"]
     offsets = (line.split() for line in table.values())

@@ -16,7 +16,8 @@ def partition_groups(
 
     Clips of one group (one recording) stay together. Greedy: large groups first, in
     an order that is random otherwise; each goes to the part that lacks its labels
-    most.
+    most. scikit-learn's StratifiedGroupKFold does this for one label a clip and equal
+    shares only.
 
     Args:
         groups: Group of each clip.
@@ -41,31 +42,28 @@ def partition_groups(
     names = sorted(members)
     order = [names[i] for i in rng.permutation(len(names))]
     order.sort(key=lambda name: -len(members[name]))
-    fractions = np.asarray(shares, dtype=float) / sum(shares)
     # What each part still lacks, by label; "" counts clips of any label.
     total = Counter(label for clip in groups for label in ("", *labels[clip]))
+    fractions = np.asarray(shares, dtype=float) / sum(shares)
     lacking = [
-        {label: count * part for label, count in total.items()} for part in fractions
+        {label: count * share for label, count in total.items()} for share in fractions
     ]
     parts: dict[str, int] = {}
-    used = Counter()
-    for left, name in zip(range(len(order), 0, -1), order):
+    sizes = Counter()  # groups in each part
+    for left, name in zip(range(len(order), 0, -1), order, strict=True):
         counts = Counter(lb for clip in members[name] for lb in ("", *labels[clip]))
-        empty = [part for part in range(len(shares)) if not used[part]]
+
+        # How much each part lacks the group's labels; then how much it lacks clips.
+        need = [(sum(of[lb] for lb in counts if lb), of[""]) for of in lacking]
+        empty = [part for part in range(len(shares)) if not sizes[part]]
         # The last groups go to parts that have none at all.
-        choices = empty if empty and left <= len(empty) else range(len(shares))
-        best = max(choices, key=lambda part: _need(lacking[part], counts))
-        used[best] += 1
+        choices = empty if 0 < len(empty) >= left else range(len(shares))
+        best = max(choices, key=lambda part, need=need: need[part])
+        sizes[best] += 1
         for label, count in counts.items():
             lacking[best][label] -= count
         parts.update((clip, best) for clip in members[name])
     return parts
-
-
-def _need(lacking: Mapping[str, float], counts: Mapping[str, int]):
-    """How much a part lacks the labels of a group; then how much it lacks clips."""
-    of_labels = sum(lacking[label] for label in counts if label)
-    return of_labels, lacking[""]
 
 
 def hold_out(

@@ -53,11 +53,15 @@ def make(
         labels = rng.choice(CLASSES, size=(count, 3), p=share)
         with open(folder / FILES[part], "w") as file:
             file.write("# Segments csv created Sun Mar  5 10:54:31 2017\n")
-            for name, row in zip(names[start : start + count], labels):
+            for name, row in zip(names[start : start + count], labels, strict=True):
                 words = ",".join(dict.fromkeys(mids[i] for i in row))
                 file.write(f'{name}, 30.000, 40.000, "{words}"\n')
         start += count
-    there = [name for name, kept in zip(names, rng.random(start) >= missing) if kept]
+    there = [
+        name
+        for name, kept in zip(names, rng.random(start) >= missing, strict=True)
+        if kept
+    ]
     write_journal(folder, journal, there)
 
 
@@ -69,7 +73,7 @@ def write_journal(folder: Path, journal: Path, names: list) -> None:
         (folder / name).mkdir()
     journal.parent.mkdir(parents=True, exist_ok=True)
     with open(journal, "w") as file:
-        for name, found in [("", []), *zip(folders, groups)]:
+        for name, found in [("", []), *zip(folders, groups, strict=True)]:
             entry = {
                 "folder": name,
                 "mtime": os.stat(folder / name).st_mtime_ns,

@@ -5,16 +5,16 @@ journal's is not listed again, so that an interrupted scan of millions of files 
 where it stopped and a second one takes seconds.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from folder_table import EXTENSIONS
+from data_folder import EXTENSIONS
 
 from espnet2_sslam.corpus import parallel_map
+from espnet2_sslam.store import Journal
 
 AUDIO = tuple(EXTENSIONS)
 
@@ -44,20 +44,6 @@ def list_folder(folder: str, root: str) -> dict:
     return {"folder": folder, "mtime": mtime, "folders": folders, "names": names}
 
 
-def read_journal(journal: Path) -> dict[str, dict]:
-    """Lines of an earlier scan by directory; a cut-off line is left out."""
-    known = {}
-    if journal.is_file():
-        with open(journal, encoding="utf-8") as file:
-            for line in file:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                known[entry["folder"]] = entry
-    return known
-
-
 def scan(root: Path, journal: Path, nj: int) -> Iterator[tuple[str, list[str]]]:
     """Relative directory and names of the audio files in it, for the whole tree.
 
@@ -66,12 +52,9 @@ def scan(root: Path, journal: Path, nj: int) -> Iterator[tuple[str, list[str]]]:
         journal: Where the listings are kept.
         nj: Processes.
     """
-    known = read_journal(journal)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    waiting, seen, listed = [""], set(), 0
-    with open(journal, "a", encoding="utf-8") as file:
-        if file.tell():
-            file.write("\n")
+    with Journal(journal) as listings:
+        known = {entry["folder"]: entry for _, entry in listings}
+        waiting, seen, listed = [""], set(), 0
         while waiting:
             fresh = []
             level, waiting = waiting, []
@@ -91,8 +74,7 @@ def scan(root: Path, journal: Path, nj: int) -> Iterator[tuple[str, list[str]]]:
             if not fresh:
                 continue
             for entry in parallel_map(work, fresh, nj, "directories", chunk=1):
-                file.write(json.dumps(entry) + "\n")
-                file.flush()
+                listings.append(entry)
                 listed += 1
                 waiting += entry["folders"]
                 yield entry["folder"], entry["names"]

@@ -8,9 +8,9 @@ usage="Usage: local/data.sh --corpus NAME [--corpus_dir DIR] [--datadir data]
        [--nj 1] [--python python3] [options of local/data_<corpus>.py]"
 
 local_dir="$(dirname "${BASH_SOURCE[0]}")"
-corpora=("${local_dir}"/data_*.sh)
+corpora=("${local_dir}"/data_*.py)
 corpora=("${corpora[@]##*/data_}")
-corpora=("${corpora[@]%.sh}")
+corpora=("${corpora[@]%.py}")
 
 corpus=mini
 corpus_dir=
@@ -44,11 +44,10 @@ if [[ ! " ${corpora[*]} " == *" ${corpus} "* ]]; then
     echo "error: unknown --corpus '${corpus}': use one of ${corpora[*]}" >&2
     exit 1
 fi
-export python
-script="${local_dir}/data_${corpus}.sh"
+script="${local_dir}/data_${corpus}.py"
 if "${help}"; then
     echo "${usage}"
-    exec "${script}" --help
+    exec "${python}" "${script}" --help
 fi
 if [ "${corpus}" != mini ]; then
     if [ -z "${corpus_dir}" ]; then
@@ -57,4 +56,5 @@ if [ "${corpus}" != mini ]; then
     fi
     options+=(--corpus_dir "${corpus_dir}")
 fi
-exec "${script}" --datadir "${datadir}" --nj "${nj}" ${options[@]+"${options[@]}"}
+exec "${python}" "${script}" --datadir "${datadir}" --nj "${nj}" \
+    ${options[@]+"${options[@]}"}

@@ -18,7 +18,6 @@ label_names.tsv has their names. Segments without audio are listed in missing.cs
 each split.
 """
 
-import argparse
 import hashlib
 import heapq
 import logging
@@ -29,7 +28,7 @@ from pathlib import Path
 
 from audio_index import scan
 from audioset_csv import CLASS_TABLE, Segment, read_class_table, read_segments
-from corpus_command import corpus_parser, prepare_corpus
+from corpus_command import corpus_parser, parse
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
@@ -37,7 +36,6 @@ from espnet2_sslam.corpus import (
     CorpusWriter,
     Downstream,
     table_lines,
-    write_classes,
 )
 
 CSV_FILES = {
@@ -204,8 +202,15 @@ def write_pretrain(writer: CorpusWriter, train: str, count: int, seed: int) -> N
     )
 
 
-def prepare(args) -> None:
+def main(argv=None) -> None:
     """Write all splits below --datadir."""
+    parser = corpus_parser(__doc__, nj="processes that list directories [1]")
+    add = parser.add_argument
+    add("--audio_dir", type=Path, help="where the audio is [--corpus_dir]")
+    add("--subsets", nargs="+", choices=("2m", "20k"), default=["20k"], help="[20k]")
+    add("--pretrain_valid", type=int, default=2000, help="clips held out [2000]")
+    add("--seed", type=int, default=0, help="of what is held out [0]")
+    args = parse(parser, argv)
     args.sets = [f"as{name}" for name in ("20k", "2m") if name in args.subsets]
     if not args.corpus_dir.is_dir():
         raise ValueError(f"{args.corpus_dir} is no directory; expected: {EXPECTED}")
@@ -220,27 +225,11 @@ def prepare(args) -> None:
             clips = corpus.clips(parts, split)
             weighted = split == "as2m/train"
             writer.add(split, clips, weighted=weighted, known_to_exist=True)
-        write_classes(args.datadir / name, corpus.classes)
+        writer.classes(name, corpus.classes)
         runs.append(Downstream(name, "multi_label", train, test, [test]))
     if "as2m" in args.sets:
         write_pretrain(writer, "as2m/train", args.pretrain_valid, args.seed)
     writer.finish(runs)
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    parser = corpus_parser(__doc__, nj="processes that list directories [1]")
-    add = parser.add_argument
-    add("--audio_dir", type=Path, help="where the audio is [--corpus_dir]")
-    add("--subsets", nargs="+", choices=("2m", "20k"), default=["20k"], help="[20k]")
-    add("--pretrain_valid", type=int, default=2000, help="clips held out [2000]")
-    add("--seed", type=int, default=0, help="of what is held out [0]")
-    return parser
-
-
-def main(argv=None) -> None:
-    """Entry point."""
-    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

@@ -13,33 +13,221 @@ by a seed; files of one group (same column `group`, else the same name without
 directory and extension) stay together.
 """
 
-import argparse
+import csv
+import io
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from folder_table import Clip, label_slugs, read_metadata, read_tree, unique_ids
+from corpus_command import corpus_parser, parse
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
-    CLASS_FILE,
     TASKS,
+    Clip,
+    CorpusWriter,
     Downstream,
-    begin_corpus,
-    finish_corpus,
     hold_out,
     partition_groups,
     slug,
-    write_atomically,
-    write_split,
 )
 
 PARTS = {"train": 0.8, "valid": 0.1, "test": 0.1}
-LABEL_FILE = "label_names.tsv"
+EXTENSIONS = [
+    ".wav",
+    ".flac",
+    ".mp3",
+    ".ogg",
+    ".opus",
+    ".oga",
+    ".aif",
+    ".aiff",
+    ".au",
+    ".w64",
+    ".caf",
+]
+COLUMNS = {  # column of a table: the names it may have
+    "path": ("path", "file", "filename"),
+    "labels": ("labels", "label"),
+    "split": ("split",),
+    "group": ("group",),
+}
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
 
 
-def read_clips(args) -> list[Clip]:
+@dataclass
+class ListedFile:
+    """One audio file; `labels` None means that nothing is known about it."""
+
+    path: Path
+    name: str  # relative path, as in the table or below the folder
+    labels: list[str] | None = None
+    split: str | None = None
+    group: str | None = None
+
+
+def read_tree(folder: Path, label_from: str) -> list[ListedFile]:
+    """All audio files below a folder, labels from the directory they lie in or none.
+
+    Raises:
+        ValueError: There is no audio file, or one lies outside any label's directory.
+    """
+    clips = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if hidden or path.suffix.lower() not in EXTENSIONS or path.is_dir():
+            continue
+        labels = None
+        if label_from == "parent":
+            if len(relative.parts) < 2:
+                raise ValueError(
+                    f"{path} lies in no label's directory: move it into one, or use "
+                    "--label_from none"
+                )
+            labels = [relative.parts[-2]]
+        clips.append(ListedFile(path, relative.as_posix(), labels))
+    if not clips:
+        raise ValueError(
+            f"{folder} holds no audio file ({' '.join(EXTENSIONS)}): check --corpus_dir"
+        )
+    return clips
+
+
+def read_metadata(path: Path) -> list[ListedFile]:
+    """Rows of a CSV or TSV file with the columns path[, labels][, split][, group].
+
+    The encoding is UTF-8, with or without BOM; the separator is a tab in .tsv files,
+    else a comma, or a semicolon where the header has no comma. Several labels are
+    separated by `,` or `;` inside their field. Paths are relative to the table.
+
+    Raises:
+        ValueError: No `path` column, a row with too many fields or without a path, the
+            same file twice, an unknown split, or splits given for some rows only.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+    header = re.split("[\r\n]", text, maxsplit=1)[0]
+    tab = path.suffix.lower() == ".tsv" or "\t" in header
+    separator = "\t" if tab else ";" if ";" in header and "," not in header else ","
+    file = io.StringIO(text, newline="")
+    reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
+    names = [(name or "").strip().lower() for name in reader.fieldnames or []]
+    reader.fieldnames = names
+    columns = {
+        column: next((name for name in allowed if name in names), None)
+        for column, allowed in COLUMNS.items()
+    }
+    if columns["path"] is None:
+        raise ValueError(
+            f"{path} needs a column `path` (and may have labels, split, group); its "
+            f"columns are: {', '.join(names) or 'none'}"
+        )
+    clips: dict[str, ListedFile] = {}
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        if None in row:
+            raise ValueError(
+                f"{where}: more fields than columns; put several labels into quotes"
+            )
+        if not any((value or "").strip() for value in row.values()):
+            continue
+        clip = _clip_of_row(path.parent, row, columns, where)
+        if clip.name in clips:
+            raise ValueError(f"{where}: {clip.name} occurs twice; keep one row of it")
+        clips[clip.name] = clip
+    if not clips:
+        raise ValueError(f"{path} lists no file")
+    if len({clip.split is None for clip in clips.values()}) > 1:
+        without = next(clip.name for clip in clips.values() if clip.split is None)
+        raise ValueError(f"{path}: {without} has no split but others have one")
+    return list(clips.values())
+
+
+def _clip_of_row(folder: Path, row: dict, columns: dict, where: str) -> ListedFile:
+    """One row as a clip."""
+
+    def value(column):
+        return (row.get(columns[column]) or "").strip() if columns[column] else ""
+
+    name = value("path")
+    if not name:
+        raise ValueError(f"{where}: the path is empty")
+    labels = None
+    if columns["labels"]:
+        labels = [label.strip() for label in re.split("[,;]", value("labels"))]
+        labels = [label for label in labels if label]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"{where}: the same label twice for {name}")
+    split = value("split").lower() or None
+    if split is not None and split not in SPLIT_NAMES:
+        raise ValueError(
+            f"{where}: unknown split {value('split')!r}; use train, valid or test"
+        )
+    return ListedFile(
+        folder / name,
+        name,
+        labels,
+        SPLIT_NAMES[split] if split else None,
+        value("group") or None,
+    )
+
+
+def unique_ids(clips: list[ListedFile]) -> dict[str, ListedFile]:
+    """Clips by an id made of the relative path without its extension.
+
+    Where two would share an id the extension is added, and then a number.
+    """
+    count: dict[str, int] = {}
+    for clip in clips:
+        key = slug(str(Path(clip.name).with_suffix("")))
+        count[key] = count.get(key, 0) + 1
+    by_id: dict[str, ListedFile] = {}
+    for clip in sorted(clips, key=lambda clip: clip.name):
+        key = slug(str(Path(clip.name).with_suffix("")))
+        if count[key] > 1:
+            key = slug(clip.name)
+        base, number = key, 2
+        while key in by_id:
+            key, number = f"{base}-{number}", number + 1
+        by_id[key] = clip
+    return by_id
+
+
+def label_slugs(clips: list[ListedFile]) -> dict[str, str]:
+    """Blank-free name of every label.
+
+    Raises:
+        ValueError: Two labels would get the same name.
+    """
+    slugs: dict[str, str] = {}
+    for label in sorted({label for clip in clips for label in clip.labels or []}):
+        taken = next((old for old, new in slugs.items() if new == slug(label)), None)
+        if taken is not None:
+            raise ValueError(
+                f"the labels {taken!r} and {label!r} would both become "
+                f"{slug(label)!r}: rename one, or spell both alike if they mean "
+                "the same"
+            )
+        slugs[label] = slug(label)
+    return slugs
+
+
+def read_clips(args) -> list[ListedFile]:
     """The clips of --corpus_dir, whatever it is."""
     source = args.corpus_dir.resolve()
     if source.is_file():
@@ -56,7 +244,7 @@ def read_clips(args) -> list[Clip]:
     return read_tree(source, args.label_from)
 
 
-def group_of(clip: Clip, pattern: str) -> str:
+def group_of(clip: ListedFile, pattern: str) -> str:
     """What must not be divided between splits: column, pattern or file stem."""
     if clip.group:
         return clip.group
@@ -70,7 +258,7 @@ def group_of(clip: Clip, pattern: str) -> str:
 
 
 def choose_splits(
-    clips: dict[str, Clip], groups: dict[str, str], rng
+    clips: dict[str, ListedFile], groups: dict[str, str], rng
 ) -> dict[str, str]:
     """Split of each labelled clip, as given or seeded."""
     if next(iter(clips.values())).split is None:
@@ -88,7 +276,7 @@ def choose_splits(
     return splits
 
 
-def choose_task(clips: dict[str, Clip], task: str) -> str:
+def choose_task(clips: dict[str, ListedFile], task: str) -> str:
     """`multi_class` when every clip has exactly one label, unless told."""
     many = next((clip for clip in clips.values() if len(clip.labels) != 1), None)
     if task == "auto":
@@ -101,105 +289,91 @@ def choose_task(clips: dict[str, Clip], task: str) -> str:
     return task
 
 
-def write_labelled(args, clips, groups, splits) -> Downstream:
+def write_labelled(
+    args,
+    writer: CorpusWriter,
+    files: dict[str, ListedFile],
+    groups: dict[str, str],
+    splits: dict[str, str],
+) -> Downstream:
     """Write the labelled set and its class list."""
-    task = choose_task(clips, args.task)
-    names = label_slugs(list(clips.values()))
+    task = choose_task(files, args.task)
+    words = label_slugs(list(files.values()))
     for split in sorted(set(splits.values())):
-        inside = {key: clip for key, clip in clips.items() if splits[key] == split}
-        write_split(
-            args.datadir / args.name / split,
-            {key: str(clip.path) for key, clip in inside.items()},
-            groups,
-            {key: [names[label] for label in c.labels] for key, c in inside.items()},
-        )
-    folder = args.datadir / args.name
-    classes = sorted(names.values())
-    write_atomically(folder / CLASS_FILE, "\n".join(classes) + "\n")
-    lines = (f"{names[label]}\t{label}\n" for label in sorted(names))
-    write_atomically(folder / LABEL_FILE, "".join(lines))
+        clips = [
+            Clip(
+                key,
+                str(file.path),
+                " ".join(words[label] for label in file.labels or ()),
+                groups[key],
+            )
+            for key, file in files.items()
+            if splits[key] == split
+        ]
+        writer.add(f"{args.name}/{split}", clips, known_to_exist=True)
+    names = {word: label for label, word in words.items()}
+    writer.classes(args.name, {word: names[word] for word in sorted(names)})
     test = f"{args.name}/{'test' if 'test' in splits.values() else 'valid'}"
     valid = f"{args.name}/valid" if "valid" in splits.values() else test
     return Downstream(args.name, task, f"{args.name}/train", valid, [test])
 
 
-def write_pretrain(args, clips, groups, splits, rng) -> list[str]:
-    """Write pretrain/{train,valid}; notes on what is in them."""
+def choose_pretrain(args, groups, splits, rng) -> tuple[dict[str, int], str]:
+    """Part of each clip in pretrain/{train,valid} (0, 1), and a note on it."""
     if args.pretrain_on == "all" or not splits:
         note = "pretrain/{train,valid} hold all audio, without labels"
-        parts = hold_out(groups, args.valid_share, rng)
-    elif "valid" in splits.values():
+        return hold_out(groups, args.valid_share, rng), note
+    if "valid" in splits.values():
         note = "pretrain/{train,valid} are the audio of the splits train and valid"
-        parts = {key: ("train", "valid", "test").index(splits[key]) for key in clips}
-    else:
-        note = "pretrain/{train,valid} are the audio of the split train"
-        inside = {key: groups[key] for key in clips if splits[key] == "train"}
-        parts = hold_out(inside, args.valid_share, rng)
-    for part, name in enumerate(("train", "valid")):
-        wav = {key: str(clips[key].path) for key in clips if parts.get(key) == part}
-        write_split(args.datadir / "pretrain" / name, wav, groups)
-    return [f"{args.name}: {note}"]
+        return {key: list(PARTS).index(split) for key, split in splits.items()}, note
+    inside = {key: groups[key] for key, split in splits.items() if split == "train"}
+    note = "pretrain/{train,valid} are the audio of the split train"
+    return hold_out(inside, args.valid_share, rng), note
 
 
-def prepare(args) -> None:
+def main(argv=None) -> None:
     """Write all splits below --datadir."""
+    parser = corpus_parser(__doc__)
+    add = parser.add_argument
+    add("--name", default="folder", help="name of the labelled set [folder]")
+    add("--task", choices=("auto", *TASKS), default="auto", help="[auto]")
+    help_ = "without a table: the directory a file lies in is its label [none]"
+    add("--label_from", choices=("none", "parent"), default="none", help=help_)
+    help_ = "its first group, on the name without extension, is what stays together"
+    add("--group_regex", default="", help=help_)
+    add("--pretrain_on", choices=("train", "all"), default="train", help="[train]")
+    add("--valid_share", type=float, default=0.1, help="of pre-training [0.1]")
+    add("--seed", type=int, default=0, help="[0]")
+    args = parse(parser, argv)
     if args.name != slug(args.name) or args.name == "pretrain":
         raise ValueError(f"--name {args.name!r} must be one word, not `pretrain`")
     if not 0 < args.valid_share < 1:
         raise ValueError(f"--valid_share must be in (0, 1), got {args.valid_share:g}")
-    clips = unique_ids(read_clips(args))
-    groups = {key: slug(group_of(c, args.group_regex)) for key, c in clips.items()}
+    files = unique_ids(read_clips(args))
+    groups = {key: slug(group_of(f, args.group_regex)) for key, f in files.items()}
     rng = np.random.default_rng(args.seed)
-    labelled = any(clip.labels for clip in clips.values())
     splits: dict[str, str] = {}
     runs: list[Downstream] = []
-    begin_corpus(args.datadir)
-    names = ["pretrain/train", "pretrain/valid"]
-    if labelled:
-        splits = choose_splits(clips, groups, rng)
-        runs.append(write_labelled(args, clips, groups, splits))
-        names += [f"{args.name}/{split}" for split in sorted(set(splits.values()))]
+    # Lost files are found, listed and counted when the audio is formatted.
+    writer = CorpusWriter(args.datadir)
+    if any(file.labels for file in files.values()):
+        splits = choose_splits(files, groups, rng)
+        runs.append(write_labelled(args, writer, files, groups, splits))
     else:
         logging.info(
             "no labels: only the pre-training sets are made, no downstream run"
         )
-    notes = write_pretrain(args, clips, groups, splits, rng)
-    finish_corpus(args.datadir, names, runs, "\n".join(notes))
-    logging.info("%d files; %s", len(clips), notes[0])
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--corpus_dir", type=Path, required=True)
-    parser.add_argument("--datadir", type=Path, default=Path("data"))
-    parser.add_argument("--name", default="folder", help="name of the labelled set")
-    parser.add_argument("--task", choices=("auto", *TASKS), default="auto")
-    parser.add_argument(
-        "--label_from",
-        choices=("none", "parent"),
-        default="none",
-        help="without a table: the directory a file lies in is its label",
-    )
-    parser.add_argument(
-        "--group_regex",
-        default="",
-        help="its first group, on the name without extension, is what stays together",
-    )
-    parser.add_argument("--pretrain_on", choices=("train", "all"), default="train")
-    parser.add_argument("--valid_share", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--nj", type=int, default=1, help="not needed here")
-    return parser
-
-
-def main(argv=None) -> None:
-    """Entry point."""
-    args = get_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    prepare(args)
+    parts, note = choose_pretrain(args, groups, splits, rng)
+    for part, name in enumerate(("train", "valid")):
+        clips = [
+            Clip(key, str(files[key].path), "", groups[key])
+            for key in files
+            if parts.get(key) == part
+        ]
+        writer.add(f"pretrain/{name}", clips, labelled=False, known_to_exist=True)
+    writer.note(f"{args.name}: {note}")
+    writer.finish(runs)
+    logging.info("%d files", len(files))
 
 
 if __name__ == "__main__":

@@ -6,20 +6,13 @@ and the evaluation set. Labels are the 200 words of ground_truth/vocabulary.csv 
 order, propagated upwards in the ontology as in the official files.
 """
 
-import argparse
 import csv
 from pathlib import Path
 
-from corpus_command import corpus_parser, prepare_corpus
+from corpus_command import corpus_parser, parse, read_rows
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (
-    Clip,
-    CorpusWriter,
-    Downstream,
-    unique_words,
-    write_classes,
-)
+from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, unique_words
 
 SPLITS = {"train": "train", "val": "valid"}  # of dev.csv
 EXPECTED = (
@@ -29,11 +22,13 @@ EXPECTED = (
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Labels in class order: `index,label,mid` without header.
+    """Read the labels in class order: `index,label,mid` without header.
 
     Raises:
         ValueError: Not such a file.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; expected: {EXPECTED}")
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = [row for row in csv.reader(file) if row and row[0].strip().isdigit()]
     labels = [row[1].strip() for row in sorted(rows, key=lambda row: int(row[0]))]
@@ -42,40 +37,25 @@ def read_vocabulary(path: Path) -> list[str]:
     return labels
 
 
-def read_rows(path: Path, columns: tuple) -> list[dict]:
-    """Rows of dev.csv or eval.csv.
-
-    Raises:
-        ValueError: A column is missing.
-    """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        lacking = [name for name in columns if name not in (reader.fieldnames or [])]
-        if lacking:
-            raise ValueError(f"{path} lacks the column(s) {', '.join(lacking)}")
-        return list(reader)
-
-
 def read_clips(root: Path, classes: list[str]) -> dict[str, list[Clip]]:
-    """Clips of each split.
+    """Read the clips of each split.
 
     Raises:
         ValueError: An unknown split or label.
     """
-    truth = root / "FSD50K.ground_truth"
     clips: dict[str, list[Clip]] = {"train": [], "valid": [], "test": []}
     for part in ("dev", "eval"):
-        path = truth / f"{part}.csv"
-        columns = ("fname", "labels") + (("split",) if part == "dev" else ())
+        path = root / "FSD50K.ground_truth" / f"{part}.csv"
+        columns = ("fname", "labels", "split")[: 3 if part == "dev" else 2]
         for row in read_rows(path, columns):
-            name = (row["fname"] or "").strip()
-            split = SPLITS.get(row["split"].strip()) if part == "dev" else "test"
+            name = row["fname"]
+            split = SPLITS.get(row["split"]) if part == "dev" else "test"
             if split is None:
                 raise ValueError(
                     f"{path}: {name} is in the split {row['split']!r}, train and val "
                     "are known"
                 )
-            labels = unique_words((row["labels"] or "").split(","))
+            labels = unique_words(row["labels"].split(","))
             unknown = [label for label in labels if label not in classes]
             if unknown:
                 raise ValueError(
@@ -87,30 +67,17 @@ def read_clips(root: Path, classes: list[str]) -> dict[str, list[Clip]]:
     return clips
 
 
-def prepare(args) -> None:
+def main(argv=None) -> None:
     """Write all splits below --datadir."""
+    args = parse(corpus_parser(__doc__), argv)
     root = args.corpus_dir.resolve()
-    vocabulary = root / "FSD50K.ground_truth" / "vocabulary.csv"
-    if not vocabulary.is_file():
-        raise ValueError(f"{vocabulary} is missing; expected: {EXPECTED}")
     writer = CorpusWriter(args.datadir, EXPECTED)
-    classes = read_vocabulary(vocabulary)
+    classes = read_vocabulary(root / "FSD50K.ground_truth" / "vocabulary.csv")
     for split, clips in read_clips(root, classes).items():
         writer.add(f"fsd50k/{split}", clips)
-    names = {name: name.replace("_", " ") for name in classes}
-    write_classes(args.datadir / "fsd50k", names)
+    writer.classes("fsd50k", {name: name.replace("_", " ") for name in classes})
     train, valid, test = (f"fsd50k/{split}" for split in ("train", "valid", "test"))
     writer.finish([Downstream("fsd50k", "multi_label", train, valid, [test])])
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    return corpus_parser(__doc__)
-
-
-def main(argv=None) -> None:
-    """Entry point."""
-    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ by a seed instead, which are not the authors'. Without a validation split the te
 are validated on.
 """
 
-import argparse
 import csv
 from pathlib import Path
 
 import numpy as np
-from corpus_command import corpus_parser, prepare_corpus
+from corpus_command import corpus_parser, parse
+from data_folder import EXTENSIONS, SPLIT_NAMES
 from event_files import FORMS, read_event_labels
-from folder_table import EXTENSIONS, SPLIT_NAMES
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
@@ -32,14 +31,21 @@ from espnet2_sslam.corpus import (
     partition_groups,
     slug,
     unique_words,
-    write_classes,
 )
 
 SET = "idmt_desed_fl"
-DESED_CLASSES = (
-    "Alarm_bell_ringing Blender Cat Dishes Dog Electric_shaver_toothbrush Frying "
-    "Running_water Speech Vacuum_cleaner"
-).split()
+DESED_CLASSES = [
+    "Alarm_bell_ringing",
+    "Blender",
+    "Cat",
+    "Dishes",
+    "Dog",
+    "Electric_shaver_toothbrush",
+    "Frying",
+    "Running_water",
+    "Speech",
+    "Vacuum_cleaner",
+]
 SPLITS = ("train", "valid", "test")
 SHARES = (0.8, 0.1, 0.1)
 EXPECTED = (
@@ -177,8 +183,13 @@ def choose_splits(clips: dict[str, Clip], root: Path, args, writer) -> dict[str,
     return splits
 
 
-def prepare(args) -> None:
+def main(argv=None) -> None:
     """Write all splits below --datadir."""
+    parser = corpus_parser(__doc__)
+    add = parser.add_argument
+    add("--make_split", choices=("true", "false"), default="false", help="[false]")
+    add("--seed", type=int, default=0, help="of --make_split [0]")
+    args = parse(parser, argv)
     root = args.corpus_dir.resolve()
     if not root.is_dir():
         raise ValueError(f"{root} is no directory; expected: {EXPECTED}")
@@ -200,24 +211,10 @@ def prepare(args) -> None:
         classes = sorted(labels)
         other = sorted(label for label in labels if label.lower() not in known)
         writer.note(f"{SET}: not among DESED's ten classes: {', '.join(other)}")
-    write_classes(args.datadir / SET, {word: label_name(word) for word in classes})
+    writer.classes(SET, {word: label_name(word) for word in classes})
     test = f"{SET}/{'test' if 'test' in names else 'valid'}"
     valid = f"{SET}/{'valid' if 'valid' in names else 'test'}"
     writer.finish([Downstream(SET, "multi_label", f"{SET}/train", valid, [test])])
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    parser = corpus_parser(__doc__)
-    add = parser.add_argument
-    add("--make_split", choices=("true", "false"), default="false", help="[false]")
-    add("--seed", type=int, default=0, help="of --make_split [0]")
-    return parser
-
-
-def main(argv=None) -> None:
-    """Entry point."""
-    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

@@ -13,26 +13,25 @@ of train.tsv.
 Without .lbl files the manifests are for pre-training: pretrain/{train,valid}.
 """
 
-import argparse
 import csv
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpus_command import corpus_parser, prepare_corpus
+from corpus_command import corpus_parser, parse
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
+    TASKS,
     WEIGHT_FILE,
     Clip,
     CorpusWriter,
     Downstream,
-    atomic_lines,
     label_word,
     slug,
     unique_words,
-    write_classes,
+    write_table,
 )
 
 SPLITS = {"train": "train", "valid": "valid", "eval": "test", "test": "test"}
@@ -172,12 +171,20 @@ def write_given_weights(args, writer: CorpusWriter, classes: dict) -> None:
             f"{args.weights} has {len(weights)} weights, train.tsv {count} clips: "
             "there must be one for each"
         )
-    with atomic_lines(args.datadir / args.name / "train" / WEIGHT_FILE) as file:
-        file.writelines(f"{key} {rows[key]:.9g}\n" for key in sorted(rows))
+    path = args.datadir / args.name / "train" / WEIGHT_FILE
+    write_table(path, ((key, f"{rows[key]:.9g}") for key in sorted(rows)))
 
 
-def prepare(args) -> None:
+def main(argv=None) -> None:
     """Write all splits below --datadir."""
+    parser = corpus_parser(__doc__)
+    add = parser.add_argument
+    add("--name", default="manifest", help="name of the labelled set [manifest]")
+    add("--audio_root", help="where the audio is [line 1 of each tsv]")
+    add("--label_descriptors", type=Path, help="[label_descriptors.csv]")
+    add("--weights", type=Path, help="sampling weights of the training clips")
+    add("--task", choices=TASKS, default=TASKS[0], help="[multi_label]")
+    args = parse(parser, argv)
     args.corpus_dir = args.corpus_dir.resolve()
     names = [name for name in SPLITS if (args.corpus_dir / f"{name}.tsv").is_file()]
     if "train" not in names:
@@ -199,7 +206,7 @@ def prepare(args) -> None:
     for name in names:
         clips = labelled_clips(args.corpus_dir, name, args.audio_root, classes)
         writer.add(f"{args.name}/{SPLITS[name]}", clips)
-    write_classes(args.datadir / args.name, classes)
+    writer.classes(args.name, classes)
     if args.weights:
         write_given_weights(args, writer, classes)
     there = [SPLITS[name] for name in names]
@@ -210,24 +217,6 @@ def prepare(args) -> None:
     writer.finish(
         [Downstream(args.name, args.task, f"{args.name}/train", valid, [test])]
     )
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    parser = corpus_parser(__doc__)
-    add = parser.add_argument
-    add("--name", default="manifest", help="name of the labelled set [manifest]")
-    add("--audio_root", help="where the audio is [line 1 of each tsv]")
-    add("--label_descriptors", type=Path, help="[label_descriptors.csv]")
-    add("--weights", type=Path, help="sampling weights of the training clips")
-    tasks = ("multi_label", "multi_class")
-    add("--task", choices=tasks, default=tasks[0], help="[multi_label]")
-    return parser
-
-
-def main(argv=None) -> None:
-    """Entry point."""
-    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

@@ -7,27 +7,17 @@ test_single) hold one sound, the others a scene of 2 to 6. Every clip is drawn f
 its own seed (seed, split, clip), so a larger --scale keeps the clips of a smaller one.
 """
 
-import argparse
 import hashlib
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import soundfile
-from mini_sounds import KINDS
+from corpus_command import corpus_parser, parse
 from scipy.fft import next_fast_len
-from scipy.signal import fftconvolve
+from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (
-    CLASS_FILE,
-    Downstream,
-    begin_corpus,
-    finish_corpus,
-    parallel_map,
-    write_atomically,
-    write_split,
-)
+from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, parallel_map
 from espnet2_sslam.units import SAMPLE_RATE
 
 SPLITS = {  # split: (clips at scale 1, share of scenes)
@@ -40,9 +30,251 @@ SPLITS = {  # split: (clips at scale 1, share of scenes)
 }
 MIN_SECONDS, MAX_SECONDS = 2.0, 4.0
 MAX_SOUNDS = 6
-NOTES = """mini: synthetic sounds made by local/data_mini.py, seed {seed}, scale {scale}
-mini: pretrain/train, pretrain/valid and all labelled splits are separate clips
-"""
+
+
+# Twelve kinds of sounds, randomly varied: (rng, num_samples) -> (num_samples,) float64.
+# Level, onset and background are the scene's business, not the sound's.
+
+
+def _time(num_samples: int) -> np.ndarray:
+    """Seconds since the onset, (num_samples,)."""
+    return np.arange(num_samples) / SAMPLE_RATE
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A draw that is uniform in octaves."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _fade(sound: np.ndarray, seconds: float = 0.01) -> np.ndarray:
+    """Fade both ends, so that no sound starts or ends with a click."""
+    n = min(len(sound) // 2, max(1, int(seconds * SAMPLE_RATE)))
+    ramp = np.linspace(0.0, 1.0, n)
+    sound[:n] *= ramp
+    sound[len(sound) - n :] *= ramp[::-1]
+    return sound
+
+
+def _phase(frequency: np.ndarray) -> np.ndarray:
+    """Phase in radians of a frequency track in Hz."""
+    return 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
+
+
+def _repeat(rng, num_samples, period, render):
+    """Place `render(max_length)` every `period` seconds, with a little jitter."""
+    sound = np.zeros(num_samples)
+    start = 0.0
+    while int(start * SAMPLE_RATE) < num_samples:
+        onset = int(start * SAMPLE_RATE)
+        event = render(num_samples - onset)
+        sound[onset : onset + len(event)] += event
+        start += period * rng.uniform(0.9, 1.1)
+    return sound
+
+
+def beep(rng, num_samples):
+    """Pure tones of one pitch, switched on and off."""
+    pitch = _log_uniform(rng, 300, 4000)
+    length = int(rng.uniform(0.05, 0.25) * SAMPLE_RATE)
+    second = rng.uniform(0.0, 0.4)
+
+    def tone(limit):
+        t = _time(min(length, limit))
+        return _fade(
+            np.sin(2 * np.pi * pitch * t) + second * np.sin(4 * np.pi * pitch * t)
+        )
+
+    return _repeat(rng, num_samples, rng.uniform(0.12, 0.5), tone)
+
+
+def _chirp(rng, num_samples, upwards):
+    """Repeated glides over one to three octaves."""
+    low = _log_uniform(rng, 200, 1200)
+    high = low * 2 ** rng.uniform(1.0, 2.5)
+    length = int(rng.uniform(0.15, 0.6) * SAMPLE_RATE)
+    ends = (low, high) if upwards else (high, low)
+
+    def glide(limit):
+        n = min(length, limit)
+        ramp = np.linspace(0.0, 1.0, length)[:n]
+        return _fade(np.sin(_phase(ends[0] * (ends[1] / ends[0]) ** ramp)))
+
+    return _repeat(rng, num_samples, length / SAMPLE_RATE * rng.uniform(1, 2), glide)
+
+
+def chirp_up(rng, num_samples):
+    """Tone glides that rise."""
+    return _chirp(rng, num_samples, True)
+
+
+def chirp_down(rng, num_samples):
+    """Tone glides that fall."""
+    return _chirp(rng, num_samples, False)
+
+
+def noise_burst(rng, num_samples):
+    """Short bursts of broad noise with a sharp start."""
+    length = int(rng.uniform(0.04, 0.2) * SAMPLE_RATE)
+    decay = rng.uniform(10, 40)
+    edge = _log_uniform(rng, 500, 3000)
+    sos = butter(2, edge, "high", fs=SAMPLE_RATE, output="sos")
+
+    def burst(limit):
+        n = min(length, limit)
+        noise = sosfilt(sos, rng.standard_normal(n))
+        return _fade(noise * np.exp(-decay * _time(n)), 0.002)
+
+    return _repeat(rng, num_samples, rng.uniform(0.2, 0.6), burst)
+
+
+def wind(rng, num_samples):
+    """Band noise whose level and colour drift slowly."""
+    noise = rng.standard_normal(num_samples)
+    centre = _log_uniform(rng, 200, 1500)
+    bands = []
+    for factor in (0.7, 1.4):
+        edges = [centre * factor / 1.5, centre * factor * 1.5]
+        sos = butter(2, edges, "band", fs=SAMPLE_RATE, output="sos")
+        bands.append(sosfilt(sos, noise))
+    drift = 0.5 + 0.5 * np.sin(
+        2 * np.pi * (rng.uniform(0.2, 1.0) * _time(num_samples) + rng.uniform())
+    )
+    sound = bands[0] * (1 - drift) + bands[1] * drift
+    return _fade(sound * (0.4 + 0.6 * drift), 0.1)
+
+
+def knock(rng, num_samples):
+    """Blows on something hollow: short, low, damped resonances in a rhythm."""
+    pitches = _log_uniform(rng, 100, 500) * np.array([1.0, 1.7, 2.9])
+    damping = rng.uniform(30, 80)
+    length = int(0.15 * SAMPLE_RATE)
+
+    def blow(limit):
+        t = _time(min(length, limit))
+        body = sum(np.sin(2 * np.pi * f * t) / (i + 1) for i, f in enumerate(pitches))
+        click = rng.standard_normal(len(t)) * np.exp(-600 * t)
+        return _fade(body * np.exp(-damping * t) + 0.5 * click, 0.001)
+
+    return _repeat(rng, num_samples, rng.uniform(0.12, 0.4), blow)
+
+
+def siren(rng, num_samples):
+    """A rich tone that wails up and down."""
+    centre = _log_uniform(rng, 500, 1500)
+    rate = rng.uniform(0.7, 3.0)
+    wail = np.sin(2 * np.pi * (rate * _time(num_samples) + rng.uniform()))
+    phase = _phase(centre * 2 ** (rng.uniform(0.3, 0.7) * wail))
+    return _fade(np.sin(phase) + 0.4 * np.sin(2 * phase) + 0.2 * np.sin(3 * phase))
+
+
+def bell(rng, num_samples):
+    """Inharmonic partials that ring and die away."""
+    pitch = _log_uniform(rng, 300, 1500)
+    ratios = np.array([0.56, 0.92, 1.19, 1.71, 2.0, 2.74, 3.0, 3.76])
+    ratios = ratios * rng.uniform(0.98, 1.02, len(ratios))
+    gains = rng.uniform(0.3, 1.0, len(ratios)) / ratios
+    decay = rng.uniform(2, 6)
+
+    def stroke(limit):
+        t = _time(limit)
+        parts = (
+            gain * np.sin(2 * np.pi * pitch * ratio * t) * np.exp(-decay * ratio * t)
+            for ratio, gain in zip(ratios, gains, strict=True)
+            if pitch * ratio < SAMPLE_RATE / 2
+        )
+        return _fade(sum(parts), 0.002)
+
+    return _repeat(rng, num_samples, rng.uniform(0.5, 1.5), stroke)
+
+
+def pluck(rng, num_samples):
+    """Plucked strings (Karplus-Strong), a few notes of one instrument."""
+    root = _log_uniform(rng, 110, 500)
+    damping = rng.uniform(0.985, 0.998)
+
+    def note(limit):
+        pitch = root * 2 ** (rng.choice([0, 3, 5, 7, 12]) / 12)
+        period = max(2, int(SAMPLE_RATE / pitch))
+        noise = np.zeros(limit)
+        noise[:period] = rng.uniform(-1, 1, min(period, limit))
+        loop = np.zeros(period + 2)
+        loop[0], loop[period], loop[period + 1] = 1.0, -damping / 2, -damping / 2
+        return _fade(lfilter([1.0], loop, noise), 0.002)
+
+    return _repeat(rng, num_samples, rng.uniform(0.25, 0.7), note)
+
+
+def engine(rng, num_samples):
+    """A low harmonic buzz with unsteady speed, pulsing."""
+    slow = np.interp(
+        np.arange(num_samples),
+        np.linspace(0, num_samples, 8),
+        rng.uniform(-0.08, 0.08, 8),
+    )
+    phase = _phase(_log_uniform(rng, 30, 120) * (1 + slow))
+    harmonics = np.arange(1, 25)
+    gains = rng.uniform(0.3, 1.0, len(harmonics)) / harmonics ** rng.uniform(0.3, 0.9)
+    sound = sum(
+        gain * np.sin(k * phase) for k, gain in zip(harmonics, gains, strict=True)
+    )
+    pulse = 1 + 0.5 * np.sin(phase / 2)
+    return _fade(sound * pulse + 0.3 * rng.standard_normal(num_samples) * pulse, 0.05)
+
+
+def bird(rng, num_samples):
+    """Fast trills high up."""
+    pitch = _log_uniform(rng, 2000, 5000)
+    rate, depth = rng.uniform(12, 30), rng.uniform(0.1, 0.3)
+    length = int(rng.uniform(0.15, 0.4) * SAMPLE_RATE)
+
+    def trill(limit):
+        n = min(length, limit)
+        wave = np.sin(2 * np.pi * rate * _time(n))
+        slope = 1 + rng.uniform(-0.15, 0.15) * _time(n)
+        sound = np.sin(_phase(pitch * slope * 2 ** (depth * wave)))
+        return _fade(sound * (0.6 + 0.4 * wave), 0.02)
+
+    return _repeat(rng, num_samples, rng.uniform(0.3, 0.7), trill)
+
+
+def drop(rng, num_samples):
+    """Water drops: very short damped blips whose pitch shoots up, at random times."""
+    pitch = _log_uniform(rng, 400, 1500)
+    rate = rng.uniform(4, 12)
+
+    def blip(limit):
+        t = _time(min(int(0.06 * SAMPLE_RATE), limit))
+        track = pitch * rng.uniform(0.7, 1.4) * np.exp(rng.uniform(8, 20) * t)
+        return _fade(np.sin(_phase(np.minimum(track, 7000))) * np.exp(-50 * t), 0.001)
+
+    sound = np.zeros(num_samples)
+    count = 1 + rng.poisson(rate * num_samples / SAMPLE_RATE)
+    for onset in rng.integers(0, num_samples, count):
+        event = blip(num_samples - onset) * rng.uniform(0.3, 1.0)
+        sound[onset : onset + len(event)] += event
+    return sound
+
+
+KINDS = {
+    function.__name__: function
+    for function in (
+        beep,
+        bell,
+        bird,
+        chirp_down,
+        chirp_up,
+        drop,
+        engine,
+        knock,
+        noise_burst,
+        pluck,
+        siren,
+        wind,
+    )
+}
+
+
+# Scenes
 
 
 def place_sound(rng, kind, num_samples):
@@ -97,7 +329,7 @@ def make_clip(rng, scene, turn):
 
 
 def render(item, seed, datadir):
-    """Write the clip `item = (split, number)` and return (id, path, labels)."""
+    """Write the clip `item = (split, number)` and return its clip."""
     split, number = item
     # A hash keeps the clips of one split apart from those of all others.
     stream = int.from_bytes(hashlib.sha256(split.encode()).digest()[:8], "big")
@@ -112,50 +344,39 @@ def render(item, seed, datadir):
     path = datadir / "audio" / split / f"{key}.wav"
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
-    return key, str(path), kinds
+    return Clip(key, str(path), " ".join(kinds))
 
 
-def make_corpus(datadir: Path, seed: int, scale: float, nj: int) -> None:
-    """Write all splits below `datadir`."""
-    datadir = datadir.resolve()
-    begin_corpus(datadir)
-    for split, (count, _) in SPLITS.items():
-        items = [(split, i) for i in range(max(4, round(count * scale)))]
-        work = partial(render, seed=seed, datadir=datadir)
-        clips = list(parallel_map(work, items, nj, f"mini: {split}"))
-        labels = {key: kinds for key, _, kinds in clips}
-        write_split(
-            datadir / split,
-            {key: path for key, path, _ in clips},
-            labels=None if split.startswith("pretrain/") else labels,
-        )
-    write_atomically(datadir / "mini" / CLASS_FILE, "\n".join(sorted(KINDS)) + "\n")
-    tests = ("mini/test_single", "mini/test_poly")
-    run = Downstream("mini", "multi_label", "mini/train", "mini/valid", tests)
-    notes = NOTES.format(seed=seed, scale=scale)
-    finish_corpus(datadir, SPLITS, [run], notes)
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--datadir", type=Path, default=Path("data"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--mini_scale", type=float, default=1.0, help="factor on the number of clips"
-    )
-    parser.add_argument("--nj", type=int, default=1, help="processes")
-    return parser
-
-
-def main(argv=None):
-    """Entry point."""
-    args = get_parser().parse_args(argv)
+def main(argv=None) -> None:
+    """Write all splits below --datadir."""
+    parser = corpus_parser(__doc__, nj="processes [1]", corpus_dir=False)
+    add = parser.add_argument
+    add("--seed", type=int, default=0, help="[0]")
+    add("--mini_scale", type=float, default=1.0, help="times the number of clips [1]")
+    args = parse(parser, argv)
     if args.mini_scale <= 0:
         raise ValueError(f"--mini_scale must be positive, got {args.mini_scale}")
-    make_corpus(args.datadir, args.seed, args.mini_scale, args.nj)
+    datadir = args.datadir.resolve()
+    writer = CorpusWriter(datadir)
+    for split, (count, _) in SPLITS.items():
+        items = [(split, i) for i in range(max(4, round(count * args.mini_scale)))]
+        work = partial(render, seed=args.seed, datadir=datadir)
+        clips = parallel_map(work, items, args.nj, f"mini: {split}")
+        labelled = not split.startswith("pretrain/")
+        writer.add(split, clips, labelled=labelled, known_to_exist=True)
+    writer.classes("mini", sorted(KINDS))
+    writer.note(
+        "mini: synthetic sounds made by local/data_mini.py, seed "
+        f"{args.seed}, scale {args.mini_scale}"
+    )
+    writer.note(
+        "mini: pretrain/train, pretrain/valid and all labelled splits are separate "
+        "clips"
+    )
+    tests = ("mini/test_single", "mini/test_poly")
+    writer.finish(
+        [Downstream("mini", "multi_label", "mini/train", "mini/valid", tests)]
+    )
 
 
 if __name__ == "__main__":

@@ -14,41 +14,178 @@ and valid, unmixed: the test recordings are not heard in it.
 
 The paper's own benchmark on degrees of polyphony was cut from AudioSet by the authors
 and is not released; this one is another, which anyone can rebuild from the seed.
+
+A source's level is the root mean square of its sounding part: of the frames of 25 ms
+that are within 40 dB of its loudest one, so that silence around a short sound does not
+count.
 """
 
-import argparse
-import csv
-import io
+import hashlib
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
+from corpus_command import corpus_parser, parse
 
+from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
-    CLASS_FILE,
+    Clip,
+    CorpusWriter,
     Downstream,
-    Part,
-    Source,
-    begin_corpus,
-    choose,
-    finish_corpus,
-    mix,
+    find_splits,
     parallel_map,
     partition_groups,
-    random_numbers,
-    read_sources,
-    write_atomically,
-    write_split,
+    read_split_labels,
+    read_table,
 )
-from espnet2_sslam.units import SAMPLE_RATE
+from espnet2_sslam.store import write_csv
+from espnet2_sslam.units import FRAME_LENGTH, SAMPLE_RATE
 
 SPLITS = ("train", "valid", "test")
 ATTEMPTS = 50  # to find a mixture that was not made yet
 COLUMNS = ("mixture", "source", "recording", "label", "snr_db")
+LEVEL = 10 ** (-26 / 20)  # root mean square of the reference
+SOUNDING = 10 ** (-40 / 20)  # of the loudest frame: what counts as silence
+PEAK = 10 ** (-1 / 20)  # louder mixtures are turned down to it
+
+
+@dataclass(frozen=True)
+class Source:
+    """A clip with one label; `recording` is what it was cut from."""
+
+    key: str
+    path: str
+    recording: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source in a mixture: its level against the reference, and two draws in 0..1.
+
+    `place` says where it begins, or, if it is longer than the mixture, where it is cut.
+    """
+
+    source: Source
+    snr: float  # dB
+    place: float
+
+
+def read_sources(datadir: Path) -> list[Source]:
+    """Return the clips of a data directory that have exactly one label, each once.
+
+    Raises:
+        ValueError: no such clip, or two different clips of the same id.
+    """
+    found: dict[str, Source] = {}
+    for split in find_splits(datadir):
+        wav = read_table(Path(datadir) / split / "wav.scp")
+        labels = read_split_labels(datadir, split, list(wav))
+        if labels is None:
+            continue
+        speakers = Path(datadir) / split / "utt2spk"
+        recordings = read_table(speakers) if speakers.is_file() else {}
+        for key, path in wav.items():
+            if len(labels[key]) != 1:
+                continue
+            source = Source(key, path, recordings.get(key, key), labels[key][0])
+            if found.setdefault(key, source) != source:
+                raise ValueError(
+                    f"{datadir}: two different clips are called {key!r}, one of them "
+                    f"in {split}: ids must be unique"
+                )
+    if not found:
+        raise ValueError(
+            f"{datadir} has no clip with exactly one label: mixtures are made of such "
+            "clips; give the data directory (stage 1) of a labelled corpus"
+        )
+    return [found[key] for key in sorted(found)]
+
+
+def random_numbers(seed: int, name: str) -> np.random.Generator:
+    """Return the random numbers of one mixture, whatever is made before it."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+
+
+def choose(
+    by_label: dict[str, list[Source]],
+    degree: int,
+    snr: tuple[float, float],
+    rng: np.random.Generator,
+) -> list[Part]:
+    """Draw the parts of a mixture: labels evenly, then a clip of each.
+
+    No recording comes twice. The order of the labels is random, and so the reference.
+
+    Raises:
+        ValueError: there are fewer labels than `degree`, or too few recordings.
+    """
+    labels = sorted(by_label)
+    if degree > len(labels):
+        raise ValueError(
+            f"a mixture of {degree} sources needs {degree} labels, there are "
+            f"{len(labels)}: leave this degree out"
+        )
+    chosen: list[Part] = []
+    for index in rng.permutation(len(labels)).tolist():
+        used = {part.source.recording for part in chosen}
+        clips = [s for s in by_label[labels[index]] if s.recording not in used]
+        if clips:
+            source = clips[int(rng.integers(len(clips)))]
+            level = float(rng.uniform(*snr)) if chosen else 0.0
+            chosen.append(Part(source, level, float(rng.uniform())))
+        if len(chosen) == degree:
+            return chosen
+    raise ValueError(
+        f"a mixture of {degree} sources needs {degree} recordings of different labels, "
+        f"only {len(chosen)} were found: leave this degree out"
+    )
+
+
+def sounding_level(samples: np.ndarray) -> float:
+    """Return the root mean square of a clip's sounding part (N,), 0 for silence."""
+    padded = np.pad(samples, (0, -len(samples) % FRAME_LENGTH))
+    power = np.mean(padded.reshape(-1, FRAME_LENGTH).astype(np.float64) ** 2, axis=1)
+    loud = power[power >= SOUNDING**2 * power.max()] if len(power) else power
+    return float(np.sqrt(loud.mean())) if power.any() else 0.0
+
+
+def fit(samples: np.ndarray, num_samples: int, place: float) -> np.ndarray:
+    """Put a clip somewhere into silence of num_samples, or cut so many out of it."""
+    room = num_samples - len(samples)
+    if room < 0:
+        start = int(place * (-room + 1))
+        return samples[start : start + num_samples]
+    start = int(place * (room + 1))
+    return np.pad(samples, (start, room - start))
+
+
+def mix(parts: Sequence[Part], num_samples: int) -> np.ndarray:
+    """Return the mixture (num_samples,) float32, at most -1 dB below full scale.
+
+    Raises:
+        AudioError: a source that cannot be read.
+        ValueError: a source that is silent where it was cut.
+    """
+    mixture = np.zeros(num_samples)
+    for part in parts:
+        clip = fit(read_audio(part.source.path), num_samples, part.place)
+        level = sounding_level(clip)
+        if level == 0.0:
+            raise ValueError(
+                f"{part.source.path} is silent in the part that was cut out: take it "
+                "out of the lists or make the mixtures longer"
+            )
+        mixture += clip * (LEVEL * 10 ** (part.snr / 20) / level)
+    peak = np.abs(mixture).max()
+    return (mixture * min(1.0, PEAK / peak)).astype(np.float32)
 
 
 class Mixture(NamedTuple):
@@ -142,55 +279,6 @@ def note_labels(sources: list[Source], divided: dict[str, list[Source]]) -> str:
     )
 
 
-def write_mixtures(datadir: Path, mixtures: list[Mixture]) -> None:
-    """Write mixtures.csv: a line for each source of each mixture."""
-    stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for mixture in mixtures:
-        for part in mixture.parts:
-            source = part.source
-            row = (mixture.key, source.key, source.recording, source.label)
-            table.writerow([*row, f"{part.snr:.2f}"])
-    write_atomically(datadir / "mixtures.csv", stream.getvalue())
-
-
-def make_corpus(args) -> None:
-    """Write all splits below args.datadir."""
-    datadir = args.datadir.resolve()
-    everything = read_sources(args.corpus_dir)
-    sources = divide(everything, args)
-    mixtures = plan(sources, args)
-    begin_corpus(datadir)
-    work = partial(render, datadir=datadir, seconds=args.seconds)
-    paths = list(parallel_map(work, mixtures, args.nj, "mixtures"))
-    splits = {}
-    for mixture, path in zip(mixtures, paths):
-        splits.setdefault(mixture.split, {})[mixture.key] = path
-    labels = {m.key: sorted({p.source.label for p in m.parts}) for m in mixtures}
-    for split, wav in splits.items():
-        write_split(datadir / split, wav, labels=labels)
-    for split in ("train", "valid"):
-        wav = {source.key: source.path for source in sources[split]}
-        recordings = {source.key: source.recording for source in sources[split]}
-        write_split(datadir / f"pretrain/{split}", wav, recordings)
-    write_mixtures(datadir, mixtures)
-    classes = sorted({label for of_clip in labels.values() for label in of_clip})
-    write_atomically(datadir / "polyphony" / CLASS_FILE, "\n".join(classes) + "\n")
-    tests = [f"polyphony/degree_{degree}" for degree in args.degrees]
-    ends = "polyphony/train", "polyphony/valid"
-    run = Downstream("polyphony", "multi_label", *ends, tests)
-    there = [*splits, "pretrain/train", "pretrain/valid"]
-    counts = ", ".join(f"{len(sources[split])} for {split}" for split in SPLITS)
-    note = (
-        f"polyphony: {args.seconds:g} s mixtures of clips of {args.corpus_dir.name} "
-        f"({counts}), seed {args.seed}, {args.snr[0]:g} to {args.snr[1]:g} dB"
-        f"{note_labels(everything, sources)}"
-    )
-    finish_corpus(datadir, there, [run], note)
-    logging.info("%s; %d mixtures", note, len(mixtures))
-
-
 def check(args) -> None:
     """Refuse options out of range."""
     if min(args.degrees) < 1 or len(set(args.degrees)) != len(args.degrees):
@@ -206,14 +294,10 @@ def check(args) -> None:
         raise ValueError("--shares must be positive and --seconds from 0.1 to 120")
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv=None) -> None:
+    """Write all splits below --datadir."""
+    parser = corpus_parser(__doc__, nj="processes [1]")
     add = parser.add_argument
-    add("--corpus_dir", type=Path, required=True)
-    add("--datadir", type=Path, default=Path("data"))
     add("--degrees", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8, 10])
     add("--snr", type=float, nargs=2, default=[-5.0, 5.0], help="in dB [-5 5]")
     add("--seconds", type=float, default=5.0, help="length of a mixture [5]")
@@ -228,16 +312,43 @@ def get_parser() -> argparse.ArgumentParser:
         help="of the sources for train, valid, test [0.5 0.2 0.3]",
     )
     add("--seed", type=int, default=0, help="[0]")
-    add("--nj", type=int, default=1, help="processes [1]")
-    return parser
-
-
-def main(argv=None) -> None:
-    """Entry point."""
-    args = get_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    args = parse(parser, argv)
     check(args)
-    make_corpus(args)
+    datadir = args.datadir.resolve()
+    everything = read_sources(args.corpus_dir)
+    sources = divide(everything, args)
+    mixtures = plan(sources, args)
+    writer = CorpusWriter(datadir)
+    work = partial(render, datadir=datadir, seconds=args.seconds)
+    clips: dict[str, list[Clip]] = {}
+    paths = parallel_map(work, mixtures, args.nj, "mixtures")
+    for mixture, path in zip(mixtures, paths, strict=True):
+        labels = " ".join(sorted(part.source.label for part in mixture.parts))
+        clips.setdefault(mixture.split, []).append(Clip(mixture.key, path, labels))
+    for split, of_split in clips.items():
+        writer.add(split, of_split, known_to_exist=True)
+    for split in ("train", "valid"):
+        heard = [Clip(s.key, s.path, "", s.recording) for s in sources[split]]
+        writer.add(f"pretrain/{split}", heard, labelled=False, known_to_exist=True)
+    rows = (
+        (m.key, p.source.key, p.source.recording, p.source.label, f"{p.snr:.2f}")
+        for m in mixtures
+        for p in m.parts
+    )
+    write_csv(datadir / "mixtures.csv", COLUMNS, rows)
+    writer.classes(
+        "polyphony", sorted({p.source.label for m in mixtures for p in m.parts})
+    )
+    counts = ", ".join(f"{len(sources[split])} for {split}" for split in SPLITS)
+    writer.note(
+        f"polyphony: {args.seconds:g} s mixtures of clips of {args.corpus_dir.name} "
+        f"({counts}), seed {args.seed}, {args.snr[0]:g} to {args.snr[1]:g} dB"
+        f"{note_labels(everything, sources)}"
+    )
+    tests = [f"polyphony/degree_{degree}" for degree in args.degrees]
+    ends = "polyphony/train", "polyphony/valid"
+    writer.finish([Downstream("polyphony", "multi_label", *ends, tests)])
+    logging.info("%d mixtures", len(mixtures))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,10 @@ validation reports on, so last and best are reported separately. Classes are sor
 authors' order was arbitrary and differed from run to run).
 """
 
-import argparse
-import csv
 import os
 from pathlib import Path
 
-from corpus_command import corpus_parser, prepare_corpus
+from corpus_command import corpus_parser, parse, read_rows
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
@@ -27,7 +25,6 @@ from espnet2_sslam.corpus import (
     label_name,
     label_word,
     slug,
-    write_classes,
 )
 
 SCENES = {
@@ -83,23 +80,13 @@ def read_labels(path: Path) -> dict[str, list[str]]:
         ValueError: Missing columns, or a row without a file name.
     """
     labels: dict[str, list[str]] = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        names = [(name or "").strip() for name in reader.fieldnames or []]
-        reader.fieldnames = names
-        lacking = [name for name in COLUMNS if name not in names]
-        if lacking:
-            raise ValueError(
-                f"{path} lacks the column(s) {', '.join(lacking)}; it has: "
-                f"{', '.join(names)}"
-            )
-        for row in reader:
-            name, label = ((row[column] or "").strip() for column in COLUMNS)
-            if not name:
-                raise ValueError(f"{path}, line {reader.line_num}: no audio_filename")
-            of_clip = labels.setdefault(name, [])
-            if label and label_word(label) not in of_clip:
-                of_clip.append(label_word(label))
+    for row in read_rows(path, COLUMNS):
+        name, label = (row[column] for column in COLUMNS)
+        if not name:
+            raise ValueError(f"{path}, line {row['line']}: no audio_filename")
+        of_clip = labels.setdefault(name, [])
+        if label and label_word(label) not in of_clip:
+            of_clip.append(label_word(label))
     if len(labels) < 2:
         raise ValueError(f"{path} lists {len(labels)} clip(s), two or more are needed")
     return labels
@@ -132,7 +119,7 @@ def prepare_scene(scene: str, corpus_dir: Path, writer: CorpusWriter) -> Downstr
         writer.add(f"spass_{scene}/{split}", clips)
     classes = sorted({label for name in names for label in labels[name]})
     names = {word: label_name(word) for word in classes}
-    write_classes(writer.datadir / f"spass_{scene}", names)
+    writer.classes(f"spass_{scene}", names)
     _note_differences(scene, writer, labels, parts, folder)
     train, test = (f"spass_{scene}/{split}" for split in parts)
     return Downstream(f"spass_{scene}", "multi_label", train, test, [test])
@@ -157,27 +144,18 @@ def _note_differences(scene, writer, labels, parts, folder) -> None:
         )
 
 
-def prepare(args) -> None:
+def main(argv=None) -> None:
     """Write all scenes below --datadir."""
+    parser = corpus_parser(__doc__)
+    add = parser.add_argument
+    add("--scenes", nargs="+", choices=tuple(SCENES), default=list(SCENES))
+    args = parse(parser, argv)
     corpus_dir = args.corpus_dir.resolve()
     if not corpus_dir.is_dir():
         raise ValueError(f"{corpus_dir} is no directory; expected: {EXPECTED}")
     writer = CorpusWriter(args.datadir, EXPECTED)
     scenes = [scene for scene in SCENES if scene in args.scenes]
     writer.finish([prepare_scene(scene, corpus_dir, writer) for scene in scenes])
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    parser = corpus_parser(__doc__)
-    add = parser.add_argument
-    add("--scenes", nargs="+", choices=tuple(SCENES), default=list(SCENES))
-    return parser
-
-
-def main(argv=None) -> None:
-    """Entry point."""
-    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

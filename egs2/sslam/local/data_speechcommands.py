@@ -14,7 +14,6 @@ the same recordings in both.) ks1/train/weights holds 1000 / (clips of the class
 0.01).
 """
 
-import argparse
 import os
 import re
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from corpus_command import corpus_parser, prepare_corpus
+from corpus_command import corpus_parser, parse
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
@@ -31,12 +30,11 @@ from espnet2_sslam.corpus import (
     Downstream,
     label_word,
     slug,
-    write_classes,
 )
 
 NOISE = "_background_noise_"
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
-KEYWORDS = "yes no up down left right on off stop go".split()
+KEYWORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
 KS1_CLASSES = [*KEYWORDS, UNKNOWN, SILENCE]  # the order of SUPERB
 KS2_CLASSES = 35
 LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
@@ -192,8 +190,13 @@ def cut_noise(folder: Path, target: Path, rng) -> dict[str, list[Clip]]:
     }
 
 
-def prepare(args) -> None:
+def main(argv=None) -> None:
     """Write all splits below --datadir."""
+    parser = corpus_parser(__doc__)
+    add = parser.add_argument
+    add("--task", choices=tuple(VERSIONS), default="ks2", help="[ks2]")
+    add("--seed", type=int, default=0, help="of what noise is for validation [0]")
+    args = parse(parser, argv)
     version = VERSIONS[args.task]
     folder = find_folder(args.corpus_dir.resolve(), version)
     writer = CorpusWriter(args.datadir, EXPECTED.format(version))
@@ -217,25 +220,9 @@ def prepare(args) -> None:
     for split, of_split in clips.items():
         weighted = args.task == "ks1" and split == "train"
         writer.add(f"{args.task}/{split}", of_split, weighted=weighted)
-    write_classes(
-        args.datadir / args.task, {label_word(name): name for name in classes}
-    )
+    writer.classes(args.task, {label_word(name): name for name in classes})
     train, valid, test = (f"{args.task}/{split}" for split in clips)
     writer.finish([Downstream(args.task, "multi_class", train, valid, [test])])
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    parser = corpus_parser(__doc__)
-    add = parser.add_argument
-    add("--task", choices=tuple(VERSIONS), default="ks2", help="[ks2]")
-    add("--seed", type=int, default=0, help="of what noise is for validation [0]")
-    return parser
-
-
-def main(argv=None) -> None:
-    """Entry point."""
-    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,28 @@ without the background. urbansed/{train,valid,test}; which of validation and tes
 authors of SSLAM report is not known, so both are scored.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpus_command import corpus_parser, prepare_corpus
+from corpus_command import corpus_parser, parse
 from event_files import FORMS, read_event_labels
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, slug, write_classes
+from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, slug
 
 SPLITS = {"train": "train", "valid": "validate", "test": "test"}
-CLASSES = (
-    "air_conditioner car_horn children_playing dog_bark drilling engine_idling "
-    "gun_shot jackhammer siren street_music"
-).split()
+CLASSES = [
+    "air_conditioner",
+    "car_horn",
+    "children_playing",
+    "dog_bark",
+    "drilling",
+    "engine_idling",
+    "gun_shot",
+    "jackhammer",
+    "siren",
+    "street_music",
+]
 EXPECTED = (
     "--corpus_dir with audio/{train,validate,test}/*.wav and "
     "annotations/{train,validate,test}/*.txt (or .jams), as in URBAN-SED_v2.0.0"
@@ -71,25 +78,16 @@ def read_split(root: Path, name: str, writer: CorpusWriter) -> Iterator[Clip]:
         )
 
 
-def prepare(args) -> None:
+def main(argv=None) -> None:
     """Write all splits below --datadir."""
+    args = parse(corpus_parser(__doc__), argv)
     root = find_root(args.corpus_dir.resolve())
     writer = CorpusWriter(args.datadir, EXPECTED)
     for split, name in SPLITS.items():
         writer.add(f"urbansed/{split}", read_split(root, name, writer))
-    write_classes(args.datadir / "urbansed", {name: name for name in CLASSES})
+    writer.classes("urbansed", {name: name for name in CLASSES})
     train, valid, test = (f"urbansed/{split}" for split in SPLITS)
     writer.finish([Downstream("urbansed", "multi_label", train, valid, [test, valid])])
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    return corpus_parser(__doc__)
-
-
-def main(argv=None) -> None:
-    """Entry point."""
-    prepare_corpus(get_parser(), prepare, argv)
 
 
 if __name__ == "__main__":

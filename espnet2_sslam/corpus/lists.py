@@ -1,0 +1,607 @@
+"""Data folders in Kaldi's style: their lists, labels and splits, read and written.
+
+A set (`pretrain`, `mini`, `esc50/fold1`) holds splits (`train`, `valid`, ...). A split
+holds `wav.scp`, `utt2spk`, `spk2utt` and, with labels, `text`: lines of an id and what
+belongs to it. A set with labels has its `classes.txt`, and `downstream.txt` names the
+training runs. Readers refuse what would silently go wrong later.
+
+Two million clips fit: lists are read line by line, and a clip is a few strings.
+"""
+
+import csv
+import itertools
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from espnet2_sslam.store import write_csv, write_lines, write_text
+
+TASKS = ("multi_label", "multi_class")
+DOWNSTREAM_FILE = "downstream.txt"  # written last: the corpus is complete
+SPLITS_FILE = "splits.txt"
+NOTES_FILE = "notes.txt"
+CLASS_FILE = "classes.txt"
+LABEL_FILE = "label_names.tsv"
+WEIGHT_FILE = "weights"
+MISSING_FILE = "missing.csv"
+
+
+# Tables
+
+
+def table_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:
+    """Iterate over (line number, key, value) of `<key> <value>` lines.
+
+    A byte order mark, CRLF and blank lines are passed over; a key alone has value "".
+
+    Raises:
+        ValueError: The file is missing.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is missing: prepare the data first")
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            words = line.strip().split(None, 1)
+            if words:
+                yield number, words[0], words[1] if len(words) > 1 else ""
+
+
+def read_table(path: str | Path) -> dict[str, str]:
+    """Read `<key> <value>` lines, in file order.
+
+    Raises:
+        ValueError: The file is missing, or a key occurs twice.
+    """
+    table: dict[str, str] = {}
+    for number, key, value in table_lines(path):
+        if key in table:
+            raise _occurs_twice(path, number, key)
+        table[key] = value
+    return table
+
+
+def write_table(path: Path, rows: Iterable[tuple[str, object]] | None) -> None:
+    """Write `<key> <value>` lines as they come; None removes an earlier file."""
+    if rows is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_lines(path, (f"{key} {value}".rstrip() for key, value in rows))
+
+
+def _occurs_twice(path: str | Path, number: int, key: str) -> ValueError:
+    return ValueError(
+        f"{path}, line {number}: the id {key!r} occurs twice; ids must be unique, "
+        "remove or rename one"
+    )
+
+
+# Labels and classes
+
+
+def slug(text: str) -> str:
+    """Make a name of letters, digits, `_`, `-` and `.` only; not reversible."""
+    return re.sub(r"[^\w.-]+", "_", text.strip()).strip("_") or "_"
+
+
+def label_word(name: str) -> str:
+    """Make one word of a label: blanks and `%` are percent-encoded, as in a URL.
+
+    Raises:
+        ValueError: The label is empty.
+    """
+    name = name.strip()
+    if not name:
+        raise ValueError("a label is empty: name it or remove it")
+    return re.sub(r"[\s%]", lambda match: quote(match.group(), safe=""), name)
+
+
+def label_name(word: str) -> str:
+    """Return the label that `label_word` made the word of."""
+    return unquote(word)
+
+
+def unique_words(names: Iterable[str]) -> list[str]:
+    """Return the words of the labels of one clip, each once, in the order given."""
+    return list(dict.fromkeys(label_word(name) for name in names if name.strip()))
+
+
+def read_classes(path: str | Path) -> list[str]:
+    """Read a class list: one label a line, each once, in class order.
+
+    Raises:
+        ValueError: Missing or empty file, a label twice or with a blank in it.
+    """
+    classes: dict[str, None] = {}
+    for number, label, rest in table_lines(path):
+        if rest:
+            raise ValueError(
+                f"{path}, line {number}: the label {label + ' ' + rest!r} holds a "
+                "blank; write it as one word"
+            )
+        if label in classes:
+            raise ValueError(
+                f"{path}, line {number}: the label {label!r} occurs twice; keep one "
+                "line of it"
+            )
+        classes[label] = None
+    if not classes:
+        raise ValueError(f"{path} is empty: it must list one class per line")
+    return list(classes)
+
+
+def read_label_names(folder: str | Path) -> dict[str, str]:
+    """Return the name to show of each label that has one in label_names.tsv."""
+    path = Path(folder) / LABEL_FILE
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("\t", 1) for line in lines if "\t" in line)
+
+
+def label_vector(words: Iterable[str], index: Mapping[str, int]) -> np.ndarray:
+    """Turn label words into a vector of 0 and 1, (C,) float32.
+
+    Args:
+        words: Labels of one clip.
+        index: Class index of each label.
+
+    Raises:
+        ValueError: A label that is not in `index`; it is named.
+    """
+    vector = np.zeros(len(index), dtype=np.float32)
+    for word in words:
+        if word not in index:
+            raise ValueError(
+                f"the label {word!r} is not in the class list: correct the label or "
+                "add the class"
+            )
+        vector[index[word]] = 1.0
+    return vector
+
+
+def clip_labels(path: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Iterate over (id, label words) of a split's `text`.
+
+    Raises:
+        ValueError: The file is missing.
+    """
+    for _, key, value in table_lines(path):
+        yield key, value.split()
+
+
+def read_split_labels(
+    datadir: str | Path, split: str, ids: Iterable[str]
+) -> dict[str, list[str]] | None:
+    """Read the labels of a split, checked against its ids and its set's classes.txt.
+
+    Returns:
+        Labels of each id, or None when the split has no `text`.
+
+    Raises:
+        ValueError: Ids of `text` and `ids` differ, or a label is not in classes.txt.
+    """
+    path = Path(datadir) / split / "text"
+    if not path.is_file():
+        return None
+    class_list = Path(datadir) / split.split("/")[0] / CLASS_FILE
+    classes = {label: label for label in read_classes(class_list)}
+    unread: list[str] = []  # stands for "no line so far"; told apart by identity
+    labels = dict.fromkeys(ids, unread)
+    shared: dict[str, list[str]] = {}  # one list for all clips of the same labels
+    extra: list[str] = []
+    for number, key, value in table_lines(path):
+        if key not in labels:
+            extra.append(key)
+            continue
+        if labels[key] is not unread:
+            raise _occurs_twice(path, number, key)
+        if value not in shared:
+            words = value.split()
+            unknown = [word for word in words if word not in classes]
+            if unknown:
+                raise ValueError(
+                    f"{path}: the label {unknown[0]!r} of {key!r} is not in "
+                    f"{class_list}; correct the label or add the class"
+                )
+            if len(set(words)) != len(words):
+                raise ValueError(f"{path}: {key!r} has the same label twice")
+            shared[value] = [classes[word] for word in words]
+        labels[key] = shared[value]
+    lost = [key for key, words in labels.items() if words is unread]
+    for keys, there, other in ((lost, "wav.scp", "text"), (extra, "text", "wav.scp")):
+        if keys:
+            raise ValueError(
+                f"{path}: {len(keys)} id(s) are in {there} only, not in {other}, for "
+                f"example {min(keys)!r}; both must list the same clips"
+            )
+    return labels
+
+
+# Sampling weights
+
+
+def label_weights(counts: Mapping[str, int]) -> dict[str, float]:
+    """Return 1000 / (count + 0.01) for each label: rare classes are drawn more often.
+
+    Source: the formula published with AST and AudioMAE (dataset/audioset,
+    gen_weight.py); the weights that SSLAM's authors used are not public.
+    """
+    return {label: 1000.0 / (count + 0.01) for label, count in counts.items()}
+
+
+def class_balanced_weights(labels: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return for each clip the sum of `label_weights` over its labels, (N,) float64."""
+    weight = label_weights(Counter(word for words in labels for word in words))
+    sums = (sum(weight[word] for word in words) for words in labels)
+    return np.fromiter(sums, dtype=np.float64, count=len(labels))
+
+
+# Splits and training runs
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """One training run of a labelled set; folders relative to downstream.txt."""
+
+    name: str
+    task: str
+    train: str
+    valid: str
+    tests: Sequence[str]
+
+    @property
+    def class_list(self) -> str:
+        """Path of the set's classes.txt, relative to downstream.txt."""
+        return f"{self.train.split('/')[0]}/{CLASS_FILE}"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Every split that the run reads."""
+        return (self.train, self.valid, *self.tests)
+
+
+@dataclass
+class Split:
+    """The lists of one split.
+
+    Attributes:
+        wav: Audio path of each id.
+        speakers: Of the clips whose speaker is not themselves.
+        labels: None without a `text`.
+    """
+
+    name: str
+    wav: dict[str, str]
+    speakers: dict[str, str]
+    labels: dict[str, list[str]] | None
+
+
+def read_downstream(datadir: str | Path) -> list[Downstream]:
+    """Read downstream.txt.
+
+    Raises:
+        ValueError: A line without five fields, an unknown task, a missing folder.
+    """
+    path = Path(datadir) / DOWNSTREAM_FILE
+    runs = []
+    for name, rest in read_table(path).items():
+        fields = rest.split()
+        if len(fields) != 4 or fields[0] not in TASKS:
+            raise ValueError(
+                f"{path}: the line of {name!r} must read "
+                f"<name> {'|'.join(TASKS)} <train> <valid> <test>[,<test>]"
+            )
+        task, train, valid, tests = fields
+        run = Downstream(name, task, train, valid, tuple(tests.split(",")))
+        for folder in run.splits:
+            if not (Path(datadir) / folder / "wav.scp").is_file():
+                raise ValueError(
+                    f"{path}: {name!r} names {folder}, but {folder}/wav.scp is missing"
+                )
+        runs.append(run)
+    return runs
+
+
+def find_splits(datadir: str | Path) -> list[str]:
+    """Return the splits' relative paths: of splits.txt, else all with a wav.scp.
+
+    Raises:
+        ValueError: There is none.
+    """
+    datadir = Path(datadir)
+    if (datadir / SPLITS_FILE).is_file():
+        return sorted(read_table(datadir / SPLITS_FILE))
+    splits = sorted(
+        path.parent.relative_to(datadir).as_posix()
+        for path in datadir.rglob("wav.scp")
+        if path.parent != datadir
+    )
+    if not splits:
+        raise ValueError(
+            f"{datadir} holds no <set>/<split>/wav.scp: prepare the data first"
+        )
+    return splits
+
+
+def read_split(datadir: str | Path, name: str, one_label: bool = False) -> Split:
+    """Read and check one split.
+
+    Args:
+        datadir: The data folder.
+        name: `<set>/<split>`.
+        one_label: Each clip must have exactly one label.
+
+    Raises:
+        ValueError: No clip, an id without a file or twice, a `segments` file, lists
+            (wav.scp, utt2spk, text) that do not hold the same ids, a label outside
+            classes.txt, or not one label.
+    """
+    folder = Path(datadir) / name
+    wav = read_table(folder / "wav.scp")
+    if not wav:
+        raise ValueError(
+            f"{folder}/wav.scp is empty: a split needs at least one clip, add some or "
+            "remove the split"
+        )
+    for key, path in wav.items():
+        if not path or path.endswith("|"):
+            raise ValueError(
+                f"{folder}/wav.scp: the id {key!r} has "
+                f"{'a command' if path else 'no file'} behind it; an audio file is "
+                "needed"
+            )
+    if (folder / "segments").is_file():
+        raise ValueError(
+            f"{folder}/segments is not supported: cut the recordings into one file per "
+            "clip first"
+        )
+    speakers = _read_speakers(folder, wav)
+    labels = read_split_labels(datadir, name, wav)
+    for key, words in (labels or {}).items() if one_label else ():
+        if len(words) != 1:
+            raise ValueError(
+                f"{folder}/text: {key!r} has {len(words)} labels, multi_class needs "
+                "exactly one; correct it or use multi_label in downstream.txt"
+            )
+    return Split(name, wav, speakers, labels)
+
+
+def _read_speakers(folder: Path, wav: Mapping[str, str]) -> dict[str, str]:
+    """Return the speaker of each clip that is not its own."""
+    path = folder / "utt2spk"
+    if not path.is_file():
+        return {}
+    speakers: dict[str, str] = {}
+    count, extra = 0, False
+    for _, key, name in table_lines(path):
+        count += 1
+        extra = extra or key not in wav
+        if name != key:
+            speakers[key] = name
+    if extra or count != len(wav):
+        # Off the common path: say exactly what differs.
+        different = sorted(set(read_table(path)) ^ set(wav))
+        raise ValueError(
+            f"{folder}: {different[0]!r} is in only one of wav.scp and utt2spk "
+            f"({len(different)} such id(s)); both must list the same clips"
+        )
+    return speakers
+
+
+def read_corpus(datadir: str | Path) -> Iterator[Split]:
+    """Read and check downstream.txt and the splits, one at a time.
+
+    Raises:
+        ValueError: As `read_split`; a labelled run names a split without labels; a
+            clip of a multi_class run has not exactly one label.
+    """
+    names = find_splits(datadir)
+    runs = read_downstream(datadir)
+    for run in runs:
+        for name in run.splits:
+            if name not in names or not (Path(datadir) / name / "text").is_file():
+                raise ValueError(
+                    f"{Path(datadir) / name}/text is missing, but downstream.txt uses "
+                    f"this split for {run.name!r}"
+                )
+    exclusive = {n for run in runs if run.task == "multi_class" for n in run.splits}
+    for name in names:
+        # No variable holds the split: it would be kept while the next one is read.
+        yield read_split(datadir, name, one_label=name in exclusive)
+
+
+# Writing a corpus
+
+
+def write_speakers(
+    folder: Path, keys: Sequence[str], speakers: Mapping[str, str]
+) -> None:
+    """Write utt2spk and spk2utt of sorted ids; who is not in `speakers` is their own.
+
+    Where all are their own there is no table by speaker in the memory.
+    """
+    write_table(folder / "utt2spk", ((key, speakers.get(key, key)) for key in keys))
+    by_speaker: dict[str, list[str]] = {}
+    for key in keys if speakers else ():
+        by_speaker.setdefault(speakers.get(key, key), []).append(key)
+    rows = sorted(by_speaker.items()) if speakers else ((key, [key]) for key in keys)
+    write_table(folder / "spk2utt", ((name, " ".join(of)) for name, of in rows))
+
+
+class Clip(NamedTuple):
+    """One clip of a split.
+
+    Attributes:
+        key: Its id, one word.
+        path: Absolute path of the audio; "" if there is none.
+        labels: Words separated by one blank.
+        speaker: The recording that it was cut from; "" for itself.
+        reason: Why there is no audio, if that is known already.
+    """
+
+    key: str
+    path: str
+    labels: str = ""
+    speaker: str = ""
+    reason: str = ""
+
+
+class _ExistingFiles:
+    """Which files exist, with one look into each folder."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, set[str]] = {}
+
+    def __contains__(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self.names:
+            try:
+                self.names[folder] = set(os.listdir(folder))
+            except OSError:
+                self.names[folder] = set()
+        return name in self.names[folder]
+
+
+class CorpusWriter:
+    """Writes the data folder of one corpus, split by split.
+
+    Clips without audio are left out, listed in missing.csv and counted in the notes.
+
+    Args:
+        datadir: Where it goes; unfinished until `finish`.
+        expected: What to place where, for the error when no audio is found.
+    """
+
+    def __init__(self, datadir: str | Path, expected: str = ""):
+        self.datadir = Path(datadir)
+        self.expected = expected
+        self.files = _ExistingFiles()
+        self.splits: list[str] = []
+        self.notes: list[str] = []
+        for name in (DOWNSTREAM_FILE, SPLITS_FILE, NOTES_FILE):
+            (self.datadir / name).unlink(missing_ok=True)
+
+    def note(self, text: str) -> None:
+        """Say something that a reader of the data report should know."""
+        logging.info("%s", text)
+        self.notes.append(text)
+
+    def add(
+        self,
+        split: str,
+        clips: Iterable[Clip],
+        *,
+        labelled: bool = True,
+        weighted: bool = False,
+        known_to_exist: bool = False,
+    ) -> int:
+        """Write one split and return its number of clips.
+
+        Args:
+            split: `<set>/<name>`.
+            clips: In any order.
+            labelled: Write `text`.
+            weighted: Write `weights` by the published formula, for sampling.
+            known_to_exist: The files need not be looked for: that is done already, or
+                is left to the formatting.
+
+        Raises:
+            ValueError: An id twice or with a blank, a path that no list can hold, or
+                no clip with audio.
+        """
+        rows: list[tuple[str, str, str, str]] = []
+        missing: list[tuple[str, str, str]] = []
+        for clip in clips:
+            if not clip.key or re.search(r"\s", clip.key):
+                raise ValueError(f"{split}: the id {clip.key!r} is empty or has blanks")
+            if re.search(r"^\s|\s$|[\n\r]", clip.path):
+                raise ValueError(
+                    f"{split}: the path {clip.path!r} does not fit into wav.scp (it "
+                    "begins or ends with a blank or holds a line break): rename the "
+                    "file"
+                )
+            if not clip.path or not (known_to_exist or clip.path in self.files):
+                reason = clip.reason or "no such file"
+                missing.append((clip.key, clip.path, reason))
+            else:
+                rows.append((clip.key, clip.path, clip.labels, clip.speaker))
+        rows.sort()
+        for before, after in itertools.pairwise(rows):
+            if before[0] == after[0]:
+                raise ValueError(
+                    f"{split}: the id {after[0]!r} occurs twice, for {before[1]} and "
+                    f"{after[1]}; remove one from the corpus's list"
+                )
+        if not rows:
+            example = f", for example {missing[0][1] or missing[0][0]}" * bool(missing)
+            raise ValueError(
+                f"{split}: none of its {len(missing)} clips was found{example}; "
+                f"expected: {self.expected}"
+            )
+        folder = self.datadir / split
+        write_table(folder / "wav.scp", ((key, path) for key, path, _, _ in rows))
+        speakers = {key: name for key, _, _, name in rows if name}
+        write_speakers(folder, [row[0] for row in rows], speakers)
+        text = ((key, labels) for key, _, labels, _ in rows) if labelled else None
+        write_table(folder / "text", text)
+        write_table(folder / WEIGHT_FILE, _weights(rows) if weighted else None)
+        if missing:
+            columns = ("id", "file", "reason")
+            write_csv(folder / MISSING_FILE, columns, sorted(missing))
+            self.note(
+                f"{split}: {len(missing)} of {len(rows) + len(missing)} clips are "
+                f"missing, see {split}/{MISSING_FILE}"
+            )
+        else:
+            (folder / MISSING_FILE).unlink(missing_ok=True)
+        self.splits.append(split)
+        return len(rows)
+
+    def classes(self, name: str, labels: Iterable[str]) -> None:
+        """Write the class list of a set, in class order.
+
+        Args:
+            name: The set.
+            labels: One word each; a mapping gives each label's name to show as well.
+        """
+        write_lines(self.datadir / name / CLASS_FILE, labels)
+        if isinstance(labels, Mapping):
+            names = ((word, " ".join(text.split())) for word, text in labels.items())
+            path = self.datadir / name / LABEL_FILE
+            write_lines(path, (f"{word}\t{text}" for word, text in names))
+
+    def finish(self, runs: Iterable[Downstream]) -> None:
+        """Write notes.txt, splits.txt and downstream.txt (a run a line): all done."""
+        notes = "\n".join(self.notes).rstrip()
+        write_text(self.datadir / NOTES_FILE, f"{notes}\n")
+        write_lines(self.datadir / SPLITS_FILE, sorted(self.splits))
+        lines = (
+            f"{run.name} {run.task} {run.train} {run.valid} {','.join(run.tests)}"
+            for run in runs
+        )
+        write_lines(self.datadir / DOWNSTREAM_FILE, lines)
+
+
+def _weights(rows: list[tuple[str, str, str, str]]) -> Iterator[tuple[str, str]]:
+    """Iterate over the sampling weight of each clip."""
+    weight = label_weights(Counter(word for row in rows for word in row[2].split()))
+    for key, _, labels, _ in rows:
+        total = sum(weight[word] for word in labels.split())
+        yield key, f"{total:.9g}"
+
+
+def count_missing(folder: str | Path) -> int:
+    """Return how many clips the missing.csv of a split lists."""
+    path = Path(folder) / MISSING_FILE
+    if not path.is_file():
+        return 0
+    with open(path, encoding="utf-8", newline="") as file:
+        return sum(1 for row in csv.reader(file) if row) - 1
