@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from espnet2_sslam.checkpoint import CheckpointError, save_model
-from espnet2_sslam.integrations.s3prl import register, upstreams
+from espnet2_sslam.integrations.s3prl import upstreams
 from espnet2_sslam.integrations.s3prl.upstreams import sslam, sslam_mean
 from tests.checkpoint_case import PRETRAIN, small_encoder, unpack
 
@@ -36,7 +36,7 @@ def hub():
     """s3prl's hub, with our upstreams in it."""
     import s3prl.hub
 
-    register.register(s3prl.hub)
+    upstreams.register(s3prl.hub)
     return s3prl.hub
 
 
@@ -85,8 +85,8 @@ def test_all_keys_that_s3prl_may_ask_for_are_there():
 def test_hidden_states_are_those_of_the_encoder(folder):
     encoder, speech = small_encoder(freq="concat"), torch.stack(clips(16000, 16000))
     with torch.no_grad():
-        hidden, steps = encoder.hidden_states(speech, torch.tensor([16000, 16000]))
-        want = torch.stack([encoder.shaped(tokens, steps)[0] for tokens in hidden])
+        out = encoder.hidden_states(speech, torch.tensor([16000, 16000]), "all")
+        want = torch.stack([encoder.shaped(x, out.steps)[0] for x in out.layers])
     assert torch.equal(states(sslam(str(folder)), 16000, 16000), want)
 
 
@@ -112,10 +112,9 @@ def test_windows_are_padded_as_in_pretraining(folder):
     speech = clips(16000 + 2560 * 4)[0][None]
     windowed = states(sslam(folder, target_frames=64), speech.shape[1])
     with torch.no_grad():
-        first, steps = padded.hidden_states(speech, torch.tensor([speech.shape[1]]))
-    assert torch.allclose(
-        windowed[-1, :, :4], padded.shaped(first[-1], steps)[0][:, :4]
-    )
+        out = padded.hidden_states(speech, torch.tensor([speech.shape[1]]))
+        want, _ = padded.shaped(out.last, out.steps)
+    assert torch.allclose(windowed[-1, :, :4], want[:, :4])
     assert windowed.shape[2] == 11
 
 
@@ -173,9 +172,10 @@ def test_options_come_from_a_file_and_keywords_win(tmp_path):
         ({**TINY, "upsample": 3}, "upsample must divide 2560, got 3"),
         ({**TINY, "upsample": 8, "freq": "flatten"}, "not for flatten"),
         ({**TINY, "layers": [3]}, r"layers must be numbers in 0..2, got \[3\]"),
-        ({**TINY, "target_frames": 100}, "multiple of 16 up to 64, got 100"),
+        ({**TINY, "target_frames": 100}, "positive multiple of 16, got 100"),
         ({**TINY, "num_heads": 5}, "32"),
         ({**TINY, "model_config": "nowhere.yaml"}, "nowhere.yaml is not a file"),
+        ({**TINY, "target_frames": 80}, "target_frames 80 is above max_frames 64"),
         ({"ckpt": "nowhere/model.pt"}, "nowhere/model.pt"),
     ],
     ids=str,
@@ -220,15 +220,15 @@ def test_an_id_that_is_nowhere_is_an_error(tmp_path, monkeypatch):
 
 
 def test_registering_again_is_harmless_and_a_clash_is_not(hub):
-    register.register(hub)
+    upstreams.register(hub)
     names = set(hub.options()) & {n for n in hub.options() if "sslam" in n}
-    assert names == set(register.NAMES)
+    assert names == set(upstreams.NAMES)
     taken = type(hub)("s3prl.hub")
     taken.sslam_url = print
     with pytest.raises(
         ValueError, match="another upstream named sslam_url .of builtins"
     ):
-        register.register(taken)
+        upstreams.register(taken)
     assert not hasattr(taken, "sslam")
 
 
@@ -290,7 +290,7 @@ def test_a_model_from_a_path_gives_both_featurizers_the_right_lengths(hub, folde
     from s3prl.nn import Featurizer, S3PRLUpstream
     from s3prl.upstream.interfaces import Featurizer as LegacyFeaturizer
 
-    assert set(register.NAMES) <= set(S3PRLUpstream.available_names())
+    assert set(upstreams.NAMES) <= set(S3PRLUpstream.available_names())
     assert "sslam_url" not in S3PRLUpstream.available_names(True)
     model = S3PRLUpstream("sslam", path_or_url=str(folder)).eval()
     assert (model.num_layers, model.hidden_sizes[0]) == (3, 256)
@@ -336,7 +336,7 @@ def test_torch_hub_loads_it_without_s3prl(folder):
         "hidden = model([torch.zeros(16000)])['hidden_states']\n"
         "print(len(hidden), 's3prl' in sys.modules)"
     )
-    here = str(Path(register.__file__).parent)
+    here = str(Path(upstreams.__file__).parent)
     run = subprocess.run(
         [sys.executable, "-c", code, here, str(folder)],
         cwd=ROOT,
