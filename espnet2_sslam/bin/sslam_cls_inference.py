@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,22 +39,19 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_classifier(config: dict):
-    """Return the classifier that config.yaml describes, on SSLAM's encoder or BEATs."""
-    if config.get("beats_checkpoint"):
-        from espnet2_sslam.integrations.beats import classifier_from_config
-    else:
-        from espnet2_sslam.classifier import classifier_from_config
-    return classifier_from_config(config)
-
-
-def load_classifier(config_file: Path, model_file: Path):
+def load_classifier(config_file: Path, model_file: Path, build: Callable | None = None):
     """Return the classifier in evaluation mode and its configuration.
+
+    Args:
+        config_file: config.yaml of the training.
+        model_file: Its weights.
+        build: Makes the classifier of the configuration; SSLAM's by default.
 
     Raises:
         ValueError: a file is missing, or the weights do not fit the configuration.
     """
     from espnet2_sslam.checkpoint import load_weights
+    from espnet2_sslam.classifier import classifier_from_config
 
     for path in (config_file, model_file):
         if not path.is_file():
@@ -62,7 +59,7 @@ def load_classifier(config_file: Path, model_file: Path):
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not isinstance(config.get("class_list"), list):
         raise ValueError(f"{config_file} is not the config.yaml of a classifier")
-    model = build_classifier(config)
+    model = (build or classifier_from_config)(config)
     load_weights(model, model_file)
     return model.eval(), config
 
@@ -104,8 +101,8 @@ def write_predictions(path: Path, **arrays: np.ndarray) -> None:
         partial.unlink(missing_ok=True)
 
 
-def main(cmd: Sequence[str] | None = None) -> None:
-    """Load, predict, write."""
+def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> None:
+    """Load, predict, write; `build` is for classifiers on other encoders."""
     from espnet2_sslam.tasks import read_keys
 
     args = get_parser().parse_args(cmd)
@@ -121,7 +118,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     if not list_file.is_file():
         raise ValueError(f"{list_file} does not exist: prepare the data (stage 2)")
     keys = read_keys(list_file)
-    model, config = load_classifier(args.config, args.model_file)
+    model, config = load_classifier(args.config, args.model_file, build)
     device = torch.device("cuda" if args.ngpu else "cpu")
     model.to(device)
 
