@@ -102,7 +102,8 @@ def without_flash_attention_note() -> Iterator[None]:
     202511 prints it to stdout, where it becomes part of `--print_config`; 202611 to
     stderr, where an error should be one line.
     """
-    out, err = NoteFilter(sys.stdout), NoteFilter(sys.stderr)
+    out: Any = NoteFilter(sys.stdout)
+    err: Any = NoteFilter(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield
 

@@ -128,7 +128,7 @@ def test_training_and_inference_run_and_a_frozen_encoder_stays(
 )
 def test_what_beats_does_not_have_is_refused(checkpoint, wrong):
     tokens = BeatsTokens(espnet_encoder(str(checkpoint)))
-    with pytest.raises(ValueError, match="BEATs has no .* use conf/probe_mean.yaml"):
+    with pytest.raises(ValueError, match=r"BEATs has no .* use conf/probe_mean.yaml"):
         BeatsClassifier(tokens, CLASSES, **wrong)
     assert issubclass(BeatsClassifier, SSLAMClassifier)
 

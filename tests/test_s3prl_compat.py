@@ -65,7 +65,7 @@ def test_effects_stay_in_range_and_those_of_libsox_alone_are_named():
     )
     assert loud.tolist() == [[1.0, -1.0]]
     for effect in (["silence", "1", "0.1"], ["rate"]):
-        with pytest.raises(ValueError, match=f"SoX effect '{effect[0]}.*libsox"):
+        with pytest.raises(ValueError, match=rf"SoX effect '{effect[0]}.*libsox"):
             compat.apply_effects_tensor(torch.zeros(1, 9), 16000, [effect])
 
 
@@ -132,9 +132,9 @@ def test_everything_that_s3prl_calls_is_there_after_filling_in(tmp_path, wav, ca
     louder, _ = torchaudio.sox_effects.apply_effects_file(wav, SUPERB_EFFECTS)
     assert torch.allclose(louder, clip * 10**-0.15, atol=1e-6)
     for name in ("HfFolder", "Repository"):
-        with pytest.raises(ImportError, match=f"no .*{name}.*upload"):
+        with pytest.raises(ImportError, match=rf"no .*{name}.*upload"):
             getattr(huggingface_hub, name)("x")
-    with pytest.raises(ImportError, match="upload"):
+    with pytest.raises(ImportError, match=r"upload"):
         huggingface_hub.HfFolder.get_token()
     torch.save({"Args": argparse.Namespace(device="cpu")}, tmp_path / "states.ckpt")
     assert torch.load(tmp_path / "states.ckpt")["Args"].device == "cpu"
@@ -142,7 +142,7 @@ def test_everything_that_s3prl_calls_is_there_after_filling_in(tmp_path, wav, ca
 
 def test_clips_that_get_no_step_are_refused():
     compat.check_learnable(2560, [16000, 1281])
-    with pytest.raises(ValueError, match="1 clip.* 1280 samples: leave .* to 1280"):
+    with pytest.raises(ValueError, match=r"1 clip.* 1280 samples: leave .* to 1280"):
         compat.check_learnable(2560, [16000, 1280])
 
 
@@ -169,7 +169,7 @@ def ctc_loss(criterion, steps, labels, clips=4):
 def test_s3prls_zero_loss_of_impossible_clips_becomes_an_error():
     labels = [1, 2, 3, 4, 1]
     assert ctc_loss(torch.nn.CTCLoss(zero_infinity=True), 4, labels) == 0  # the trap
-    with pytest.raises(ValueError, match="16 of 16 clips.*5 labels in 4 steps"):
+    with pytest.raises(ValueError, match=r"16 of 16 clips.*5 labels in 4 steps"):
         ctc_loss(ctc_task().criterion, 4, labels, clips=16)
 
 
@@ -214,7 +214,7 @@ def corpus(tmp_path):
 
 
 def test_a_failed_resampling_leaves_nothing_that_the_next_run_would_trust(corpus):
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=r"disk full"):
         resampling(fails=True).resample_hear_corpus(corpus)
     assert not (corpus / "16000").exists()
     module = resampling()
@@ -239,7 +239,7 @@ def test_a_resampled_corpus_needs_neither_its_source_nor_a_writable_folder(corpu
     resampling().resample_hear_corpus(corpus)
     corpus.chmod(0o700)
     shutil.rmtree(corpus / "16000")
-    with pytest.raises(ValueError, match="neither 16000/ nor 48000/"):
+    with pytest.raises(ValueError, match=r"neither 16000/ nor 48000/"):
         resampling().resample_hear_corpus(corpus)
 
 
@@ -247,6 +247,6 @@ def test_a_half_resampled_corpus_of_unknown_origin_is_refused(corpus):
     (corpus / "16000" / "fold00").mkdir(parents=True)
     (corpus / "16000" / "fold00" / "a.wav").touch()
     with pytest.raises(
-        ValueError, match="lacks 1 of 2 files.*b.wav: delete the folder"
+        ValueError, match=r"lacks 1 of 2 files.*b.wav: delete the folder"
     ):
         resampling().resample_hear_corpus(corpus)

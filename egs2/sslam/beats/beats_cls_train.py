@@ -6,7 +6,9 @@ from espnet2_sslam.bin.cli import run_main
 
 def main(cmd=None) -> None:
     """Train; `--help` lists the options, `--print_config` the whole configuration."""
-    from beats_classifier import BeatsClassificationTask  # after the options: it takes seconds
+    from beats_classifier import (
+        BeatsClassificationTask,
+    )  # after the options: it takes seconds
 
     BeatsClassificationTask.main(cmd=cmd)
 

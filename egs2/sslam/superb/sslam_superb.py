@@ -251,7 +251,8 @@ def make_runs(args: argparse.Namespace) -> list[Run]:
                 check_learnable(samples_per_step(**args.upstream_options), data.samples)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        for upstream, lr, fold in product(upstreams, args.lrs, task.fold_numbers):
+        rates_and_folds = list(product(args.lrs, task.fold_numbers))
+        for upstream, (lr, fold) in product(upstreams, rates_and_folds):
             settings = {
                 "task": name,
                 "lr": lr,
@@ -285,7 +286,10 @@ def once(args: argparse.Namespace, runs: list[Run], part: str) -> list[str]:
         if part == "train":
             title, place = run.title, folder
             files = ["--output", folder / "dev.json"]
-            files += ["--replaced", args.expdir.with_name(f"{args.expdir.name}_replaced")]
+            files += [
+                "--replaced",
+                args.expdir.with_name(f"{args.expdir.name}_replaced"),
+            ]
         # behind the second -- is what decides the result
         words = [sys.executable, PROGRAM, "--device", args.device]
         words += ["--num_workers", 4 if args.num_workers is None else args.num_workers]

@@ -93,10 +93,11 @@ def _fill_torchaudio() -> list[str]:
             missing.update(load=load, save=save)
     for name, function in missing.items():
         setattr(torchaudio, name, function)
-    sox = getattr(torchaudio, "sox_effects", None)
+    sox: Any = getattr(torchaudio, "sox_effects", None)
     if sox is None or not _works(sox.effect_names):  # before 2.9: needs libsox.so
         if sox is None:
-            sox = torchaudio.sox_effects = ModuleType("torchaudio.sox_effects")
+            sox = ModuleType("torchaudio.sox_effects")
+            setattr(torchaudio, "sox_effects", sox)  # noqa: B010
             sys.modules[sox.__name__] = sox
         sox.apply_effects_file = apply_effects_file
         sox.apply_effects_tensor = apply_effects_tensor

@@ -199,7 +199,7 @@ def _download(source: str, refresh: bool) -> str:
     from s3prl.util.download import _urls_to_filepaths  # type: ignore[import]
 
     try:
-        return _urls_to_filepaths(source, refresh=bool(refresh))
+        return str(_urls_to_filepaths(source, refresh=bool(refresh)))
     except (OSError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{source} cannot be downloaded: {reason}") from error
