@@ -70,15 +70,15 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 class Upstream(NamedTuple):
-    """An upstream for one seed: `ckpt` is our model's folder, "" for those of s3prl."""
+    """An upstream for one seed; those of s3prl have only a name."""
 
     name: str
     seed: int
     entry: str  # s3prl's name of it
-    ckpt: str = ""
-    options: dict[str, Any] = {}
-    sha256: str = ""
-    origin: str = ""
+    ckpt: str  # our model's folder
+    options: dict[str, Any]
+    sha256: str  # of the weights
+    origin: str  # what the user named
 
 
 class Run(NamedTuple):
@@ -163,7 +163,7 @@ def prepare(
         ValueError: The source cannot be read.
     """
     if not source:
-        return Upstream(name, seed, name)
+        return Upstream(name, seed, name, "", {}, "", "")
     import torch
 
     from espnet2_sslam.checkpoint import (

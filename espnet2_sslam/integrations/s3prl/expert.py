@@ -145,7 +145,8 @@ class UpstreamExpert(nn.Module):
         for layer in self.layers:
             state, _ = self.encoder.shaped(output.layers[layer], output.steps)
             states.append(zero_padding(state[:, : int(steps.max())], steps))
-        named = {f"hidden_state_{i}": state for i, state in zip(self.layers, states)}
+        pairs = zip(self.layers, states, strict=True)
+        named = {f"hidden_state_{layer}": state for layer, state in pairs}
         return {"hidden_states": states, "last_hidden_state": states[-1], **named}
 
     def _windows(self, speech: torch.Tensor, lengths: torch.Tensor) -> EncoderOutput:
