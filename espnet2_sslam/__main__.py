@@ -10,6 +10,7 @@ import logging
 import runpy
 import sys
 import traceback
+from typing import Any
 
 from espnet2_sslam._hook import without_flash_attention_note
 
@@ -18,7 +19,7 @@ USAGE = "usage: python -m espnet2_sslam (-m MODULE | -c CODE | SCRIPT) [ARGUMENT
 HOSTS = ("espnet2.bin.", "espnet2_sslam.bin.", "s3prl.")
 
 
-def main() -> object:
+def main() -> Any:
     """Run a module, code or script as python does, with the plug-in loaded."""
     arguments = sys.argv[1:]
     if arguments[:1] in (["-h"], ["--help"]):
@@ -39,7 +40,7 @@ def main() -> object:
     return None
 
 
-def _run_module(name: str, arguments: list[str]) -> object:
+def _run_module(name: str, arguments: list[str]) -> Any:
     """Run a module; the hosts' commands in a way that spawned processes survive.
 
     A spawned process (a rank of ESPnet, a worker of a DataLoader) imports the parent's

@@ -2,46 +2,50 @@
 
 Neither has a plug-in mechanism that reaches all its commands. Here a finder on
 sys.meta_path calls our integrations around the execution of the modules below. Standard
-library only: `import espnet2_sslam` stays fast. The README says what works through it.
+library only: `import espnet2_sslam` stays fast. docs/importing.md says what changes.
 """
 
 import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TextIO
 
-TASKS = "espnet2.tasks."
 INTEGRATIONS = "espnet2_sslam.integrations."
+# ESPnet imports these in every process, and they need nothing: a training of ESPnet
+# loads none of our integration of s3prl.
+QUIET = ("s3prl.upstream", "s3prl.upstream.wav2vec2", "s3prl.util", "s3prl.utility")
 
 
-def before(name: str) -> Callable[[], None] | None:
-    """What to do before a module is executed, if anything."""
-    if name == "s3prl":
-        return lambda: _call("s3prl.compat", "apply")
-    return None
+def concerns(name: str) -> bool:
+    """Whether we act around the execution of a module."""
+    if name.startswith("s3prl."):
+        return name not in QUIET and not name.startswith(
+            tuple(f"{package}." for package in QUIET[1:])
+        )
+    return name.startswith("espnet2.tasks.")
 
 
-def after(name: str) -> Callable[[ModuleType], None] | None:
-    """What to do with a module after it was executed, if anything.
+@contextlib.contextmanager
+def acting(module: ModuleType) -> Iterator[None]:
+    """Act before and after a module is executed.
 
-    Raises (when called):
-        ImportError: Somebody else has taken one of our names.
+    Raises:
+        ValueError: Somebody else has taken one of our names.
     """
-    if name.startswith(TASKS):
-        return lambda module: _call("espnet", "register", module)
+    name = module.__name__
+    if name.startswith("espnet2.tasks."):
+        yield
+        espnet = importlib.import_module(INTEGRATIONS + "espnet")
+        if hasattr(espnet, "register"):  # else it is being imported, and does it itself
+            espnet.register(module)
+        return
+    with importlib.import_module(INTEGRATIONS + "s3prl.compat").executing(module):
+        yield
     if name == "s3prl.hub":
-        return lambda module: _call("s3prl.register", "register", module)
-    return None
-
-
-def _call(module: str, function: str, *arguments: object) -> None:
-    """Call a function of one of our integrations."""
-    integration = importlib.import_module(INTEGRATIONS + module)
-    if hasattr(integration, function):  # else it is being imported, and does it itself
-        getattr(integration, function)(*arguments)
+        importlib.import_module(INTEGRATIONS + "s3prl.upstreams").register(module)
 
 
 class HostFinder:
@@ -52,8 +56,7 @@ class HostFinder:
         cls, name: str, path=None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the module's spec with a loader that does what is to be done."""
-        first, then = before(name), after(name)
-        if first is None and then is None:
+        if not concerns(name):
             return None
         spec = cls._spec_of_others(name, path, target)
         if spec is None or spec.loader is None:
@@ -61,11 +64,8 @@ class HostFinder:
         execute = spec.loader.exec_module
 
         def execute_and_act(module: ModuleType) -> None:
-            if first is not None:
-                first()
-            execute(module)
-            if then is not None:
-                then(module)
+            with acting(module):
+                execute(module)
 
         spec.loader.exec_module = execute_and_act
         return spec
@@ -85,12 +85,11 @@ def install() -> None:
     """Act on all modules concerned, loaded or to come; again is harmless."""
     if HostFinder in sys.meta_path:
         return
-    sys.meta_path.insert(0, HostFinder)
+    sys.meta_path.insert(0, HostFinder)  # type: ignore[arg-type]
     for name, module in list(sys.modules.items()):
-        if before(name) is not None:
-            before(name)()
-        if after(name) is not None:
-            after(name)(module)
+        if concerns(name):
+            with acting(module):
+                pass
 
 
 NOTE = "Failed to import Flash Attention"
@@ -103,7 +102,8 @@ def without_flash_attention_note() -> Iterator[None]:
     202511 prints it to stdout, where it becomes part of `--print_config`; 202611 to
     stderr, where an error should be one line.
     """
-    out, err = NoteFilter(sys.stdout), NoteFilter(sys.stderr)
+    out: Any = NoteFilter(sys.stdout)
+    err: Any = NoteFilter(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield
 

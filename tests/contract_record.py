@@ -1155,11 +1155,14 @@ MODULES = (
     "sslam_score",
     "sslam_results",
     "sslam_benchmarks",
-    "sslam_superb",
     "sslam_curves",
     "sslam_panels",
 )
-TRAININGS = ("sslam_train", "sslam_cls_train", "beats_cls_train")
+TRAININGS = {  # name: module or script
+    "python -m espnet2_sslam.bin.sslam_train": "espnet2_sslam.bin.sslam_train",
+    "python -m espnet2_sslam.bin.sslam_cls_train": "espnet2_sslam.bin.sslam_cls_train",
+    "beats/beats_cls_train.py": "beats/beats_cls_train.py",
+}
 SUBCOMMANDS = ("embed", "tag", "plot", "convert", "export", "publish")
 
 
@@ -1178,10 +1181,11 @@ def commands(work: Workspace) -> dict:
     module = "espnet2_sslam.bin.sslam_publish"
     same = options_of(parser_of(module)) == found["sslam publish"]
     found[f"python -m {module}"] = "as sslam publish" if same else "other options"
-    for name in TRAININGS:
-        module = f"espnet2_sslam.bin.{name}"
-        found[f"python -m {module}"] = task_options(module)
+    for name, program in TRAININGS.items():
+        found[name] = task_options(program)
+    # superb_run.py, like once.py, is called by a program of the recipe only
     recipe = [*RECIPE.glob("local/*.py"), *RECIPE.glob("utils/*.py")]
+    recipe += RECIPE.glob("superb/sslam_*.py")
     for path in sorted(recipe):
         if "__main__" in path.read_text(encoding="utf-8"):
             name = str(path.relative_to(RECIPE))

@@ -39,55 +39,70 @@ print([name for name in ("torch", "numpy", "espnet2", "s3prl") if name in sys.mo
 
 
 FAKE_HOSTS = """
-import sys, types
+import contextlib, sys, types
 
 def fake(name, **functions):
     name = "espnet2_sslam.integrations." + name
     sys.modules[name] = types.SimpleNamespace(**functions)
 
+@contextlib.contextmanager
+def executing(module):
+    print("before", module.__name__)
+    yield
+    print("after", module.__name__)
+
 sys.path.insert(0, sys.argv[1])
-fake("s3prl.compat", apply=lambda: print("compat"))
-fake("s3prl.register", register=lambda hub: print("register in", hub.__name__))
+fake("s3prl.compat", executing=executing)
+fake("s3prl.upstreams", register=lambda hub: print("register in", hub.__name__))
 fake("espnet", register=lambda task: print("register in", task.__name__))
 """
-EARLY = "import espnet2_sslam; import s3prl.hub, s3prl.nn, espnet2.tasks.asr"
-LATE = "import s3prl.hub, s3prl.nn, espnet2.tasks.asr; import espnet2_sslam"
+HOSTS = "import s3prl.util, s3prl.hub, espnet2.tasks.asr;"
 
 
 @pytest.fixture
 def hosts(tmp_path):
     """A folder with an s3prl and an espnet2 whose modules print their names."""
-    for name in ("s3prl/hub.py", "s3prl/nn.py", "espnet2/tasks/asr.py"):
-        path = tmp_path / name
+    for name in ("s3prl/hub", "s3prl/util", "espnet2/tasks/asr"):
+        path = tmp_path / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("print(__name__)\n")
-    (tmp_path / "s3prl/__init__.py").write_text("print(__name__)\n")
-    (tmp_path / "espnet2/__init__.py").touch()
-    (tmp_path / "espnet2/tasks/__init__.py").touch()
+    for name in ("s3prl", "espnet2", "espnet2/tasks"):
+        (tmp_path / name / "__init__.py").touch()
     return tmp_path
 
 
 def test_hosts_imported_later_are_prepared_before_and_registered_in_after(hosts):
-    lines = python("-c", FAKE_HOSTS + EARLY, str(hosts)).stdout.splitlines()
-    assert lines == [
-        "compat",
-        "s3prl",
+    code = FAKE_HOSTS + "import espnet2_sslam;" + HOSTS
+    assert python("-c", code, str(hosts)).stdout.splitlines() == [
+        "s3prl.util",  # which ESPnet imports in every process: nothing is done
+        "before s3prl.hub",
         "s3prl.hub",
+        "after s3prl.hub",
         "register in s3prl.hub",
-        "s3prl.nn",
         "espnet2.tasks.asr",
         "register in espnet2.tasks.asr",
     ]
 
 
 def test_hosts_imported_earlier_are_registered_in_at_once(hosts):
-    lines = python("-c", FAKE_HOSTS + LATE, str(hosts)).stdout.splitlines()
-    assert lines[:4] == ["s3prl", "s3prl.hub", "s3prl.nn", "espnet2.tasks.asr"]
-    assert lines[4:] == [
-        "compat",
+    code = FAKE_HOSTS + HOSTS + "import espnet2_sslam"
+    assert python("-c", code, str(hosts)).stdout.splitlines()[3:] == [
+        "before s3prl.hub",
+        "after s3prl.hub",
         "register in s3prl.hub",
         "register in espnet2.tasks.asr",
     ]
+
+
+def test_a_training_loads_neither_the_s3prl_nor_the_hugging_face_integration():
+    code = (
+        "import espnet2_sslam.tasks.pretrain, sys\n"
+        "parts = 's3prl', 'huggingface'\n"
+        "names = tuple(f'espnet2_sslam.integrations.{part}' for part in parts)\n"
+        "print([name for name in sys.modules if name.startswith(names)])"
+    )
+    run = python("-c", code)
+    assert run.stdout.strip() == "[]" and "fills in" not in run.stderr
 
 
 def test_a_host_that_another_finder_finds_is_registered_in_too(hosts):

@@ -93,7 +93,7 @@ Options [default]
   --superb_upstreams \"WORD ...\"  phase1, phase2, random (the same network), NAME=WEIGHTS,
                               a name of s3prl [${superb_upstreams}]
   --superb_lrs \"LR ...\"       the best one on dev is tested [${superb_lrs}]
-  --superb_args \"...\"         more options of espnet2_sslam.bin.sslam_superb, such as
+  --superb_args \"...\"         more options of superb/sslam_superb.py, such as
                               --steps 1000 or --options freq=mean
  Publishing
   --publish \"WORD ...\"        phase1, phase2 (of the first seed) or phase2_seed3; a run

@@ -93,7 +93,10 @@ def write_speech_commands(
 def environmental_sounds(source: Path, classes: int, per_class: int) -> list[Clip]:
     """Clips of ESC-50; `speaker` is the recording that a clip was cut from."""
     lines = (source / "meta" / "esc50.csv").read_text().splitlines()
-    rows = [dict(zip(lines[0].split(","), line.split(","))) for line in lines[1:]]
+    rows = [
+        dict(zip(lines[0].split(","), line.split(","), strict=True))
+        for line in lines[1:]
+    ]
     names = sorted({row["category"] for row in rows})[:classes]
     clips = []
     for name in names:

@@ -71,7 +71,11 @@ random_encoder() {
 
 # trainer <model>: the command that fine-tunes it
 trainer() {
-    if [[ "$1" = *=beats:* ]]; then echo beats_cls_train; else echo sslam_cls_train; fi
+    if [[ "$1" = *=beats:* ]]; then
+        echo beats/beats_cls_train.py
+    else
+        echo sslam_cls_train
+    fi
 }
 
 # pretrained_encoder <model> <seed>: options for the weights of a phase or a name

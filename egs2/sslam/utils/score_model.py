@@ -7,7 +7,10 @@ OUTPUT_DIR/<checkpoint>/<test split>/.
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+import yaml
 
 from espnet2_sslam.bin import sslam_cls_inference, sslam_score
 from espnet2_sslam.bin.cli import run_main
@@ -37,8 +40,19 @@ def get_parser():
     return parser
 
 
+def builder(config):
+    """Return the function that builds the classifier of a config.yaml, BEATs' too."""
+    if "beats_checkpoint" in (yaml.safe_load(Path(config).read_text("utf-8")) or {}):
+        sys.path.append(str(Path(__file__).resolve().parent.parent / "beats"))
+        from beats_classifier import classifier_from_config  # type: ignore[import]
+    else:
+        from espnet2_sslam.classifier import classifier_from_config
+    return classifier_from_config
+
+
 def main():
     args = get_parser().parse_args()
+    build = builder(args.config)
     for checkpoint in args.checkpoint:
         name, _, weights = checkpoint.partition("=")
         for test_dir in args.test_dir:
@@ -57,7 +71,7 @@ def main():
                 "task": args.task,
                 "output_dir": out,
             }
-            sslam_cls_inference.main(_words(inference))
+            sslam_cls_inference.main(_words(inference), build)
             sslam_score.main(_words(score))
 
 

@@ -192,12 +192,15 @@ launch() {
         -- "${python}" "$@"
 }
 
-# add_training <name> <dir> <module>: a job from `options` and `inputs`
+# add_training <name> <dir> <module of espnet2_sslam.bin, or script>: a job from
+# `options` and `inputs`
 add_training() {
+    local command=(-m "espnet2_sslam.bin.$3")
+    if [[ "$3" = *.py ]]; then command=("$3"); fi
     inputs+=(--output "$2/config.yaml" --output "$2/latest.pth"
         --replaced "${expdir}_replaced")
     launch "$1" "$2" "$2/train.log" "${num_nodes}" \
-        -m "espnet2_sslam.bin.$3" --output_dir "$2" "${options[@]}"
+        "${command[@]}" --output_dir "$2" "${options[@]}"
 }
 
 # add_pretraining <phase> <seed> <config> <more options>

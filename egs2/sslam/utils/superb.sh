@@ -36,8 +36,7 @@ superb_random() {
     superb_phase 1
 }
 
-# run_superb: the sweep and its table. The command has records of its own: finished
-# trainings are kept, and those with other settings are moved to ..._replaced.
+# run_superb: every upstream on every task, and the table
 run_superb() {
     local word source words=() superb_words device=cpu
     for word in ${superb_upstreams}; do
@@ -51,7 +50,7 @@ run_superb() {
     if [ "${ngpu}" -gt 0 ]; then device=cuda; fi
     read -r -a superb_words <<<"${superb_args}"
     # shellcheck disable=SC2086 # lists of words
-    "${python}" -m espnet2_sslam.bin.sslam_superb --expdir "${expdir}/superb" \
+    "${python}" superb/sslam_superb.py --expdir "${expdir}/superb" \
         --output "${expdir}/SUPERB.md" --tasks ${superb_tasks} \
         --upstreams "${words[@]}" --lrs ${superb_lrs} --seeds ${seeds} \
         --device "${device}" --nj "${at_once}" "${superb_words[@]}"

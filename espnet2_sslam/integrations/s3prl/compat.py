@@ -1,42 +1,65 @@
-"""Let s3prl 0.4.18 run on current versions of its dependencies.
+"""Let s3prl 0.4.18 run on current packages, and stop it where it fails in silence.
 
 s3prl was written for older torchaudio, huggingface_hub and torch, and imports optional
-packages of single tasks at the top of modules that all tasks share. What is missing
-here is filled in, each piece only where it is missing; nothing that works is changed.
-Nothing happens before a module of s3prl that needs it is imported.
+packages of single tasks at the top of modules that all tasks share. What is missing is
+filled in, each piece only where it is missing; nothing that works is changed. `_hook`
+calls `executing` around every module of s3prl that needs it, and nothing before.
 """
 
+import argparse
+import functools
 import importlib.util
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
-from espnet2_sslam.integrations.s3prl import guards, pieces
-from espnet2_sslam.integrations.s3prl.standins import STANDINS, standin_modules
+import soundfile
+import soxr
+import torch
 
-# ESPnet imports these in every process, and they run as they are.
-QUIET = ("s3prl.upstream", "s3prl.upstream.wav2vec2", "s3prl.util", "s3prl.utility")
+from espnet2_sslam.store import lock
+
+# Packages that s3prl imports for single tasks, with the sub-modules it names.
+OPTIONAL = {
+    "catalyst": ("data", "data.sampler"),  # multi-GPU keyword spotting
+    "dcase_util": ("containers",),  # HEAR's event tasks
+    "editdistance": (),  # speech recognition
+    "h5py": (),  # diarization
+    "pandas": (),  # tables of many tasks
+    "sed_eval": (),  # HEAR's event tasks
+    "tensorboardX": (),  # the log of run_downstream
+}
+ENOUGH_CLIPS = 16  # labels against steps are judged on so many
 
 _filled: list[str] | None = None
-_standins: list[str] = []
+_absent: list[str] = []
 
 
-def apply() -> None:
-    """Fill in what s3prl lacks when its modules are imported; again is harmless.
+@contextmanager
+def executing(module: ModuleType) -> Iterator[None]:
+    """Everything in place while a module of s3prl is executed; its guard afterwards.
 
-    Call it before a module of s3prl is executed. It imports neither torch nor s3prl.
+    Stand-ins for absent packages are in sys.modules for that time only: others find out
+    that a package is absent by importing it.
     """
-    if _Finder in sys.meta_path:
-        return
-    # after finders that look at all the others, which would never end otherwise
-    first = sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0
-    sys.meta_path.insert(first, _Finder)
-    for name in [name for name in sys.modules if name.startswith("s3prl.")]:
-        if not _is_quiet(name):
-            fill()
-        guards.add(sys.modules[name])
+    fill()
+    added = {}
+    for package in _absent:
+        for name, standin in standins(package).items():
+            if name not in sys.modules:
+                added[name] = sys.modules[name] = standin
+    try:
+        yield
+    finally:
+        for name, standin in added.items():
+            if sys.modules.get(name) is standin:
+                del sys.modules[name]
+    guard(module)
 
 
 def fill() -> list[str]:
@@ -47,70 +70,364 @@ def fill() -> list[str]:
     """
     global _filled
     if _filled is None:
-        _filled = [name for piece in pieces.PIECES for name in piece()]
-        _standins.extend(n for n in STANDINS if importlib.util.find_spec(n) is None)
-        lines = [", ".join(_filled)] if _filled else []
-        if _standins:
-            lines.append(f"stand-ins for {', '.join(_standins)}")
-        if lines:
-            sys.stderr.write(f"espnet2_sslam fills in for s3prl: {'; '.join(lines)}\n")
-    return _filled + _standins
+        _filled = [*_fill_torchaudio(), *_fill_huggingface_hub(), *_fill_torch()]
+        _absent.extend(n for n in OPTIONAL if importlib.util.find_spec(n) is None)
+        parts = [", ".join(_filled)] if _filled else []
+        if _absent:
+            parts.append(f"stand-ins for {', '.join(_absent)}")
+        if parts:
+            sys.stderr.write(f"espnet2_sslam fills in for s3prl: {'; '.join(parts)}\n")
+    return _filled + _absent
 
 
-def _is_quiet(name: str) -> bool:
-    """Whether a module needs nothing filled in."""
-    return name in QUIET or name.startswith(tuple(f"{part}." for part in QUIET[1:]))
+def _fill_torchaudio() -> list[str]:
+    """2.9 has no backends, `info` and effects, and reads with torchcodec alone."""
+    import torchaudio
+
+    missing: dict[str, Any] = {}
+    if not hasattr(torchaudio, "set_audio_backend"):
+        missing["set_audio_backend"] = lambda backend: None  # nothing is left to set
+    if not hasattr(torchaudio, "info"):
+        missing["info"] = info
+        if not _works(lambda: importlib.import_module("torchcodec.decoders")):
+            missing.update(load=load, save=save)
+    for name, function in missing.items():
+        setattr(torchaudio, name, function)
+    sox: Any = getattr(torchaudio, "sox_effects", None)
+    if sox is None or not _works(sox.effect_names):  # before 2.9: needs libsox.so
+        if sox is None:
+            sox = ModuleType("torchaudio.sox_effects")
+            setattr(torchaudio, "sox_effects", sox)  # noqa: B010
+            sys.modules[sox.__name__] = sox
+        sox.apply_effects_file = apply_effects_file
+        sox.apply_effects_tensor = apply_effects_tensor
+        missing["sox_effects"] = sox
+    return [f"torchaudio.{name}" for name in missing]
 
 
-@contextmanager
-def _visible_standins() -> Iterator[None]:
-    """Stand-ins in sys.modules, only while a module of s3prl is executed."""
-    added = {}
-    for name in _standins:
-        for full, module in standin_modules(name).items():
-            if full not in sys.modules:
-                added[full] = sys.modules[full] = module
+def _works(function: Callable) -> bool:
+    """Whether a function finds the libraries that it needs."""
     try:
-        yield
-    finally:
-        for full, module in added.items():
-            if sys.modules.get(full) is module:
-                del sys.modules[full]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that 2.8 is the last with effects
+            function()
+    except (AttributeError, ImportError, OSError, RuntimeError):
+        return False
+    return True
 
 
-class _Finder:
-    """Finds s3prl's modules as Python does, and puts the pieces around them."""
+def _fill_huggingface_hub() -> list[str]:
+    """`HfFolder` and `Repository`, imported for `--push_to_hf_hub`, are gone from 1."""
+    import huggingface_hub
 
-    @classmethod
-    def find_spec(
-        cls, name: str, path=None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return the module's spec with a loader that fills in before it executes."""
-        if not name.startswith("s3prl."):
-            return None
-        spec = _spec_of_later_finders(cls, name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _filling(name, spec.loader.exec_module)
-        return spec
+    def gone(*args: Any, **options: Any):
+        raise ImportError(
+            "huggingface_hub has no HfFolder and Repository any more, so that s3prl's "
+            "--push_to_hf_hub and --hub huggingface do not work: upload the "
+            "experiment's folder by hand"
+        )
 
-
-def _spec_of_later_finders(finder, name, path, target) -> ModuleSpec | None:
-    """What the finders after ours return."""
-    for other in sys.meta_path[sys.meta_path.index(finder) + 1 :]:
-        spec = getattr(other, "find_spec", lambda *a: None)(name, path, target)
-        if spec is not None:
-            return spec
-    return None
+    names = [n for n in ("HfFolder", "Repository") if not hasattr(huggingface_hub, n)]
+    for name in names:
+        functions = {"__init__": gone, "get_token": gone, "save_token": gone}
+        setattr(huggingface_hub, name, type(name, (), functions))
+    return [f"huggingface_hub.{name}" for name in names]
 
 
-def _filling(name: str, execute: Callable) -> Callable:
-    """`execute` with everything in place before and the guards after it."""
+def _fill_torch() -> list[str]:
+    """`argparse.Namespace` is in s3prl's checkpoints; `torch.load` refuses it."""
+    if argparse.Namespace in torch.serialization.get_safe_globals():
+        return []
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    return ["argparse.Namespace for torch.load"]
 
-    def execute_filled(module: ModuleType) -> None:
-        if not _is_quiet(name):
-            fill()
-        with _visible_standins():
-            execute(module)
-        guards.add(module)
 
-    return execute_filled
+# ---- stand-ins for absent packages
+
+
+class _Absent(type):
+    """A name of an absent package: s3prl may import it and derive from it, not call."""
+
+    def __call__(cls, *args: Any, **options: Any):
+        name = cls.__mro__[-2].__module__  # of which s3prl may have derived its own
+        package = name.split(".")[0]
+        raise ImportError(f"this part of s3prl needs {name}: pip install {package}")
+
+    def __getattr__(cls, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _absent_name(f"{cls.__module__}.{name}")
+
+
+def _absent_name(full_name: str) -> type:
+    return _Absent(full_name.rpartition(".")[2], (), {"__module__": full_name})
+
+
+class _StandIn(ModuleType):
+    """A module of which every name is absent, but two for which others do the work."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        full_name = f"{self.__name__}.{name}"
+        if full_name == "tensorboardX.SummaryWriter":
+            from torch.utils.tensorboard import SummaryWriter
+
+            return SummaryWriter
+        if full_name == "editdistance.eval":
+            from torchaudio.functional import edit_distance
+
+            return lambda first, second: edit_distance(list(first), list(second))
+        return _absent_name(full_name)
+
+
+def standins(package: str) -> dict[str, ModuleType]:
+    """Stand-ins for a package and its sub-modules, by full name."""
+    names = [package, *(f"{package}.{part}" for part in OPTIONAL[package])]
+    modules: dict[str, ModuleType] = {name: _StandIn(name) for name in names}
+    for name, module in modules.items():
+        module.__path__ = []
+        parent, _, own = name.rpartition(".")
+        if parent:
+            setattr(modules[parent], own, module)
+    return modules
+
+
+# ---- torchaudio's files and SoX effects, with soundfile and soxr
+
+
+def load(
+    uri,
+    frame_offset: int = 0,
+    num_frames: int = -1,
+    normalize: bool = True,
+    channels_first: bool = True,
+    **ignored: Any,
+) -> tuple[torch.Tensor, int]:
+    """Audio in [-1, 1], (channels, samples), and its sampling rate.
+
+    Raises:
+        ValueError: `normalize=False` (integer samples), which s3prl does not use.
+    """
+    if not normalize:
+        raise ValueError("torchaudio.load without torchcodec needs normalize=True")
+    samples, rate = soundfile.read(
+        uri, num_frames, frame_offset, dtype="float32", always_2d=True
+    )
+    wave = torch.from_numpy(samples)
+    return (wave.T.contiguous() if channels_first else wave), rate
+
+
+def save(
+    uri,
+    src: torch.Tensor,
+    sample_rate: int,
+    channels_first: bool = True,
+    format: str | None = None,
+    **options: Any,
+) -> None:
+    """Write (channels, samples), a WAV in the tensor's own type as torchaudio did.
+
+    Raises:
+        ValueError: Options of `torchaudio.save` that are not supported here.
+    """
+    if set(options) - {"backend", "buffer_size", "compression"}:
+        raise ValueError(f"torchaudio.save without torchcodec takes no {set(options)}")
+    subtypes = {
+        torch.float32: "FLOAT",
+        torch.float64: "DOUBLE",
+        torch.int32: "PCM_32",
+        torch.int16: "PCM_16",
+        torch.uint8: "PCM_U8",
+    }
+    samples = (src.T if channels_first else src).detach().cpu().numpy()
+    wav = (format or str(uri).rpartition(".")[2]).lower() == "wav"
+    subtype = subtypes[src.dtype] if wav else None
+    soundfile.write(uri, samples, sample_rate, subtype=subtype, format=format)
+
+
+def info(uri, *ignored: Any, **ignored_too: Any) -> SimpleNamespace:
+    """Rate, length, channels and encoding of a file."""
+    header = soundfile.info(uri)
+    subtype = header.subtype.replace("FLOAT", "PCM_F32").replace("DOUBLE", "PCM_F64")
+    letters = subtype.rstrip("0123456789")
+    bits = subtype[len(letters) :]
+    return SimpleNamespace(
+        sample_rate=header.samplerate,
+        num_frames=header.frames,
+        num_channels=header.channels,
+        bits_per_sample=int(bits or 0),
+        encoding="PCM_S" if letters == "PCM_" else letters,
+    )
+
+
+def apply_effects_file(
+    path,
+    effects: list[list[str]],
+    normalize: bool = True,
+    channels_first: bool = True,
+    format: str | None = None,
+) -> tuple[torch.Tensor, int]:
+    """A file with SoX effects applied; see `apply_effects_tensor`."""
+    wave, rate = load(path, normalize=normalize, channels_first=channels_first)
+    return apply_effects_tensor(wave, rate, effects, channels_first)
+
+
+def apply_effects_tensor(
+    tensor: torch.Tensor,
+    sample_rate: int,
+    effects: list[list[str]],
+    channels_first: bool = True,
+) -> tuple[torch.Tensor, int]:
+    """A waveform with SoX effects applied one after the other.
+
+    Raises:
+        ValueError: Another effect than `channels 1`, `rate` and `gain`, which are those
+            of SUPERB's tasks.
+    """
+    wave, rate = tensor if channels_first else tensor.T, sample_rate
+    for effect in effects:
+        match effect:
+            case ["channels", "1"]:
+                wave = wave.mean(0, keepdim=True)
+            case ["rate", hertz]:
+                if int(hertz) != rate:
+                    array = soxr.resample(wave.T.numpy(), rate, int(hertz), "HQ")
+                    wave, rate = torch.from_numpy(array).T.contiguous(), int(hertz)
+            case ["gain", decibel]:
+                wave = wave * 10 ** (float(decibel) / 20)
+            case _:
+                raise ValueError(
+                    f"the SoX effect {' '.join(effect)!r} needs torchaudio before 2.9 "
+                    "with libsox (Debian: libsox-dev); without it: channels 1, rate "
+                    "HERTZ and gain DECIBEL"
+                )
+        wave = wave.clamp(-1, 1)
+    return (wave if channels_first else wave.T), rate
+
+
+# ---- guards: where s3prl goes on in silence and learns nothing
+
+
+def check_learnable(downsample_rate: int, num_samples: Sequence[int]) -> None:
+    """Refuse clips whose features would be NaN in run_downstream.
+
+    Args:
+        downsample_rate: Samples per step of the upstream (2560 for sslam).
+        num_samples: Samples of each clip, at 16 kHz.
+
+    Raises:
+        ValueError: A clip that gets no step.
+    """
+    empty = [n for n in num_samples if round(n / downsample_rate) == 0]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} clip(s) get no step at {downsample_rate} samples per step, "
+            f"the shortest has {min(empty)} samples: leave clips up to "
+            f"{downsample_rate // 2} samples out, pad them, or raise upsample (8 gives "
+            "320 samples per step)"
+        )
+
+
+def guard(module: ModuleType) -> None:
+    """Put its guard on a module of s3prl that was executed; again is harmless."""
+    add = _GUARDS.get(module.__name__)
+    if add is not None and not hasattr(module, "_sslam_guarded"):
+        add(module)
+        module._sslam_guarded = True  # type: ignore[attr-defined]
+
+
+def _guard_features(module: Any) -> None:
+    """Clips without a step are an error, not NaN."""
+    tolist = module.Featurizer.tolist
+
+    @functools.wraps(tolist)
+    def checked(self, paired_wavs, paired_feature):
+        check_learnable(self.downsample_rate, [len(wav) for wav in paired_wavs])
+        return tolist(self, paired_wavs, paired_feature)
+
+    module.Featurizer.tolist = checked
+
+
+def _guard_ctc(class_name: str, attribute: str) -> Callable[[Any], None]:
+    """More labels than steps is an error in the first clips, not a loss of 0."""
+
+    def add(module: Any) -> None:
+        cls = getattr(module, class_name)
+        build = cls.__init__
+
+        @functools.wraps(build)
+        def init(self, *args, **options):
+            build(self, *args, **options)
+            getattr(self, attribute).register_forward_pre_hook(_CTCJudge())
+
+        cls.__init__ = init
+
+    return add
+
+
+class _CTCJudge:
+    """Forward hook of a CTC loss that judges its first clips."""
+
+    def __init__(self):
+        self.clips: list[tuple[int, int]] = []  # labels and steps of each
+
+    def __call__(self, loss: torch.nn.Module, arguments: tuple) -> None:
+        """Arguments of torch.nn.CTCLoss: log_probs, targets, steps, labels (B,)."""
+        if len(self.clips) >= ENOUGH_CLIPS:
+            return
+        _, _, steps, labels = arguments
+        self.clips += zip(labels.tolist(), steps.tolist(), strict=True)
+        lost = [clip for clip in self.clips if clip[0] > clip[1]]
+        if len(self.clips) >= ENOUGH_CLIPS and 2 * len(lost) > len(self.clips):
+            raise ValueError(
+                f"CTC cannot learn {len(lost)} of {len(self.clips)} clips, for example "
+                f"{lost[0][0]} labels in {lost[0][1]} steps, and s3prl would count "
+                "their loss as 0: raise upsample (8 gives 320 samples per step), take "
+                "longer units (BPE) or another upstream"
+            )
+
+
+def _guard_resampling(module: Any) -> None:
+    """HEAR's audio at 16 kHz is there whole or not at all.
+
+    s3prl takes a folder that a killed run left for a finished one. Threads instead of
+    processes: what `fill` fills in would not be there in joblib's.
+    """
+    module.Parallel = functools.partial(module.Parallel, backend="threading")
+    resample = module.resample_hear_corpus
+
+    @functools.wraps(resample)
+    def whole(task_dir, target_sr=16000, num_workers=6):
+        source, target = Path(task_dir) / "48000", Path(task_dir) / str(target_sr)
+        if not target.is_dir() and not source.is_dir():
+            raise ValueError(f"{task_dir} has neither {target.name}/ nor 48000/")
+        if not target.is_dir():
+            part = target.with_name(f".{target.name}.part")
+            # folds may run side by side
+            with lock(target.with_name(f".{target.name}.lock")):
+                if not target.is_dir():
+                    shutil.rmtree(part, ignore_errors=True)
+                    part.mkdir()
+                    (part / "48000").symlink_to(source.resolve())
+                    resample(part, target_sr=target_sr, num_workers=num_workers)
+                    (part / target.name).rename(target)
+                    shutil.rmtree(part)
+        clips = sorted(path.relative_to(source) for path in source.glob("*/*.wav"))
+        lacking = [path for path in clips if not (target / path).is_file()]
+        if lacking:  # made without this guard
+            raise ValueError(
+                f"{target} lacks {len(lacking)} of {len(clips)} files, for example "
+                f"{lacking[0]}: delete the folder and run again"
+            )
+
+    module.resample_hear_corpus = whole
+
+
+_GUARDS: dict[str, Callable[[Any], None]] = {
+    "s3prl.upstream.interfaces": _guard_features,
+    "s3prl.problem.common._hear_util": _guard_resampling,
+    "s3prl.downstream.asr.expert": _guard_ctc("DownstreamExpert", "objective"),
+    "s3prl.downstream.ctc.expert": _guard_ctc("DownstreamExpert", "objective"),
+    "s3prl.task.speech2text_ctc_task": _guard_ctc("Speech2TextCTCTask", "criterion"),
+}

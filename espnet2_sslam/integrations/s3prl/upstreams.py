@@ -1,13 +1,33 @@
-"""The upstreams as s3prl and torch.hub call them.
+"""The upstreams as s3prl and torch.hub call them, and how s3prl gets to know them.
 
 All of them take what s3prl's callers give: `ckpt` (-k, path_or_url), `model_config`
 (-g: a YAML file of options), `refresh` (-r) and options by name (extra_conf). The
 options are those of `expert.read_options`.
 """
 
-from pathlib import Path as _Path
+from pathlib import Path
+from types import ModuleType
 
-from espnet2_sslam.integrations.s3prl.expert import UpstreamExpert as _UpstreamExpert
+from espnet2_sslam.integrations.s3prl.expert import UpstreamExpert
+
+NAMES = ("sslam", "sslam_mean", "sslam_local", "sslam_url", "sslam_custom")
+
+
+def register(hub: ModuleType) -> None:
+    """Add our upstreams to `s3prl.hub`; again is harmless.
+
+    Raises:
+        ValueError: Something else has one of the names.
+    """
+    for name in NAMES:
+        known = getattr(hub, name, globals()[name])
+        if known is not globals()[name]:
+            raise ValueError(
+                f"{hub.__name__} has another upstream named {name} "
+                f"(of {getattr(known, '__module__', known)}): remove one of the two"
+            )
+    for name in NAMES:
+        setattr(hub, name, globals()[name])
 
 
 def sslam(ckpt=None, model_config=None, refresh=False, **options):
@@ -20,24 +40,24 @@ def sslam(ckpt=None, model_config=None, refresh=False, **options):
         refresh: Download a URL again.
         options: See `expert.read_options`; they win over `model_config`.
     """
-    return _UpstreamExpert(ckpt, model_config, refresh, **options)
+    return UpstreamExpert(ckpt, model_config, refresh, **options)
 
 
 def sslam_mean(ckpt=None, model_config=None, refresh=False, **options):
     """SSLAM, the mean over the frequency patches of a step: D per 160 ms."""
-    return _UpstreamExpert(ckpt, model_config, refresh, **{"freq": "mean", **options})
+    return sslam(ckpt, model_config, refresh, **{"freq": "mean", **options})
 
 
 def sslam_local(ckpt=None, model_config=None, refresh=False, **options):
     """SSLAM from a folder or file on this disk."""
-    if ckpt is None or not _Path(ckpt).expanduser().exists():
+    if ckpt is None or not Path(ckpt).expanduser().exists():
         raise ValueError(f"sslam_local needs a file or folder as ckpt, got {ckpt!r}")
     return sslam(ckpt, model_config, refresh, **options)
 
 
 def sslam_url(ckpt=None, model_config=None, refresh=False, **options):
     """SSLAM from an http(s) address of a file, or a Hugging Face id."""
-    if ckpt is None or _Path(ckpt).expanduser().exists():
+    if ckpt is None or Path(ckpt).expanduser().exists():
         raise ValueError(
             f"sslam_url needs an http address or a Hugging Face id, got {ckpt!r}"
         )

@@ -1,12 +1,11 @@
 """BEATs as the encoder of our classifier, to compare with: ESPnet's own encoder.
 
-ESPnet has it under another name in each of the supported versions. It takes a BEATs
-checkpoint as its authors publish it (`cfg` and `model`).
+It takes a BEATs checkpoint as its authors publish it (`cfg` and `model`).
 """
 
 import argparse
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ from torch import nn
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.checkpoint import read_pickle
 from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.config import EncoderConfig, HeadConfig
+from espnet2_sslam.encoder import EncoderOutput
 from espnet2_sslam.randomness import batch_generator
 from espnet2_sslam.tasks import SSLAMClassificationTask, read_classes
-from espnet2_sslam.units import PATCHES_PER_STEP
+from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
 
+# ESPnet's name of it in 202611 and in 202511
 MODULES = ("espnet2.beats.encoder", "espnet2.asr.encoder.beats_encoder")
 SHORTEST = 3200  # samples; ESPnet's encoder repeats shorter clips
 
@@ -35,19 +37,15 @@ def espnet_encoder(checkpoint: str) -> nn.Module:
         raise ValueError(
             f"{checkpoint} is not a BEATs checkpoint: it must hold `cfg` and `model`"
         )
-    for name in MODULES:
-        try:
-            module = importlib.import_module(name)
-            break
-        except ModuleNotFoundError:
-            continue
-    else:
-        raise ValueError("this ESPnet has no BEATs encoder: use 202511 or 202611")
+    try:
+        module = importlib.import_module(MODULES[0])
+    except ModuleNotFoundError:
+        module = importlib.import_module(MODULES[1])
     encoder = module.BeatsEncoder(1, beats_config=dict(content["cfg"]))
-    found = encoder.load_state_dict(content["model"], strict=False)
+    keys = encoder.load_state_dict(content["model"], strict=False)
     # The fbank and padding convolutions of newer ESPnets hold no learnt weights.
-    missing = [key for key in found.missing_keys if "_pad." not in key]
-    extra = [key for key in found.unexpected_keys if not key.startswith("predictor")]
+    missing = [key for key in keys.missing_keys if "_pad." not in key]
+    extra = [key for key in keys.unexpected_keys if not key.startswith("predictor")]
     if missing or extra:
         raise ValueError(
             f"{checkpoint} does not fit ESPnet's BEATs: missing {missing[:3]}, "
@@ -66,13 +64,13 @@ class BeatsTokens(nn.Module):
     def __init__(self, encoder: nn.Module):
         super().__init__()
         self.beats = encoder
-        self.embed_dim = encoder.output_size()
-        self.input_size, self.max_layer = 1, 0
+        width = encoder.output_size()  # type: ignore[operator]
+        self.config = EncoderConfig(embed_dim=width, depth=1, num_heads=1)
 
     def hidden_states(
-        self, speech: torch.Tensor, lengths: torch.Tensor, collect: bool = False
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Return [tokens (B, 1+N, D)] and time patches (B,), as SSLAMEncoder does.
+        self, speech: torch.Tensor, lengths: torch.Tensor, layer: int | str = -1
+    ) -> EncoderOutput:
+        """Tokens (B, 1+N, D) of the last layer, as `SSLAMEncoder.hidden_states`.
 
         BEATs has no CLS token; zeros stand in its place. Clips of one length go through
         together, so that padding never counts.
@@ -90,12 +88,16 @@ class BeatsTokens(nn.Module):
             tokens.append(out[:, : number * PATCHES_PER_STEP])
             steps.append(torch.full_like(same, number))
         longest = max(part.shape[1] for part in tokens)
+        order = torch.cat(rows).argsort()
         padded = [
             nn.functional.pad(part, (0, 0, 1, longest - part.shape[1]))
             for part in tokens
         ]
-        order = torch.cat(rows).argsort()
-        return [torch.cat(padded)[order]], torch.cat(steps)[order]
+        in_order = torch.cat(steps)[order]
+        index = torch.arange(longest, device=speech.device)
+        real = index < in_order[:, None] * PATCHES_PER_STEP
+        last = torch.cat(padded)[order]
+        return EncoderOutput(last, [], [], real, in_order * PATCH_SIZE)
 
 
 class BeatsClassifier(SSLAMClassifier):
@@ -105,7 +107,9 @@ class BeatsClassifier(SSLAMClassifier):
         ValueError: an option that BEATs has no part for.
     """
 
-    def __init__(self, encoder: BeatsTokens, classes: list[str], **options: Any):
+    def __init__(
+        self, encoder: Any, head: HeadConfig | Sequence[str], **options: Any
+    ) -> None:
         augmentation = options.get("augmentation") or Augmentation()
         refused = {
             "pooling: cls": options.get("pooling", "cls") == "cls",
@@ -120,7 +124,7 @@ class BeatsClassifier(SSLAMClassifier):
                 f"BEATs has no {', '.join(wrong)} here: use conf/probe_mean.yaml, "
                 "conf/probe_attentive.yaml or conf/linear_tiny.yaml"
             )
-        super().__init__(encoder, classes, **options)
+        super().__init__(encoder, head, **options)
 
     def _augmented(self, speech, lengths, targets):
         """Vectors (B, D) of clips with augmented waveforms, and the targets."""

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train a head on BEATs (or all of it) on labelled clips, to compare with SSLAM."""
 
 from espnet2_sslam.bin.cli import run_main
@@ -5,7 +6,9 @@ from espnet2_sslam.bin.cli import run_main
 
 def main(cmd=None) -> None:
     """Train; `--help` lists the options, `--print_config` the whole configuration."""
-    from espnet2_sslam.integrations.beats import BeatsClassificationTask
+    from beats_classifier import (
+        BeatsClassificationTask,
+    )  # after the options: it takes seconds
 
     BeatsClassificationTask.main(cmd=cmd)
 
