@@ -90,7 +90,7 @@ def kaldi_fbank(
 def _traceable_fbank(
     speech: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same for `torch.compile` and `torch.export`: no step depends on the values.
+    """The same for `torch.compile`, `torch.export` and ONNX: values decide no step.
 
     The result is as long as the padded waveforms allow; `lengths` are not checked.
     """
@@ -111,7 +111,10 @@ def _log_mel(windows: torch.Tensor) -> torch.Tensor:
     emphasised = windows.clone()
     emphasised[..., 1:].sub_(PRE_EMPHASIS * windows[..., :-1])
     emphasised[..., 0].sub_(PRE_EMPHASIS * windows[..., 0])
-    emphasised.mul_(torch.hann_window(FRAME_LENGTH, False, device=windows.device))
+    if torch.compiler.is_compiling():  # the ONNX exporter knows no hann_window
+        emphasised.mul_(_WINDOW.to(windows.device))
+    else:
+        emphasised.mul_(torch.hann_window(FRAME_LENGTH, False, device=windows.device))
     spectrum = torch.fft.rfft(emphasised, n=FFT_SIZE)
     power = spectrum.real.square() + spectrum.imag.square()
     energies = power[..., : FFT_SIZE // 2] @ mel_filters(windows.device)
@@ -124,6 +127,7 @@ def zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return torch.where(real.view(*real.shape, *[1] * (x.dim() - 2)), x, 0.0)
 
 
+_WINDOW = torch.hann_window(FRAME_LENGTH, False)
 _FILTERS = {}
 
 

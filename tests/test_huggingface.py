@@ -120,7 +120,7 @@ def test_the_encoder_gives_the_same_tokens(folder):
     assert isinstance(model, ours.SSLAMModel) and not model.training
     with torch.no_grad():
         out = model(**inputs, output_hidden_states=True)
-        states, steps = _encoder().hidden_states(*_batch(clips))
+        states = _encoder().hidden_states(*_batch(clips), "all").layers
         last, lengths, _ = _encoder(freq="flatten", cls_token=True)(*_batch(clips))
     assert torch.equal(out.last_hidden_state, last)
     assert torch.equal(out.token_mask.sum(1), lengths)
@@ -395,7 +395,8 @@ def test_a_wrong_batch_is_refused(folder, arguments, line):
 
 @pytest.fixture
 def classify(tagger):
-    return pipeline("audio-classification", model=str(tagger))
+    kind = ours.AudioFilePipeline
+    return pipeline("audio-classification", model=str(tagger), pipeline_class=kind)
 
 
 def _as_pairs(result):

@@ -1,9 +1,12 @@
-"""A model as one ONNX file: waveforms in, features or scores out, no Python needed."""
+"""A model as one ONNX file: waveforms in, features or scores out, no Python needed.
 
+Shapes: B clips, L output steps, D channels, C classes.
+"""
+
+import copy
 import importlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,17 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 import espnet2_sslam
-from espnet2_sslam.classifier import SSLAMClassifier
-from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.integrations.onnx_check import (
-    TOLERANCE,
-    Check,
-    compare,
-    made_clips,
-)
-from espnet2_sslam.integrations.onnx_graph import reference, traceable
+from espnet2_sslam.audio import read_audio
+from espnet2_sslam.classifier import Pooling, SSLAMClassifier
+from espnet2_sslam.config import check_choice
+from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
+from espnet2_sslam.store import replacing
 from espnet2_sslam.units import (
     FRAME_LENGTH,
     FRAME_SHIFT,
@@ -31,10 +31,30 @@ from espnet2_sslam.units import (
     SAMPLE_RATE,
 )
 
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
 OPSETS = range(18, 23)  # 23 has an Attention that onnxruntime does not take masks for
 OPSET = 18
 PROTOBUF_LIMIT = 2**31  # bytes of one file
 TRACED_SIZES = (9_840, 16_240)  # samples; any others will do
+LONGEST = 15 * SAMPLE_RATE  # samples of a clip that are compared
+BATCH = 4  # clips that are compared at once
+SLACK = 3_210  # samples that such a batch is longer than its longest clip
+
+
+class Check(NamedTuple):
+    """What was compared, and the largest difference of each output."""
+
+    clips: int
+    batches: int
+    tolerance: float
+    largest: dict[str, float]
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{name} {value:.1e}" for name, value in self.largest.items())
+        return (
+            f"{self.clips} clips, each alone and in padded batches ({self.batches}): "
+            f"largest difference from PyTorch {each} (allowed {self.tolerance:.0e})"
+        )
 
 
 class Exported(NamedTuple):
@@ -81,66 +101,44 @@ def export_onnx(
         OSError: The file cannot be written.
     """
     require_onnx()
-    if dtype not in TOLERANCE:
-        raise ValueError(f"dtype must be one of {', '.join(TOLERANCE)}: {dtype!r}")
+    check_choice("dtype", dtype, TOLERANCE)
+    check_choice("pooling", pooling, ("mean", "cls"))
     if opset not in OPSETS:
         raise ValueError(f"opset must be in {OPSETS[0]}..{OPSETS[-1]}: {opset}")
-    if pooling not in ("mean", "cls"):
-        raise ValueError(f"pooling must be mean or cls: {pooling!r}")
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         wrong = path if path.is_dir() else path.parent
         raise ValueError(f"{wrong} must {'not ' * path.is_dir()}be a folder: {path}")
-    graph = traceable(model, pooling, dtype == "float16")
-    _check_size(graph)
+    graph = _graph(model, pooling)
+    if dtype == "float16":
+        _halve(graph.encoder)
+    size = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
+    if size > PROTOBUF_LIMIT - 2**24:
+        raise ValueError(
+            f"the weights take {size / 2**30:.1f} GiB, an ONNX file holds 2 GiB: use "
+            "--dtype float16"
+        )
     properties = metadata(model, pooling, dtype, origin)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         with _quiet():
             program = _traced(graph, opset)
             program.model.metadata_props.update(properties)
             program.model.producer_name = "espnet2_sslam"
             program.model.producer_version = espnet2_sslam.__version__
-            positions = getattr(model, "encoder", model).positions
-            _name_limit(program.model, properties.get("max_samples"), positions)
+            shape = graph.encoder.positions.shape
+            _name_limit(program.model, properties.get("max_samples"), shape)
             program.save(str(temporary), external_data=False)
-        check = check_file(
-            model, temporary, [*made_clips(), *clips], pooling=pooling, dtype=dtype
-        )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        clips = [*made_clips(), *clips]
+        check = check_file(model, temporary, clips, pooling=pooling, dtype=dtype)
     return Exported(path, path.stat().st_size, graph.outputs, check)
 
 
-def check_file(
-    model: SSLAMEncoder | SSLAMClassifier,
-    path: str | Path,
-    clips: Sequence[np.ndarray],
-    *,
-    pooling: str = "mean",
-    dtype: str = "float32",
-) -> Check:
-    """Compare an ONNX file with the model it was made of: see `onnx_check.compare`."""
-    onnx, onnxruntime = require_onnx()
-    onnx.checker.check_model(str(path))
-    session = onnxruntime.InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
-    return compare(
-        reference(model, pooling),
-        session,
-        clips,
-        max_samples=_max_samples(model),
-        tolerance=TOLERANCE[dtype],
-    )
-
-
-def require_onnx():
+def require_onnx() -> tuple[Any, Any]:
     """Import onnx and onnxruntime, or say in one line how to get them."""
     try:
         importlib.import_module("onnxscript")  # torch's exporter needs it
-        return [importlib.import_module(name) for name in ("onnx", "onnxruntime")]
+        names = "onnx", "onnxruntime"
+        return tuple(importlib.import_module(name) for name in names)  # type: ignore
     except ImportError as error:
         raise ValueError(
             f"ONNX needs {error.name}: pip install espnet2_sslam[onnx]"
@@ -155,13 +153,14 @@ def metadata(
 ) -> dict[str, str]:
     """What a user of the file must know, as strings (lists and objects in JSON)."""
     classifier = model if isinstance(model, SSLAMClassifier) else None
-    encoder = classifier.encoder if classifier else model
-    known = {
+    encoder = model.encoder if isinstance(model, SSLAMClassifier) else model
+    config = encoder.config
+    properties = {
         "model_type": "sslam",
         "sampling_rate": SAMPLE_RATE,
         "min_samples": FRAME_LENGTH,
-        "max_samples": _max_samples(model),
-        "target_frames": encoder.config.target_frames,
+        "max_samples": _max_samples(encoder),
+        "target_frames": config.target_frames,
         "fbank_mean": float(encoder.log_mel.mean),
         "fbank_std": float(encoder.log_mel.std),
         "dtype": dtype,
@@ -169,42 +168,100 @@ def metadata(
         "converter": f"espnet2_sslam {espnet2_sslam.__version__}",
     }
     if classifier:
-        known.update(classes=classifier.classes, task=classifier.task)
+        properties.update(classes=classifier.classes, task=classifier.config.task)
     else:
-        step = FRAME_SHIFT_MS * PATCH_SIZE / 1000 / encoder.config.upsample
-        known.update(
-            seconds_per_step=step,
-            layer=encoder.layer,
-            freq=encoder.config.freq,
-            cls_token=encoder.use_cls,
-            pooling=pooling,
-        )
-    given = {name: value for name, value in known.items() if value is not None}
+        step = FRAME_SHIFT_MS * PATCH_SIZE / 1000 / config.upsample
+        properties.update(config.to_dict(("layer", "freq", "cls_token")))
+        properties.update(seconds_per_step=step, pooling=pooling)
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in given.items()
+        for name, value in properties.items()
+        if value is not None
     }
 
 
-def _max_samples(model) -> int | None:
+def _max_samples(encoder: SSLAMEncoder) -> int | None:
     """Longest speech that fits the position table; None where clips are cut to fit."""
-    encoder = getattr(model, "encoder", model)
     if encoder.config.target_frames is not None:
         return None
     return FRAME_LENGTH + FRAME_SHIFT * encoder.config.max_frames - 1
 
 
-def _check_size(graph: torch.nn.Module) -> None:
-    """Refuse what does not fit into one file."""
-    size = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
-    if size > PROTOBUF_LIMIT - 2**24:
-        raise ValueError(
-            f"the weights take {size / 2**30:.1f} GiB, an ONNX file holds 2 GiB: use "
-            "--dtype float16"
-        )
+class FeatureGraph(nn.Module):
+    """Waveforms and their lengths -> features, their lengths and one vector per clip.
+
+    Args:
+        encoder: Its options (layer, freq, cls_token, upsample) say what the features
+            are: (B, L, output_size), or (B, depth, L, output_size) with layer "all".
+        pooling: "mean" over the patches or "cls", of the same layer: (B, D) or
+            (B, depth, D).
+    """
+
+    outputs = ("features", "feature_lengths", "embedding")
+
+    def __init__(self, encoder: SSLAMEncoder, pooling: str):
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = Pooling(pooling, encoder.config.embed_dim)
+
+    def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
+        layer = self.encoder.config.layer
+        out = _float(self.encoder.hidden_states(speech, speech_lengths, layer))
+        states = out.layers[1:] if layer == "all" else [out.last]
+        shaped = [self.encoder.shaped(state, out.steps) for state in states]
+        vectors = [self.pooling(out._replace(last=state)) for state in states]
+        if layer == "all":
+            features = torch.stack([state for state, _ in shaped], 1)
+            return features, shaped[0][1], torch.stack(vectors, 1)
+        return *shaped[0], vectors[0]
 
 
-def _traced(graph: torch.nn.Module, opset: int):
+class ScoreGraph(nn.Module):
+    """Waveforms and their lengths -> logits (B, C) and scores in 0..1 (B, C)."""
+
+    outputs = ("logits", "scores")
+
+    def __init__(self, classifier: SSLAMClassifier):
+        super().__init__()
+        self.classifier = classifier
+
+    @property
+    def encoder(self) -> SSLAMEncoder:
+        """The classifier's encoder."""
+        return self.classifier.encoder
+
+    def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
+        layer = self.classifier.pooling.layer
+        out = _float(self.encoder.hidden_states(speech, speech_lengths, layer))
+        logits = self.classifier.logits(self.classifier.pooling(out))
+        return logits, self.classifier.scores(logits)
+
+
+def _graph(model: nn.Module, pooling: str) -> FeatureGraph | ScoreGraph:
+    """What is computed, around a plain float32 copy of the model for waveforms."""
+    model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    encoder = model.encoder if isinstance(model, SSLAMClassifier) else model
+    assert isinstance(encoder, SSLAMEncoder)
+    encoder.config = encoder.config.replace(input_size=1)
+    if isinstance(model, SSLAMClassifier):
+        return ScoreGraph(model)
+    return FeatureGraph(encoder, pooling)
+
+
+def _halve(encoder: SSLAMEncoder) -> None:
+    """Make an encoder's network float16; the log-mel before it stays float32."""
+    encoder.half()
+    encoder.log_mel.float()
+    encoder.patch_embed.register_forward_pre_hook(lambda _, args: (args[0].half(),))
+
+
+def _float(out: EncoderOutput) -> EncoderOutput:
+    """The same with tokens in float32, as what follows the network expects them."""
+    layers = [tokens.float() for tokens in out.layers]
+    return out._replace(last=out.last.float(), layers=layers)
+
+
+def _traced(graph: nn.Module, opset: int) -> Any:
     """The graph as torch.onnx's program, for any batch and length."""
     speech = torch.randn(
         2, max(TRACED_SIZES), generator=torch.Generator().manual_seed(0)
@@ -214,7 +271,7 @@ def _traced(graph: torch.nn.Module, opset: int):
             graph,
             (0.1 * speech, torch.tensor(TRACED_SIZES)),
             input_names=["speech", "speech_lengths"],
-            output_names=list(graph.outputs),
+            output_names=list(graph.outputs),  # type: ignore[arg-type]
             dynamic_shapes=({0: "batch", 1: "samples"}, {0: "batch"}),
             opset_version=opset,
             dynamo=True,
@@ -228,17 +285,23 @@ def _traced(graph: torch.nn.Module, opset: int):
         ) from error
 
 
-def _name_limit(model, max_samples: str | None, positions: torch.Tensor) -> None:
-    """Name the node that fails on longer speech so that its name says why."""
+def _name_limit(program: Any, max_samples: str | None, shape: torch.Size) -> None:
+    """Name the node that fails on longer speech so that its name says why.
+
+    Args:
+        program: Model of the file.
+        max_samples: The limit; None: there is none.
+        shape: Of the position table, by which the node is found.
+    """
 
     def is_position(value) -> bool:
         while value is not None and value.producer() is not None:
             if value.producer().op_type != "Slice":
                 return False
             value = value.producer().inputs[0]
-        return value is not None and tuple(value.shape or ()) == positions.shape
+        return value is not None and tuple(value.shape or ()) == shape
 
-    for node in model.graph if max_samples else ():
+    for node in program.graph if max_samples else ():
         if node.op_type == "Add" and any(map(is_position, node.inputs)):
             node.name = f"speech_is_longer_than_{max_samples}_samples"
 
@@ -255,5 +318,125 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def check_file(
+    model: SSLAMEncoder | SSLAMClassifier,
+    path: str | Path,
+    clips: Sequence[np.ndarray],
+    *,
+    pooling: str = "mean",
+    dtype: str = "float32",
+) -> Check:
+    """Compare each clip alone in PyTorch with the clip alone and in batches in ONNX.
+
+    A difference counts relative to the largest value of PyTorch's output for the clip,
+    and absolutely where that is below 1: logits may be large and scores are small.
+
+    Args:
+        model: What the file was made of.
+        path: The file.
+        clips: At 16 kHz (N,); the first 15 s of each are used.
+        pooling, dtype: As for `export_onnx`.
+
+    Raises:
+        ValueError: A difference above the tolerance.
+    """
+    onnx, onnxruntime = require_onnx()
+    onnx.checker.check_model(str(path))
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    graph = _graph(model, pooling)
+    longest = min(LONGEST, _max_samples(graph.encoder) or LONGEST)
+    clips = [clip[:longest] for clip in clips]
+    with torch.no_grad():
+        expected = [
+            [
+                output[0].numpy()
+                for output in graph(
+                    torch.from_numpy(clip)[None], torch.tensor([len(clip)])
+                )
+            ]
+            for clip in clips
+        ]
+    largest = dict.fromkeys(graph.outputs, 0.0)
+    batches = [[row] for row in range(len(clips))]
+    if len(clips) > 1:
+        starts = range(0, len(clips), BATCH)
+        batches += [[*range(len(clips))[start : start + BATCH]] for start in starts]
+    for batch in batches:
+        lengths = np.array([len(clips[row]) for row in batch], np.int64)
+        slack = SLACK if len(batch) > 1 else 0
+        width = min(lengths.max() + slack, max(longest, lengths.max()))
+        speech = np.full((len(batch), width), 7.0, np.float32)  # must not matter
+        for place, row in enumerate(batch):
+            speech[place, : lengths[place]] = clips[row]
+        outputs = session.run(None, {"speech": speech, "speech_lengths": lengths})
+        for place, row in enumerate(batch):
+            for name, output, right in zip(
+                largest, outputs, expected[row], strict=True
+            ):
+                difference = _difference(output[place], right)
+                largest[name] = max(largest[name], difference)
+    several = sum(len(batch) > 1 for batch in batches)
+    check = Check(len(clips), several, TOLERANCE[dtype], largest)
+    if not max(largest.values()) <= check.tolerance:
+        raise ValueError(f"the ONNX file does not equal the model: {check}")
+    return check
+
+
+def _difference(output: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference; what `output` has beyond must be zero. inf if not finite."""
+    padded = np.zeros_like(output)
+    padded[tuple(slice(size) for size in expected.shape)] = expected
+    scale = max(1.0, float(np.abs(expected).max()))
+    if not (np.isfinite(output).all() and np.isfinite(expected).all()):
+        return float("inf")
+    return float(np.abs(output - padded).max()) / scale
+
+
+def made_clips() -> list[np.ndarray]:
+    """Clips that a log-mel finds hard: short, silent, very quiet, clipped, mixed."""
+    draw = np.random.default_rng(0)
+
+    def noise(seconds, scale):
+        return scale * draw.standard_normal(int(seconds * SAMPLE_RATE))
+
+    def tone(seconds, frequency, scale):
+        time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+        phase = 2 * np.pi * (frequency * time + 3 * np.sin(5 * time))
+        chord = sum(np.sin(k * phase) / k for k in range(1, 8))
+        return scale * chord * np.exp(-2 * (time % 0.7))
+
+    silence = np.zeros(SAMPLE_RATE // 2)
+    clips = [
+        noise(FRAME_LENGTH / SAMPLE_RATE, 0.1),
+        silence,
+        tone(1.3, 150, 0.3),
+        1e-4 * tone(0.9, 310, 0.3),
+        np.clip(tone(2.21, 90, 1.5), -1, 1) + 0.2,
+        noise(0.4, 0.3),
+        np.concatenate([noise(1.7, 1e-5), silence, noise(0.3, 0.5)]),
+        np.concatenate([tone(4, 220, 0.2), silence, tone(5.5, 700, 0.05)])
+        + noise(10, 0.003),
+    ]
+    return [clip.astype(np.float32) for clip in clips]
+
+
+def read_clips(paths: Sequence[str | Path]) -> list[np.ndarray]:
+    """The audio files, and those in the folders, at 16 kHz.
+
+    Raises:
+        AudioError: A file that cannot be read.
+        ValueError: There is none.
+    """
+    files = []
+    for path in map(Path, paths):
+        inside = sorted(p for p in path.rglob("*") if p.is_file())
+        files += inside if path.is_dir() else [path]
+    if paths and not files:
+        raise ValueError(f"no audio in {', '.join(map(str, paths))} to check with")
+    return [read_audio(file) for file in files]

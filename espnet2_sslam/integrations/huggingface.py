@@ -1,0 +1,531 @@
+"""Hugging Face transformers reads and writes our folders once this is imported.
+
+`AutoConfig`, `AutoModel`, `AutoModelForAudioClassification`, `AutoFeatureExtractor` and
+`pipeline("audio-classification")` know the model type "sslam" then, without
+`trust_remote_code`; nothing changes for other models.
+
+Shapes: B clips, N patches, D channels, C classes.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    AudioClassificationPipeline,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    BatchFeature,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SequenceFeatureExtractor,
+)
+from transformers import initialization as init
+from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from espnet2_sslam.audio import read_audio
+from espnet2_sslam.checkpoint import FORMAT_VERSION, PREPROCESSOR_FILE
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
+from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
+from espnet2_sslam.features import zero_padding
+from espnet2_sslam.units import AUDIOSET_MEAN, AUDIOSET_STD, SAMPLE_RATE
+
+__all__ = [
+    "AudioFilePipeline",
+    "SSLAMConfig",
+    "SSLAMFeatureExtractor",
+    "SSLAMForAudioClassification",
+    "SSLAMModel",
+]
+
+HEAD = ("pooling", "fc_norm", "head")  # of `SSLAMClassifier`, beside its encoder
+HEAD_KEYS = tuple(f"{name}." for name in HEAD)
+PROBLEMS = {  # our word -> Hugging Face's
+    "multi_label": "multi_label_classification",
+    "multi_class": "single_label_classification",
+}
+OURS = ("format_version", "encoder", "fbank_mean", "fbank_std", "sampling_rate")
+
+
+class SSLAMConfig(PreTrainedConfig):
+    """Sizes of an encoder, and of the head on it if there is one.
+
+    Args:
+        format_version: Of our folders.
+        encoder: Fields of `EncoderConfig` (sizes; ViT-Base by default).
+        fbank_mean, fbank_std: See `features.LogMel`.
+        sampling_rate: 16000 Hz; no other is possible.
+        classifier: Fields of `HeadConfig`; its classes and task follow from `id2label`
+            and `problem_type`, as is usual in transformers. None: an encoder alone.
+        origin: Where the weights come from.
+
+    Raises:
+        ValueError: Another format version or sampling rate; an option that is not
+            known or impossible.
+    """
+
+    model_type = "sslam"
+
+    format_version: int = FORMAT_VERSION
+    encoder: dict | None = None
+    fbank_mean: float = AUDIOSET_MEAN
+    fbank_std: float = AUDIOSET_STD
+    sampling_rate: int = SAMPLE_RATE
+    classifier: dict | None = None
+    origin: dict | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.format_version != FORMAT_VERSION or self.sampling_rate != SAMPLE_RATE:
+            raise ValueError(
+                f"need format_version {FORMAT_VERSION} and sampling_rate {SAMPLE_RATE},"
+                f" got {self.format_version} and {self.sampling_rate}: convert the "
+                "model with `sslam convert`"
+            )
+        self.encoder = {**EncoderConfig().to_dict(STORED), **(self.encoder or {})}
+        head = self.classifier or {}
+        if self.id2label is None and head.get("classes"):
+            self.id2label = dict(enumerate(head["classes"]))
+            self.label2id = {name: i for i, name in self.id2label.items()}
+        if kwargs.get("num_labels") not in (None, len(self.id2label or ())):
+            self.id2label = self.label2id = None  # a head for other classes
+        if self.problem_type is None:
+            self.problem_type = PROBLEMS.get(head.get("task", ""))
+        super().__post_init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of a token, under the name that transformers uses."""
+        return self.encoder_config().embed_dim
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Transformer blocks."""
+        return self.encoder_config().depth
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Attention heads of a block."""
+        return self.encoder_config().num_heads
+
+    def encoder_config(self) -> EncoderConfig:
+        """The encoder's sizes and options."""
+        fbank = {"fbank_mean": self.fbank_mean, "fbank_std": self.fbank_std}
+        options = {**(self.encoder or {}), **fbank}
+        return EncoderConfig.from_dict(options, "encoder of config.json")
+
+    def head_config(self) -> HeadConfig:
+        """The head, with the classes and the task of now."""
+        multi_label = self.problem_type == PROBLEMS["multi_label"]
+        options = {
+            **(self.classifier or {}),
+            "classes": [self.id2label[i] for i in sorted(self.id2label or {})],
+            "task": "multi_label" if multi_label else "multi_class",
+        }
+        return HeadConfig.from_dict(options, "classifier of config.json")
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The content of config.json: what `checkpoint.model_config` writes."""
+        content = super().to_diff_dict()
+        for name in ("transformers_version", "problem_type", "id2label", "label2id"):
+            content.pop(name, None)
+        if content.get("dtype") == "float32":
+            del content["dtype"]
+        content.update({name: getattr(self, name) for name in OURS})
+        content["classifier"] = None
+        if self.architectures != ["SSLAMModel"] and self.classifier is not None:
+            head = self.head_config()
+            classes = list(head.classes)
+            content["classifier"] = {**head.to_dict(), "classes": classes}
+            content["id2label"] = {str(i): name for i, name in enumerate(classes)}
+            content["label2id"] = {name: i for i, name in enumerate(classes)}
+            if self.problem_type not in (None, PROBLEMS[head.task]):
+                content["problem_type"] = self.problem_type
+        return content
+
+
+class Waveforms(BatchFeature):
+    """A batch of waveforms, which stay float32 whatever the model's type is.
+
+    (In half precision a waveform would lose the bits that quiet audio consists of.)
+    """
+
+    def to(self, *args: Any, **kwargs: Any) -> "Waveforms":
+        """Move to a device; a dtype is passed over."""
+        args = tuple(arg for arg in args if not isinstance(arg, torch.dtype))
+        kwargs.pop("dtype", None)
+        return super().to(*args, **kwargs) if args or kwargs else self
+
+
+class SSLAMFeatureExtractor(SequenceFeatureExtractor):
+    """Pad waveforms of 16 kHz to `input_values` (B, N) and `attention_mask` (B, N).
+
+    The model computes the log-mel itself; padding has no effect on its output.
+
+    Args:
+        feature_size, sampling_rate, padding_value: As transformers calls them.
+        return_attention_mask: Without it every clip counts as N samples long.
+    """
+
+    model_input_names = ["input_values", "attention_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 1,
+        sampling_rate: int = SAMPLE_RATE,
+        padding_value: float = 0.0,
+        return_attention_mask: bool = True,
+        **kwargs: Any,
+    ):
+        kwargs["return_attention_mask"] = return_attention_mask
+        super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
+
+    def __call__(
+        self,
+        raw_speech: np.ndarray | torch.Tensor | list,
+        sampling_rate: int | None = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> Waveforms:
+        """Make a batch.
+
+        Args:
+            raw_speech: One mono clip (N,), or several: a list of them or (B, N). Floats
+                in [-1, 1], or 16- or 32-bit integers, which are scaled to it.
+            sampling_rate: Of `raw_speech`; give it, so that a wrong one is noticed.
+            padding, max_length, truncation, pad_to_multiple_of: As everywhere in
+                transformers (lengths in samples).
+            return_attention_mask: See the class.
+            return_tensors: "pt" or "np".
+
+        Raises:
+            ValueError: Another rate, not mono, empty, or samples that are not finite.
+        """
+        if sampling_rate not in (None, self.sampling_rate):
+            raise ValueError(
+                f"need audio of {self.sampling_rate} Hz, got {sampling_rate} Hz: "
+                "resample it first (the pipeline and `SSLAM` do it themselves)"
+            )
+        if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
+            single = raw_speech.ndim < 2
+        else:
+            single = len(raw_speech) > 0 and np.ndim(raw_speech[0]) == 0
+        clips = [raw_speech] if single else raw_speech
+        padded = self.pad(
+            BatchFeature({"input_values": [_mono(c, i) for i, c in enumerate(clips)]}),
+            padding=padding,
+            max_length=max_length,
+            truncation=truncation,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_attention_mask=return_attention_mask,
+            return_tensors="np" if padding else None,
+        )
+        return Waveforms(dict(padded), tensor_type=return_tensors)
+
+
+def _mono(audio: Any, number: int) -> np.ndarray:
+    """One clip as float32 (N,)."""
+    if isinstance(audio, torch.Tensor):
+        audio = audio.detach().cpu()
+        audio = (audio.float() if audio.is_floating_point() else audio).numpy()
+    # A list of Python numbers is float audio, also where all of them are whole.
+    audio = np.asarray(audio, np.float32 if isinstance(audio, list) else None)
+    if audio.ndim != 1 or len(audio) == 0:
+        raise ValueError(
+            f"clip {number}: need mono audio of shape (samples,), got {audio.shape}"
+        )
+    if audio.dtype in (np.int16, np.int32):
+        return audio.astype(np.float32) / -float(np.iinfo(audio.dtype).min)
+    audio = audio.astype(np.float32)
+    if not np.isfinite(audio).all():
+        raise ValueError(f"clip {number} holds NaN or infinite samples: repair it")
+    return audio
+
+
+@dataclass
+class SSLAMModelOutput(ModelOutput):
+    """What `SSLAMModel` returns.
+
+    Args:
+        last_hidden_state: Tokens (B, 1+N, D): CLS, then the patches (time * 8 +
+            frequency); zero beyond a clip's end.
+        pooler_output: The CLS token (B, D).
+        hidden_states: If asked for: the patch embedding and every block's output.
+        token_mask: True for the tokens of a clip, False for padding (B, 1+N).
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    token_mask: torch.Tensor | None = None
+
+
+class SSLAMPreTrainedModel(PreTrainedModel):
+    """What both models share: an encoder, strict loading, types, checkpointing."""
+
+    config_class = SSLAMConfig
+    base_model_prefix = "sslam"  # no such attribute: both models hold `encoder`
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["Block"]
+    _keep_in_fp32_modules_strict = ["positions", "log_mel"]
+
+    def __init__(self, config: SSLAMConfig):
+        super().__init__(config)
+        self.encoder = SSLAMEncoder(config.encoder_config())
+        # The log-mel and the positions are float32 in a model of any type.
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(config, f"fbank_{name}"), dtype=torch.float32)
+            setattr(self.encoder.log_mel, name, value)
+        for module in (self.encoder.patch_embed, self.encoder.norm):
+            module.register_forward_pre_hook(_to_type_of_weights)
+
+    @classmethod
+    def from_pretrained(
+        cls, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """As in transformers, but an encoder that does not fit is an error.
+
+        Raises:
+            ValueError: Names all entries that are missing or unknown.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        stored = model.config.architectures or ()
+        new_head = () if "SSLAMForAudioClassification" in stored else HEAD_KEYS
+        missing = [k for k in info["missing_keys"] if not k.startswith(new_head)]
+        unknown = info["unexpected_keys"]
+        if missing or unknown:
+            raise ValueError(
+                f"{args[0] if args else 'the weights'} does not fit the model: missing "
+                f"{', '.join(sorted(missing)) or 'nothing'}; unknown "
+                f"{', '.join(sorted(unknown)) or 'nothing'}"
+            )
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any):
+        """As in transformers, with the preprocessor_config.json that pipelines need."""
+        result = super().save_pretrained(save_directory, *args, **kwargs)
+        if not (Path(save_directory) / PREPROCESSOR_FILE).exists():
+            SSLAMFeatureExtractor().save_pretrained(save_directory)
+        return result
+
+    def _apply(self, fn: Callable, recurse: bool = True):
+        """`.half()`, `.to(...)`: buffers follow to the device, but stay float32."""
+        modules = (self.encoder, self.encoder.log_mel)
+        kept = [(m, name, value) for m in modules for name, value in m._buffers.items()]
+        super()._apply(fn, recurse)
+        for module, name, value in kept:
+            moved = module._buffers[name]
+            if value.dtype == torch.float32 != moved.dtype:
+                module._buffers[name] = value.to(moved.device)
+        return self
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable = checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        """Compute blocks again in the backward pass instead of keeping their inside."""
+        for number, block in enumerate(self.encoder.blocks):
+            block.gradient_checkpointing = enable and number % every_n_layers == 0
+            if block.gradient_checkpointing:
+                plain = partial(type(block).forward, block)
+                block.forward = partial(gradient_checkpointing_func, plain)
+            else:
+                block.__dict__.pop("forward", None)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise a part of a new head as `SSLAMClassifier` does.
+
+        (These functions pass over what was loaded; an encoder has initialised itself.)
+        """
+        parts = [getattr(self, name, None) for name in HEAD]
+        if not any(module in part.modules() for part in parts if part is not None):
+            return
+        own = *module.named_parameters(recurse=False), *module.named_buffers(
+            recurse=False
+        )
+        for name, value in own:
+            if module is self.head and name == "weight":
+                init.trunc_normal_(value, std=0.02)
+            else:
+                ones = module is self.fc_norm and name in ("weight", "running_var")
+                (init.ones_ if ones else init.zeros_)(value)
+
+    def _encode(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, layer
+    ) -> EncoderOutput:
+        """Tokens of one or of all layers, see `SSLAMEncoder.hidden_states`.
+
+        Raises:
+            ValueError: A wrong shape, or padding that is not at the end.
+        """
+        shape = tuple(input_values.shape)
+        if len(shape) != 2:
+            raise ValueError(
+                f"need input_values of shape (clips, samples), got {shape}"
+            )
+        if attention_mask is None:
+            lengths = torch.full_like(input_values[:, 0], shape[1]).long()
+            return self.encoder.hidden_states(input_values, lengths, layer)
+        mask = attention_mask.bool()
+        if mask.shape != shape:
+            raise ValueError(
+                f"attention_mask has shape {tuple(mask.shape)}, input_values {shape}: "
+                "use SSLAMFeatureExtractor"
+            )
+        if not torch.compiler.is_compiling() and (mask[:, 1:] > mask[:, :-1]).any():
+            raise ValueError("clips must be padded at the end: use padding_side right")
+        return self.encoder.hidden_states(input_values, mask.sum(1), layer)
+
+
+class SSLAMModel(SSLAMPreTrainedModel):
+    """The encoder: waveforms in, tokens out."""
+
+    _keys_to_ignore_on_load_unexpected = [rf"^{key}" for key in HEAD_KEYS]
+
+    def __init__(self, config: SSLAMConfig):
+        super().__init__(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SSLAMModelOutput | tuple:
+        """Encode waveforms.
+
+        Args:
+            input_values: (B, samples) at 16 kHz, padded at the end.
+            attention_mask: 1 for samples of the clip, 0 for padding (B, samples).
+            output_hidden_states: Also return every layer's tokens.
+            return_dict: False: a tuple.
+        """
+        collect = _option(output_hidden_states, self.config.output_hidden_states)
+        out = self._encode(input_values, attention_mask, "all" if collect else -1)
+        mask = F.pad(out.real(), (1, 0), value=True)
+        last = zero_padding(out.last, mask.sum(1))
+        output = SSLAMModelOutput(
+            last_hidden_state=last,
+            pooler_output=last[:, 0],
+            hidden_states=_layers(out) if collect else None,
+            token_mask=mask,
+        )
+        as_dict = _option(return_dict, self.config.return_dict)
+        return output if as_dict else output.to_tuple()
+
+
+class SSLAMForAudioClassification(SSLAMPreTrainedModel):
+    """Encoder, pooling and head of an `SSLAMClassifier`; labels make it give a loss."""
+
+    def __init__(self, config: SSLAMConfig):
+        super().__init__(config)
+        head = config.head_config()
+        config.classifier = head.to_dict(("pooling", "head_norm", "weighted_layers"))
+        classifier = SSLAMClassifier(self.encoder, head)
+        self.pooling, self.fc_norm = classifier.pooling, classifier.fc_norm
+        self.head = classifier.head
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple:
+        """Classify waveforms.
+
+        Args:
+            input_values, attention_mask, output_hidden_states, return_dict: See
+                `SSLAMModel`.
+            labels: Class numbers (B,), or 0 and 1 for every class (B, C), by the
+                config's `problem_type`, which the labels tell if it is not set.
+            kwargs: For the loss function of transformers.
+        """
+        collect = _option(output_hidden_states, self.config.output_hidden_states)
+        layer = "all" if collect else self.pooling.layer
+        out = self._encode(input_values, attention_mask, layer)
+        logits = self.head(self.fc_norm(self.pooling(out)))
+        loss = None
+        if labels is not None:
+            if self.config.problem_type == PROBLEMS["multi_label"]:
+                labels = labels.to(logits.dtype)
+            loss = self.loss_function(labels, logits, self.config, **kwargs)
+        output = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=_layers(out) if collect else None
+        )
+        as_dict = _option(return_dict, self.config.return_dict)
+        return output if as_dict else output.to_tuple()
+
+
+def _layers(out: EncoderOutput) -> tuple[torch.Tensor, ...]:
+    """Tokens of every layer, zero beyond a clip's end."""
+    lengths = out.real().sum(1) + 1
+    return tuple(zero_padding(tokens, lengths) for tokens in out.layers)
+
+
+def _option(value: bool | None, default: bool) -> bool:
+    """An option of the call, else the configuration's."""
+    return default if value is None else value
+
+
+def _to_type_of_weights(module: nn.Module, args: tuple) -> tuple:
+    """Hook: cast the input to the type of the module's weights."""
+    return (args[0].to(next(module.parameters()).dtype),)
+
+
+class AudioFilePipeline(AudioClassificationPipeline):
+    """The pipeline of transformers, which reads audio files without ffmpeg.
+
+    transformers gives files and bytes to the program ffmpeg, which is often missing.
+    `pipeline(..., pipeline_class=AudioFilePipeline)` reads them as everywhere in this
+    package: any rate, channels averaged, damaged files refused.
+    """
+
+    def preprocess(self, inputs: Any, **kwargs: Any) -> Any:
+        """Read files and bytes, then go on as ever."""
+        if isinstance(inputs, (bytes, bytearray)):
+            inputs = io.BytesIO(inputs)
+        elif str(inputs).startswith(("http://", "https://")):
+            return super().preprocess(inputs, **kwargs)
+        if isinstance(inputs, (str, Path, io.BytesIO)):
+            inputs = {"raw": read_audio(inputs), "sampling_rate": SAMPLE_RATE}
+        return super().preprocess(inputs, **kwargs)
+
+
+AutoConfig.register(SSLAMConfig.model_type, SSLAMConfig, exist_ok=True)
+AutoModel.register(SSLAMConfig, SSLAMModel, exist_ok=True)
+AutoModelForAudioClassification.register(
+    SSLAMConfig, SSLAMForAudioClassification, exist_ok=True
+)
+AutoFeatureExtractor.register(SSLAMConfig, SSLAMFeatureExtractor, exist_ok=True)
+# The pipeline looks here and would log an error about a model that it does not know.
+MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES[SSLAMConfig.model_type] = (
+    SSLAMForAudioClassification.__name__
+)
