@@ -27,10 +27,10 @@ FEATURE_OPTIONS = ("layer", "freq", "cls_token", "upsample", "pooling")
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = argparse.ArgumentParser(
-        prog="sslam-export",
+        prog="sslam export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: sslam-export models/sslam_as2m sslam.onnx --check_audio clips",
+        epilog="example: sslam export models/sslam_as2m sslam.onnx --check_audio clips",
     )
     add = parser.add_argument
     add(
@@ -107,25 +107,24 @@ def main(cmd: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     from espnet2_sslam.checkpoint import load_model
-    from espnet2_sslam.integrations.onnx import export_onnx, require_onnx
-    from espnet2_sslam.integrations.onnx_check import read_clips
+    from espnet2_sslam.integrations.onnx import export_onnx, read_clips, require_onnx
 
     require_onnx()
     clips = read_clips(args.check_audio)
-    features = _given(args, FEATURE_OPTIONS)
+    features = _options(args, FEATURE_OPTIONS)
     pooling = features.pop("pooling", None)
     loaded = load_model(
         args.model,
         revision=args.revision,
         weights=args.weights,
-        **_given(args, ("target_frames", "max_frames")),
+        **_options(args, ("target_frames", "max_frames")),
         **features,
     )
     model = loaded.encoder if args.encoder_only else loaded.model
     if args.encoder_only and loaded.classes is None:
         raise ValueError(f"{args.model} is an encoder: leave --encoder_only out")
     if model is not loaded.encoder and (features or pooling):
-        names = ", ".join(_given(args, FEATURE_OPTIONS))
+        names = ", ".join(_options(args, FEATURE_OPTIONS))
         raise ValueError(
             f"{args.model} is a classifier, {names} shape an encoder's features: add "
             "--encoder_only to export them"
@@ -144,8 +143,8 @@ def main(cmd: Sequence[str] | None = None) -> None:
     print(f"checked: {exported.check}")
 
 
-def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """Return the options among `names` that were given."""
+def _options(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Return those of `names` that were used."""
     values = {name: getattr(args, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -5,6 +5,7 @@ a checkpoint of the authors, a Hugging Face id. The folder holds
   model.safetensors, config.json, preprocessor_config.json   for SSLAM and transformers
   espnet_model.zip                                           as ESPnet packs models
   config*.yaml                                               of the trainings behind it
+  metrics/, RESULTS.md, scores.csv                           scores, where there are any
   README.md                                                  the model card
   checksums.txt                                              SHA-256 of every file
 The card says what the records beside MODEL say (how long it was trained, on what, its
@@ -81,8 +82,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
 
 def check_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Refuse what can be seen to be wrong before anything is read."""
-    from espnet2_sslam.integrations.publish.folder import read_checksums
-    from espnet2_sslam.integrations.publish.upload import check_repo
+    from espnet2_sslam.integrations.publish import check_repo, read_checksums
 
     if args.hf_repo:
         check_repo(args.hf_repo)
@@ -93,57 +93,49 @@ def check_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -
     if not args.hf_repo:
         raise ValueError("--output DIR is needed: the folder to write")
     read_checksums(Path(args.model))
-    given = [n for n in CARD_OPTIONS if getattr(args, n) != parser.get_default(n)]
-    if given:
-        raise ValueError(
-            f"without --output {args.model} is uploaded as it is: edit its README.md "
-            f"instead of --{given[0]}"
-        )
+    for name in CARD_OPTIONS:
+        if getattr(args, name) != parser.get_default(name):
+            raise ValueError(
+                f"without --output {args.model} is uploaded as it is: edit its "
+                f"README.md instead of --{name}"
+            )
 
 
 def write(args: argparse.Namespace) -> Path:
-    """Write the folder and say what is in it."""
+    """Write the folder and say what is in it, and what the publisher may add."""
     from espnet2_sslam.integrations.publish import write_folder
-    from espnet2_sslam.integrations.publish.facts import Options, gather
-    from espnet2_sslam.integrations.publish.source import read_source
 
-    default = args.hf_repo.split("/")[1] if args.hf_repo else args.output.resolve().name
-    options = Options(
-        name=args.name or default,
-        license=args.license,
-        data_license=args.data_license,
-        datasets=args.datasets,
-        hf_repo=args.hf_repo,
-        revision=args.revision,
-        metrics=args.metrics,
-        results=args.results,
+    facts = write_folder(
+        args.model,
+        args.output,
+        weights=args.weights,
+        cache_dir=args.cache_dir,
+        overwrite=args.overwrite,
+        repo=args.hf_repo,
+        branch=args.revision,
+        **{name: getattr(args, name) for name in CARD_OPTIONS},
     )
-    source = read_source(args.model, weights=args.weights, cache_dir=args.cache_dir)
-    facts = gather(source, options)
-    folder = write_folder(facts, args.output, overwrite=args.overwrite)
-    print(f"written: {folder} ({len(facts.scores)} scores, see README.md)")
-    for line in missing(facts):
+    print(f"written: {args.output} ({len(facts['scores'])} scores, see README.md)")
+    unknown = {
+        "how the model was trained": not facts["trainings"],
+        "scores of these weights (--metrics, --results)": not facts["scores"],
+        "the licence of the weights (--license)": not facts["license"],
+        "the licence of the training data (--data_license)": not (
+            facts["corpora"] or facts["data_license"]
+        ),
+    }
+    for training in facts["trainings"]:
+        kind = training["kind"]
+        unknown[f"how long {kind} was trained"] = not training.get("updates")
+        unknown[f"what {kind} was trained on"] = not training["split"]
+    for line in (line for line, is_unknown in unknown.items() if is_unknown):
         print(f"unknown: {line}")
-    return folder
-
-
-def missing(facts) -> list:
-    """What the publisher may want to add."""
-    lines = list(facts.lineage.unknown)
-    if not facts.lineage.trainings:
-        lines.append("how the model was trained")
-    if not facts.scores:
-        lines.append("scores of these weights (--metrics, --results)")
-    if facts.license is None:
-        lines.append("the licence of the weights (--license)")
-    if not facts.corpora and not facts.options.data_license:
-        lines.append("the licence of the training data (--data_license)")
-    return lines
+    return args.output
 
 
 def upload(args: argparse.Namespace, folder: Path) -> None:
     """Upload the folder and say where it is."""
-    from espnet2_sslam.integrations.publish.upload import push
+    from espnet2_sslam.integrations.publish import push
 
     url = push(
         folder,

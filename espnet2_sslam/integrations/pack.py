@@ -18,9 +18,9 @@ import torch
 import yaml
 
 import espnet2_sslam
-from espnet2_sslam import store
 from espnet2_sslam.checkpoint import META_FILE, Model, model_config
 from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.store import replacing
 
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "model.pth"
@@ -66,7 +66,11 @@ def pack_model(model: Model, path: str | Path, *, timestamp: bool = True) -> Pat
         ).encode(),
         WEIGHTS_FILE: weights.getbuffer(),
     }
-    _write_zip(path, members)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)  # a plain one holds no time
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, content)  # not compressed: weights do not shrink
     return path
 
 
@@ -92,14 +96,3 @@ def training_config(model: Model) -> dict[str, Any]:
         "max_samples": None,
         "seed": 0,
     }
-
-
-def _write_zip(path: Path, members: dict[str, Any]) -> None:
-    """Write the archive whole or not at all."""
-    with store.writing(path, "wb") as stream:
-        with zipfile.ZipFile(stream, "w") as archive:  # weights do not shrink
-            for name, content in members.items():
-                # A plain ZipInfo holds no time.
-                info = zipfile.ZipInfo(name)
-                info.external_attr = 0o644 << 16
-                archive.writestr(info, content)
