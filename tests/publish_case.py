@@ -1,4 +1,4 @@
-"""A finished experiment on disk, with records as the recipe leaves them."""
+"""A finished experiment on disk, as the recipe leaves it."""
 
 import json
 
@@ -6,7 +6,6 @@ import torch
 
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.integrations.publish.records import state_of
 from espnet2_sslam.results import collect_scores, write_scores_csv
 from tests.results_case import (
     BAD,
@@ -33,14 +32,6 @@ def small_classifier(seed=0):
     """A classifier of the three classes."""
     torch.manual_seed(seed)
     return SSLAMClassifier(small_encoder(seed), CLASSES, task="multi_label").eval()
-
-
-def record(folder, inputs, outputs=()):
-    """Write the record of a finished piece of work; paths are relative to here."""
-    states = [{str(p): state_of(p) for p in part} for part in (inputs, outputs)]
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"command": [], "inputs": states[0], "outputs": states[1]}
-    (folder / ".done").write_text(json.dumps(content))
 
 
 def write_weights(run, state, epoch=2):
@@ -83,7 +74,6 @@ def write_pretraining(root, phase, start=None, seed=1):
     state = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
     state |= {f"teacher.encoder.{k}": v for k, v in teacher.state_dict().items()}
     write_weights(run, state)
-    _record(run, root, [scp, *([start] if start else [])])
     return run
 
 
@@ -102,26 +92,15 @@ def write_evaluation(root, model, seed, encoder, ranking):
             ["dump/mini/valid/wav.scp", "speech", "sound"]
         ],
     )
-    inputs = [root / "dump/mini/train/wav.scp"]
     if encoder is not None:
         weights = encoder / "latest.pth"
         options["init_param"] = [f"{_name(weights, root)}:encoder:encoder"]
-        inputs.append(weights)
     write_history(run, [3.0, 2.0], **options)
     write_weights(run, small_classifier(100 + seed).state_dict())
     (run / "valid.mAP.best.pth").symlink_to("2epoch.pth")
-    _record(run, root, inputs)
     for checkpoint in ("last", "best"):
         write_scores(run / checkpoint / "test", root / "dump/mini/test", ranking)
-    score_record(root, run)
     return run
-
-
-def score_record(root, run):
-    """Record that stage 7 has scored a run as it is now."""
-    outputs = sorted(run.glob("*/*/metrics.json"))
-    weights = [run / "latest.pth", run / "valid.mAP.best.pth"]
-    _record(run / "scoring", root, weights, outputs)
 
 
 def write_published(root):
@@ -156,10 +135,3 @@ def write_table(root):
 def _name(path, root):
     """A path as the recipe writes it: relative to its own folder."""
     return str(path.relative_to(root))
-
-
-def _record(folder, root, inputs, outputs=()):
-    """`record` with names relative to the recipe's folder."""
-    record(folder, inputs, outputs)
-    text = (folder / ".done").read_text()
-    (folder / ".done").write_text(text.replace(f"{root}/", ""))

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from espnet2_sslam.bin import sslam
 from espnet2_sslam.checkpoint import save_model
-from espnet2_sslam.integrations.publish.upload import push
+from espnet2_sslam.integrations.publish import push
 from tests.command_case import command
 from tests.publish_case import small_classifier
 from tests.publish_hub import TOKEN, WritableHub

@@ -25,6 +25,11 @@ from huggingface_hub import (
     errors,
     get_token,
 )
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.sha import git_hash
 
@@ -130,7 +135,10 @@ def write_folder(
     trainings = list(_trainings(file))[::-1] if own else []
     scores, experiment_files = _own_scores(loaded, file, results, own)
     scores += [_named_score(text, loaded) for text in metrics]
-    reports = {t["split"]: t["report"] for t in trainings if t["report"]}
+    reports: list[dict] = []  # of the data of all trainings, mostly one
+    for training in trainings:
+        if training["report"] and training["report"] not in reports:
+            reports.append(training["report"])
     snapshot = SNAPSHOT.search(str(path))
     facts: dict[str, Any] = {
         "name": name or (repo.split("/")[1] if repo else folder.resolve().name),
@@ -143,12 +151,12 @@ def write_folder(
         "base_model": f"{snapshot[1]}/{snapshot[2]}" if snapshot else None,
         "origin": origin,
         "trainings": trainings,
-        "reports": list(reports.values()),
-        "corpora": _corpora(reports.values()),
+        "reports": _without_machine(reports),
+        "corpora": _corpora(reports),
         "scores": scores,
         "version": espnet2_sslam.__version__,
     }
-    sets = sorted({name for report in facts["reports"] for name in report["classes"]})
+    sets = sorted({name for report in reports for name in report["classes"]})
     known = [entry["dataset"] for entry in facts["corpora"].values()]
     facts["datasets"] = list(datasets) or known or sets
     with replacing_folder(folder) as partial:
@@ -538,9 +546,10 @@ def push(
     """
     check_repo(repo)
     files = _to_upload(folder, f"{repo}@{branch}" if branch else repo)
-    verbosity = hub_logging.get_verbosity()
-    if not sys.stderr.isatty():  # retries are for somebody who watches, not for a log
+    verbosity, bars = hub_logging.get_verbosity(), not are_progress_bars_disabled()
+    if not sys.stderr.isatty():  # bars and retries are for somebody who watches
         hub_logging.set_verbosity_error()
+        disable_progress_bars()
     try:
         if not get_token():
             raise ValueError("there is no token: `hf auth login`, or HF_TOKEN")
@@ -552,6 +561,8 @@ def push(
         ) from error
     finally:
         hub_logging.set_verbosity(verbosity)
+        if bars:
+            enable_progress_bars()
 
 
 def _push(
