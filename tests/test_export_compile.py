@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from espnet2_sslam import features, units
+from espnet2_sslam import units
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
 
@@ -62,7 +62,7 @@ def test_the_compiled_encoder_is_one_graph_for_all_lengths(input_size):
 @torch.no_grad()
 def test_the_compiled_classifier_gives_the_same_logits():
     model = SSLAMClassifier(
-        SSLAMEncoder(WAVEFORM, **SMALL), ["a", "b"], pooling="mean"
+        SSLAMEncoder(input_size=WAVEFORM, **SMALL), ["a", "b"], pooling="mean"
     ).eval()
     compiled = torch.compile(
         model.inference, fullgraph=True, dynamic=True, backend="eager"
@@ -75,17 +75,17 @@ def test_the_compiled_classifier_gives_the_same_logits():
 
 @torch.no_grad()
 def test_clips_in_chunks_are_compiled_too_though_not_in_one_graph():
-    encoder = SSLAMEncoder(LOG_MEL, **SMALL, cls_token=True).eval()
+    encoder = SSLAMEncoder(input_size=LOG_MEL, **SMALL, cls_token=True).eval()
     compiled = torch.compile(encoder, dynamic=True, backend="eager")
     assert_equal_outputs(compiled, encoder, [[700, 40], [500, 641]], LOG_MEL)
 
 
 def test_eager_checks_and_the_filters_survive_compilation():
-    encoder = SSLAMEncoder(WAVEFORM, **SMALL).eval()
+    encoder = SSLAMEncoder(input_size=WAVEFORM, **SMALL).eval()
     compiled = torch.compile(encoder, dynamic=True, backend="eager")
     with torch.no_grad():
         compiled(*batch(WAVEFORM, [20, 30]))
-    assert {type(f) for f in features._FILTERS.values()} == {torch.Tensor}
+        encoder(*batch(WAVEFORM, [20, 30]))  # no traced tensor has stayed in a cache
     with pytest.raises(ValueError, match="399 samples, at least 400"):
         encoder(torch.zeros(1, 399), torch.tensor([399]))
 
@@ -112,7 +112,7 @@ def test_generated_code_gives_the_same(input_size):
     ],
 )
 def test_gradients_of_the_compiled_encoder_are_the_same(backend, dynamic):
-    encoder = SSLAMEncoder(LOG_MEL, **SMALL).train()
+    encoder = SSLAMEncoder(input_size=LOG_MEL, **SMALL).train()
     compiled = torch.compile(encoder, fullgraph=True, dynamic=dynamic, backend=backend)
     gradients = []
     for function in (encoder, compiled):
@@ -152,7 +152,7 @@ def test_the_exported_classifier_gives_the_same_logits():
             return self.model.inference(speech, lengths)
 
     model = SSLAMClassifier(
-        SSLAMEncoder(WAVEFORM, **SMALL, target_frames=160), ["a", "b"]
+        SSLAMEncoder(input_size=WAVEFORM, **SMALL, target_frames=160), ["a", "b"]
     ).eval()
     program = exported(Logits(model), WAVEFORM)
     for frames in ([200], [33, 170, 240]):

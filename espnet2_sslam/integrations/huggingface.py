@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,10 +31,11 @@ from transformers import (
     SequenceFeatureExtractor,
 )
 from transformers import initialization as init
-from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
 )
+from transformers.utils.generic import ModelOutput
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.checkpoint import FORMAT_VERSION, PREPROCESSOR_FILE
@@ -103,7 +104,7 @@ class SSLAMConfig(PreTrainedConfig):
         if kwargs.get("num_labels") not in (None, len(self.id2label or ())):
             self.id2label = self.label2id = None  # a head for other classes
         if self.problem_type is None:
-            self.problem_type = PROBLEMS.get(head.get("task", ""))
+            self.problem_type = PROBLEMS.get(head.get("task"))  # type: ignore
         super().__post_init__(**kwargs)
 
     @property
@@ -132,7 +133,7 @@ class SSLAMConfig(PreTrainedConfig):
         multi_label = self.problem_type == PROBLEMS["multi_label"]
         options = {
             **(self.classifier or {}),
-            "classes": [self.id2label[i] for i in sorted(self.id2label or {})],
+            "classes": [name for _, name in sorted((self.id2label or {}).items())],
             "task": "multi_label" if multi_label else "multi_class",
         }
         return HeadConfig.from_dict(options, "classifier of config.json")
@@ -167,7 +168,9 @@ class Waveforms(BatchFeature):
         """Move to a device; a dtype is passed over."""
         args = tuple(arg for arg in args if not isinstance(arg, torch.dtype))
         kwargs.pop("dtype", None)
-        return super().to(*args, **kwargs) if args or kwargs else self
+        if args or kwargs:
+            super().to(*args, **kwargs)
+        return self
 
 
 class SSLAMFeatureExtractor(SequenceFeatureExtractor):
@@ -283,7 +286,7 @@ class SSLAMPreTrainedModel(PreTrainedModel):
     config_class = SSLAMConfig
     base_model_prefix = "sslam"  # no such attribute: both models hold `encoder`
     main_input_name = "input_values"
-    input_modalities = ("audio",)
+    input_modalities = ["audio"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["Block"]
@@ -308,7 +311,8 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: Names all entries that are missing or unknown.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         stored = model.config.architectures or ()
         new_head = () if "SSLAMForAudioClassification" in stored else HEAD_KEYS
         missing = [k for k in info["missing_keys"] if not k.startswith(new_head)]
@@ -330,13 +334,14 @@ class SSLAMPreTrainedModel(PreTrainedModel):
 
     def _apply(self, fn: Callable, recurse: bool = True):
         """`.half()`, `.to(...)`: buffers follow to the device, but stay float32."""
-        modules = (self.encoder, self.encoder.log_mel)
-        kept = [(m, name, value) for m in modules for name, value in m._buffers.items()]
+        kept = dict(self.encoder.named_buffers())
         super()._apply(fn, recurse)
-        for module, name, value in kept:
-            moved = module._buffers[name]
+        for name, value in kept.items():
+            owner, _, buffer = name.rpartition(".")
+            module = self.encoder.get_submodule(owner)
+            moved = module.get_buffer(buffer)
             if value.dtype == torch.float32 != moved.dtype:
-                module._buffers[name] = value.to(moved.device)
+                setattr(module, buffer, value.to(moved.device))
         return self
 
     def _set_gradient_checkpointing(
@@ -347,8 +352,9 @@ class SSLAMPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Compute blocks again in the backward pass instead of keeping their inside."""
         for number, block in enumerate(self.encoder.blocks):
-            block.gradient_checkpointing = enable and number % every_n_layers == 0
-            if block.gradient_checkpointing:
+            active = enable and number % every_n_layers == 0
+            block.gradient_checkpointing = active  # type: ignore[assignment]
+            if active:
                 plain = partial(type(block).forward, block)
                 block.forward = partial(gradient_checkpointing_func, plain)
             else:
@@ -490,9 +496,9 @@ def _layers(out: EncoderOutput) -> tuple[torch.Tensor, ...]:
     return tuple(zero_padding(tokens, lengths) for tokens in out.layers)
 
 
-def _option(value: bool | None, default: bool) -> bool:
+def _option(value: bool | None, default: bool | None) -> bool:
     """An option of the call, else the configuration's."""
-    return default if value is None else value
+    return bool(default if value is None else value)
 
 
 def _to_type_of_weights(module: nn.Module, args: tuple) -> tuple:
@@ -515,7 +521,8 @@ class AudioFilePipeline(AudioClassificationPipeline):
         elif str(inputs).startswith(("http://", "https://")):
             return super().preprocess(inputs, **kwargs)
         if isinstance(inputs, (str, Path, io.BytesIO)):
-            inputs = {"raw": read_audio(inputs), "sampling_rate": SAMPLE_RATE}
+            samples = read_audio(inputs)  # type: ignore[arg-type] # a stream works too
+            inputs = {"raw": samples, "sampling_rate": SAMPLE_RATE}
         return super().preprocess(inputs, **kwargs)
 
 
@@ -526,6 +533,6 @@ AutoModelForAudioClassification.register(
 )
 AutoFeatureExtractor.register(SSLAMConfig, SSLAMFeatureExtractor, exist_ok=True)
 # The pipeline looks here and would log an error about a model that it does not know.
-MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES[SSLAMConfig.model_type] = (
-    SSLAMForAudioClassification.__name__
-)
+cast(dict, MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES)[
+    SSLAMConfig.model_type
+] = SSLAMForAudioClassification.__name__

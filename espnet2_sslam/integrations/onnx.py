@@ -362,7 +362,7 @@ def check_file(
             ]
             for clip in clips
         ]
-    largest = dict.fromkeys(graph.outputs, 0.0)
+    largest: dict[str, float] = dict.fromkeys(graph.outputs, 0.0)
     batches = [[row] for row in range(len(clips))]
     if len(clips) > 1:
         starts = range(0, len(clips), BATCH)

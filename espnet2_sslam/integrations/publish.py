@@ -25,6 +25,7 @@ from huggingface_hub import (
     errors,
     get_token,
 )
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils import (
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -34,9 +35,13 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.sha import git_hash
 
 import espnet2_sslam
-from espnet2_sslam.checkpoint import Loaded, load_model, resolve
-from espnet2_sslam.checkpoint import save_model, weights_file
-from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.checkpoint import (
+    Loaded,
+    load_model,
+    resolve,
+    save_model,
+    weights_file,
+)
 from espnet2_sslam.integrations.pack import pack_model
 from espnet2_sslam.results import read_history
 from espnet2_sslam.store import replacing_folder, sha256, write_text
@@ -554,7 +559,7 @@ def push(
         if not get_token():
             raise ValueError("there is no token: `hf auth login`, or HF_TOKEN")
         return _push(HfApi(token=get_token()), files, repo, private, branch, overwrite)
-    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"{repo}: {_reason(error)}. {folder} is kept: go on with `sslam publish "
             f"{folder} --hf_repo {repo}`"
