@@ -134,9 +134,9 @@ def write_folder(
     _check_target(folder, file, overwrite)
     loaded = load_model(file, weights=weights, cache_dir=cache_dir)
     config = _read_config(file.parent) if file.suffix == ".pth" else {}
-    origin = config.get("origin") or loaded.config["origin"]
+    origin = config.get("origin") or loaded.config.get("origin") or {}
     # The records are of the student.
-    own = bool(config.get(DATA_OPTION)) and origin["weights"] == "student"
+    own = bool(config.get(DATA_OPTION)) and origin.get("weights") == "student"
     trainings = list(_trainings(file))[::-1] if own else []
     scores, experiment_files = _own_scores(loaded, file, results, own)
     scores += [_named_score(text, loaded) for text in metrics]
