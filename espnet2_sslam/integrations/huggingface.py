@@ -185,7 +185,7 @@ class SSLAMFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: Without it every clip counts as N samples long.
     """
 
-    model_input_names = ["input_values", "attention_mask"]
+    model_input_names = ["input_values", "attention_mask"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -288,11 +288,11 @@ class SSLAMPreTrainedModel(PreTrainedModel):
     config_class = SSLAMConfig
     base_model_prefix = "sslam"  # no such attribute: both models hold `encoder`
     main_input_name = "input_values"
-    input_modalities = ["audio"]
+    input_modalities = ["audio"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["Block"]
-    _keep_in_fp32_modules_strict = ["positions", "log_mel"]
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["positions", "log_mel"]  # noqa: RUF012
 
     def __init__(self, config: SSLAMConfig):
         super().__init__(config)
@@ -411,7 +411,9 @@ class SSLAMPreTrainedModel(PreTrainedModel):
 class SSLAMModel(SSLAMPreTrainedModel):
     """The encoder: waveforms in, tokens out."""
 
-    _keys_to_ignore_on_load_unexpected = [rf"^{key}" for key in HEAD_KEYS]
+    _keys_to_ignore_on_load_unexpected = [
+        rf"^{key}" for key in HEAD_KEYS
+    ]  # noqa: RUF012
 
     def __init__(self, config: SSLAMConfig):
         super().__init__(config)
