@@ -411,9 +411,9 @@ class SSLAMPreTrainedModel(PreTrainedModel):
 class SSLAMModel(SSLAMPreTrainedModel):
     """The encoder: waveforms in, tokens out."""
 
-    _keys_to_ignore_on_load_unexpected = [
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
         rf"^{key}" for key in HEAD_KEYS
-    ]  # noqa: RUF012
+    ]
 
     def __init__(self, config: SSLAMConfig):
         super().__init__(config)
