@@ -1640,7 +1640,11 @@ def huggingface(work: Workspace) -> dict:
     inputs = extractor([wave, wave[:9000]], sampling_rate=16_000, return_tensors="pt")
     with torch.no_grad():
         logits = model.eval()(**inputs).logits
-    pipe = transformers.pipeline("audio-classification", model=str(work.classifier))
+    pipe = transformers.pipeline(
+        "audio-classification",
+        model=str(work.classifier),
+        pipeline_class=ours.AudioFilePipeline,  # reads files without ffmpeg
+    )
     said = pipe(str(work.audio / "mono16.wav"), top_k=2)
     encoder = transformers.AutoModel.from_pretrained(work.classifier).eval()
     with torch.no_grad():
