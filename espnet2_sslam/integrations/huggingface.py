@@ -145,8 +145,6 @@ class SSLAMConfig(PreTrainedConfig):
             content.pop(name, None)
         if content.get("dtype") == "float32":
             del content["dtype"]
-        if self.origin is None:
-            content.pop("origin", None)
         content.update({name: getattr(self, name) for name in OURS})
         content["classifier"] = None
         if self.architectures != ["SSLAMModel"] and self.classifier is not None:
