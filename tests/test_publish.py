@@ -14,7 +14,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from espnet2_sslam.bin import sslam
+from espnet2_sslam.bin.cli import main as sslam
 from espnet2_sslam.checkpoint import load_model, save_model
 from espnet2_sslam.store import sha256
 from tests.checkpoint_case import FINETUNED, unpack
@@ -63,7 +63,7 @@ def publish(tmp_path):
     """Publish and return the card's text; the folder is tmp_path/out."""
 
     def run(model, *options, output=tmp_path / "out"):
-        sslam.main(["publish", str(model), "--output", str(output), *map(str, options)])
+        sslam(["publish", str(model), "--output", str(output), *map(str, options)])
         return (output / "README.md").read_text(encoding="utf-8")
 
     return run
@@ -76,7 +76,7 @@ def refused(capsys, tmp_path):
     def run(model, *options, output=tmp_path / "out"):
         words = ["publish", model, *options]
         words += ["--output", output] if output else []
-        status, _, stderr = command(capsys, sslam.main, *words)
+        status, _, stderr = command(capsys, *words)
         assert status == 1 and stderr.count("\n") == 1, stderr
         return stderr
 
@@ -284,7 +284,7 @@ def test_the_authors_weights_keep_their_origin(publish, tmp_path):
     path = unpack(FINETUNED, tmp_path)
     labels = tmp_path / "labels.txt"
     labels.write_text("".join(f"sound {index}\n" for index in range(5)))
-    sslam.main(["convert", str(path), str(tmp_path / "m"), "--labels", str(labels)])
+    sslam(["convert", str(path), str(tmp_path / "m"), "--labels", str(labels)])
     card = publish(tmp_path / "m")
     assert f"| file | `{FINETUNED}` |" in card
     assert f"| SHA-256 | `{sha256(path)}` |" in card

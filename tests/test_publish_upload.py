@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from espnet2_sslam.bin import sslam
+from espnet2_sslam.bin.cli import main as sslam
 from espnet2_sslam.checkpoint import save_model
 from espnet2_sslam.integrations.publish import push
 from tests.command_case import command
@@ -48,7 +48,7 @@ def written(tmp_path_factory):
     """A published folder."""
     tmp = tmp_path_factory.mktemp("written")
     save_model(small_classifier(), tmp / "model")
-    sslam.main(["publish", str(tmp / "model"), "--output", str(tmp / "tiny")])
+    sslam(["publish", str(tmp / "model"), "--output", str(tmp / "tiny")])
     return tmp / "tiny"
 
 
@@ -65,7 +65,7 @@ def refused(capsys, folder):
     def run(*options, repo=REPO):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         words = ["publish", folder, "--hf_repo", repo, *options]
-        status, _, stderr = command(capsys, sslam.main, *words)
+        status, _, stderr = command(capsys, *words)
         assert status == 1 and stderr.count("\n") == 1, stderr
         assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
         return stderr
@@ -250,8 +250,8 @@ def test_what_was_uploaded_is_loaded_by_its_name(hub, folder, tmp_path):
         "PATH": os.environ["PATH"],
     }
     code = (
-        "from espnet2_sslam.bin import sslam\n"
-        f"sslam.main(['publish', {str(folder)!r}, '--hf_repo', {REPO!r}])\n"
+        "from espnet2_sslam.bin.cli import main as sslam\n"
+        f"sslam(['publish', {str(folder)!r}, '--hf_repo', {REPO!r}])\n"
         "from espnet2_sslam import SSLAM\n"
         f"print(SSLAM.from_pretrained({REPO!r}))\n"
     )
