@@ -118,7 +118,7 @@ def test_an_edited_card_is_uploaded_as_it_is(hub, folder):
 def test_writing_and_uploading_at_once(hub, written, tmp_path, capsys):
     model = str(written.parent / "model")
     words = ["publish", model, "--output", str(tmp_path / "x"), "--hf_repo", REPO]
-    sslam.main(words)
+    sslam(words)
     assert f"uploaded: {hub.url}/{REPO}" in capsys.readouterr().out
     assert hub.files(REPO) == content(tmp_path / "x")
     assert "# tiny" in (tmp_path / "x/README.md").read_text()
