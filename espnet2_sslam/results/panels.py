@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from espnet2_sslam.audio import read_audio
-from espnet2_sslam.checkpoint import load_pretrain_model
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.mixing import unmixed_steps
 from espnet2_sslam.pretrain_model import MIXED, SSLAMPretrainModel
@@ -144,6 +143,9 @@ def draw_panel(
     Raises:
         ValueError: for unusable audio, or one file only with a model of mixtures.
     """
+    # Imported here: only this one plot of the results needs to read weights.
+    from espnet2_sslam.checkpoint import load_pretrain_model
+
     model = load_pretrain_model(model_dir)
     if MIXED in model.streams and len(wavs) < 2:
         raise ValueError(
