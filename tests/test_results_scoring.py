@@ -78,7 +78,7 @@ def test_order_of_the_clips_does_not_matter(tmp_path):
     [
         ({"text": {**TEXT, "e": ["dog"]}}, "1 missing.*e is missing"),
         ({"text": {k: TEXT[k] for k in "abc"}}, "1 unexpected.*d is not expected"),
-        ({"text": {**TEXT, "d": ["cat"]}}, "clip d has the label 'cat'"),
+        ({"text": {**TEXT, "d": ["cat"]}}, "clip d: the label 'cat'"),
         ({"text": {k: [] for k in TEXT}}, "nothing to score"),
         ({"ids": ["a", "b", "b", "d"]}, "clip id b is there twice"),
         ({"scores": SCORES[:, :3]}, "shape"),

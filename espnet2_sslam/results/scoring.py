@@ -7,7 +7,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from espnet2_sslam.corpus import TASKS, read_classes, read_table
+from espnet2_sslam.corpus import TASKS, label_vector, read_classes, read_table
 from espnet2_sslam.results.intervals import bootstrap
 from espnet2_sslam.store import sha256, write_csv, write_json
 
@@ -68,13 +68,10 @@ def target_matrix(
     column = {label: index for index, label in enumerate(classes)}
     targets = np.zeros((len(ids), len(classes)), dtype=np.int64)
     for row, clip in enumerate(ids):
-        for label in labels[clip]:
-            if label not in column:
-                raise ValueError(
-                    f"clip {clip} has the label {label!r}, which is not in the class "
-                    "list; correct the text file or the class list"
-                )
-            targets[row, column[label]] = 1
+        try:
+            targets[row] = label_vector(labels[clip], column)
+        except ValueError as error:
+            raise ValueError(f"clip {clip}: {error}") from None
         if task == "multi_class" and targets[row].sum() != 1:
             raise ValueError(
                 f"clip {clip} has {targets[row].sum()} labels, multi_class needs "
