@@ -116,7 +116,7 @@ def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> Non
         raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
     list_file = Path(args.key_file or data.split(",")[0])
     if not list_file.is_file():
-        raise ValueError(f"{list_file} does not exist: prepare the data (stage 2)")
+        raise ValueError(f"{list_file} does not exist: prepare the data first")
     keys = read_keys(list_file)
     model, config = load_classifier(args.config, args.model_file, build)
     device = torch.device("cuda" if args.ngpu else "cpu")
