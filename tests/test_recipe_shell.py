@@ -56,7 +56,8 @@ elif name == "data_report":
     stats = '{{"mean": -4.5, "std": 3.25}}'
     make(value("--dump") / "report", report__json="1", fbank_stats__json=stats)
 elif name in ("sslam_train", "sslam_cls_train", "beats_cls_train"):
-    weights = hashlib.sha256(" ".join(words).encode()).hexdigest()
+    text = value("--config").read_text() + " ".join(words)
+    weights = hashlib.sha256(text.encode()).hexdigest()
     make(value("--output_dir"), config__yaml="x", latest__pth=weights)
     make(value("--output_dir"), valid__mAP__best__pth=weights)
 elif name == "score_model":
@@ -64,7 +65,7 @@ elif name == "score_model":
         make(value("--output_dir") / which / value("--test_dir").name,
              predictions__npz="scores", metrics__json="{{}}")
 elif name == "convert_weights":
-    make(Path(words[2]), config__yaml=words[1], encoder__pth=words[1])
+    make(Path(words[2]), config__yaml="x", encoder__pth=Path(words[1]).read_text())
 elif name in ("sslam_results", "sslam_benchmarks"):
     value("--output").write_text("results")
 """
@@ -299,8 +300,8 @@ def test_a_random_encoder_without_pre_training_takes_the_config_and_statistics(
 
 def test_a_corpus_without_labels_has_nothing_to_fine_tune(prepared):
     (prepared.folder / "dump/raw/downstream.txt").write_text("")
-    status, stdout, _, calls = prepared.run("--stage", 6)
-    assert status == 0 and names(calls) == ["sslam_results"]
+    status, stdout, _, calls = prepared.run("--stage", 6, "--stop_stage", 6)
+    assert (status, calls) == (0, [])
     assert "stage 6: there is nothing to do" in stdout
 
 
