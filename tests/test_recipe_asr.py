@@ -94,7 +94,7 @@ def test_the_seed_decides_the_strings(recordings, tmp_path, monkeypatch):
 def test_wrong_corpora_are_one_line(recordings, tmp_path):
     with pytest.raises(ValueError, match="has no recordings"):
         digits.find_recordings(tmp_path)
-    with pytest.raises(ValueError, match="--test_speaker eve must be one .* ann, bob"):
+    with pytest.raises(ValueError, match=r"--test_speaker eve must be one .* ann, bob"):
         digits.split(digits.find_recordings(recordings), "eve")
 
 
@@ -133,7 +133,7 @@ def test_all_stages_end_with_a_table_and_a_second_run_has_nothing_to_do(tmp_path
     words += ["--asr_args", "--max_epoch 1"]
     words += ["--inference_args", "--beam_size 1 --maxlenratio -4"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    for attempt in range(2):
+    for _ in range(2):
         run = subprocess.run(
             [str(word) for word in (RECIPE / "run.sh", *words)],
             env={**os.environ, "PATH": path},

@@ -177,7 +177,7 @@ RUN = "{0}/exp/linear/phase1_seed1/a"
 CALLS = {  # command and output folder: options that it has (and, behind !, has not)
     "sslam_train /phase1_eat_seed1": [
         "--config {0}/pretrain_eat.yaml --seed 1 --input_size 1 --resume true",
-        f"--train_data_path_and_name_and_type {DUMP}/pretrain/train/wav.scp,speech,sound",
+        f"_path_and_name_and_type {DUMP}/pretrain/train/wav.scp,speech,sound",
         f"--valid_shape_file {DUMP}/pretrain/valid/utt2num_samples",
         "--encoder_conf fbank_mean=-4.5 --encoder_conf fbank_std=3.25",
         "!--init_param",

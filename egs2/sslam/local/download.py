@@ -142,7 +142,9 @@ def fetch(url: str, part: Path) -> bool:
     tries = 0
     while True:
         before = size_of(part)
-        run = command("curl", *CURL, "--write-out", "%{http_code}", "--output", part, url)
+        run = command(
+            "curl", *CURL, "--write-out", "%{http_code}", "--output", part, url
+        )
         if run.returncode == 0:
             part.touch()  # an empty file leaves none
             return resumed

@@ -104,7 +104,7 @@ def identity(command):
 def is_other_work(folder, inputs):
     """Whether the folder holds work, but not this work unfinished."""
     names = {path.name for path in folder.iterdir()} - {".once.lock"}
-    return ".done" in names or bool(names) and read(folder / ".begun") != inputs
+    return ".done" in names or (bool(names) and read(folder / ".begun") != inputs)
 
 
 def say(name, text):
@@ -118,7 +118,7 @@ def read_log(path):
 
 
 def run(args, output):
-    """Run the command and return its status; with a log, print the epochs it reaches."""
+    """Run the command: its status. With a log, print the epochs that it reaches."""
     if args.log is None:
         return subprocess.run(args.command).returncode
     args.log.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,8 @@ from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.store import write_lines
 
 NAME = re.compile(r"([0-9])_([A-Za-z]+)_([0-9]+)\.(wav|flac)")
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ("zero", "one", "two", "three", "four")
+WORDS += ("five", "six", "seven", "eight", "nine")
 RATE = 16_000  # Hz, of the strings
 DIGITS = (2, 5)  # fewest and most in a string
 PAUSE = (800, 3_200)  # samples: shortest and longest silence around a digit
@@ -31,11 +32,9 @@ def find_recordings(corpus_dir: Path) -> dict[str, list[list[Path]]]:
     Raises:
         ValueError: No such files, or a speaker without three of each digit.
     """
-    matches = []
-    for folder in (corpus_dir, corpus_dir / "recordings"):
-        for path in folder.glob("*_*_*.*"):
-            if match := NAME.fullmatch(path.name):
-                matches.append((int(match[3]), path, match[2], int(match[1])))
+    paths = [*corpus_dir.glob("*_*_*.*"), *corpus_dir.glob("recordings/*_*_*.*")]
+    named = [(path, NAME.fullmatch(path.name)) for path in paths]
+    matches = [(int(m[3]), path, m[2], int(m[1])) for path, m in named if m]
     if not matches:
         raise ValueError(
             f"{corpus_dir} has no recordings: {{digit}}_{{speaker}}_{{index}}.wav or "
