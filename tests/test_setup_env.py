@@ -88,46 +88,39 @@ def setup(tmp_path):
     return Setup(tmp_path)
 
 
-def test_the_newest_tested_python_comes_first(setup):
-    for minor in "3.11", "3.12", "3.13":
-        setup.add_python(f"python{minor}", minor)
+@pytest.mark.parametrize(
+    "pythons, taken",
+    [
+        ({"python3.11": "3.11", "python3.12": "3.12", "python3.13": "3.13"}, "3.12"),
+        ({"python3": "3.13"}, "3.13"),  # when there is nothing else
+        ({"python3.11": "3.11", "python3.12": None}, "3.11"),  # a shim without Python
+    ],
+)
+def test_the_newest_tested_python_comes_first(setup, pythons, taken):
+    for name, version in pythons.items():
+        python = setup.add_python(name, version)
+        if version is None:
+            python.write_text("#!/bin/sh\necho 'pyenv: not found' >&2\nexit 127")
     status, stdout, _, _ = setup.run()
-    assert (status, stdout) == (0, f"{setup.checkout}/.venv/py3.12\n")
-
-
-def test_a_shim_that_only_prints_an_error_does_not_count(setup):
-    setup.add_python("python3.11", "3.11")
-    shim = setup.add_python("python3.12", "3.12")
-    shim.write_text(
-        "#!/bin/sh\necho 'pyenv: python3.12: command not found' >&2\nexit 127"
-    )
-    assert setup.run()[1].endswith("py3.11\n")
+    assert (status, stdout) == (0, f"{setup.checkout}/.venv/py{taken}\n")
 
 
 def test_python3_and_pyenv_versions_are_looked_at_too(setup):
     setup.add_python("python3", "3.10")
     python = setup.add_python("elsewhere", "3.12")
     pyenv = setup.folder / ".pyenv/versions/3.12.1/bin"
-    shutil.copytree(python.parent, pyenv)
-    shutil.rmtree(python.parent)
+    pyenv.parent.mkdir(parents=True)
+    python.parent.rename(pyenv)
     (pyenv / "elsewhere").rename(pyenv / "python")
     assert setup.run()[1].endswith("py3.12\n")
 
 
-def test_3_13_is_taken_when_there_is_nothing_else(setup):
-    setup.add_python("python3", "3.13")
-    assert setup.run()[1].endswith("py3.13\n")
-
-
-@pytest.mark.parametrize("how", ["variable", "option", "version"])
-def test_the_python_that_is_asked_for_is_taken(setup, how):
+def test_the_python_that_is_asked_for_is_taken(setup):
     setup.add_python("python3.12", "3.12")
     python = setup.add_python("python3.11", "3.11")
-    if how == "variable":
-        outcome = setup.run(PYTHON=python)
-    else:
-        outcome = setup.run("--python", python if how == "option" else "3.11")
-    assert outcome[1].endswith("py3.11\n")
+    assert setup.run(PYTHON=python)[1].endswith("py3.11\n")
+    for choice in python, "3.11":
+        assert setup.run("--python", choice)[1].endswith("py3.11\n")
 
 
 @pytest.mark.parametrize(
@@ -148,36 +141,28 @@ def test_a_user_error_is_one_line(setup, options, complaint):
     assert stderr.count("\n") == 1
 
 
-def test_a_second_run_installs_nothing(setup):
+@pytest.mark.parametrize("change", [None, "requirements", "damage", "stamp", "python"])
+def test_only_an_environment_that_is_no_longer_valid_is_repaired(setup, change):
     setup.add_python("python3", "3.12")
-    assert setup.run()[3] == 2
-    status, stdout, stderr, pips = setup.run()
-    assert (status, stderr, pips) == (0, "", 0) and stdout.endswith("py3.12\n")
-
-
-@pytest.mark.parametrize("change", ["requirements", "damage", "stamp"])
-def test_an_environment_that_is_no_longer_valid_is_repaired(setup, change):
-    setup.add_python("python3", "3.12")
-    env = Path(setup.run()[1].strip())
+    _, stdout, _, pips = setup.run()
+    env = Path(stdout.strip())
+    assert pips == 2
+    (env / "leftover").touch()
     if change == "requirements":
         (setup.checkout / "setup.py").write_text("others\n")
     elif change == "damage":
         (setup.folder / "damaged").touch()
-    else:
+    elif change == "stamp":
         (env / "sslam.stamp").unlink()
-    status, _, stderr, pips = setup.run()
-    assert status == 0 and pips == 2 and "completing" in stderr
+    elif change == "python":  # beyond repair: built anew
+        (env / "bin/python").unlink()
+    status, stdout, stderr, pips = setup.run()
+    assert (status, stdout) == (0, f"{env}\n")
+    assert pips == (2 if change else 0)
+    word = {None: "", "python": "building"}.get(change, "completing")
+    assert word in stderr and (change or not stderr)
+    assert (env / "leftover").exists() == (change != "python")
     assert setup.run()[3] == 0
-
-
-def test_an_environment_that_cannot_be_repaired_is_built_anew(setup):
-    setup.add_python("python3", "3.12")
-    env = Path(setup.run()[1].strip())
-    (env / "leftover").touch()
-    (env / "bin/python").unlink()
-    status, _, stderr, _ = setup.run()
-    assert status == 0 and "building" in stderr
-    assert not (env / "leftover").exists()
 
 
 def test_a_moved_checkout_is_pointed_to_without_installing_requirements(setup):
@@ -192,18 +177,15 @@ def test_a_moved_checkout_is_pointed_to_without_installing_requirements(setup):
     assert "--no-deps" in pip
 
 
-def test_a_failing_installation_is_one_clear_line_and_leaves_no_stamp(setup):
+def test_a_failing_or_interrupted_set_up_is_completed_by_the_next(setup):
     setup.add_python("python3", "3.12")
     (setup.folder / "fail_pip").touch()
     status, stdout, stderr, _ = setup.run()
     assert (status, stdout) == (1, "")
     assert "pip failed: ERROR: no network (log: " in stderr.splitlines()[-1]
     assert not (setup.checkout / ".venv/py3.12/sslam.stamp").exists()
-
-
-def test_an_interrupted_set_up_is_completed_by_the_next(setup):
-    setup.add_python("python3", "3.12")
-    (setup.folder / "slow_pip").touch()
+    (setup.folder / "fail_pip").rename(setup.folder / "slow_pip")
+    setup.calls.unlink()
     process = setup.start()
     while not (setup.calls.exists() and "-m pip" in setup.calls.read_text()):
         time.sleep(0.05)
