@@ -188,7 +188,7 @@ add_finetuning() {
     case "${model}" in
         random) random_encoder ;;
         *=beats:*)
-            command=(-m espnet2_sslam.bin.beats_cls_train)
+            command=(beats/beats_cls_train.py)
             options+=(--beats_checkpoint "${model#*=beats:}")
             files+=(--input "${model#*=beats:}")
             ;;
