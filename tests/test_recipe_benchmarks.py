@@ -3,8 +3,8 @@
 With the stand-in for Python of tests/test_recipe_shell.py.
 """
 
+import runpy
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -166,11 +166,10 @@ def test_a_benchmark_that_fails_does_not_keep_the_others_from_running(finished):
     assert stderr.splitlines()[-1].startswith("run.sh: did not end well: esc50;")
 
 
-def test_weights_that_cannot_be_read_end_with_one_line(tmp_path):
+def test_weights_that_cannot_be_read_end_with_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "x.pt").write_text("no weights")
-    program = [sys.executable, RECIPE / "utils/convert_weights.py"]
-    done = subprocess.run(
-        [*program, tmp_path / "x.pt", tmp_path], capture_output=True, text=True
-    )
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: ")
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "x.pt"), str(tmp_path)])
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(RECIPE / "utils/convert_weights.py", run_name="__main__")
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
