@@ -38,8 +38,8 @@ exit 0
 class Setup:
     """The script in a checkout of its own, with stand-ins on the search path."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, tools):
+        self.folder, self.tools = folder, tools
         self.calls = folder / "calls"
         self.checkout = folder / "checkout"
         (self.checkout / "tools").mkdir(parents=True)
@@ -56,15 +56,8 @@ class Setup:
         return python
 
     def start(self, *options, checkout=None, **variables):
-        paths = [str(p) for p in (self.folder / "bin").glob("*-files")]
-        tools = self.folder / "tools"
-        if not tools.exists():
-            tools.mkdir()
-            for tool in Path("/usr/bin").iterdir():
-                # Everything but the Pythons of this machine.
-                if not tool.name.startswith("python"):
-                    (tools / tool.name).symlink_to(tool)
-        env = {"PATH": ":".join([*paths, str(tools)]), "HOME": str(self.folder)}
+        paths = [*(self.folder / "bin").glob("*-files"), self.tools]
+        env = {"PATH": ":".join(map(str, paths)), "HOME": str(self.folder)}
         return subprocess.Popen(
             [(checkout or self.checkout) / "tools" / "setup_env.sh", *options],
             stdout=subprocess.PIPE,
@@ -83,9 +76,22 @@ class Setup:
         return process.returncode, stdout, stderr, calls.count("-m pip")
 
 
+def link_tools(folder, *left_out):
+    """Everything of this machine but its Pythons, and what is left out."""
+    for tool in Path("/usr/bin").iterdir():
+        if not tool.name.startswith("python") and tool.name not in left_out:
+            (folder / tool.name).symlink_to(tool)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory):
+    return link_tools(tmp_path_factory.mktemp("tools"))
+
+
 @pytest.fixture
-def setup(tmp_path):
-    return Setup(tmp_path)
+def setup(tmp_path, tools):
+    return Setup(tmp_path, tools)
 
 
 @pytest.mark.parametrize(
@@ -214,12 +220,9 @@ def test_a_folder_that_is_no_environment_is_left_alone(setup):
     assert (precious / "thesis.tex").exists()
 
 
-def test_python_3_11_without_a_compiler_is_one_clear_line(setup):
+def test_python_3_11_without_a_compiler_is_one_clear_line(setup, tmp_path):
     setup.add_python("python3", "3.11")
-    process = setup.start()  # makes the folder of tools
-    process.communicate(timeout=60)
-    shutil.rmtree(setup.checkout / ".venv")
-    for compiler in "cc", "gcc":
-        (setup.folder / "tools" / compiler).unlink(missing_ok=True)
+    (tmp_path / "no_compiler").mkdir()
+    setup.tools = link_tools(tmp_path / "no_compiler", "cc", "gcc")
     status, _, stderr, pips = setup.run()
     assert status == 1 and pips == 0 and "a C compiler is needed" in stderr
