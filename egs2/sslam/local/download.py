@@ -8,13 +8,13 @@ leads out of it. Run it again at any time: what is there and sound is not fetche
 """
 
 import argparse
+import fnmatch
 import hashlib
 import json
 import logging
 import shutil
 import subprocess
 import time
-from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
@@ -118,12 +118,18 @@ class Target:
             logging.info("%s is unpacked", path)
             return
         logging.info("unpacking %s", path)
-        archive = join_parts(path) if "parts" in source else path
+        archive = path
+        if "parts" in source:  # .z01, .z02, ..., .zip
+            archive = path.with_name(f".{path.name}.joined.zip")
         try:
+            if archive != path:
+                run = command("zip", "-q", "-s", "0", path, "--out", archive)
+                if run.returncode:
+                    raise ValueError(f"{path} cannot be joined: {last_line(run)}")
             unpack(archive, self.folder, source.get("into"))
         finally:
             if archive != path:
-                archive.unlink()
+                archive.unlink(missing_ok=True)
         self.remember(path.name, unpacked=known["stat"])
 
 
@@ -165,20 +171,6 @@ def fetch(url: str, part: Path) -> bool:
         time.sleep(WAIT * 2 ** (tries - 1))
 
 
-def join_parts(path: Path) -> Path:
-    """One archive made of a zip in several parts (.z01, .z02, ..., .zip).
-
-    Raises:
-        ValueError: There is no `zip`, or it fails.
-    """
-    whole = path.with_name(f".{path.name}.joined.zip")
-    run = command("zip", "-q", "-s", "0", path, "--out", whole)
-    if run.returncode:
-        whole.unlink(missing_ok=True)
-        raise ValueError(f"{path} cannot be joined: {last_line(run)}")
-    return whole
-
-
 def command(program: str, *words) -> subprocess.CompletedProcess:
     """Run a program that must be installed.
 
@@ -203,8 +195,7 @@ def size_of(path: Path) -> int:
 
 def size_and_time(path: Path) -> list[int]:
     """What tells a file from one that was changed since."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+    return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def download(args) -> None:
@@ -215,14 +206,12 @@ def download(args) -> None:
             f"--corpus {args.corpus} is not known here, but {', '.join(table)}"
         )
     entry = table[args.corpus]
-    names = {s["name"]: s for s in entry["files"]}
-    sources = [
-        s for name, s in names.items() if any(fnmatch(name, p) for p in args.files)
-    ]
-    if names and not sources:
-        raise ValueError(
-            f"--files {' '.join(args.files)} fits none of {', '.join(names)}"
-        )
+    files = {source["name"]: source for source in entry["files"]}
+    chosen = {name for pattern in args.files for name in fnmatch.filter(files, pattern)}
+    sources = [source for name, source in files.items() if name in chosen]
+    if files and not sources:
+        patterns = " ".join(args.files)
+        raise ValueError(f"--files {patterns} fits none of {', '.join(files)}")
     if sources:
         folder = (args.target or Path("downloads") / args.corpus).resolve()
         target = Target(folder)
