@@ -42,8 +42,8 @@ def test_a_config_has_the_values_of_the_authors_run(name):
     assert config["augment_conf"].get("mixup_alpha", 0.0) == mixup
     assert config["augment_conf"]["mask_ratio"] == mask
     assert encoder["target_frames"] == frames
-    found = encoder.get("fbank_mean"), encoder.get("fbank_std")
-    assert found == (stats or (None, None))
+    own_stats = encoder.get("fbank_mean"), encoder.get("fbank_std")
+    assert own_stats == (stats or (None, None))
     assert encoder.get("override_fbank_stats", False) == (stats is not None)
     task, loss, smoothing = LOSSES.get(name, ("multi_label", None, None))
     model = config["model_conf"]
@@ -52,17 +52,19 @@ def test_a_config_has_the_values_of_the_authors_run(name):
     assert model["pooling"] == "cls"
 
 
-def assumed():
-    """The configs of benchmarks whose settings are not released."""
-    names = {path.stem for path in CONF.glob("finetune_*.yaml")}
-    names |= {path.stem for path in CONF.glob("linear_*.yaml")}
-    return sorted(names - set(RUNS) - {"finetune_tiny", "linear_tiny"})
+# The configs of benchmarks whose settings are not released.
+NAMES = {
+    path.stem for kind in ("finetune", "linear") for path in CONF.glob(f"{kind}_*")
+}
+ASSUMED = sorted(NAMES - {*RUNS, "finetune_tiny", "linear_tiny"})
 
 
-@pytest.mark.parametrize("name", [*RUNS, *assumed()])
+@pytest.mark.parametrize("name", [*RUNS, *ASSUMED])
 def test_what_is_common_to_all_is_the_same_everywhere(name):
     config, linear = read(name), name.startswith("linear")
-    assert config["optim"] == "adamw" and config["optim_conf"]["betas"] == [0.9, 0.95]
+    augment, model = config["augment_conf"], config["model_conf"]
+    assert config["optim"] == "adamw"
+    assert config["optim_conf"]["betas"] == [0.9, 0.95]
     assert config["optim_conf"]["weight_decay"] == 0.05
     assert config["optim_groups_conf"]["decay_bias_and_norm"] is True
     assert config["optim_groups_conf"].get("layer_decay") == (None if linear else 0.65)
@@ -70,18 +72,18 @@ def test_what_is_common_to_all_is_the_same_everywhere(name):
     assert config["scheduler_conf"]["scale_min_lr"] is False
     assert config["grad_clip"] == float("inf")
     assert config["encoder_conf"]["drop_path"] == 0.1
-    assert config["augment_conf"]["roll_and_gain"] is True
-    assert config["augment_conf"].get("mixup_probability", 0.9) == 0.9
-    assert config["augment_conf"].get("noise", 0) == (0.1 if "ks" in name else 0)
-    frozen = config["model_conf"].get("freeze_encoder", False)
-    assert frozen == linear == config["model_conf"].get("frozen_drop_path", False)
+    assert augment["roll_and_gain"] is True
+    assert augment.get("mixup_probability", 0.9) == 0.9
+    assert augment.get("noise", 0) == (0.1 if "ks" in name else 0)
+    for option in "freeze_encoder", "frozen_drop_path":
+        assert model.get(option, False) == linear
     measure = "accuracy" if name[-3:] in ("c50", "ks1", "ks2") else "mAP"
     assert config["best_model_criterion"] == [["valid", measure, "max"]]
     balanced = {"finetune_as2m": 200_000, "finetune_ks1": 12_800}
     assert config.get("balanced_clips_per_epoch") == balanced.get(name)
 
 
-@pytest.mark.parametrize("name", assumed())
+@pytest.mark.parametrize("name", ASSUMED)
 def test_what_is_assumed_is_called_so(name):
     text = (CONF / f"{name}.yaml").read_text()
     words = "not released" if name != "finetune_fsd50k" else "the paper does not use it"

@@ -48,16 +48,9 @@ def test_commands_run_one_after_the_other(user_folder):
     shutil.rmtree("models/sslam")
     unpack(FINETUNED, user_folder).rename("EAT-base_epoch30_ft.pt")
     rows = [f"{index},l{index},sound {index}" for index in range(5)]
-    Path("class_labels_indices.csv").write_text(
-        "\n".join(["index,mid,display_name", *rows])
-    )
+    table = "\n".join(["index,mid,display_name", *rows])
+    Path("class_labels_indices.csv").write_text(table)
     for command in COMMANDS:
         sslam.main(shlex.split(command)[1:])
-    for name in (
-        "features.npz",
-        "labels.csv",
-        "events.tsv",
-        "street.png",
-        "sslam.onnx",
-    ):
+    for name in "features.npz", "labels.csv", "events.tsv", "street.png", "sslam.onnx":
         assert Path(name).stat().st_size > 0

@@ -18,24 +18,17 @@ pytestmark = pytest.mark.slow
 
 def start(folder, *options):
     """Start run.sh on the small corpus with all output below `folder`."""
-    given = {
-        "--python": sys.executable,
-        "--datadir": folder / "data",
-        "--dumpdir": folder / "dump",
-        "--expdir": folder / "exp",
-        "--data_args": "--mini_scale 0.1",
-        "--pretrain_args": "--max_epoch 1 --num_iters_per_epoch 6 "
-        "--scheduler_conf warmup_steps=1",
-        "--finetune_args": "--max_epoch 1 --num_iters_per_epoch 6",
-        "--pretrain_tag": "small",
-        "--finetune_tag": "linear",
-        "--seeds": "1",
-    }
-    words = [str(word) for pair in given.items() for word in pair]
+    few = "--max_epoch 1 --num_iters_per_epoch 6"
+    words = ["--python", sys.executable, "--seeds", 1]
+    for name in "data", "dump", "exp":
+        words += [f"--{name}dir", folder / name]
+    words += ["--data_args", "--mini_scale 0.1", "--finetune_args", few]
+    words += ["--pretrain_args", f"{few} --scheduler_conf warmup_steps=1"]
+    words += ["--pretrain_tag", "small", "--finetune_tag", "linear"]
     # The recipe's own tools run with the python3 of the search path.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.Popen(
-        [str(RECIPE / "run.sh"), *words, *map(str, options)],
+        [str(RECIPE / "run.sh"), *map(str, [*words, *options])],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -45,7 +38,7 @@ def start(folder, *options):
 
 
 def run(folder, *options):
-    """Run it to its end and return what it printed."""
+    """Run it to its end: what it printed."""
     process = start(folder, *options)
     try:
         output, _ = process.communicate(timeout=590)
@@ -60,12 +53,11 @@ def run(folder, *options):
 def finished(tmp_path_factory):
     """The output folder of a run of all stages whose phase 1 was once killed."""
     folder = tmp_path_factory.mktemp("recipe")
-    run(folder, "--stop_stage", 3)
-    process = start(folder, "--stage", 4, "--stop_stage", 4)
+    process = start(folder, "--stop_stage", 4)
     log = folder / "exp/pretrain/phase1_small_seed1/train.log"
     deadline = time.time() + 300
     while not (log.exists() and "epoch started" in log.read_text()):
-        assert process.poll() is None and time.time() < deadline
+        assert process.poll() is None and time.time() < deadline, log
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -106,8 +98,8 @@ def test_a_second_run_trains_and_scores_nothing(finished):
     assert output.count("up to date") == 3 + 2 + 3 + 3
 
 
-def test_features_can_be_the_input(tmp_path):
-    run(tmp_path, "--feats_type", "fbank", "--stop_stage", 4)
-    # The tag is given: the folder has no suffix for the kind of input.
-    config = tmp_path / "exp/pretrain/phase1_small_seed1/config.yaml"
+def test_features_can_be_the_input(finished):
+    words = ["--feats_type", "fbank", "--pretrain_tag", "features"]
+    run(finished, *words, "--stage", 2, "--stop_stage", 4)
+    config = finished / "exp/pretrain/phase1_features_seed1/config.yaml"
     assert "input_size: 128" in config.read_text()

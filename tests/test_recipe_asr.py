@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from espnet2_sslam.checkpoint import save_model
+from espnet2_sslam.corpus import read_table
 from espnet2_sslam.encoder import SSLAMEncoder
 from tests.corpus_case import real_audio
 
@@ -29,6 +30,7 @@ def script(name):
 
 
 digits, score = script("digits"), script("score")
+SETS = ("train", "valid", "test_known", "test_new")
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +52,18 @@ def make(monkeypatch, corpus, out, *more):
     words += ["--num_train", "12", "--num_test", "6", *more]
     monkeypatch.setattr(sys, "argv", ["digits.py", *map(str, words)])
     digits.main()
-    names = ("train", "valid", "test_known", "test_new")
-    return {name: score.read_text(out / name / "text") for name in names}
+    return {name: read_table(out / name / "text") for name in SETS}
 
 
 def test_no_recording_is_in_two_sets_and_one_speaker_in_a_single_one(recordings):
     sets = digits.split(digits.find_recordings(recordings), "bob")
     files = {
-        name: {path for by_digit in speakers.values() for f in by_digit for path in f}
+        name: {
+            path for digits in speakers.values() for paths in digits for path in paths
+        }
         for name, speakers in sets.items()
     }
-    assert [len(files[n]) for n in ("train", "valid", "test_known", "test_new")] == [
-        *(80, 10, 10, 100),
-    ]
+    assert [len(files[name]) for name in SETS] == [80, 10, 10, 100]
     assert len(set().union(*files.values())) == 200
     assert [name for name in sets if "bob" in sets[name]] == ["test_new"]
 
@@ -71,7 +72,7 @@ def test_strings_say_what_their_text_says(recordings, tmp_path, monkeypatch):
     sets = make(monkeypatch, recordings, tmp_path)
     assert [len(sets[name]) for name in sets] == [12, 6, 6, 6]
     for name, texts in sets.items():
-        scp = score.read_text(tmp_path / name / "wav.scp")
+        scp = read_table(tmp_path / name / "wav.scp")
         for key, text in texts.items():
             assert 2 <= len(text.split()) <= 5
             wave, rate = soundfile.read(scp[key])
@@ -93,7 +94,7 @@ def test_the_seed_decides_the_strings(recordings, tmp_path, monkeypatch):
 def test_wrong_corpora_are_one_line(recordings, tmp_path):
     with pytest.raises(ValueError, match="has no recordings"):
         digits.find_recordings(tmp_path)
-    with pytest.raises(ValueError, match="--test_speaker eve must be one .* ann, bob"):
+    with pytest.raises(ValueError, match=r"--test_speaker eve must be one .* ann, bob"):
         digits.split(digits.find_recordings(recordings), "eve")
 
 
@@ -123,25 +124,18 @@ def test_the_table_says_where_sslam_is_and_what_its_weights_are(config):
 def test_all_stages_end_with_a_table_and_a_second_run_has_nothing_to_do(tmp_path):
     torch.manual_seed(0)
     encoder = SSLAMEncoder(embed_dim=48, depth=1, num_heads=3, mlp_ratio=1.0)
-    options = {
-        "--python": sys.executable,
-        "--corpus_dir": real_audio("fsdd-mini"),
-        "--datadir": tmp_path / "data",
-        "--expdir": tmp_path / "exp",
-        "--num_train": 20,
-        "--num_test": 3,
-        "--nbpe": 30,
-        "--asr_configs": "conf/asr_conformer_tiny.yaml "
-        "conf/asr_sslam_frontend_tiny.yaml",
-        "--asr_args": "--max_epoch 1",
-        "--pretrained": save_model(encoder, tmp_path / "model"),
-        "--inference_args": "--beam_size 1 --maxlenratio -4",
-    }
-    words = [str(word) for pair in options.items() for word in pair]
+    words = ["--python", sys.executable, "--corpus_dir", real_audio("fsdd-mini")]
+    words += ["--datadir", tmp_path / "data", "--expdir", tmp_path / "exp"]
+    words += ["--num_train", 20, "--num_test", 3, "--nbpe", 30]
+    configs = ("asr_conformer_tiny", "asr_sslam_frontend_tiny")
+    words += ["--asr_configs", " ".join(f"conf/{name}.yaml" for name in configs)]
+    words += ["--pretrained", save_model(encoder, tmp_path / "model")]
+    words += ["--asr_args", "--max_epoch 1"]
+    words += ["--inference_args", "--beam_size 1 --maxlenratio -4"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    for attempt in range(2):
+    for _ in range(2):
         run = subprocess.run(
-            [RECIPE / "run.sh", *words],
+            [str(word) for word in (RECIPE / "run.sh", *words)],
             env={**os.environ, "PATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -3,47 +3,53 @@
 With the stand-in for Python of tests/test_recipe_shell.py.
 """
 
-import subprocess
+import runpy
+import shutil
 import sys
 
 import pytest
 
-from tests.test_recipe_shell import RECIPE, Recipe, names, one_line, options_of
+from tests.test_recipe_shell import RECIPE, Recipe, names, options_of
 
 TABLE = [
     [cell.strip() for cell in line.split("|")]
     for line in (RECIPE / "conf/benchmarks.txt").read_text().splitlines()
     if not line.startswith("#")
 ]
-WORDS = [row[0] for row in TABLE]
 
 
-class Benchmarks(Recipe):
-    """The recipe with the configs of the benchmarks and corpora from db.sh."""
+def make_recipe(folder):
+    """The recipe with the configs of the benchmarks, and weights from elsewhere."""
+    recipe = Recipe(folder)
+    recipe.options = {k: v for k, v in recipe.options.items() if "_config" not in k}
+    recipe.weights = folder / "SSLAM.pt"
+    recipe.weights.write_text("weights")
+    return recipe
 
-    def __init__(self, folder):
-        super().__init__(folder)
-        self.given = {
-            "--python": folder / "python",
-            "--datadir": folder / "data",
-            "--dumpdir": folder / "dump",
-            "--expdir": self.exp,
-            "--seeds": "1",
-        }
-        self.weights = folder / "SSLAM.pt"
-        self.weights.write_text("weights")
 
-    def command(self, *options):
-        words = [str(word) for pair in self.given.items() for word in pair]
-        return [str(RECIPE / "run.sh"), *words, *map(str, options)]
+@pytest.fixture(scope="module", autouse=True)
+def corpora(tmp_path_factory):
+    """The folders that db.sh names."""
+    folder = tmp_path_factory.mktemp("corpora")
+    with pytest.MonkeyPatch.context() as patch:
+        for _, corpus, *_ in TABLE:
+            (folder / corpus).mkdir(exist_ok=True)
+            patch.setenv(corpus.upper(), str(folder / corpus))
+        yield folder
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
-    for row in TABLE:
-        (tmp_path / "corpora" / row[1]).mkdir(parents=True, exist_ok=True)
-        monkeypatch.setenv(row[1].upper(), str(tmp_path / "corpora" / row[1]))
-    return Benchmarks(tmp_path)
+def recipe(tmp_path):
+    return make_recipe(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A benchmark with released weights and BEATs, and the calls that it made."""
+    recipe = make_recipe(tmp_path_factory.mktemp("finished"))
+    recipe.words = ["--downstream", "ks1", "--protocol", "mean", "--models"]
+    recipe.words += [f"sslam={recipe.weights} beats=beats:{recipe.weights}"]
+    return recipe, recipe.calls(*recipe.words)
 
 
 @pytest.mark.parametrize("word, corpus, data_args, finetune, linear", TABLE)
@@ -59,26 +65,28 @@ def test_every_word_names_a_corpus_and_configs_that_exist(
 
 
 def test_the_words_of_the_help_are_those_of_the_paper():
-    assert WORDS == "as2m as20k esc50 ks1 ks2 spass urbansed idmt fsd50k".split()
+    words = " ".join(row[0] for row in TABLE)
+    assert words == "as2m as20k esc50 ks1 ks2 spass urbansed idmt fsd50k"
 
 
-def test_a_list_is_prepared_fine_tuned_and_scored_word_by_word(recipe):
+def test_a_list_is_prepared_fine_tuned_and_scored_word_by_word(recipe, corpora):
     released = f"random sslam={recipe.weights}"
-    words = ["--downstream", "as20k esc50", "--models", released]
-    status, _, stderr, calls = recipe.run(*words)
-    assert status == 0, stderr
+    (recipe.folder / "downstream.txt").write_text(
+        "a multi_label a/train a/valid a/test\n"
+    )
+    calls = recipe.calls("--downstream", "as20k esc50", "--models", released)
     made = names(calls)
     prepared = ["format_audio", "data_report"]
     assert made[:6] == ["data_audioset", *prepared, "data_esc50", *prepared]
     assert "sslam_train" not in made  # no phase is asked for
     assert made.count("convert_weights") == 1  # shared by the benchmarks
-    # as20k: fine-tuning and linear evaluation, esc50: fine-tuning; 2 models, 2 lines
-    assert made.count("sslam_cls_train") == made.count("score_model") == 8 + 4
+    # as20k: fine-tuning and linear evaluation, esc50: fine-tuning; two models
+    assert made.count("sslam_cls_train") == made.count("score_model") == 4 + 2
     assert made.count("sslam_results") == 2 and made[-1] == "sslam_benchmarks"
     assert (recipe.exp / "as20k/RESULTS.md").exists()
 
     data = options_of(calls, "data_audioset")
-    assert "--subsets 20k" in data and f"{recipe.folder}/corpora/audioset" in data
+    assert "--subsets 20k" in data and f"{corpora}/audioset" in data
     run = recipe.exp / "as20k/linear_as20k/sslam_seed1/a "
     call = options_of(calls, "sslam_cls_train", f"--output_dir {run}")
     assert "--config conf/linear_as20k.yaml" in call
@@ -88,42 +96,35 @@ def test_a_list_is_prepared_fine_tuned_and_scored_word_by_word(recipe):
     call = options_of(calls, "sslam_cls_train", f"--output_dir {run}")
     assert f"--encoder_config {recipe.exp}/models/sslam/config.yaml" in call
     assert "--models random sslam" in options_of(calls, "sslam_results", "esc50")
-    both = [
-        f"{recipe.exp}/{w} {recipe.folder}/dump/{w}/raw" for w in ("as20k", "esc50")
-    ]
-    assert all(f"--benchmark {pair}" in calls[-1] for pair in both)
+    for word in "as20k", "esc50":
+        pair = f"{recipe.exp}/{word} {recipe.folder}/dump/{word}/raw"
+        assert f"--benchmark {pair}" in calls[-1]
 
 
-def test_beats_stands_beside_with_its_own_command(recipe):
-    models = f"random sslam={recipe.weights} beats=beats:{recipe.weights}"
-    words = ["--downstream", "ks1", "--protocol", "mean", "--models", models]
-    status, _, stderr, calls = recipe.run(*words)
-    assert status == 0, stderr
+def test_beats_stands_beside_with_its_own_command(finished):
+    recipe, calls = finished
     call = options_of(calls, "beats_cls_train", "/beats_seed1/a ")
     assert f"--beats_checkpoint {recipe.weights}" in call and "--init_param" not in call
     assert names(calls).count("beats_cls_train") == 2
     assert names(calls).count("convert_weights") == 1
-    assert "--models random sslam beats" in calls[-1]
+    assert "--models sslam beats" in calls[-1]
 
 
-def test_a_second_run_converts_trains_and_scores_nothing(recipe):
-    words = ["--downstream", "ks1", "--models", f"sslam={recipe.weights}"]
-    recipe.run(*words)
-    assert names(recipe.run(*words)[3]) == ["sslam_results", "sslam_benchmarks"]
-
-
-def test_other_weights_of_the_same_name_are_converted_and_evaluated_again(recipe):
-    words = ["--downstream", "ks1", "--models", f"sslam={recipe.weights}"]
-    recipe.run(*words)
+def test_run_again_only_what_has_changed_is_converted_and_evaluated(finished):
+    recipe, _ = finished
+    tables = ["sslam_results", "sslam_benchmarks"]
+    assert names(recipe.calls(*recipe.words)) == tables
     recipe.weights.write_text("other weights")
-    made = names(recipe.run(*words, "--stage", 6)[3])
-    assert made[0] == "convert_weights"
+    made = names(recipe.calls(*recipe.words, "--stage", 6, "--stop_stage", 6))
+    assert made[0] == "convert_weights" and "sslam_cls_train" in made
 
 
 def test_phases_are_trained_on_the_corpus_and_shared_by_the_benchmarks(recipe):
+    (recipe.folder / "downstream.txt").write_text(
+        "a multi_label a/train a/valid a/test\n"
+    )
     words = ["--downstream", "ks1 spass", "--protocol", "linear mean"]
-    status, _, stderr, calls = recipe.run(*words, "--models", "phase1 phase2")
-    assert status == 0, stderr
+    calls = recipe.calls(*words, "--models", "phase2")
     assert names(calls).count("sslam_train") == 2
     for word, config in ("ks1", "probe_mean"), ("spass", "linear_spass"):
         run = recipe.exp / f"{word}/{config}/phase2_seed1/a "
@@ -132,12 +133,6 @@ def test_phases_are_trained_on_the_corpus_and_shared_by_the_benchmarks(recipe):
         assert f"--init_param {source}/latest.pth:encoder:encoder" in call
     results = options_of(calls, "sslam_results", f"{recipe.exp}/ks1 ")
     assert f"--pretrain_from {recipe.exp} " in results
-
-
-def test_data_stages_prepare_the_benchmarks_alone(recipe):
-    words = ["--downstream", "ks1 ks2", "--stage", 1, "--stop_stage", 3]
-    made = names(recipe.run(*words)[3])
-    assert made == ["data_speechcommands", "format_audio", "data_report"] * 2
 
 
 def test_a_word_without_a_config_for_the_protocol_is_left_out(recipe):
@@ -153,32 +148,28 @@ def test_data_that_are_not_there_are_named_before_anything_is_trained(
     monkeypatch.delenv("SPEECHCOMMANDS")
     words = ["--downstream", "esc50 ks1", "--models", f"sslam={recipe.weights}"]
     status, _, stderr, calls = recipe.run(*words)
-    assert status == 1 and "sslam_cls_train" not in names(calls)
+    made = ["data_esc50", "format_audio", "data_report"]
+    assert status == 1 and names(calls) == made
     lines = stderr.splitlines()
     assert "needs --corpus_dir (or SPEECHCOMMANDS in db.sh)" in lines[0]
     assert lines[1:] == ["run.sh: no data of ks1: see the lines above"]
 
 
-def test_a_benchmark_that_fails_does_not_keep_the_others_from_running(recipe):
-    words = ["--downstream", "esc50 ks1", "--models", f"sslam={recipe.weights}"]
-    recipe.run(*words, "--stop_stage", 3)
-    (recipe.folder / "dump/esc50/raw/report/.done").unlink()
-    status, _, stderr, calls = recipe.run(*words, "--stage", 6)
+def test_a_benchmark_that_fails_does_not_keep_the_others_from_running(finished):
+    recipe, _ = finished
+    shutil.rmtree(recipe.exp / "ks1")
+    status, _, stderr, calls = recipe.run(
+        *recipe.words, "--stage", 6, "--downstream", "esc50 ks1"
+    )
     assert status == 1 and "sslam_cls_train" in names(calls)
+    assert "needs a finished" in stderr.splitlines()[0]
     assert stderr.splitlines()[-1].startswith("run.sh: did not end well: esc50;")
 
 
-def test_weights_that_cannot_be_read_end_with_one_line(tmp_path):
+def test_weights_that_cannot_be_read_end_with_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "x.pt").write_text("no weights")
-    done = subprocess.run(
-        [
-            sys.executable,
-            RECIPE / "utils/convert_weights.py",
-            tmp_path / "x.pt",
-            tmp_path,
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert one_line((1, "", done.stderr, [])).startswith("error: ")
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "x.pt"), str(tmp_path)])
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(RECIPE / "utils/convert_weights.py", run_name="__main__")
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1

@@ -1,9 +1,9 @@
 """The recipe's own tools: run.pl starts jobs, once.py skips work that is valid."""
 
-import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -28,11 +28,8 @@ class TestRunPl:
 
     def test_each_job_has_its_number(self, tmp_path):
         assert self.run("JOB=2:4", tmp_path / "JOB.log", "echo", "nJOB").returncode == 0
-        assert [p.name for p in sorted(tmp_path.iterdir())] == [
-            "2.log",
-            "3.log",
-            "4.log",
-        ]
+        logs = sorted(path.name for path in tmp_path.iterdir())
+        assert logs == ["2.log", "3.log", "4.log"]
         assert "\nn3\n" in (tmp_path / "3.log").read_text()
 
     def test_a_missing_command_is_in_the_log(self, tmp_path):
@@ -58,35 +55,33 @@ class TestRunPl:
             os.kill(child, 0)
 
 
+def once(*words, **options):
+    """A running utils/once.py."""
+    return subprocess.Popen(
+        [RECIPE / "utils/once.py", *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
 class TestOnce:
     """utils/once.py skips only what is still valid."""
 
-    def run(self, *words):
-        return subprocess.run(
-            [RECIPE / "utils/once.py", *map(str, words)], capture_output=True, text=True
-        )
-
     def count(self, folder, *words):
         """Run a command that appends to a file; return how often it has run."""
-        made = folder / "made"
-        script = f"echo x >> {folder}/count; echo y > {made}"
-        self.run(
-            *("--name", "work", "--dir", folder / "w", "--output", made),
-            *(*words, "--", "sh", "-c", script),
-        )
+        script = f"echo x >> {folder}/count; echo y > {folder}/made"
+        words = ["work", folder / "w", "--output", folder / "made", *words]
+        once(*words, "--", "sh", "-c", script).communicate()
         return len((folder / "count").read_text().split())
 
     def test_valid_work_is_not_done_twice(self, tmp_path):
-        assert [self.count(tmp_path) for _ in range(3)] == [1, 1, 1]
-
-    @pytest.mark.parametrize("damage", ["other", None])
-    def test_a_changed_or_missing_output_is_made_again(self, tmp_path, damage):
-        self.count(tmp_path)
-        if damage is None:
-            (tmp_path / "made").unlink()
-        else:
-            (tmp_path / "made").write_text(damage)
+        assert [self.count(tmp_path) for _ in range(2)] == [1, 1]
+        (tmp_path / "made").write_text("changed")
         assert self.count(tmp_path) == 2
+        (tmp_path / "made").unlink()
+        assert self.count(tmp_path) == 3
 
     def test_an_input_counts_by_content(self, tmp_path):
         source = tmp_path / "source"
@@ -109,41 +104,43 @@ class TestOnce:
     def test_a_damaged_record_is_no_record(self, tmp_path):
         self.count(tmp_path)
         record = tmp_path / "w" / ".done"
-        record.write_text(json.dumps(json.loads(record.read_text()))[:-5])
+        record.write_text(record.read_text()[:-5])
         assert self.count(tmp_path) == 2
 
     def test_a_missing_input_is_one_line(self, tmp_path):
-        done = self.run("--name", "w", "--dir", tmp_path, "--input", "no", "--", "true")
-        assert done.returncode == 1 and done.stderr.count("\n") == 1
-        assert "no is not there" in done.stderr
+        _, error = once("w", tmp_path, "--input", "no", "--", "true").communicate()
+        assert error.count("\n") == 1 and "no is not there" in error
 
-    def test_two_runs_do_not_work_in_one_folder(self, tmp_path):
-        words = ["--name", "w", "--dir", str(tmp_path / "w"), "--"]
-        flag = tmp_path / "flag"
-        first = subprocess.Popen(
-            [RECIPE / "utils/once.py", *words, "sh", "-c", f"touch {flag}; sleep 60"],
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
+    def test_epochs_are_shown_and_the_error_of_the_log(self, tmp_path):
+        log = tmp_path / "w/train.log"
+        training = f"echo '2/3epoch started. Estimated' >{log}; sleep 1;"
+        training += (
+            f"echo 'ValueError: too few' >>{log}; echo '# Ended' >>{log}; exit 3"
         )
+        program = (RECIPE / "utils/once.py").read_text()
+        script = tmp_path / "once.py"
+        script.write_text(
+            program.replace("REPORT_SECONDS = 30", "REPORT_SECONDS = 0.2")
+        )
+        words = [sys.executable, script, "w", tmp_path / "w", "--log", log, "--"]
+        done = subprocess.run(
+            [*map(str, words), "sh", "-c", training], capture_output=True, text=True
+        )
+        assert done.stdout.count("epoch 2/3 estimated") == 1
+        assert done.returncode == 1
+        assert f"w: failed: ValueError: too few (log: {log})" in done.stderr
+
+    def test_two_do_not_work_in_one_folder_and_a_kill_is_no_success(self, tmp_path):
+        flag, work = tmp_path / "flag", ["w", tmp_path / "w", "--"]
+        script = f"touch {flag}; sleep 60"
+        first = once(*work, "sh", "-c", script, start_new_session=True)
         try:
             while not flag.exists():
                 time.sleep(0.05)
-            second = self.run(*words, "true")
+            second = once(*work, "true")
+            assert "another run works in" in second.communicate()[1]
+            assert second.returncode == 1
         finally:
             os.killpg(first.pid, signal.SIGKILL)
-            first.wait()
-        assert second.returncode == 1 and "another run works in" in second.stderr
-
-    def test_a_kill_leaves_no_record_of_success(self, tmp_path):
-        flag = tmp_path / "flag"
-        words = ["--name", "w", "--dir", str(tmp_path / "w"), "--"]
-        first = subprocess.Popen(
-            [RECIPE / "utils/once.py", *words, "sh", "-c", f"touch {flag}; sleep 60"],
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-        )
-        while not flag.exists():
-            time.sleep(0.05)
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
+            first.communicate()
         assert not (tmp_path / "w" / ".done").exists()

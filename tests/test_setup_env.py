@@ -38,8 +38,8 @@ exit 0
 class Setup:
     """The script in a checkout of its own, with stand-ins on the search path."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, tools):
+        self.folder, self.tools = folder, tools
         self.calls = folder / "calls"
         self.checkout = folder / "checkout"
         (self.checkout / "tools").mkdir(parents=True)
@@ -56,15 +56,8 @@ class Setup:
         return python
 
     def start(self, *options, checkout=None, **variables):
-        paths = [str(p) for p in (self.folder / "bin").glob("*-files")]
-        tools = self.folder / "tools"
-        if not tools.exists():
-            tools.mkdir()
-            for tool in Path("/usr/bin").iterdir():
-                # Everything but the Pythons of this machine.
-                if not tool.name.startswith("python"):
-                    (tools / tool.name).symlink_to(tool)
-        env = {"PATH": ":".join([*paths, str(tools)]), "HOME": str(self.folder)}
+        paths = [*(self.folder / "bin").glob("*-files"), self.tools]
+        env = {"PATH": ":".join(map(str, paths)), "HOME": str(self.folder)}
         return subprocess.Popen(
             [(checkout or self.checkout) / "tools" / "setup_env.sh", *options],
             stdout=subprocess.PIPE,
@@ -83,51 +76,57 @@ class Setup:
         return process.returncode, stdout, stderr, calls.count("-m pip")
 
 
+def link_tools(folder, *left_out):
+    """Everything of this machine but its Pythons, and what is left out."""
+    for tool in Path("/usr/bin").iterdir():
+        if not tool.name.startswith("python") and tool.name not in left_out:
+            (folder / tool.name).symlink_to(tool)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory):
+    return link_tools(tmp_path_factory.mktemp("tools"))
+
+
 @pytest.fixture
-def setup(tmp_path):
-    return Setup(tmp_path)
+def setup(tmp_path, tools):
+    return Setup(tmp_path, tools)
 
 
-def test_the_newest_tested_python_comes_first(setup):
-    for minor in "3.11", "3.12", "3.13":
-        setup.add_python(f"python{minor}", minor)
+@pytest.mark.parametrize(
+    "pythons, taken",
+    [
+        ({"python3.11": "3.11", "python3.12": "3.12", "python3.13": "3.13"}, "3.12"),
+        ({"python3": "3.13"}, "3.13"),  # when there is nothing else
+        ({"python3.11": "3.11", "python3.12": None}, "3.11"),  # a shim without Python
+    ],
+)
+def test_the_newest_tested_python_comes_first(setup, pythons, taken):
+    for name, version in pythons.items():
+        python = setup.add_python(name, version)
+        if version is None:
+            python.write_text("#!/bin/sh\necho 'pyenv: not found' >&2\nexit 127")
     status, stdout, _, _ = setup.run()
-    assert (status, stdout) == (0, f"{setup.checkout}/.venv/py3.12\n")
-
-
-def test_a_shim_that_only_prints_an_error_does_not_count(setup):
-    setup.add_python("python3.11", "3.11")
-    shim = setup.add_python("python3.12", "3.12")
-    shim.write_text(
-        "#!/bin/sh\necho 'pyenv: python3.12: command not found' >&2\nexit 127"
-    )
-    assert setup.run()[1].endswith("py3.11\n")
+    assert (status, stdout) == (0, f"{setup.checkout}/.venv/py{taken}\n")
 
 
 def test_python3_and_pyenv_versions_are_looked_at_too(setup):
     setup.add_python("python3", "3.10")
     python = setup.add_python("elsewhere", "3.12")
     pyenv = setup.folder / ".pyenv/versions/3.12.1/bin"
-    shutil.copytree(python.parent, pyenv)
-    shutil.rmtree(python.parent)
+    pyenv.parent.mkdir(parents=True)
+    python.parent.rename(pyenv)
     (pyenv / "elsewhere").rename(pyenv / "python")
     assert setup.run()[1].endswith("py3.12\n")
 
 
-def test_3_13_is_taken_when_there_is_nothing_else(setup):
-    setup.add_python("python3", "3.13")
-    assert setup.run()[1].endswith("py3.13\n")
-
-
-@pytest.mark.parametrize("how", ["variable", "option", "version"])
-def test_the_python_that_is_asked_for_is_taken(setup, how):
+def test_the_python_that_is_asked_for_is_taken(setup):
     setup.add_python("python3.12", "3.12")
     python = setup.add_python("python3.11", "3.11")
-    if how == "variable":
-        outcome = setup.run(PYTHON=python)
-    else:
-        outcome = setup.run("--python", python if how == "option" else "3.11")
-    assert outcome[1].endswith("py3.11\n")
+    assert setup.run(PYTHON=python)[1].endswith("py3.11\n")
+    for choice in python, "3.11":
+        assert setup.run("--python", choice)[1].endswith("py3.11\n")
 
 
 @pytest.mark.parametrize(
@@ -148,36 +147,28 @@ def test_a_user_error_is_one_line(setup, options, complaint):
     assert stderr.count("\n") == 1
 
 
-def test_a_second_run_installs_nothing(setup):
+@pytest.mark.parametrize("change", [None, "requirements", "damage", "stamp", "python"])
+def test_only_an_environment_that_is_no_longer_valid_is_repaired(setup, change):
     setup.add_python("python3", "3.12")
-    assert setup.run()[3] == 2
-    status, stdout, stderr, pips = setup.run()
-    assert (status, stderr, pips) == (0, "", 0) and stdout.endswith("py3.12\n")
-
-
-@pytest.mark.parametrize("change", ["requirements", "damage", "stamp"])
-def test_an_environment_that_is_no_longer_valid_is_repaired(setup, change):
-    setup.add_python("python3", "3.12")
-    env = Path(setup.run()[1].strip())
+    _, stdout, _, pips = setup.run()
+    env = Path(stdout.strip())
+    assert pips == 2
+    (env / "leftover").touch()
     if change == "requirements":
         (setup.checkout / "setup.py").write_text("others\n")
     elif change == "damage":
         (setup.folder / "damaged").touch()
-    else:
+    elif change == "stamp":
         (env / "sslam.stamp").unlink()
-    status, _, stderr, pips = setup.run()
-    assert status == 0 and pips == 2 and "completing" in stderr
+    elif change == "python":  # beyond repair: built anew
+        (env / "bin/python").unlink()
+    status, stdout, stderr, pips = setup.run()
+    assert (status, stdout) == (0, f"{env}\n")
+    assert pips == (2 if change else 0)
+    word = {None: "", "python": "building"}.get(change, "completing")
+    assert word in stderr and (change or not stderr)
+    assert (env / "leftover").exists() == (change != "python")
     assert setup.run()[3] == 0
-
-
-def test_an_environment_that_cannot_be_repaired_is_built_anew(setup):
-    setup.add_python("python3", "3.12")
-    env = Path(setup.run()[1].strip())
-    (env / "leftover").touch()
-    (env / "bin/python").unlink()
-    status, _, stderr, _ = setup.run()
-    assert status == 0 and "building" in stderr
-    assert not (env / "leftover").exists()
 
 
 def test_a_moved_checkout_is_pointed_to_without_installing_requirements(setup):
@@ -192,18 +183,15 @@ def test_a_moved_checkout_is_pointed_to_without_installing_requirements(setup):
     assert "--no-deps" in pip
 
 
-def test_a_failing_installation_is_one_clear_line_and_leaves_no_stamp(setup):
+def test_a_failing_or_interrupted_set_up_is_completed_by_the_next(setup):
     setup.add_python("python3", "3.12")
     (setup.folder / "fail_pip").touch()
     status, stdout, stderr, _ = setup.run()
     assert (status, stdout) == (1, "")
     assert "pip failed: ERROR: no network (log: " in stderr.splitlines()[-1]
     assert not (setup.checkout / ".venv/py3.12/sslam.stamp").exists()
-
-
-def test_an_interrupted_set_up_is_completed_by_the_next(setup):
-    setup.add_python("python3", "3.12")
-    (setup.folder / "slow_pip").touch()
+    (setup.folder / "fail_pip").rename(setup.folder / "slow_pip")
+    setup.calls.unlink()
     process = setup.start()
     while not (setup.calls.exists() and "-m pip" in setup.calls.read_text()):
         time.sleep(0.05)
@@ -232,12 +220,9 @@ def test_a_folder_that_is_no_environment_is_left_alone(setup):
     assert (precious / "thesis.tex").exists()
 
 
-def test_python_3_11_without_a_compiler_is_one_clear_line(setup):
+def test_python_3_11_without_a_compiler_is_one_clear_line(setup, tmp_path):
     setup.add_python("python3", "3.11")
-    process = setup.start()  # makes the folder of tools
-    process.communicate(timeout=60)
-    shutil.rmtree(setup.checkout / ".venv")
-    for compiler in "cc", "gcc":
-        (setup.folder / "tools" / compiler).unlink(missing_ok=True)
+    (tmp_path / "no_compiler").mkdir()
+    setup.tools = link_tools(tmp_path / "no_compiler", "cc", "gcc")
     status, _, stderr, pips = setup.run()
     assert status == 1 and pips == 0 and "a C compiler is needed" in stderr

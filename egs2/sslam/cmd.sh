@@ -5,18 +5,9 @@
 cmd_backend="${cmd_backend:-local}"
 
 case "${cmd_backend}" in
-    local) # this machine
-        train_cmd="run.pl"
-        cuda_cmd="run.pl"
-        ;;
-    slurm) # Slurm: partitions and limits in conf/slurm.conf
-        train_cmd="slurm.pl"
-        cuda_cmd="slurm.pl"
-        ;;
-    queue) # Sun Grid Engine: conf/queue.conf
-        train_cmd="queue.pl"
-        cuda_cmd="queue.pl"
-        ;;
+    local) train_cmd="run.pl" cuda_cmd="run.pl" ;;
+    slurm) train_cmd="slurm.pl" cuda_cmd="slurm.pl" ;; # partitions: conf/slurm.conf
+    queue) train_cmd="queue.pl" cuda_cmd="queue.pl" ;; # Sun Grid Engine: conf/queue.conf
     *)
         echo "cmd.sh: cmd_backend is local, slurm or queue, not '${cmd_backend}'" >&2
         exit 1

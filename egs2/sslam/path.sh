@@ -8,12 +8,13 @@
 _recipe="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 _root="$(cd "${_recipe}/../.." && pwd -P)"
 
+_has_project() {
+    [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && python3 -c \
+        'from importlib.metadata import version; version("espnet2_sslam")' 2>/dev/null
+}
+
 if [ -z "${python:-}" ]; then
-    if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] &&
-        python3 -c 'from importlib.metadata import version; version("espnet2_sslam")' \
-            2>/dev/null; then
-        :
-    else
+    if ! _has_project; then
         _env="$("${_root}/tools/setup_env.sh")" || exit 1
         PATH="${_env}/bin:${PATH}"
     fi

@@ -63,7 +63,7 @@ Options [default]
   --seeds \"N ...\"             one pre-training and one fine-tuning each [${seeds}]
   --models \"WORD ...\"         what is fine-tuned [${models}];
                               NAME=WEIGHTS: weights from elsewhere (the authors' file or
-                              export, a Hugging Face id, a folder of sslam-convert);
+                              export, a Hugging Face id, a folder of sslam convert);
                               NAME=beats:FILE: BEATs, with a linear or probe config
   --python PY                 interpreter to use as it is [path.sh finds or builds one]
  Benchmarks
@@ -115,14 +115,31 @@ Examples
 given=("$@")
 . utils/parse_options.sh
 . utils/stages.sh
-. utils/publish.sh
-. utils/superb.sh
 . utils/models.sh
 . utils/benchmarks.sh
-[ $# -eq 0 ] || die "no argument without --option is expected, got '$1'"
-check_options
-check_publish
+. utils/superb.sh
+. utils/publish.sh
+
+check_numbers stage stop_stage ngpu num_nodes nj
+[ -f "local/data_${corpus}.py" ] || die "--corpus is one of" \
+    "$(basename -s .py local/data_*.py | sed 's/^data_//' | paste -sd ' '), not '${corpus}'"
+[[ "${feats_type}" =~ ^(raw|fbank)$ ]] ||
+    die "--feats_type is raw or fbank, not '${feats_type}'"
+if [ -n "${pretrain_from}" ] && [ -z "${downstream}" ] && { runs 4 || runs 5; }; then
+    die "--pretrain_from takes phases 1 and 2 from elsewhere: leave out stages 4" \
+        "and 5 (--stage 6)"
+fi
+for word in ${seeds}; do
+    [[ "${word}" =~ ^[0-9]+$ ]] || die "--seeds holds whole numbers, not '${word}'"
+done
+[ -n "${seeds}" ] && [ -n "${models}" ] || die "--seeds and --models need a word each"
+# shellcheck disable=SC2086 # a list of files
+check_configs ${pretrain_config} ${pretrain2_config} ${finetune_config}
+check_models
+check_benchmarks
 check_superb
+check_publish
+
 . ./db.sh
 . ./path.sh
 . ./cmd.sh
@@ -131,60 +148,66 @@ if [ -n "${downstream}" ]; then
     log "finished ${downstream}"
     exit
 fi
-set_defaults
+
+: "${datadir:=data/${corpus}}" "${dumpdir:=dump/${corpus}}" "${expdir:=exp/${corpus}}"
+: "${pretrain_from:=${expdir}}" "${finetune_config:=conf/linear_tiny.yaml}"
+dump="${dumpdir}/${feats_type}"
+case "${corpus}" in
+    mini) corpus_dir= ;; # stage 1 makes it
+    folder) find_corpus AUDIO_FOLDER ;;
+    *) find_corpus "${corpus^^}" ;;
+esac
+audio_list=wav.scp audio_type=sound shape_file=utt2num_samples input_size=1
+if [ "${feats_type}" = fbank ]; then
+    audio_list=feats.scp audio_type=kaldi_ark shape_file=utt2num_frames input_size=128
+fi
+read -r -a data_words <<<"${data_args}"
+read -r -a format_words <<<"${format_args}"
+read -r -a pretrain_words <<<"${pretrain_args}"
+read -r -a finetune_words <<<"${finetune_args}"
+plan_jobs
 
 if runs 1; then
     log "stage 1: data preparation -> ${datadir}"
-    once "stage 1" "${datadir}" --replaced "${datadir}_replaced" \
-        "${corpus_input[@]}" --input local --output "${datadir}" \
+    once.py "stage 1" "${datadir}" --replaced "${datadir}_replaced" \
+        --input local ${corpus_dir:+"${corpus_dir}"} --output "${datadir}" \
         -- local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" \
-        --datadir "${datadir}" --python "${python}" --nj "${nj}" \
-        "${data_words[@]}"
+        --datadir "${datadir}" --python "${python}" --nj "${nj}" "${data_words[@]}"
 fi
 
 if runs 2; then
     log "stage 2: audio formatting (${feats_type}) -> ${dump}"
     need 2 1 "${datadir}"
-    once "stage 2" "${dump}" --exclude report --input "${datadir}" --output "${dump}" \
+    once.py "stage 2" "${dump}" --exclude report --input "${datadir}" --output "${dump}" \
         -- "${python}" -m espnet2_sslam.bin.format_audio --datadir "${datadir}" \
-        --outdir "${dump}" --feats_type "${feats_type}" --nj "${nj}" \
-        "${format_words[@]}"
+        --outdir "${dump}" --feats_type "${feats_type}" --nj "${nj}" "${format_words[@]}"
 fi
 
 if runs 3; then
     log "stage 3: data report -> ${dump}/report/report.txt"
     need 3 2 "${dump}"
-    once "stage 3" "${dump}/report" --exclude report --input "${dump}" \
-        --output "${dump}/report/report.json" \
-        --output "${dump}/report/fbank_stats.json" \
+    once.py "stage 3" "${dump}/report" --exclude report --input "${dump}" \
+        --output "${dump}/report/report.json" "${dump}/report/fbank_stats.json" \
         -- "${python}" -m espnet2_sslam.bin.data_report --dump "${dump}" --nj "${nj}"
 fi
 
 if runs 4; then
     log "stage 4: pre-training phase 1 (${pretrain_config}), seeds ${seeds}"
     need 4 3 "${dump}/report"
-    for seed in ${seeds}; do
-        add_pretraining 1 "${seed}" "${pretrain_config}"
-    done
+    for seed in ${seeds}; do add_pretraining 1 "${seed}"; done
     run_jobs 4
 fi
 
 if runs 5; then
     log "stage 5: pre-training phase 2 (${pretrain2_config}), seeds ${seeds}"
-    for seed in ${seeds}; do
-        phase1="$(pretrain_dir 1 "${seed}")"
-        need 5 4 "${phase1}"
-        # The learning continues, the count of updates starts anew.
-        add_pretraining 2 "${seed}" "${pretrain2_config}" \
-            --init_param "${phase1}/latest.pth:::num_updates"
-    done
+    for seed in ${seeds}; do add_pretraining 2 "${seed}"; done
     run_jobs 5
 fi
 
 if runs 6; then
     log "stage 6: fine-tuning of ${models} (${finetune_config}), seeds ${seeds}"
     need 6 3 "${dump}/report"
-    convert_models
+    convert_weights
     for_each_finetuning add_finetuning
     run_jobs 6
 fi
@@ -201,13 +224,11 @@ if runs 7; then
         --seeds ${seeds} --models $(model_names) --tags $(finetune_tags)
 fi
 
-if runs 8; then
-    if [ -n "${superb_tasks}" ]; then
-        log "stage 8: ${superb_upstreams} on ${superb_tasks} -> ${expdir}/SUPERB.md"
-        run_superb
-    else
-        log "stage 8: left out, --superb_tasks names no task"
-    fi
+if runs 8 && [ -z "${superb_tasks}" ]; then
+    log "stage 8: left out, --superb_tasks names no task"
+elif runs 8; then
+    log "stage 8: ${superb_upstreams} on ${superb_tasks} -> ${expdir}/SUPERB.md"
+    run_superb
 fi
 
 if runs 9; then

@@ -65,55 +65,59 @@ Options [default]
 . ../utils/parse_options.sh
 . ../utils/stages.sh
 . local/jobs.sh
-[ $# -eq 0 ] || die "no argument without --option is expected, got '$1'"
 . ../db.sh
-check_asr_options
+check_numbers stage stop_stage ngpu num_nodes nj seed num_train num_test nbpe
+[ -n "${asr_configs}" ] || die "--asr_configs needs a file"
+# shellcheck disable=SC2086 # a list of files
+check_configs ${asr_configs}
+find_corpus FSDD
 . ../path.sh
 . ../cmd.sh
-set_asr_defaults
+plan_jobs
+tokens="${datadir}/tokens"
+read -r -a asr_words <<<"${asr_args}"
+read -r -a inference_words <<<"${inference_args}"
 
 if runs 1; then
     log "stage 1: strings of digits -> ${datadir}"
-    once "stage 1" "${datadir}" --exclude tokens --replaced "${datadir}_replaced" \
-        --input "${corpus_dir}" --input local/digits.py --output "${datadir}/train" \
-        --output "${datadir}/audio" -- "${python}" local/digits.py \
-        --corpus_dir "${corpus_dir}" --datadir "${datadir}" --seed "${seed}" \
-        --num_train "${num_train}" --num_test "${num_test}" \
-        --test_speaker "${test_speaker}"
+    once.py "stage 1" "${datadir}" --exclude tokens --replaced "${datadir}_replaced" \
+        --input "${corpus_dir}" local/digits.py --output "${datadir}"/{train,audio} \
+        -- "${python}" local/digits.py --corpus_dir "${corpus_dir}" \
+        --datadir "${datadir}" --seed "${seed}" --test_speaker "${test_speaker}" \
+        --num_train "${num_train}" --num_test "${num_test}"
 fi
 
 if runs 2; then
     log "stage 2: ${nbpe} BPE tokens -> ${tokens}"
     need 2 1 "${datadir}"
-    once "stage 2" "${tokens}" --input "${datadir}/train/text" \
-        --output "${tokens}/bpe.model" --output "${tokens}/tokens.txt" \
-        -- "${python}" local/tokens.py --text "${datadir}/train/text" \
-        --outdir "${tokens}" --nbpe "${nbpe}"
+    once.py "stage 2" "${tokens}" --input "${datadir}/train/text" \
+        --output "${tokens}"/{bpe.model,tokens.txt} -- "${python}" local/tokens.py \
+        --text "${datadir}/train/text" --outdir "${tokens}" --nbpe "${nbpe}"
 fi
 
 if runs 3; then
     log "stage 3: shapes and statistics of each configuration"
     need 3 2 "${tokens}"
-    for config in ${asr_configs}; do add_statistics "${config}"; done
+    for config in ${asr_configs}; do add_statistics; done
     run_jobs 3
 fi
 
 if runs 4; then
     log "stage 4: training of each configuration"
-    for config in ${asr_configs}; do add_asr_training "${config}"; done
+    for config in ${asr_configs}; do add_asr_training; done
     run_jobs 4
 fi
 
 if runs 5; then
     log "stage 5: decoding of the test sets"
-    for config in ${asr_configs}; do add_decoding "${config}"; done
+    for config in ${asr_configs}; do add_decoding; done
     run_jobs 5
 fi
 
 if runs 6; then
     log "stage 6: error rates -> ${expdir}/RESULTS.md"
     results=()
-    for config in ${asr_configs}; do results+=("$(asr_dir "${config}")"); done
+    for config in ${asr_configs}; do results+=("$(asr_dir)"); done
     "${python}" local/score.py --datadir "${datadir}" \
         --output "${expdir}/RESULTS.md" "${results[@]}"
 fi

@@ -8,13 +8,13 @@ leads out of it. Run it again at any time: what is there and sound is not fetche
 """
 
 import argparse
+import fnmatch
 import hashlib
 import json
 import logging
 import shutil
 import subprocess
 import time
-from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
@@ -27,8 +27,8 @@ SOURCES = Path(__file__).with_name("download.yaml")
 RECORD = ".downloads.json"
 TRIES = 5  # without a new byte between them
 WAIT = 2.0  # seconds before the second try, twice as long before each further one
-CURL = ["curl", "--fail", "--location", "--silent", "--show-error"]
-STALLED = ["--connect-timeout", "20", "--speed-limit", "1", "--speed-time", "60"]
+CURL = ["--fail", "--location", "--silent", "--show-error", "--continue-at", "-"]
+CURL += ["--connect-timeout", "20", "--speed-limit", "1", "--speed-time", "60"]
 NO_RANGE, REFUSED, CANNOT_WRITE = 33, 22, 23  # exit statuses of curl
 MAY_GO_AWAY = {"408", "425", "429", "500", "502", "503", "504"}  # HTTP statuses
 
@@ -40,96 +40,97 @@ class Target:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / RECORD
-        self.known: dict[str, dict] = {}
-        if path.is_file():
-            self.known = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
+        self.known: dict[str, dict] = json.loads(text)
 
     def remember(self, name: str, **values) -> None:
         """Note something about a file, on disk at once."""
         self.known.setdefault(name, {}).update(values)
         write_json(self.folder / RECORD, self.known)
 
-    def get(self, source: dict) -> Path:
-        """The file of a source, fetched if it is not there, and sound.
+    def get(self, source: dict) -> None:
+        """Fetch the file of a source if it is not there, and check it.
 
         Raises:
             ValueError: It cannot be had, or is not what it should be.
         """
         path = self.folder / source["name"]
-        if path.is_file():
-            if not self._is_unchanged(path):
-                self._check(path, source, f"delete {path} and run again")
-                self._seen(path)
-            logging.info("%s is there", path)
-            return path
-        part = path.with_name(path.name + ".part")
-        resumed = fetch(source["url"], part)
-        try:
-            self._check_part(part, source)
-        except ValueError:
-            if not resumed:
-                raise
-            # The beginning may be of another version: once more from the start.
-            logging.warning("%s is not sound: it is fetched again", path)
-            fetch(source["url"], part)
-            self._check_part(part, source)
-        part.rename(path)
-        self._seen(path)
-        return path
+        if not path.is_file():
+            part = path.with_name(path.name + ".part")
+            resumed = fetch(source["url"], part)
+            problem = self.check(part, source)
+            if problem and resumed:
+                # The beginning may be of another version: once more from the start.
+                logging.warning("%s: it is fetched again", problem)
+                part.unlink()
+                fetch(source["url"], part)
+                problem = self.check(part, source)
+            if problem:
+                part.unlink()
+                raise ValueError(
+                    f"{problem}: what was fetched is removed; run again, or see "
+                    "whether the source has a new version"
+                )
+            part.rename(path)
+        elif self.known.get(path.name, {}).get("stat") != size_and_time(path):
+            problem = self.check(path, source)
+            if problem:
+                raise ValueError(f"{problem}: delete {path} and run again")
+        self.remember(path.name, stat=size_and_time(path))
+        logging.info("%s is there", path)
 
-    def _is_unchanged(self, path: Path) -> bool:
-        """Whether a file is as it was when it was last checked."""
-        stat = path.stat()
-        return self.known.get(path.name, {}).get("stat") == [
-            stat.st_size,
-            stat.st_mtime_ns,
-        ]
-
-    def _seen(self, path: Path) -> None:
-        stat = path.stat()
-        self.remember(path.name, stat=[stat.st_size, stat.st_mtime_ns])
-
-    def _check_part(self, part: Path, source: dict) -> None:
-        """Check what was fetched; remove it if it is wrong."""
-        try:
-            self._check(
-                part,
-                source,
-                "what was fetched is removed; run again, or see "
-                "whether the source has a new version",
-            )
-        except ValueError:
-            part.unlink()
-            raise
-
-    def _check(self, path: Path, source: dict, remedy: str) -> None:
+    def check(self, path: Path, source: dict) -> str | None:
         """Compare size and hash with what is published, or was seen before.
 
-        Raises:
-            ValueError: They differ.
+        Returns:
+            How they differ; None if they do not, and then the hash is kept.
         """
-        name = source["name"]
-        size = source.get("size")
-        if size is not None and path.stat().st_size != size:
-            raise ValueError(
-                f"{name} has {path.stat().st_size} bytes, {size} are expected: {remedy}"
-            )
-        kind = next((kind for kind in ("sha256", "md5") if kind in source), None)
-        recorded = self.known.get(name, {}).get("sha256")
-        wanted, where = source.get(kind), source.get("hash_source", "its publisher")
-        if kind is None:
-            kind, wanted, where = "sha256", recorded, "the first download"
-        found = file_hash(path, kind)
-        if wanted is not None and found != wanted:
-            text = f"{name} has {kind} {found}, {wanted} is expected ({where})"
+        name, size, bytes_ = source["name"], source.get("size"), path.stat().st_size
+        if size not in (None, bytes_):
+            return f"{name} has {bytes_} bytes, {size} are expected"
+        kind = "md5" if "md5" in source and "sha256" not in source else "sha256"
+        expected, origin = source.get(kind), source.get("hash_source", "its publisher")
+        if expected is None:
+            origin = "the first download"
+            expected = self.known.get(name, {}).get("sha256")
+        with open(path, "rb") as file:
+            actual = hashlib.file_digest(file, kind).hexdigest()
+        if expected is None:
+            logging.info("%s: no hash is published, %s is kept for later", name, actual)
+        elif actual != expected:
+            text = f"{name} has {kind} {actual}, {expected} is expected ({origin})"
             if not source.get("may_change"):
-                raise ValueError(f"{text}: {remedy}")
+                return text
             logging.warning("%s; its server makes it anew, so it is used", text)
-        if wanted is None:
-            logging.info("%s: no hash is published, %s is kept for later", name, found)
-        self.remember(
-            name, sha256=found if kind == "sha256" else None, url=source["url"]
-        )
+        kept = actual if kind == "sha256" else None
+        self.remember(name, sha256=kept, url=source["url"])
+        return None
+
+    def unpack(self, source: dict) -> None:
+        """Unpack an archive, unless that was done with this very file.
+
+        Raises:
+            ValueError: It is not safe, or its folder is there already.
+        """
+        path = self.folder / source["name"]
+        known = self.known[path.name]
+        if known.get("unpacked") == known["stat"]:
+            logging.info("%s is unpacked", path)
+            return
+        logging.info("unpacking %s", path)
+        archive = path
+        if "parts" in source:  # .z01, .z02, ..., .zip
+            archive = path.with_name(f".{path.name}.joined.zip")
+        try:
+            if archive != path:
+                run = command("zip", "-q", "-s", "0", path, "--out", archive)
+                if run.returncode:
+                    raise ValueError(f"{path} cannot be joined: {last_line(run)}")
+            unpack(archive, self.folder, source.get("into"))
+        finally:
+            if archive != path:
+                archive.unlink(missing_ok=True)
+        self.remember(path.name, unpacked=known["stat"])
 
 
 def fetch(url: str, part: Path) -> bool:
@@ -143,25 +144,23 @@ def fetch(url: str, part: Path) -> bool:
     Raises:
         ValueError: The server refuses or keeps breaking off, or the disk is full.
     """
-    if shutil.which("curl") is None:
-        raise ValueError("downloads need the program curl: install it and run again")
     resumed = size_of(part) > 0
     tries = 0
     while True:
         before = size_of(part)
-        words = ["--continue-at", "-", "--write-out", "%{http_code}", "--output"]
-        run = subprocess.run(
-            [*CURL, *STALLED, *words, str(part), url], capture_output=True, text=True
+        run = command(
+            "curl", *CURL, "--write-out", "%{http_code}", "--output", part, url
         )
-        status, code = run.returncode, run.stdout[-3:]
-        if status == 0:
+        if run.returncode == 0:
             part.touch()  # an empty file leaves none
             return resumed
-        problem = run.stderr.strip().splitlines()[-1:] or [f"curl ends with {status}"]
-        text = f"{url} cannot be fetched: {problem[0]}"
-        if before and (status == NO_RANGE or code == "416"):
+        http_status = run.stdout[-3:]
+        text = f"{url} cannot be fetched: {last_line(run)}"
+        if before and (run.returncode == NO_RANGE or http_status == "416"):
             part.unlink()  # no ranges, or the file is another by now
-        elif status == CANNOT_WRITE or (status == REFUSED and code not in MAY_GO_AWAY):
+        elif run.returncode == CANNOT_WRITE or (
+            run.returncode == REFUSED and http_status not in MAY_GO_AWAY
+        ):
             raise ValueError(text)
         tries = tries + 1 if size_of(part) <= before else 1
         if tries >= TRIES:
@@ -172,72 +171,31 @@ def fetch(url: str, part: Path) -> bool:
         time.sleep(WAIT * 2 ** (tries - 1))
 
 
+def command(program: str, *words) -> subprocess.CompletedProcess:
+    """Run a program that must be installed.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if shutil.which(program) is None:
+        raise ValueError(f"the program {program} is needed: install it and run again")
+    return subprocess.run([program, *words], capture_output=True, text=True)
+
+
+def last_line(run: subprocess.CompletedProcess) -> str:
+    """What a program that failed says last."""
+    lines = (run.stdout + "\n" + run.stderr).strip().splitlines()
+    return lines[-1] if lines else f"exit status {run.returncode}"
+
+
 def size_of(path: Path) -> int:
     """Bytes of a file, 0 if it is not there."""
     return path.stat().st_size if path.is_file() else 0
 
 
-def file_hash(path: Path, kind: str) -> str:
-    """Hash of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
-
-
-def unpack_once(target: Target, source: dict) -> None:
-    """Unpack an archive, unless that was done with this very file.
-
-    Raises:
-        ValueError: It is not safe, or its folder is there already.
-    """
-    path = target.folder / source["name"]
-    known = target.known.get(path.name, {})
-    if known.get("unpacked") == known.get("stat"):
-        logging.info("%s is unpacked", path)
-        return
-    archive = path
-    if "parts" in source:
-        archive = join_parts(path)
-    logging.info("unpacking %s", path)
-    try:
-        unpack(archive, target.folder, source.get("into"))
-    finally:
-        if archive != path:
-            archive.unlink(missing_ok=True)
-    target.remember(path.name, unpacked=known.get("stat"))
-
-
-def join_parts(path: Path) -> Path:
-    """One archive made of a zip in several parts (.z01, .z02, ..., .zip).
-
-    Raises:
-        ValueError: There is no `zip`, or it fails.
-    """
-    if shutil.which("zip") is None:
-        raise ValueError(
-            f"{path} is a zip in parts, which the program `zip` (Info-ZIP) joins: "
-            "install it and run again"
-        )
-    whole = path.with_name(f".{path.name}.joined.zip")
-    command = ["zip", "-q", "-s", "0", str(path), "--out", str(whole)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        whole.unlink(missing_ok=True)
-        reason = (result.stdout + result.stderr).strip().splitlines()
-        raise ValueError(f"{path} cannot be joined: {reason[-1] if reason else 'zip'}")
-    return whole
-
-
-def choose(sources: list[dict], patterns: list[str]) -> list[dict]:
-    """The sources whose names fit one of the patterns.
-
-    Raises:
-        ValueError: None does.
-    """
-    chosen = [s for s in sources if any(fnmatch(s["name"], p) for p in patterns)]
-    if sources and not chosen:
-        names = ", ".join(source["name"] for source in sources)
-        raise ValueError(f"--files {' '.join(patterns)} fits none of {names}")
-    return chosen
+def size_and_time(path: Path) -> list[int]:
+    """What tells a file from one that was changed since."""
+    return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def download(args) -> None:
@@ -248,24 +206,28 @@ def download(args) -> None:
             f"--corpus {args.corpus} is not known here, but {', '.join(table)}"
         )
     entry = table[args.corpus]
-    sources = choose(entry["files"], args.files)
-    folder = (args.target or Path("downloads") / args.corpus).resolve()
+    files = {source["name"]: source for source in entry["files"]}
+    chosen = {name for pattern in args.files for name in fnmatch.filter(files, pattern)}
+    sources = [source for name, source in files.items() if name in chosen]
+    if files and not sources:
+        patterns = " ".join(args.files)
+        raise ValueError(f"--files {patterns} fits none of {', '.join(files)}")
     if sources:
+        folder = (args.target or Path("downloads") / args.corpus).resolve()
         target = Target(folder)
         for source in sources:
             target.get(source)
         for source in sources if args.unpack == "true" else ():
             if is_archive(source["name"]):
-                unpack_once(target, source)
-        place = (folder / entry["corpus_dir"]).resolve()
-        print(f"{args.corpus}: use --corpus_dir {place}")
+                target.unpack(source)
+        print(f"{args.corpus}: use --corpus_dir {folder / entry['corpus_dir']}")
         if "licence" in entry:
             print(f"licence: {entry['licence']}")
     print(entry.get("explain", "").rstrip() or "done")
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
+def main(argv=None) -> None:
+    """Entry point."""
     parser = argparse.ArgumentParser(
         prog="local/download.sh",
         description=__doc__,
@@ -277,14 +239,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--files", nargs="+", default=["*"], help="patterns, as *v0.02* [all files]")
     add("--unpack", choices=("true", "false"), default="true", help="[true]")
     add("--sources", type=Path, default=SOURCES, help="other table, as for a mirror")
-    return parser
-
-
-def main(argv=None) -> None:
-    """Entry point."""
-    args = get_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    download(args)
+    download(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -3,27 +3,12 @@
 
 # benchmark <word>: sets `row` to the word's columns, fails for an unknown word
 benchmark() {
-    local line column
-    while read -r line; do
-        if [[ "${line}" != "$1 "* ]]; then continue; fi
-        row=()
-        while read -r column; do row+=("${column}"); done < <(tr '|' '\n' <<<"${line}")
-        return 0
-    done <conf/benchmarks.txt
-    return 1
+    IFS='|' read -r -a row < <(awk -F ' *[|] *' -v OFS='|' -v word="$1" \
+        '$1 == word { $1 = $1; print }' conf/benchmarks.txt)
 }
 
 check_benchmarks() {
     local word row words
-    words="$(sed -e '/^#/d' -e 's/ .*//' conf/benchmarks.txt | paste -sd ' ')"
-    for word in ${downstream}; do
-        benchmark "${word}" || die "--downstream holds ${words}, not '${word}'"
-    done
-    [ -z "${downstream}" ] || [ "${stop_stage}" -le 7 ] ||
-        die "--downstream ends with stage 7, not ${stop_stage}"
-    read -r -a words <<<"${downstream}"
-    [ -z "${corpus_dir}" ] || [ "${#words[@]}" -le 1 ] ||
-        die "--corpus_dir is for one corpus: give those of several benchmarks in db.sh"
     for word in ${protocol}; do
         case "${word}" in
             finetune | linear | mean | attentive | weighted) ;;
@@ -31,23 +16,29 @@ check_benchmarks() {
                 "not '${word}'" ;;
         esac
     done
+    if [ -z "${downstream}" ]; then return 0; fi
+    words="$(sed -e '/^#/d' -e 's/ .*//' conf/benchmarks.txt | paste -sd ' ')"
+    for word in ${downstream}; do
+        benchmark "${word}" || die "--downstream holds ${words}, not '${word}'"
+    done
+    [ "${stop_stage}" -le 7 ] || die "--downstream ends with stage 7, not ${stop_stage}"
+    read -r -a words <<<"${downstream}"
+    [ -z "${corpus_dir}" ] || [ "${#words[@]}" -eq 1 ] ||
+        die "--corpus_dir is for one corpus: give those of several benchmarks in db.sh"
 }
 
 # benchmark_configs: the configs of `row` that --protocol asks for
 benchmark_configs() {
-    local word config
-    if [ -n "${finetune_config}" ]; then
-        echo "${finetune_config}"
-        return 0
-    fi
+    local word config configs=()
     for word in ${protocol}; do
         case "${word}" in
             finetune) config="${row[3]}" ;;
             linear) config="${row[4]}" ;;
             *) config="conf/probe_${word}.yaml" ;;
         esac
-        if [ "${config}" != - ]; then echo "${config}"; fi
-    done | paste -sd ' '
+        if [ "${config}" != - ]; then configs+=("${config}"); fi
+    done
+    echo "${finetune_config:-${configs[*]}}"
 }
 
 # run_benchmark <word> <first stage> <last stage>: those that --stage and --stop_stage
@@ -71,51 +62,32 @@ run_benchmark() {
         --finetune_config "${configs}" --stage "${first}" --stop_stage "${last}"
 }
 
-# run_benchmarks: data of all, then pre-training on --corpus, then all evaluations. One
-# that fails does not keep the others from running.
+# run_benchmarks: data of all, then pre-training on --corpus if its phases are asked
+# for, then all evaluations. One that fails does not keep the others from running.
 run_benchmarks() {
-    local word failed=()
-    local exp="${expdir:-$(benchmark_expdir)}"
+    local word failed=() tables=() exp="${expdir}"
+    local phases=false
+    if [[ " ${models} " = *" phase"[12]" "* ]]; then phases=true; fi
+    if "${phases}"; then : "${exp:=exp/${corpus}}"; else : "${exp:=exp/downstream}"; fi
     for word in ${downstream}; do
         run_benchmark "${word}" 1 3 || failed+=("${word}")
     done
     [ "${#failed[@]}" -eq 0 ] || die "no data of ${failed[*]}: see the lines above"
-    if wants_pretraining; then
+    if "${phases}" && [ -z "${pretrain_from}" ] &&
+        [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 4 ]; then
         ./run.sh "${given[@]}" --downstream "" --python "${python}" --expdir "${exp}" \
             --stop_stage $((stop_stage < 5 ? stop_stage : 5)) ||
             die "the pre-training on ${corpus} did not end well: see the lines above"
     fi
     for word in ${downstream}; do
         run_benchmark "${word}" 6 7 || failed+=("${word}")
-    done
-    [ "${#failed[@]}" -eq 0 ] || die "did not end well: ${failed[*]}; see the lines above"
-    if runs 7; then summarise_benchmarks; fi
-}
-
-# wants_pretraining: are stages 4 and 5 asked for, and their models evaluated?
-wants_pretraining() {
-    [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 4 ] && [ -z "${pretrain_from}" ] &&
-        [[ " ${models}" = *" phase"[12]* ]]
-}
-
-# benchmark_expdir: where they go: beside their pre-training, if there is one
-benchmark_expdir() {
-    case " ${models} " in
-        *" phase"[12]" "*) echo "exp/${corpus}" ;;
-        *) echo "exp/downstream" ;;
-    esac
-}
-
-# summarise_benchmarks: one table of all that were run
-summarise_benchmarks() {
-    local word options=()
-    for word in ${downstream}; do
         if [ -e "${exp}/${word}/RESULTS.md" ]; then
-            options+=(--benchmark "${exp}/${word}" "${dumpdir:-dump}/${word}/${feats_type}")
+            tables+=(--benchmark "${exp}/${word}" "${dumpdir:-dump}/${word}/${feats_type}")
         fi
     done
-    [ "${#options[@]}" -gt 0 ] || return 0
+    [ "${#failed[@]}" -eq 0 ] || die "did not end well: ${failed[*]}; see the lines above"
+    if ! runs 7 || [ "${#tables[@]}" -eq 0 ]; then return 0; fi
     # shellcheck disable=SC2046,SC2086 # lists of words
-    "${python}" -m espnet2_sslam.bin.sslam_benchmarks "${options[@]}" \
+    "${python}" -m espnet2_sslam.bin.sslam_benchmarks "${tables[@]}" \
         --models $(model_names) --seeds ${seeds} --output "${exp}/BENCHMARKS.md"
 }

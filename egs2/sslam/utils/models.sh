@@ -1,9 +1,12 @@
 # shellcheck shell=bash disable=SC2154,SC2034
-# The words of --models: random, phase1, phase2, NAME=WEIGHTS for weights that were
-# trained elsewhere, or NAME=beats:FILE for BEATs.
+# The trainings of stages 4 to 6 and the scoring of stage 7: where they go, what they
+# read, and their commands. The words of --models are random, phase1, phase2,
+# NAME=WEIGHTS for weights from elsewhere, and NAME=beats:FILE for BEATs.
 
+# check_models: also sets `weights`, the words whose weights must be converted
 check_models() {
     local word name names=" "
+    weights=()
     for word in ${models}; do
         name="${word%%=*}"
         case "${word}" in
@@ -13,85 +16,228 @@ check_models() {
             *=*)
                 [[ "${name}" =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
                     die "--models: the name '${name}' is not of letters, digits, . _ -"
+                if [[ "${word}" != *=beats:* ]]; then weights+=("${word}"); fi
                 ;;
             *) die "--models holds random, phase1, phase2, NAME=WEIGHTS, not '${word}'" ;;
         esac
-        case "${names}" in
-            *" ${name} "*) die "--models holds ${name} twice" ;;
-        esac
+        if [[ "${names}" = *" ${name} "* ]]; then die "--models holds ${name} twice"; fi
         names+="${name} "
     done
 }
 
 # model_names: those of --models without the weights
-model_names() {
-    local word
-    for word in ${models}; do echo "${word%%=*}"; done
+model_names() { for word in ${models}; do echo "${word%%=*}"; done; }
+
+# tag_of <config> <prefix to drop> <args>: the name of a config and its extra options,
+# cut with a hash behind it where it is too long for the name of a file
+tag_of() {
+    local tag
+    tag="$(basename "$1" .yaml)"
+    tag="${tag#"$2"}$(sed -e 's/--/_/g' -e 's/[^A-Za-z0-9_.-]//g' <<<"$3")"
+    if [ "${#tag}" -gt 80 ]; then
+        tag="${tag:0:70}_$(sha256sum <<<"${tag}" | cut -c 1-8)"
+    fi
+    if [ "${feats_type}" = fbank ]; then tag="${tag}_fbank"; fi
+    echo "${tag}"
 }
+
+# phase_config <phase>
+phase_config() {
+    if [ "$1" = 1 ]; then echo "${pretrain_config}"; else echo "${pretrain2_config}"; fi
+}
+
+# pretrain_dir <phase> <seed>
+pretrain_dir() {
+    local tag="${pretrain_tag}"
+    : "${tag:=$(tag_of "$(phase_config "$1")" pretrain_ "${pretrain_args}")}"
+    echo "${pretrain_from}/pretrain/phase$1_${tag}_seed$2"
+}
+
+# finetune_tag_of <config>
+finetune_tag_of() {
+    if [ -z "${finetune_tag}" ]; then
+        tag_of "$1" "" "${finetune_args}"
+    elif [ "${finetune_config// /}" = "$1" ]; then
+        echo "${finetune_tag}"
+    else
+        echo "${finetune_tag}_$(basename "$1" .yaml)"
+    fi
+}
+finetune_tags() { for config in ${finetune_config}; do finetune_tag_of "${config}"; done; }
 
 # weights_dir <name>: where the weights NAME=WEIGHTS lie once they are converted
 weights_dir() { echo "${pretrain_from}/models/$1"; }
 
-# convert_models: encoder.pth and config.yaml of every NAME=WEIGHTS
-convert_models() {
-    local word name source dir input
-    for word in ${models}; do
-        if [[ "${word}" != *=* || "${word}" = *=beats:* ]]; then continue; fi
-        name="${word%%=*}" source="${word#*=}" input=()
+# convert_weights: encoder.pth and config.yaml of every NAME=WEIGHTS
+convert_weights() {
+    local word source dir input
+    for word in "${weights[@]}"; do
+        source="${word#*=}" dir="$(weights_dir "${word%%=*}")" input=()
         if [ -e "${source}" ]; then input=(--input "${source}"); fi
-        dir="$(weights_dir "${name}")"
-        once "weights ${name}" "${dir}" --replaced "${pretrain_from}_replaced" \
-            "${input[@]}" --output "${dir}/encoder.pth" --output "${dir}/config.yaml" \
+        once.py "weights ${word%%=*}" "${dir}" --replaced "${pretrain_from}_replaced" \
+            "${input[@]}" --output "${dir}/encoder.pth" "${dir}/config.yaml" \
             -- "${python}" utils/convert_weights.py "${source}" "${dir}"
     done
 }
 
-# random_encoder <seed>: options for an encoder that is not trained, of the size of
-# phase 1's; or, where no phase is asked for, of the first weights that are named
-random_encoder() {
-    local trained stats word
-    trained="$(pretrain_dir 1 "$1")"
-    if ! [[ " ${models}" = *" phase"[12]* ]]; then
-        for word in ${models}; do
-            if [[ "${word}" = *=* && "${word}" != *=beats:* ]]; then
-                trained="$(weights_dir "${word%%=*}")"
-                break
-            fi
+# add_fbank_stats: a fresh encoder gets the mean and spread of the corpus
+add_fbank_stats() {
+    local words
+    read -r -a words < <("${python}" -c '
+import json, sys
+stats = json.load(open(sys.argv[1], encoding="utf-8"))
+print(*(f"--encoder_conf fbank_{key}={stats[key]}" for key in ("mean", "std")))
+' "${dump}/report/fbank_stats.json") # (one Python start, no parser of JSON in bash)
+    options+=("${words[@]}")
+}
+
+# start_options <config>: sets `options` and `files` for a training with `seed`
+start_options() {
+    options=(--config "$1" --seed "${seed}" --input_size "${input_size}" --resume true)
+    files=(--input "$1")
+}
+
+# add_data <train|valid> <dir> [text]: the audio of a split, and its labels if asked for
+add_data() {
+    options+=(--"$1"_data_path_and_name_and_type "$2/${audio_list},speech,${audio_type}"
+        --"$1"_shape_file "$2/${shape_file}")
+    files+=(--input "$2/${audio_list}" "$2/${shape_file}")
+    if [ $# -eq 3 ]; then
+        options+=(--"$1"_data_path_and_name_and_type "$2/$3,label,text")
+        files+=(--input "$2/$3")
+    fi
+}
+
+# add_training <name> <dir> <Python words>: a job from `options` and `files`
+add_training() {
+    local name="$1" dir="$2"
+    shift 2
+    files+=(--output "${dir}/config.yaml" "${dir}/latest.pth"
+        --replaced "${expdir}_replaced")
+    launch "${name}" "${dir}/train.log" "${num_nodes}" "$@" \
+        --output_dir "${dir}" "${options[@]}"
+}
+
+# add_pretraining <phase> <seed>
+add_pretraining() {
+    local phase="$1" seed="$2" options files phase1
+    start_options "$(phase_config "${phase}")"
+    if [ "${phase}" = 2 ]; then
+        phase1="$(pretrain_dir 1 "${seed}")"
+        need 5 4 "${phase1}"
+        # The learning continues, the count of updates starts anew.
+        options+=(--init_param "${phase1}/latest.pth:::num_updates")
+        files+=(--input "${phase1}/latest.pth")
+    fi
+    add_data train "${dump}/pretrain/train"
+    add_data valid "${dump}/pretrain/valid"
+    add_fbank_stats
+    options+=("${pretrain_words[@]}")
+    add_training "phase ${phase} seed ${seed}" "$(pretrain_dir "${phase}" "${seed}")" \
+        -m espnet2_sslam.bin.sslam_train
+}
+
+# for_each_finetuning <function>: call it for every run of stages 6 and 7, with `dir`,
+# `config`, `model`, `seed` and a line of downstream.txt set
+for_each_finetuning() {
+    local dir config model seed name task train valid tests
+    for config in ${finetune_config}; do
+        for seed in ${seeds}; do
+            for model in ${models}; do
+                while read -r name task train valid tests; do
+                    dir="${expdir}/$(finetune_tag_of "${config}")"
+                    dir+="/${model%%=*}_seed${seed}/${name//\//_}"
+                    "$1"
+                done <"${dump}/downstream.txt"
+            done
         done
+    done
+}
+
+# random_encoder: an untrained encoder, of the size of phase 1's; or, where no phase is
+# asked for, of the first weights that are named
+random_encoder() {
+    local trained
+    trained="$(pretrain_dir 1 "${seed}")"
+    if [[ " ${models}" != *" phase"[12]* ]] && [ "${#weights[@]}" -gt 0 ]; then
+        trained="$(weights_dir "${weights[0]%%=*}")"
     fi
     if [ -e "${trained}/.done" ]; then
         options+=(--encoder_config "${trained}/config.yaml")
-        inputs+=(--input "${trained}/config.yaml")
+        files+=(--input "${trained}/config.yaml")
     else
-        read -r -d '' -a stats < <(fbank_stats) || true
-        options+=(--encoder_config "${pretrain_config}" "${stats[@]}")
-        inputs+=(--input "${pretrain_config}")
+        options+=(--encoder_config "${pretrain_config}")
+        files+=(--input "${pretrain_config}")
+        add_fbank_stats
     fi
 }
 
-# trainer <model>: the command that fine-tunes it
-trainer() {
-    if [[ "$1" = *=beats:* ]]; then
-        echo beats/beats_cls_train.py
-    else
-        echo sslam_cls_train
+# add_finetuning: of for_each_finetuning
+add_finetuning() {
+    local options files source phase command=(-m espnet2_sslam.bin.sslam_cls_train)
+    local classes="${dump}/${train%%/*}/classes.txt" balance="${dump}/${train}/weights"
+    start_options "${config}"
+    options+=(--class_list "${classes}" --model_conf "task=${task}")
+    files+=(--input "${classes}")
+    add_data train "${dump}/${train}" text
+    add_data valid "${dump}/${valid}" text
+    if [ -f "${balance}" ]; then # for balanced_clips_per_epoch of the config
+        options+=(--sample_weights "${balance}")
+        files+=(--input "${balance}")
     fi
+    case "${model}" in
+        random) random_encoder ;;
+        *=beats:*)
+            command=(beats/beats_cls_train.py)
+            options+=(--beats_checkpoint "${model#*=beats:}")
+            files+=(--input "${model#*=beats:}")
+            ;;
+        *)
+            if [[ "${model}" = *=* ]]; then
+                source="$(weights_dir "${model%%=*}")/encoder.pth"
+            else
+                phase="${model#phase}" source="$(pretrain_dir "${model#phase}" "${seed}")"
+                need 6 $((phase + 3)) "${source}"
+                source+="/latest.pth"
+            fi
+            options+=(--init_param "${source}:encoder:encoder")
+            files+=(--input "${source}")
+            ;;
+    esac
+    options+=("${finetune_words[@]}")
+    add_training "${name} ${model%%=*} seed ${seed}" "${dir}" "${command[@]}"
 }
 
-# pretrained_encoder <model> <seed>: options for the weights of a phase or a name
-pretrained_encoder() {
-    local source weights=latest.pth
-    if [[ "$1" = *=beats:* ]]; then
-        options+=(--beats_checkpoint "${1#*=beats:}")
-        inputs+=(--input "${1#*=beats:}")
-        return 0
-    fi
-    if [[ "$1" = *=* ]]; then
-        source="$(weights_dir "${1%%=*}")" weights=encoder.pth
-    else
-        source="$(pretrain_dir "${1#phase}" "$2")"
-        need 6 $((${1#phase} + 3)) "${source}"
-    fi
-    options+=(--init_param "${source}/${weights}:encoder:encoder")
-    inputs+=(--input "${source}/${weights}")
+# best_model: the checkpoint of the best epoch on the validation set, in `dir`
+best_model() {
+    local measure measures=(mAP)
+    if [ "${task}" = multi_class ]; then measures=(accuracy mAP); fi
+    for measure in "${measures[@]}"; do
+        if [ -e "${dir}/valid.${measure}.best.pth" ]; then
+            echo "${dir}/valid.${measure}.best.pth"
+            return 0
+        fi
+    done
+    die "${dir} holds no valid.mAP.best.pth; best_model_criterion of the fine-tuning" \
+        "config must hold [valid, mAP, max]"
+}
+
+# add_scoring: of for_each_finetuning, the last and the best model on all test sets
+add_scoring() {
+    local best test which options files classes="${dump}/${train%%/*}/classes.txt"
+    need 7 6 "${dir}"
+    best="$(best_model)"
+    options=(--config "${dir}/config.yaml" --list "${audio_list},speech,${audio_type}"
+        --checkpoint "last=${dir}/latest.pth" --checkpoint "best=${best}"
+        --class_list "${classes}" --task "${task}")
+    files=(--input "${dir}/config.yaml" "${dir}/latest.pth" "${best}")
+    for test in ${tests//,/ }; do
+        options+=(--test_dir "${dump}/${test}")
+        files+=(--input "${dump}/${test}/${audio_list}" "${dump}/${test}/text")
+        for which in last best; do
+            files+=(--output "${dir}/${which}/${test##*/}"/{predictions.npz,metrics.json})
+        done
+    done
+    launch "scoring of ${name} ${model%%=*} seed ${seed}" "${dir}/scoring/scoring.log" 1 \
+        utils/score_model.py --output_dir "${dir}" "${options[@]}"
 }

@@ -1,7 +1,6 @@
 # shellcheck shell=bash
 # Source this after the defaults: `--some_option value` (or --some-option) sets the
 # variable `some_option`, which must have a default; `--help` prints ${help_message}.
-# Stops at the first word that is no option.
 
 _option_error() {
     echo "$(basename "$0"): $*" >&2
@@ -15,21 +14,16 @@ while [ $# -gt 0 ]; do
             exit 0
             ;;
         --*=*) _option_error "write --option value, not ${1}" ;;
-        --?*)
-            _name="${1#--}"
-            _name="${_name//-/_}"
-            # Only lower-case names: an option must never set PATH or HOME.
-            if ! [[ "${_name}" =~ ^[a-z][a-z0-9_]*$ ]] || [ -z "${!_name+set}" ]; then
-                _option_error "unknown option $1; --help lists the options"
-            fi
-            [ $# -ge 2 ] || _option_error "$1 needs a value"
-            case "${!_name}:$2" in
-                true:true | true:false | false:true | false:false) ;;
-                true:* | false:*) _option_error "$1 is true or false, not '$2'" ;;
-            esac
-            printf -v "${_name}" '%s' "$2"
-            shift 2
-            ;;
-        *) break ;;
+        --?*) ;;
+        *) _option_error "no argument without --option is expected, got '$1'" ;;
     esac
+    _name="${1#--}"
+    _name="${_name//-/_}"
+    # Only lower-case names: an option must never set PATH or HOME.
+    if ! [[ "${_name}" =~ ^[a-z][a-z0-9_]*$ ]] || [ -z "${!_name+set}" ]; then
+        _option_error "unknown option $1; --help lists the options"
+    fi
+    [ $# -ge 2 ] || _option_error "$1 needs a value"
+    printf -v "${_name}" '%s' "$2"
+    shift 2
 done

@@ -16,68 +16,69 @@ import soundfile
 import soxr
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import write_atomically
+from espnet2_sslam.store import write_lines
 
 NAME = re.compile(r"([0-9])_([A-Za-z]+)_([0-9]+)\.(wav|flac)")
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ("zero", "one", "two", "three", "four")
+WORDS += ("five", "six", "seven", "eight", "nine")
 RATE = 16_000  # Hz, of the strings
 DIGITS = (2, 5)  # fewest and most in a string
 PAUSE = (800, 3_200)  # samples: shortest and longest silence around a digit
 
 
-def find_recordings(corpus_dir: Path) -> dict[str, dict[int, list[Path]]]:
-    """Return the files by speaker and digit, in the order of their index.
+def find_recordings(corpus_dir: Path) -> dict[str, list[list[Path]]]:
+    """The files of each speaker, by digit, in the order of their index.
 
     Raises:
-        ValueError: No such files, or a speaker without one of the digits.
+        ValueError: No such files, or a speaker without three of each digit.
     """
-    found: dict[str, dict[int, list[Path]]] = {}
     paths = [*corpus_dir.glob("*_*_*.*"), *corpus_dir.glob("recordings/*_*_*.*")]
-    named = [(NAME.fullmatch(path.name), path) for path in paths]
-    for match, path in sorted(
-        ((match, path) for match, path in named if match),
-        key=lambda item: (item[0][2], item[0][1], int(item[0][3])),
-    ):
-        found.setdefault(match[2], {}).setdefault(int(match[1]), []).append(path)
-    if not found:
+    named = [(path, NAME.fullmatch(path.name)) for path in paths]
+    matches = [(int(m[3]), path, m[2], int(m[1])) for path, m in named if m]
+    if not matches:
         raise ValueError(
             f"{corpus_dir} has no recordings: {{digit}}_{{speaker}}_{{index}}.wav or "
             ".flac are needed"
         )
-    for speaker, by_digit in found.items():
-        if min(len(by_digit.get(digit, [])) for digit in range(10)) < 3:
+    speakers = {}
+    for _, path, speaker, digit in sorted(matches):
+        speakers.setdefault(speaker, [[] for _ in WORDS])[digit].append(path)
+    for speaker, files in speakers.items():
+        if min(map(len, files)) < 3:
             raise ValueError(
                 f"speaker {speaker} needs 3 recordings of each digit: leave them out"
             )
-    return found
+    return speakers
 
 
-def split(found: dict, test_speaker: str) -> dict[str, dict[str, list[list[Path]]]]:
-    """Return the recordings of each set: {set: {speaker: [files of 0, of 1, ...]}}.
+def split(
+    speakers: dict[str, list[list[Path]]], test_speaker: str
+) -> dict[str, dict[str, list[list[Path]]]]:
+    """The recordings of each set: {set: {speaker: [files of 0, of 1, ...]}}.
 
     Raises:
         ValueError: The speaker is not there, or there is no other one.
     """
-    if test_speaker not in found or len(found) < 2:
+    if test_speaker not in speakers or len(speakers) < 2:
         raise ValueError(
             f"--test_speaker {test_speaker} must be one of at least two speakers, "
-            f"there are {', '.join(sorted(found))}"
+            f"there are {', '.join(sorted(speakers))}"
         )
     sets: dict[str, dict] = {"train": {}, "valid": {}, "test_known": {}, "test_new": {}}
-    for speaker, by_digit in sorted(found.items()):
-        files = [by_digit[digit] for digit in range(10)]
+    for speaker, files in sorted(speakers.items()):
         if speaker == test_speaker:
             sets["test_new"][speaker] = files
             continue
-        tenth = [max(1, len(of_one) // 10) for of_one in files]
-        sets["test_known"][speaker] = [f[:n] for f, n in zip(files, tenth)]
-        sets["valid"][speaker] = [f[n : 2 * n] for f, n in zip(files, tenth)]
-        sets["train"][speaker] = [f[2 * n :] for f, n in zip(files, tenth)]
+        tenths = [max(1, len(of_one) // 10) for of_one in files]
+        pairs = list(zip(files, tenths, strict=True))
+        sets["test_known"][speaker] = [of_one[:n] for of_one, n in pairs]
+        sets["valid"][speaker] = [of_one[n : 2 * n] for of_one, n in pairs]
+        sets["train"][speaker] = [of_one[2 * n :] for of_one, n in pairs]
     return sets
 
 
 def make_string(files: list[list[Path]], generator: np.random.Generator) -> tuple:
-    """Draw digits and recordings; return the waveform and the words."""
+    """Draw digits and recordings: the waveform, and the words."""
     digits = generator.integers(10, size=generator.integers(*DIGITS, endpoint=True))
     pieces = [np.zeros(generator.integers(*PAUSE, endpoint=True), dtype=np.float32)]
     for digit in digits:
@@ -89,26 +90,23 @@ def make_string(files: list[list[Path]], generator: np.random.Generator) -> tupl
     return np.concatenate(pieces), " ".join(WORDS[digit] for digit in digits)
 
 
-def write_set(
-    folder: Path, audio: Path, speakers: dict, number: int, seed: list[int]
-) -> None:
-    """Write one set: FLAC files below `audio`, and the lists in `folder`."""
+def write_set(datadir: Path, name: str, speakers: dict, number: int, seed) -> None:
+    """Write one set: FLAC files below `audio`, and the lists in its folder."""
     generator = np.random.default_rng(seed)
+    audio = (datadir / "audio" / name).absolute()
     audio.mkdir(parents=True, exist_ok=True)
-    rows = []
+    tables: dict[str, dict] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
     for index in range(number):
         speaker = sorted(speakers)[index % len(speakers)]
-        key = f"{speaker}_{folder.name}_{index:04d}"
+        key = f"{speaker}_{name}_{index:04d}"
         wave, text = make_string(speakers[speaker], generator)
-        path = (audio / f"{key}.flac").absolute()
-        soundfile.write(path, wave, RATE)
-        rows.append((key, path, text, speaker))
-    rows.sort()
-    lists = {"wav.scp": 1, "text": 2, "utt2spk": 3}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, column in lists.items():
-        lines = "".join(f"{row[0]} {row[column]}\n" for row in rows)
-        write_atomically(folder / name, lines)
+        soundfile.write(audio / f"{key}.flac", wave, RATE)
+        values = (audio / f"{key}.flac", text, speaker)
+        for table, value in zip(tables.values(), values, strict=True):
+            table[key] = value
+    for file, table in tables.items():
+        lines = (f"{key} {value}" for key, value in sorted(table.items()))
+        write_lines(datadir / name / file, lines)
 
 
 def main() -> None:
@@ -128,8 +126,7 @@ def main() -> None:
     sets = split(find_recordings(args.corpus_dir), args.test_speaker)
     for number, (name, speakers) in enumerate(sets.items()):
         size = args.num_train if name == "train" else args.num_test
-        audio = args.datadir / "audio" / name
-        write_set(args.datadir / name, audio, speakers, size, [args.seed, number])
+        write_set(args.datadir, name, speakers, size, [args.seed, number])
 
 
 if __name__ == "__main__":

@@ -8,45 +8,33 @@ import yaml
 from torchaudio.functional import edit_distance
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import write_atomically
+from espnet2_sslam.corpus import read_table
+from espnet2_sslam.store import write_text
 
 SETS = {"test_known": "known speakers", "test_new": "new speaker"}
 
 
-def read_text(path: Path) -> dict[str, str]:
-    """Return {key: text} of a Kaldi text file; a text may be empty.
-
-    Raises:
-        ValueError: No such file.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: run the earlier stages first")
-    rows = path.read_text(encoding="utf-8").splitlines()
-    return {key: text for key, _, text in (row.partition(" ") for row in rows)}
-
-
-def error_rates(reference: dict[str, str], found: dict[str, str]) -> tuple:
-    """Return word and character error rate in percent.
+def error_rates(reference: dict[str, str], decoded: dict[str, str]) -> list[float]:
+    """Word and character error rate in percent.
 
     Raises:
         ValueError: The two do not hold the same utterances.
     """
-    if set(reference) != set(found):
+    if set(reference) != set(decoded):
         raise ValueError(
-            f"{len(found)} utterances were decoded, {len(reference)} were expected: "
+            f"{len(decoded)} utterances were decoded, {len(reference)} were expected: "
             "run the decoding again"
         )
     rates = []
     for units in (str.split, list):
-        errors = sum(edit_distance(units(reference[k]), units(found[k])) for k in found)
-        rates.append(
-            100 * errors / sum(len(units(text)) for text in reference.values())
-        )
-    return tuple(rates)
+        pairs = [(units(reference[key]), units(decoded[key])) for key in reference]
+        errors = sum(edit_distance(*pair) for pair in pairs)
+        rates.append(100 * errors / sum(len(right) for right, _ in pairs))
+    return rates
 
 
 def describe(config: dict) -> tuple[str, str]:
-    """Return what a model is, and where SSLAM's weights in it come from."""
+    """What a model is, and where SSLAM's weights in it come from."""
     for place in ("encoder", "frontend"):
         if config[place] == "sslam":
             conf = config[f"{place}_conf"]
@@ -65,25 +53,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="RESULTS.md")
     parser.add_argument("models", type=Path, nargs="+", help="folders of experiments")
     args = parser.parse_args()
-    heads = [f"{name}, {rate}" for name in SETS.values() for rate in ("WER", "CER")]
-    lines = [
-        "# Error rates of spoken digit strings, in %",
-        "",
-        f"| model | SSLAM's weights | {' | '.join(heads)} |",
-        f"|---|---|{'---:|' * len(heads)}",
-    ]
+    rows = []
     for model in args.models:
-        with open(model / "model" / "config.yaml", encoding="utf-8") as stream:
-            name, weights = describe(yaml.safe_load(stream))
-        rates = []
+        config = (model / "model" / "config.yaml").read_text(encoding="utf-8")
+        row = [*describe(yaml.safe_load(config))]
         for test in SETS:
-            found = read_text(model / test / "1best_recog" / "text")
-            rates += error_rates(read_text(args.datadir / test / "text"), found)
-        cells = " | ".join(f"{rate:.1f}" for rate in rates)
-        lines.append(f"| {name} | {weights} | {cells} |")
-    text = "\n".join(lines) + "\n"
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.output, text)
+            decoded = read_table(model / test / "1best_recog" / "text")
+            rates = error_rates(read_table(args.datadir / test / "text"), decoded)
+            row += [f"{rate:.1f}" for rate in rates]
+        rows.append(f"| {' | '.join(row)} |\n")
+    heads = [f"{name}, {rate}" for name in SETS.values() for rate in ("WER", "CER")]
+    text = "# Error rates of spoken digit strings, in %\n\n"
+    text += f"| model | SSLAM's weights | {' | '.join(heads)} |\n"
+    text += f"|---|---|{'---:|' * len(heads)}\n" + "".join(rows)
+    write_text(args.output, text)
     print(text)
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import sentencepiece
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import write_atomically
-
-FIRST, LAST = ["<blank>", "<unk>"], ["<sos/eos>"]  # as ESPnet's asr.sh has them
+from espnet2_sslam.corpus import read_table
+from espnet2_sslam.store import write_lines
 
 
 def main() -> None:
@@ -18,11 +17,10 @@ def main() -> None:
     parser.add_argument("--outdir", type=Path, required=True, help="output")
     parser.add_argument("--nbpe", type=int, default=30, help="number of tokens")
     args = parser.parse_args()
-    lines = args.text.read_text(encoding="utf-8").splitlines()
     args.outdir.mkdir(parents=True, exist_ok=True)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(line.split(maxsplit=1)[1] for line in lines),
+            sentence_iterator=iter(read_table(args.text).values()),
             model_prefix=str(args.outdir / "bpe"),
             vocab_size=args.nbpe,
             model_type="bpe",
@@ -33,8 +31,9 @@ def main() -> None:
     model = sentencepiece.SentencePieceProcessor(str(args.outdir / "bpe.model"))
     pieces = [model.id_to_piece(i) for i in range(model.vocab_size())]
     pieces = [piece for piece in pieces if piece not in ("<unk>", "<s>", "</s>")]
-    tokens = "".join(f"{piece}\n" for piece in [*FIRST, *pieces, *LAST])
-    write_atomically(args.outdir / "tokens.txt", tokens)
+    # The first two and the last as ESPnet's asr.sh has them.
+    tokens = ["<blank>", "<unk>", *pieces, "<sos/eos>"]
+    write_lines(args.outdir / "tokens.txt", tokens)
 
 
 if __name__ == "__main__":
