@@ -66,7 +66,7 @@ def run(folder, places, *options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=590,
+        timeout=900,
         env={**os.environ, "PATH": path, **places},
     )
     assert done.returncode == 0, done.stdout
