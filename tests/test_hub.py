@@ -284,30 +284,17 @@ def _zip(path, files=PACK):
 
 def test_a_packed_model_is_unpacked_once(tmp_path):
     path = _zip(tmp_path / "model.zip")
-    folder = resolve(path, cache_dir=tmp_path / "cache")
-    found = sorted(p.name for p in folder.iterdir())
-    assert found == ["config.yaml", "latest.pth", "meta.yaml"]
-    assert (folder / "latest.pth").read_bytes() == b"weights"
-    (folder / "latest.pth").write_bytes(b"kept")
-    assert resolve(path, cache_dir=tmp_path / "cache") == folder
-    assert (folder / "latest.pth").read_bytes() == b"kept"
-
-
-def test_a_new_archive_of_the_same_name_is_unpacked_anew(tmp_path):
-    path = _zip(tmp_path / "model.zip")
-    first = resolve(path, cache_dir=tmp_path / "cache")
+    weights = resolve(path, cache_dir=tmp_path / "cache")
+    assert weights.name == "latest.pth" and weights.read_bytes() == b"weights"
+    assert weights.with_name("config.yaml").is_file()
+    weights.write_bytes(b"kept")
+    assert resolve(path, cache_dir=tmp_path / "cache").read_bytes() == b"kept"
+    # a new archive of the same name is another model
     _zip(path, {**PACK, "exp/cls/latest.pth": b"other weights"})
-    second = resolve(path, cache_dir=tmp_path / "cache")
-    assert second != first and (second / "latest.pth").read_bytes() == b"other weights"
+    assert resolve(path, cache_dir=tmp_path / "cache").read_bytes() == b"other weights"
 
 
-def test_the_unpacked_meta_yaml_names_the_files_beside_it(tmp_path):
-    folder = resolve(_zip(tmp_path / "model.zip"), cache_dir=tmp_path / "cache")
-    packed = hub.packed_files((folder / "meta.yaml").read_text(), "x")
-    assert packed == ("config.yaml", "latest.pth")
-
-
-def test_paths_that_were_packed_from_elsewhere_are_found(tmp_path):
+def test_absolute_paths_in_meta_yaml_are_those_of_the_archive(tmp_path):
     meta = {
         "yaml_files": {"train_config": "/home/x/config.yaml"},
         "files": {"model_file": "/home/x/latest.pth"},
@@ -317,8 +304,8 @@ def test_paths_that_were_packed_from_elsewhere_are_found(tmp_path):
         "home/x/config.yaml": b"{}",
         "home/x/latest.pth": b"weights",
     }
-    folder = resolve(_zip(tmp_path / "m.zip", files), cache_dir=tmp_path / "c")
-    assert (folder / "latest.pth").read_bytes() == b"weights"
+    path = resolve(_zip(tmp_path / "m.zip", files), cache_dir=tmp_path / "c")
+    assert path.read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("suffix, mode", [(".tar", "w"), (".tgz", "w:gz")])
@@ -329,8 +316,8 @@ def test_tar_files_are_read_as_well(tmp_path, suffix, mode):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             file.addfile(info, io.BytesIO(content))
-    folder = resolve(path, cache_dir=tmp_path / "cache")
-    assert (folder / "latest.pth").read_bytes() == b"weights"
+    weights = resolve(path, cache_dir=tmp_path / "cache")
+    assert weights.read_bytes() == b"weights"
 
 
 def _link_in_zip(file):
@@ -448,8 +435,8 @@ def test_a_zoo_tag_in_the_cache_needs_no_network(zoo, tmp_path):
     folder.mkdir(parents=True)
     _zip(folder / "sslam.zip")
     (folder / "url").write_text("...")
-    found = resolve("someone/packed sslam", cache_dir=tmp_path / "cache")
-    assert (found / "latest.pth").read_bytes() == b"weights"
+    weights = resolve("someone/packed sslam", cache_dir=tmp_path / "cache")
+    assert weights.read_bytes() == b"weights"
 
 
 def test_a_zoo_tag_without_network_says_so(zoo, tmp_path):
