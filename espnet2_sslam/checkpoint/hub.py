@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet2_sslam.checkpoint.files import CheckpointError
+from espnet2_sslam.checkpoint.layouts import CheckpointError
 from espnet2_sslam.store import sha256, write_text
 from espnet2_sslam.unpack import is_archive, unpack
 
@@ -293,7 +293,7 @@ class _Repository:
         names = [file.rfilename for file in info.siblings or ()]
         self.files = [name for name in names if ".." not in name.split("/")]
         if self.revision != info.sha:
-            # as the Hub's own client keeps it, which finds the commit so without network
+            # as the Hub's own client keeps it, which so finds it without network
             with suppress(OSError):  # a cache that is read-only
                 write_text(self.storage / "refs" / self.commit, info.sha)
             pin = f"{self.repo}@{info.sha}"
