@@ -78,10 +78,7 @@ HUGGINGFACE_HEAD_NAMES = {"model.fc_norm.": "fc_norm.", "model.head.": "head."}
 HEAD_WIDTH = 64  # channels per attention head in every released model
 POOLINGS = {"CLS_TOKEN": "cls", "MEAN_POOLING": "mean", "LIN_SOFTMAX": "lin_softmax"}
 # The authors' loader chooses the fbank mean and std by these flags of the task.
-FBANK_BY_FLAG = {
-    "esc50_eval": (-6.627, 5.359),
-    "spcv2_eval": (-6.846, 5.565),
-}
+FBANK_BY_FLAG = {"esc50_eval": (-6.627, 5.359), "spcv2_eval": (-6.846, 5.565)}
 # Options of the authors' models that our encoder has built in.
 BUILT_IN = {"layer_norm_first": False, "norm_eps": 1e-6, "norm_affine": True}
 BUILT_IN_EXPORT = {**BUILT_IN, "in_chans": 1, "patch_size": PATCH_SIZE}
@@ -216,16 +213,13 @@ class Parts:
         options = dict(parts.head_options or {})
         options["classes"] = classes or options["classes"]
         options["task"] = task or options["task"]
-        number = len(parts.head.get("head.weight", ()))
-        if not options["classes"]:
+        number, named = len(parts.head.get("head.weight", ())), options["classes"]
+        if not named or len(named) != number:
             raise CheckpointError(
-                f"{source} has {number} classes without names: convert it with "
+                f"{source} has {number} classes, {len(named)} names were given"
+                if named
+                else f"{source} has {number} classes without names: convert it with "
                 "sslam convert --labels FILE"
-            )
-        if len(options["classes"]) != number:
-            raise CheckpointError(
-                f"{source} has {number} classes, {len(options['classes'])} names were "
-                "given"
             )
         parts.head_options = options
         return parts

@@ -53,7 +53,6 @@ Model = Union[SSLAMEncoder, SSLAMClassifier]
 PREFERRED = ("latest.pth", "model.pth")  # weights of a training folder
 MARK = "encoder.patch_embed.proj.weight"  # of our trainings
 
-LFS_POINTER = b"version https://git-lfs"
 LARGEST_HEADER = 100_000_000  # bytes of JSON that safetensors allows
 # Classes of these packages describe a configuration; stand-ins take their place.
 STAND_IN_PACKAGES = ("omegaconf.", "fairseq.", "argparse.Namespace", "typing.Any")
@@ -76,6 +75,12 @@ HARMLESS: dict[str, Any] = {
 
 class RefusedPickle(CheckpointError):
     """A pickle that asks for more than plain values, so that it is not read."""
+
+    def __init__(self, path: Path, names: Iterable[str]):
+        super().__init__(
+            f"{path} asks for {', '.join(names)}: no checkpoint of this kind needs "
+            "that, so it is not read (it could run code)"
+        )
 
 
 class Loaded(NamedTuple):
@@ -207,13 +212,13 @@ def load_states(path: str | Path) -> State:
         states = read_pickle(path)
     except RefusedPickle:  # checkpoint.pth holds times and more besides the weights
         states = None
-    flat = isinstance(states, Mapping)
-    if not flat or not all(isinstance(v, torch.Tensor) for v in states.values()):
+    values = states.values() if isinstance(states, Mapping) else [None]
+    if not all(isinstance(value, torch.Tensor) for value in values):
         raise ValueError(
             f"{path} holds more than weights: give <N>epoch.pth or latest.pth; for the "
             f"authors' checkpoints, the output of `sslam convert {path} OUT.pth`"
         )
-    return dict(states)
+    return dict(states)  # type: ignore[arg-type]
 
 
 def compare_states(
@@ -492,43 +497,34 @@ def kind_of(path: Path) -> str:
         CheckpointError: What it is instead: missing, empty, a folder, a Git LFS
             pointer, a web page, truncated, or no checkpoint at all.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, a file of weights is needed")
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path}")
+        folder = f"{path} is a folder, a file of weights is needed"
+        raise CheckpointError(folder if path.is_dir() else f"there is no file {path}")
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(64)
-    if size == 0:
-        raise CheckpointError(f"{path} is empty (0 bytes): get it again")
-    if head.startswith(LFS_POINTER):
-        raise CheckpointError(
-            f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there"
-        )
-    if head.lstrip()[:1] == b"<":
-        raise CheckpointError(f"{path} is a web page, not a checkpoint: get it again")
     # first: the length of the header may begin like a pickle
     if size > 8 and head[8:9] == b"{":
         if struct.unpack("<Q", head[:8])[0] <= min(size, LARGEST_HEADER):
             return "safetensors"
-    if head[:4] == b"PK\x03\x04":
-        if not zipfile.is_zipfile(path):
-            raise CheckpointError(
-                f"{path} is a truncated checkpoint ({size} bytes): get it again"
-            )
+    is_zip = head[:4] == b"PK\x03\x04"
+    if head[:1] == b"\x80" or (is_zip and zipfile.is_zipfile(path)):
         return "pickle"
-    if head[:1] == b"\x80":
-        return "pickle"
-    raise CheckpointError(
-        f"{path} is not a checkpoint: neither safetensors nor a file of torch.save"
-    )
+    if size == 0:
+        fault = "is empty (0 bytes): get it again"
+    elif is_zip:
+        fault = f"is a truncated checkpoint ({size} bytes): get it again"
+    elif head.startswith(b"version https://git-lfs"):
+        fault = "is a Git LFS pointer, not the weights: run `git lfs pull` there"
+    elif head.lstrip()[:1] == b"<":
+        fault = "is a web page, not a checkpoint: get it again"
+    else:
+        fault = "is not a checkpoint: neither safetensors nor a file of torch.save"
+    raise CheckpointError(f"{path} {fault}")
 
 
 def read_pickle(path: str | Path) -> Any:
     """Read what `torch.save` wrote, without importing or calling anything unknown.
-
-    Args:
-        path: A .pt or .pth file.
 
     Raises:
         CheckpointError: The file is none, is cut off, or asks for more than tensors,
@@ -548,7 +544,7 @@ def read_pickle(path: str | Path) -> Any:
         # not torch's own advice, which is to read the file without care
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named:
-            raise _refusal(path, [named[1]]) from None
+            raise RefusedPickle(path, [named[1]]) from None
         raise CheckpointError(f"{path} holds no plain tensors and values") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         if isinstance(error, CheckpointError):
@@ -574,15 +570,7 @@ def _safe_globals(path: Path, names: list[str]) -> list[Any]:
             allowed.append((stand_in, name))
     refused = set(names) - {name for _, name in allowed}
     if refused:
-        raise _refusal(path, sorted(refused))
+        raise RefusedPickle(path, sorted(refused))
     if set(names) & set(NUMPY_SCALAR):
         allowed += [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
     return allowed
-
-
-def _refusal(path: Path, names: list[str]) -> RefusedPickle:
-    """What is said of a pickle that asks for more than values."""
-    return RefusedPickle(
-        f"{path} asks for {', '.join(names)}: no checkpoint of this kind needs that, "
-        "so it is not read (it could run code)"
-    )
