@@ -70,6 +70,12 @@ def assert_same(one, other):
             assert value.dtype == other[name].dtype and torch.equal(value, other[name])
 
 
+def sorted_state(state):
+    """The same entries by name, of the EMA too."""
+    pairs = sorted(state.items())
+    return {k: sorted_state(v) if isinstance(v, dict) else v for k, v in pairs}
+
+
 @pytest.mark.parametrize("name", (PRETRAIN, *VARIANTS))
 def test_pretraining_checkpoint_gives_the_authors_features(authors, name):
     loaded = load_model(authors / name)
@@ -107,11 +113,17 @@ def test_flat_ema_bare_state_dict_and_half_precision_are_read_too(authors, tmp_p
     content = read_pickle(authors / PRETRAIN)["model"]
     teacher = content.pop("_ema")
     flat = {**content, **{f"_ema.{name}": v.half() for name, v in teacher.items()}}
-    parts = from_fairseq({"cfg": {"model": {"num_heads": 4}}, "model": flat}, "x")
-    assert parts.teacher["cls_token"].dtype == torch.float32
+    checkpoint = {"cfg": {"model": {"num_heads": 4}}, "model": flat}
+    # as torch wrote before it wrote zip archives
+    legacy = tmp_path / "old.pt"
+    torch.save(checkpoint, legacy, _use_new_zipfile_serialization=False)
+    assert read_parts(legacy).teacher["cls_token"].dtype == torch.float32
     torch.save(flat, tmp_path / "bare.pt")
-    with pytest.raises(CheckpointError, match="attention heads.*--num_heads"):
-        load_model(tmp_path / "bare.pt")
+    state, _ = to_huggingface(read_parts(authors / FINETUNED))
+    save_file(state, tmp_path / "export.safetensors")
+    for name in ("bare.pt", "export.safetensors"):
+        with pytest.raises(CheckpointError, match="attention heads.*--num_heads"):
+            load_model(tmp_path / name)
 
 
 def test_full_size_checkpoints_map_one_to_one():
@@ -128,36 +140,17 @@ def test_full_size_checkpoints_map_one_to_one():
         compare_states(own, state, "the checkpoint")
     assert len(pretrain.decoder) == 14 and len(classifier.head) == 4
     assert pretrain.sizes["num_heads"] == 12
-    counted = sum(map(len, (pretrain.encoder, pretrain.decoder, pretrain.teacher)))
-    fbank = 2  # the mean and std of the log-mel, which the authors' files lack
-    assert counted == len(keys["pretrain"]) + len(keys["pretrain_ema"]) + 2 * fbank
-    counted = len(classifier.encoder) + len(classifier.head) - fbank
-    assert counted == len(keys["classifier"])
 
 
 @pytest.mark.parametrize("name", (PRETRAIN, FINETUNED))
-def test_round_trip_through_the_authors_layout_is_bit_identical(authors, name):
+def test_the_authors_layout_is_written_as_they_write_it(authors, name):
     original = read_pickle(authors / name)
     written = to_fairseq(read_parts(authors / name))
-    assert set(written["model"]) == set(original["model"])
-    for key, value in original["model"].items():
-        if key == "_ema":
-            assert set(value) == set(written["model"]["_ema"])
-            for inner in value:
-                assert torch.equal(value[inner], written["model"]["_ema"][inner])
-        else:
-            assert torch.equal(value, written["model"][key])
+    assert_same(sorted_state(written["model"]), sorted_state(original["model"]))
     assert written["task_state"] == original["task_state"]
-
-
-@pytest.mark.parametrize("name", (PRETRAIN, FINETUNED))
-def test_written_configuration_says_what_the_authors_does(authors, name):
-    original = read_pickle(authors / name)["cfg"]
-    written = to_fairseq(read_parts(authors / name))["cfg"]
     for section in ("model", "task"):
-        for key, value in written[section].items():
-            assert key in original[section], key
-    base, theirs = written["model"], original["model"]
+        assert set(written["cfg"][section]) <= set(original["cfg"][section])
+    base, theirs = written["cfg"]["model"], original["cfg"]["model"]
     if name == FINETUNED:
         same = ("num_classes", "prediction_mode", "use_fc_norm", "_name")
         assert {k: base[k] for k in same} == {k: theirs[k] for k in same}
@@ -189,13 +182,6 @@ def test_round_trip_through_our_folder_and_the_export_layout(authors, tmp_path, 
     assert_same(exported.model.state_dict(), loaded.model.state_dict())
 
 
-def test_export_without_its_config_needs_heads_and_labels(authors, tmp_path):
-    state, _ = to_huggingface(read_parts(authors / FINETUNED))
-    save_file(state, tmp_path / "weights.safetensors")
-    with pytest.raises(CheckpointError, match="--num_heads"):
-        load_model(tmp_path / "weights.safetensors")
-
-
 def test_training_file_with_decoder_and_teacher_is_read_back(authors, tmp_path):
     parts = read_parts(authors / PRETRAIN)
     state = to_training(parts)
@@ -205,9 +191,7 @@ def test_training_file_with_decoder_and_teacher_is_read_back(authors, tmp_path):
     )
     again = read_parts(tmp_path)
     assert_same(again.decoder, parts.decoder)
-    assert_same(
-        dict(sorted(again.teacher.items())), dict(sorted(parts.teacher.items()))
-    )
+    assert_same(sorted_state(again.teacher), sorted_state(parts.teacher))
     assert again.origin["layout"] == "espnet"
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(CheckpointError, match="needs the config.yaml"):
@@ -242,6 +226,8 @@ def test_classifiers_of_every_kind_survive_our_folder(tmp_path, options):
     speech = torch.randn(2, 8000, generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([8000, 4000])
     save_model(model, tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(model_state(model))
+    assert json.loads((tmp_path / "config.json").read_text()) == model_config(model)
     again = load_model(tmp_path).model
     with torch.no_grad():
         expected = model.inference(speech, lengths)
@@ -253,10 +239,8 @@ def test_encoder_options_override_the_stored_ones(tmp_path):
     save_model(small_encoder(target_frames=512), tmp_path)
     assert load_model(tmp_path).encoder.config.target_frames == 512
     loaded = load_model(tmp_path, target_frames=None, freq="concat", freeze=True)
-    assert (
-        loaded.encoder.config.target_frames is None
-        and loaded.encoder.config.freq == "concat"
-    )
+    config = loaded.encoder.config
+    assert config.target_frames is None and config.freq == "concat"
     with pytest.raises(ValueError, match="fbank mean/std"):
         load_model(tmp_path, fbank_mean=-6.6, fbank_std=5.4)
 
@@ -307,8 +291,9 @@ class Attack:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("place", ("model", "cfg", "extra_state"))
-@pytest.mark.parametrize("zipped", (True, False))
+@pytest.mark.parametrize(
+    "place, zipped", [("model", True), ("cfg", False), ("extra_state", True)]
+)
 def test_malicious_pickle_runs_nothing(authors, tmp_path, place, zipped):
     content = read_pickle(authors / PRETRAIN)
     mark = tmp_path / "attacked"
@@ -336,22 +321,10 @@ def test_configuration_classes_are_not_imported_but_stood_in_for(tmp_path):
     assert isinstance(content, StandIn) and vars(content) == {}
 
 
-def test_legacy_files_from_before_zip_archives_are_read(authors, tmp_path):
-    content = read_pickle(authors / PRETRAIN)
-    torch.save(
-        {"model": dict(content["model"]), "cfg": content["cfg"]},
-        tmp_path / "old.pt",
-        _use_new_zipfile_serialization=False,
-    )
-    loaded = load_model(tmp_path / "old.pt")
-    assert loaded.encoder.config.embed_dim == 48
-
-
-def write_odd_files(folder, authors):
-    """Return {file name: what the error must say}."""
+def test_other_files_are_told_apart_in_one_line(authors, tmp_path):
     whole = (authors / PRETRAIN).read_bytes()
-    save_model(small_encoder(), folder / "ours")
-    safe = (folder / "ours/model.safetensors").read_bytes()
+    save_model(small_encoder(), tmp_path / "ours")
+    safe = (tmp_path / "ours/model.safetensors").read_bytes()
     odd = {
         "empty.pt": (b"", "empty"),
         "lfs.pt": (b"version https://git-lfs.github.com/spec/v1\noid", "LFS pointer"),
@@ -363,18 +336,15 @@ def write_odd_files(folder, authors):
         "lfs.safetensors": (b"version https://git-lfs.github.com/spec", "LFS"),
     }
     for name, (content, _) in odd.items():
-        (folder / name).write_bytes(content)
-    torch.save([torch.ones(2)], folder / "list.pt")
-    torch.save({"model": {"a": 1}}, folder / "numbers.pt")
-    return {k: v[1] for k, v in odd.items()} | {
+        (tmp_path / name).write_bytes(content)
+    torch.save([torch.ones(2)], tmp_path / "list.pt")
+    torch.save({"model": {"a": 1}}, tmp_path / "numbers.pt")
+    messages = {name: message for name, (_, message) in odd.items()} | {
         "list.pt": "holds a list",
         "numbers.pt": "a is a int",
         "nothing.pt": "no such file|there is no",
     }
-
-
-def test_other_files_are_told_apart_in_one_line(authors, tmp_path):
-    for name, message in write_odd_files(tmp_path, authors).items():
+    for name, message in messages.items():
         with pytest.raises(CheckpointError, match=message) as error:
             load_model(tmp_path / name)
         assert "\n" not in str(error.value) and name in str(error.value)
@@ -396,12 +366,3 @@ def test_folder_is_written_whole_or_left_alone(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         save_model(small_encoder(embed_dim=16), tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-
-
-def test_stored_names_are_the_models_names(tmp_path):
-    model = small_classifier()
-    save_model(model, tmp_path)
-    assert set(load_file(tmp_path / "model.safetensors")) == set(model_state(model))
-    stored = json.loads((tmp_path / "config.json").read_text())
-    assert stored == model_config(model)
-    assert set(model.state_dict()) - set(model_state(model)) == {"num_batches"}

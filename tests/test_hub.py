@@ -27,6 +27,17 @@ FILES = {
     "pictures/curve.png": b"not needed",
 }
 
+META = {
+    "yaml_files": {"classification_train_config": "exp/cls/config.yaml"},
+    "files": {"classification_model_file": "exp/cls/latest.pth"},
+}
+PACK = {
+    "meta.yaml": yaml.safe_dump(META).encode(),
+    "exp/cls/config.yaml": b"encoder_conf: {}\n",
+    "exp/cls/latest.pth": b"weights",
+    "exp/cls/images/loss.png": b"not needed",
+}
+
 
 @pytest.fixture
 def server(monkeypatch):
@@ -64,6 +75,8 @@ def test_a_local_path_comes_back_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert resolve(tmp_path) == tmp_path
     assert resolve(REPO) == Path(REPO)  # also where it looks like an id
+    with pytest.raises(CheckpointError, match="local path: revision"):
+        resolve(tmp_path, revision="main")
 
 
 @pytest.mark.parametrize(
@@ -73,11 +86,6 @@ def test_a_path_that_is_not_there_is_never_downloaded(name, server):
     with pytest.raises(CheckpointError, match="no such file or folder"):
         resolve(name)
     assert server.requests == []
-
-
-def test_a_revision_of_a_local_path_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="local path: revision"):
-        resolve(tmp_path, revision="main")
 
 
 # --- Hugging Face
@@ -91,13 +99,9 @@ def test_the_files_of_a_model_are_downloaded_and_no_others(get, server, caplog):
     assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
     assert folder.name == COMMIT
     assert f"pin it with {REPO}@{COMMIT}" in caplog.text
-
-
-def test_a_second_call_downloads_nothing(get, server):
-    get()
-    files = [path for _, path in server.requests if "/resolve/" in path]
-    get()
-    assert [path for _, path in server.requests if "/resolve/" in path] == files
+    server.requests.clear()
+    assert get() == folder
+    assert not [path for _, path in server.requests if "/resolve/" in path]
 
 
 def test_a_pinned_commit_needs_no_network_the_second_time(get, server):
@@ -116,29 +120,23 @@ def test_a_revision_chooses_the_commit(get, server):
 
 
 @pytest.mark.parametrize("how", ["offline", "no network"])
-def test_with_the_files_in_the_cache_no_network_is_needed(
-    get, server, monkeypatch, how
+def test_without_network_the_cache_is_used_or_one_line_says_what_is_missing(
+    get, server, monkeypatch, tmp_path, how
 ):
     folder = get()
     if how == "offline":
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     else:
         server.close()
-    assert get() == folder
-    assert get(revision="main") == folder
-
-
-@pytest.mark.parametrize("how", ["offline", "no network"])
-def test_without_files_and_network_one_line_says_so(get, server, monkeypatch, how):
-    if how == "offline":
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    else:
-        server.close()
+    assert get() == get(revision="main") == folder
     with pytest.raises(CheckpointError) as error:
-        get()
+        resolve(REPO, cache_dir=tmp_path / "empty")
     line = _line(error)
     assert "is not in the cache" in line and "connect to the network" in line
     assert ("HF_HUB_OFFLINE is set" in line) == (how == "offline")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="weights are not in the cache"):
+        get()
 
 
 def test_what_another_program_has_downloaded_is_used_offline(get, server, tmp_path):
@@ -154,13 +152,6 @@ def test_what_another_program_has_downloaded_is_used_offline(get, server, tmp_pa
         get()
 
 
-def test_an_incomplete_cache_says_what_is_missing(get, server):
-    (get() / "model.safetensors").unlink()
-    server.close()
-    with pytest.raises(CheckpointError, match="weights are not in the cache"):
-        get()
-
-
 def test_a_damaged_file_in_the_cache_is_fetched_again(get, server, caplog):
     path = get() / "model.safetensors"
     path.resolve().chmod(0o644)
@@ -169,17 +160,12 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(get, server, caplog):
     assert "damaged" in caplog.text
 
 
-def test_a_file_that_is_not_what_the_hub_lists_is_refused(get, server):
-    server.broken["model.safetensors"] = b"forged! " * 100
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_is_not_what_the_hub_lists_is_refused(get, server, name):
+    server.broken[name] = FILES[name].replace(b"s", b"z")
     with pytest.raises(CheckpointError) as error:
         get()
-    assert "does not have the hash" in _line(error)
-
-
-def test_small_files_are_checked_too(get, server):
-    server.broken["config.json"] = FILES["config.json"].replace(b"sslam", b"other")
-    with pytest.raises(CheckpointError, match="config.json does not have the hash"):
-        get()
+    assert f"{name} does not have the hash" in _line(error)
 
 
 def test_an_interrupted_download_leaves_nothing_half_and_can_be_repeated(get, server):
@@ -235,15 +221,24 @@ def test_a_repository_without_one_file_of_weights_is_refused(get, server, files,
         get("someone/odd")
 
 
-def test_a_repository_of_a_fairseq_checkpoint_gives_that_file(get, server):
-    server.add("someone/fairseq", {"sslam.pt": b"pickle", "README.md": b"x"})
-    path = get("someone/fairseq")
-    assert path.name == "sslam.pt" and path.read_bytes() == b"pickle"
-
-
-def test_safetensors_are_preferred_to_pickles(get, server):
-    server.add("someone/both", {**FILES, "sslam.pt": b"pickle"})
-    assert not (get("someone/both") / "sslam.pt").exists()
+@pytest.mark.parametrize(
+    "files, name",
+    [
+        ({"sslam.pt": b"pickle", "README.md": b"x"}, "sslam.pt"),
+        ({**FILES, "sslam.pt": b"pickle"}, COMMIT),  # a folder, without the pickle
+        (PACK, "latest.pth"),
+    ],
+)
+def test_the_best_weights_of_a_repository_are_chosen(get, server, files, name):
+    server.add("someone/other", files)
+    path = get("someone/other")
+    assert path.name == name
+    beside = {
+        entry.name for entry in (path if path.is_dir() else path.parent).iterdir()
+    }
+    assert beside.isdisjoint({"README.md", "images"})
+    assert ("sslam.pt" in beside) == (name == "sslam.pt")
+    assert ("config.yaml" in beside) == (name == "latest.pth")
 
 
 def test_hf_hub_offline_in_the_environment_is_heeded(get, server, tmp_path):
@@ -263,18 +258,6 @@ def test_hf_hub_offline_in_the_environment_is_heeded(get, server, tmp_path):
 # --- packed models
 
 
-META = {
-    "yaml_files": {"classification_train_config": "exp/cls/config.yaml"},
-    "files": {"classification_model_file": "exp/cls/latest.pth"},
-}
-PACK = {
-    "meta.yaml": yaml.safe_dump(META).encode(),
-    "exp/cls/config.yaml": b"encoder_conf: {}\n",
-    "exp/cls/latest.pth": b"weights",
-    "exp/cls/images/loss.png": b"not needed",
-}
-
-
 def _zip(path, files=PACK):
     with zipfile.ZipFile(path, "w") as file:
         for name, content in files.items():
@@ -284,53 +267,38 @@ def _zip(path, files=PACK):
 
 def test_a_packed_model_is_unpacked_once(tmp_path):
     path = _zip(tmp_path / "model.zip")
-    folder = resolve(path, cache_dir=tmp_path / "cache")
-    found = sorted(p.name for p in folder.iterdir())
-    assert found == ["config.yaml", "latest.pth", "meta.yaml"]
-    assert (folder / "latest.pth").read_bytes() == b"weights"
-    (folder / "latest.pth").write_bytes(b"kept")
-    assert resolve(path, cache_dir=tmp_path / "cache") == folder
-    assert (folder / "latest.pth").read_bytes() == b"kept"
-
-
-def test_a_new_archive_of_the_same_name_is_unpacked_anew(tmp_path):
-    path = _zip(tmp_path / "model.zip")
-    first = resolve(path, cache_dir=tmp_path / "cache")
+    weights = resolve(path, cache_dir=tmp_path / "cache")
+    assert weights.name == "latest.pth" and weights.read_bytes() == b"weights"
+    assert weights.with_name("config.yaml").is_file()
+    weights.write_bytes(b"kept")
+    assert resolve(path, cache_dir=tmp_path / "cache").read_bytes() == b"kept"
+    # a new archive of the same name is another model
     _zip(path, {**PACK, "exp/cls/latest.pth": b"other weights"})
-    second = resolve(path, cache_dir=tmp_path / "cache")
-    assert second != first and (second / "latest.pth").read_bytes() == b"other weights"
-
-
-def test_the_unpacked_meta_yaml_names_the_files_beside_it(tmp_path):
-    folder = resolve(_zip(tmp_path / "model.zip"), cache_dir=tmp_path / "cache")
-    packed = hub.packed_files((folder / "meta.yaml").read_text(), "x")
-    assert packed == ("config.yaml", "latest.pth")
-
-
-def test_paths_that_were_packed_from_elsewhere_are_found(tmp_path):
-    meta = {
-        "yaml_files": {"train_config": "/home/x/config.yaml"},
-        "files": {"model_file": "/home/x/latest.pth"},
-    }
-    files = {
-        "meta.yaml": yaml.safe_dump(meta).encode(),
-        "home/x/config.yaml": b"{}",
-        "home/x/latest.pth": b"weights",
-    }
-    folder = resolve(_zip(tmp_path / "m.zip", files), cache_dir=tmp_path / "c")
-    assert (folder / "latest.pth").read_bytes() == b"weights"
+    assert resolve(path, cache_dir=tmp_path / "cache").read_bytes() == b"other weights"
 
 
 @pytest.mark.parametrize("suffix, mode", [(".tar", "w"), (".tgz", "w:gz")])
-def test_tar_files_are_read_as_well(tmp_path, suffix, mode):
-    path = tmp_path / f"model{suffix}"
-    with tarfile.open(path, mode) as file:
-        for name, content in PACK.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            file.addfile(info, io.BytesIO(content))
-    folder = resolve(path, cache_dir=tmp_path / "cache")
-    assert (folder / "latest.pth").read_bytes() == b"weights"
+def test_tar_files_are_read_as_well_but_no_links(tmp_path, suffix, mode):
+    # an absolute path in meta.yaml is one of the archive, where it has no first slash
+    meta = {section: {k: f"/{v}" for k, v in META[section].items()} for section in META}
+    for link in (False, True):
+        path = tmp_path / f"model{link}{suffix}"
+        with tarfile.open(path, mode) as file:
+            for name, content in {**PACK, "meta.yaml": yaml.safe_dump(meta)}.items():
+                content = content.encode() if isinstance(content, str) else content
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+            if link:
+                info = tarfile.TarInfo("link")
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+                file.addfile(info)
+        if link:
+            with pytest.raises(CheckpointError, match="not safe to unpack"):
+                resolve(path, cache_dir=tmp_path / "cache")
+        else:
+            weights = resolve(path, cache_dir=tmp_path / "cache")
+            assert weights.read_bytes() == b"weights"
 
 
 def _link_in_zip(file):
@@ -359,22 +327,11 @@ def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, kind):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_link_in_a_tar_is_refused(tmp_path):
-    path = tmp_path / "model.tar"
-    with tarfile.open(path, "w") as file:
-        info = tarfile.TarInfo("exp/cls/latest.pth")
-        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        file.addfile(info)
-    with pytest.raises(CheckpointError, match="not safe to unpack"):
-        resolve(path, cache_dir=tmp_path / "cache")
-
-
-@pytest.mark.parametrize("name", ["exp/cls/latest.pth", "exp/cls/config.yaml"])
-def test_a_zip_bomb_is_refused(tmp_path, name, monkeypatch):
+def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(unpacking, "SMALL_BYTES", 1 << 20)
     path = tmp_path / "model.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for member, content in {**PACK, name: bytes(4 << 20)}.items():
+        for member, content in {**PACK, "bomb": bytes(4 << 20)}.items():
             file.writestr(member, content)
     with pytest.raises(CheckpointError, match="more than its size lets expect"):
         resolve(path, cache_dir=tmp_path / "cache")
@@ -407,14 +364,6 @@ def test_a_damaged_archive_says_so(tmp_path, name):
             resolve(path, cache_dir=tmp_path / "cache")
 
 
-def test_a_packed_model_on_the_hub_gives_its_weights(get, server):
-    server.add("espnet/sslam_cls", PACK)
-    path = get("espnet/sslam_cls")
-    assert path.name == "latest.pth"
-    assert (path.parent / "config.yaml").read_bytes() == PACK["exp/cls/config.yaml"]
-    assert not (path.parent / "images").exists()
-
-
 # --- ESPnet's model zoo
 
 
@@ -431,16 +380,11 @@ def zoo(tmp_path, monkeypatch):
     (tmp_path / "zoo" / "downloader.py").write_text("")
     monkeypatch.setattr(downloader, "__file__", str(tmp_path / "zoo" / "downloader.py"))
     known = hub.zoo_table()
+    assert any(address.startswith("https://zenodo.org/") for address in known.values())
     monkeypatch.setattr(
         hub, "zoo_table", lambda: {**known, "someone/packed sslam": url}
     )
     return downloader.str_to_hash(url)
-
-
-def test_the_installed_zoo_is_read():
-    assert any(
-        url.startswith("https://zenodo.org/") for url in hub.zoo_table().values()
-    )
 
 
 def test_a_zoo_tag_in_the_cache_needs_no_network(zoo, tmp_path):
@@ -448,8 +392,8 @@ def test_a_zoo_tag_in_the_cache_needs_no_network(zoo, tmp_path):
     folder.mkdir(parents=True)
     _zip(folder / "sslam.zip")
     (folder / "url").write_text("...")
-    found = resolve("someone/packed sslam", cache_dir=tmp_path / "cache")
-    assert (found / "latest.pth").read_bytes() == b"weights"
+    weights = resolve("someone/packed sslam", cache_dir=tmp_path / "cache")
+    assert weights.read_bytes() == b"weights"
 
 
 def test_a_zoo_tag_without_network_says_so(zoo, tmp_path):

@@ -58,37 +58,19 @@ def main(cmd: Sequence[str] | None = None) -> None:
     """Read, complete, write, and say what was written."""
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    check_arguments(args)
-    from espnet2_sslam.checkpoint import assemble
-
-    parts = read(args)
-    # every name and shape must fit, whatever is written
-    model = assemble(parts, args.source)
-    layout = args.to or SUFFIXES.get(args.output.suffix, "folder")
-    write(parts, model, args.output, layout)
-    print(describe(parts))
-    print(f"written: {args.output} ({layout})")
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse what can be seen to be wrong before anything is read."""
     if (args.fbank_mean is None) != (args.fbank_std is None):
         raise ValueError("give --fbank_mean and --fbank_std together, or neither")
     output = args.output
     in_use = any(output.iterdir()) if output.is_dir() else output.exists()
     if in_use and not args.overwrite:
         raise ValueError(f"{output} is there already: --overwrite replaces it")
-
-
-def read(args: argparse.Namespace) -> "Parts":
-    """The parts of SOURCE with the user's additions."""
-    from espnet2_sslam.checkpoint import read_labels, read_parts
+    from espnet2_sslam.checkpoint import assemble, read_labels, read_parts
 
     parts = read_parts(args.source, revision=args.revision, cache_dir=args.cache_dir)
     classes = None
     if args.labels is not None:
         classes = read_labels(args.labels, (parts.head_options or {}).get("classes"))
-    return parts.complete(
+    parts = parts.complete(
         args.source,
         weights=args.weights,
         num_heads=args.num_heads,
@@ -96,6 +78,12 @@ def read(args: argparse.Namespace) -> "Parts":
         task=args.task,
         fbank=None if args.fbank_mean is None else (args.fbank_mean, args.fbank_std),
     )
+    # every name and shape must fit, whatever is written
+    model = assemble(parts, args.source)
+    layout = args.to or SUFFIXES.get(output.suffix, "folder")
+    write(parts, model, output, layout)
+    print(describe(parts))
+    print(f"written: {output} ({layout})")
 
 
 def write(parts: "Parts", model: "Model", output: Path, layout: str) -> None:
@@ -114,11 +102,9 @@ def write(parts: "Parts", model: "Model", output: Path, layout: str) -> None:
 
         pack_model(model, output)
     else:
-        to_layout = {
-            "fairseq": checkpoint.to_fairseq,
-            "training": checkpoint.to_training,
-        }
-        content = to_layout[layout](parts)
+        fairseq = layout == "fairseq"
+        to_layout = checkpoint.to_fairseq if fairseq else checkpoint.to_training
+        content = to_layout(parts)
         with store.writing(output, "wb") as stream:
             torch.save(content, stream)
 

@@ -1,23 +1,20 @@
 """Weights in and out: the authors' files, our trainings, and our own format."""
 
-from espnet2_sslam.checkpoint.authors import (
+from espnet2_sslam.checkpoint.hub import META_FILE, resolve
+from espnet2_sslam.checkpoint.layouts import (
+    FORMAT_VERSION,
+    PREPROCESSOR_FILE,
+    CheckpointError,
+    Parts,
+    StandIn,
     decoder_state_from_authors,
     encoder_state_from_authors,
     from_fairseq,
     to_fairseq,
     to_huggingface,
-)
-from espnet2_sslam.checkpoint.files import (
-    FORMAT_VERSION,
-    PREPROCESSOR_FILE,
-    CheckpointError,
-    Parts,
-    RefusedPickle,
-    StandIn,
-    read_pickle,
+    to_training,
     write_folder,
 )
-from espnet2_sslam.checkpoint.hub import META_FILE, resolve
 from espnet2_sslam.checkpoint.load import (
     Loaded,
     Model,
@@ -33,8 +30,8 @@ from espnet2_sslam.checkpoint.load import (
     model_state,
     read_labels,
     read_parts,
+    read_pickle,
     save_model,
-    to_training,
     weights_file,
 )
 
@@ -46,7 +43,6 @@ __all__ = [
     "Loaded",
     "Model",
     "Parts",
-    "RefusedPickle",
     "StandIn",
     "assemble",
     "build_model",

@@ -1,26 +1,23 @@
 """From what a user names (path, Hugging Face id, ESPnet tag) to files on this disk.
 
 Downloads are of one exact commit, and every file is checked against the hash that the
-Hub lists for it before it is handed out. With the files in Hugging Face's cache no
-network is needed.
+Hub lists for it. With the files in Hugging Face's cache no network is needed.
 """
 
-import contextlib
 import csv
 import errno
 import hashlib
 import importlib.util
 import logging
 import re
-import shutil
-import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from espnet2_sslam.checkpoint.files import CheckpointError
+from espnet2_sslam.checkpoint.layouts import CheckpointError
 from espnet2_sslam.store import sha256, write_text
 from espnet2_sslam.unpack import is_archive, unpack
 
@@ -34,14 +31,18 @@ META_FILE = "meta.yaml"  # of ESPnet's pack: it names config.yaml and the weight
 FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".yaml", ".json", ".onnx", ".bin")
 WEIGHTS = ("model.safetensors", "*.safetensors", "*.pt", "*.pth")  # first kind found
 TEXTS = (
-    "config.json",
-    "config.yaml",
-    "preprocessor_config.json",
-    "classes.txt",
-    "*label*.csv",
-    "*label*.txt",
-    "*label*.json",
-)
+    "config.json config.yaml preprocessor_config.json classes.txt "
+    "*label*.csv *label*.txt *label*.json"
+).split()
+NO_REPOSITORY = "does not exist, or is private: check the name, or `hf auth login`"
+REFUSALS = {  # by huggingface_hub's error or the status of the answer
+    "GatedRepoError": "is gated: accept its terms on its page, then `hf auth login`",
+    "RevisionNotFoundError": "has no revision {revision}: see its list of commits",
+    "RepositoryNotFoundError": NO_REPOSITORY,
+    401: NO_REPOSITORY,
+    403: "may not be read with this token: `hf auth login` with another",
+}
+BUSY = (408, 429)  # what the Hub answers today may be another answer tomorrow
 
 
 def resolve(
@@ -62,55 +63,53 @@ def resolve(
             Hugging Face and espnet_model_zoo, and ~/.cache/espnet2_sslam/unpacked.
 
     Returns:
-        The local path; or a folder with the model's files; or, of a repository whose
-        weights are a .pt or .pth file, that file.
+        The local path; or a folder with the model's files; or, of a packed model and of
+        a repository with .pt or .pth weights, that file.
 
     Raises:
         CheckpointError: There is no such thing, it cannot be reached, or it is damaged.
     """
-    text = str(source)
-    unpacked = Path(cache_dir or UNPACKED)
+    text, path = str(source), Path(source).expanduser()
+    unpacked = Path(cache_dir or UNPACKED).expanduser()
     try:
-        path = Path(source).expanduser()
         if text and path.exists():
-            _refuse_revision(text, "a local path", revision)
+            _refuse_revision(f"{text} is a local path", revision)
             packed = path.is_file() and is_archive(path)
             return unpack_model(path, unpacked) if packed else path
-        url = zoo_table().get(text)
-        if url is not None and not url.startswith(("huggingface.co", HUB_URL)):
-            _refuse_revision(text, "an ESPnet tag with a fixed file", revision)
+        url = zoo_table().get(text, HUB_URL)
+        if not url.startswith(("huggingface.co", HUB_URL)):
+            _refuse_revision(f"{text} is an ESPnet tag with a fixed file", revision)
             return unpack_model(_zoo_download(text, cache_dir), unpacked)
-        if url is not None and url.startswith(HUB_URL):
-            text = url.removeprefix(HUB_URL).strip("/") or text
-        name = text.removeprefix(HUB_URL)
-        is_id = HUB_ID.fullmatch(name) and not name.endswith((*FILE_SUFFIXES, ".zip"))
-        if not isinstance(source, str) or not is_id:
+        page = url.removeprefix(HUB_URL).strip("/") if url.startswith(HUB_URL) else ""
+        name = page or text.removeprefix(HUB_URL)
+        is_file = isinstance(source, Path) or name.endswith((*FILE_SUFFIXES, ".zip"))
+        if is_file or not HUB_ID.fullmatch(name):
             raise CheckpointError(
                 f"{text!r}: there is no such file or folder (a Hugging Face id is "
                 "user/repo)"
             )
         repo, _, inside = name.partition("@")
-        if inside and revision is not None and revision != inside:
+        if inside and revision not in (None, inside):
             raise CheckpointError(
                 f"{name}: two revisions are named, {inside} and {revision}"
             )
         return _Repository(repo, inside or revision, cache_dir).fetch()
     except OSError as error:  # what the disk has to say, in one line
         where = f" ({error.filename})" if error.filename else ""
+        reason = (error.strerror or " ".join(str(error).split())) + where
         if error.errno == errno.ENOSPC:
-            raise CheckpointError(
-                f"{text}: no space left on the disk{where}: free some, or name another "
-                "folder as cache_dir, and run again"
-            ) from error
-        reason = error.strerror or " ".join(str(error).split())
-        raise CheckpointError(f"{text}: {reason}{where}") from error
+            reason = (
+                f"no space left on the disk{where}: free some, or name another folder "
+                "as cache_dir, and run again"
+            )
+        raise CheckpointError(f"{text}: {reason}") from error
 
 
-def _refuse_revision(source: str, kind: str, revision: str | None) -> None:
+def _refuse_revision(source: str, revision: str | None) -> None:
     """A revision that would not be looked at is a mistake."""
     if revision is not None:
         raise CheckpointError(
-            f"{source} is {kind}: revision is for a Hugging Face id, leave it out"
+            f"{source}: revision is for a Hugging Face id, leave it out"
         )
 
 
@@ -118,14 +117,10 @@ def _refuse_revision(source: str, kind: str, revision: str | None) -> None:
 
 
 def unpack_model(archive: Path, cache_dir: Path) -> Path:
-    """Take a packed model (ESPnet's `pack` format) out of its archive, once.
-
-    Args:
-        archive: .zip or .tar file of ESPnet's pack or ours.
-        cache_dir: Folder for unpacked models.
+    """Take a packed model (.zip or .tar of ESPnet's pack or ours) out, once.
 
     Returns:
-        A folder with config.yaml, the weights (*.pth) and meta.yaml.
+        The weights, with config.yaml beside, in a folder below `cache_dir`.
 
     Raises:
         CheckpointError: Not such an archive, damaged, or one that is not safe.
@@ -135,41 +130,30 @@ def unpack_model(archive: Path, cache_dir: Path) -> Path:
     status = archive.stat()
     key = f"{archive}|{status.st_size}|{status.st_mtime_ns}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:24]
-    target = cache_dir.expanduser() / f"{archive.name.split('.')[0]}-{digest}"
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=target.parent) as folder:
-        content, model = Path(folder) / "all", Path(folder) / "model"
-        model.mkdir()
+    folder = cache_dir / f"{archive.name.split('.')[0]}-{digest}"
+    if not folder.is_dir():
         try:
-            unpack(archive, content)
+            unpack(archive, cache_dir, into=folder.name)
         except ValueError as error:
-            raise CheckpointError(str(error)) from None
-        meta = min(content.rglob(META_FILE), key=lambda p: len(p.parts), default=None)
-        if meta is None:
-            raise CheckpointError(f"{archive} holds no {META_FILE}: ESPnet's pack does")
-        config, weights = packed_files(meta.read_bytes(), str(archive))
-        name = f"{Path(weights).stem}.pth"
-        for member, place in (config, "config.yaml"), (weights, name):
-            if not (content / member).is_file():
-                raise CheckpointError(f"{archive} lacks {member}, which it should hold")
-            shutil.move(content / member, model / place)
-        named = {
-            "yaml_files": {"train_config": "config.yaml"},
-            "files": {"model_file": name},
-        }
-        (model / META_FILE).write_text(yaml.safe_dump(named), encoding="utf-8")
-        try:
-            model.rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was faster
-                raise
-    return target
+            if not folder.is_dir():  # else another process was faster
+                raise CheckpointError(str(error)) from None
+    meta = min(folder.rglob(META_FILE), key=lambda path: len(path.parts), default=None)
+    if meta is None:
+        raise CheckpointError(f"{archive} holds no {META_FILE}: ESPnet's pack does")
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    _, weights = packed_files(meta.read_bytes(), files, str(archive))
+    return folder / weights
 
 
-def packed_files(text: str | bytes, source: str) -> tuple[str, str]:
-    """Paths of the configuration and of the weights that a meta.yaml names.
+def packed_files(
+    text: str | bytes, files: Iterable[str], source: str
+) -> tuple[str, str]:
+    """Paths of the config.yaml and of the weights beside it that a meta.yaml names.
+
+    Args:
+        text: Content of meta.yaml.
+        files: Paths of the files that there are.
+        source: What errors call the model.
 
     Raises:
         CheckpointError: Not ESPnet's meta.yaml, or one of another kind of model.
@@ -185,20 +169,25 @@ def packed_files(text: str | bytes, source: str) -> tuple[str, str]:
             raise CheckpointError(
                 f"{source}: its {META_FILE} is not that of ESPnet's pack"
             )
-        files = [file for name, file in named.items() if str(name).endswith(ending)]
-        files = list(named.values()) if len(named) == 1 else files
-        if len(files) != 1 or not isinstance(files[0], str):
+        several = len(named) != 1
+        chosen = [v for k, v in named.items() if not several or k.endswith(ending)]
+        if len(chosen) != 1 or not isinstance(chosen[0], str):
             raise CheckpointError(
                 f"{source}: its {META_FILE} must name one {ending}, it names "
                 f"{', '.join(map(str, named)) or 'nothing'}: this is not one of our "
                 "models"
             )
         # An absolute path is stored without its first slash, as every archiver does it.
-        path = files[0].lstrip("/")
-        if ".." in Path(path).parts:
-            raise CheckpointError(f"{source} is not safe to unpack: it names {path}")
-        paths.append(path)
-    return paths[0], paths[1]
+        paths.append(chosen[0].lstrip("/"))
+        if paths[-1] not in files:
+            raise CheckpointError(f"{source} lacks {paths[-1]}, see its {META_FILE}")
+    config, weights = paths
+    if Path(config) != Path(weights).with_name("config.yaml"):
+        raise CheckpointError(
+            f"{source}: {config} is not the config.yaml beside {weights}: this is not "
+            "one of our models"
+        )
+    return config, weights
 
 
 def zoo_table() -> dict[str, str]:
@@ -220,14 +209,14 @@ def _zoo_download(tag: str, cache_dir: str | Path | None) -> Path:
     folder = Path(cache_dir or ZOO_FILES).expanduser()
     downloader = ModelDownloader(folder)
     url = downloader.get_url(name=tag)
-    # ESPnet writes `url` after the whole archive.
+    # ESPnet writes `url` after the whole archive; its own look at it asks the network.
     done = folder / str_to_hash(url) / "url"
     if done.is_file():
         archives = [path for path in done.parent.iterdir() if is_archive(path)]
         if len(archives) == 1:
             return archives[0]
     try:
-        path = Path(downloader.download(tag))
+        return Path(downloader.download(tag))
     except OSError as error:  # what requests raises is one, too
         if error.errno == errno.ENOSPC:
             raise
@@ -235,10 +224,6 @@ def _zoo_download(tag: str, cache_dir: str | Path | None) -> Path:
             f"{tag} is neither in the cache ({folder}) nor can it be fetched from "
             f"{url} ({type(error).__name__}): connect to the network and run again"
         ) from error
-    if not is_archive(path):
-        raise CheckpointError(f"{tag}: {path.name} is not a packed model")
-    logging.info("%s: %s", tag, path)
-    return path
 
 
 # --- Hugging Face
@@ -257,10 +242,8 @@ class _Repository:
         self.cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
         self.storage = self.cache / f"models--{repo.replace('/', '--')}"
         self.online = False
-        self.hashes: dict[str, str | None] = (
-            {}
-        )  # of every file: SHA-256, or git's SHA-1
         self.commit: str = revision or constants.DEFAULT_REVISION
+        self.files: list[str] = []
 
     def fetch(self) -> Path:
         """Folder of the commit; of a repository with .pt or .pth weights, that file.
@@ -269,11 +252,19 @@ class _Repository:
             CheckpointError: It cannot be had, or is not what it should be.
         """
         if COMMIT.fullmatch(self.commit):
-            self._list_cache()
-            if self._is_usable():  # a commit never changes: no need to ask the Hub
-                return self._files()
-        self._list()
-        return self._files()
+            self.files = self._cached()
+        if not self._is_whole():  # else: a commit never changes, no need to ask the Hub
+            self._list()
+        if META_FILE in self.files:  # as ESPnet's model zoo puts models on the Hub
+            text = self._file(META_FILE).read_bytes()
+            names = list(packed_files(text, self.files, self.label))
+        else:
+            top = [name for name in self.files if "/" not in name]
+            names = [n for n in top if any(fnmatch(n, pattern) for pattern in TEXTS)]
+            # last: then the rest is there, see `_is_whole`
+            names.append(self._choose_weights(top))
+        path = [self._file(name) for name in names][-1]
+        return path.parent if path.suffix == ".safetensors" else path
 
     def _list(self) -> None:
         """Ask the Hub for the commit and its files, or look into the cache."""
@@ -281,98 +272,61 @@ class _Repository:
 
         try:
             info = HfApi().model_info(
-                self.repo, revision=self.revision, files_metadata=True, timeout=TIMEOUT
+                self.repo, revision=self.revision, timeout=TIMEOUT
             )
         except errors.HFValidationError as error:
             raise CheckpointError(f"{self.repo} is not a Hugging Face id") from error
         except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
-            _raise_if_final(error, self.label)
+            reason = self._reason(error)
             ref = self.storage / "refs" / self.commit
-            if ref.is_file():
-                self.commit = ref.read_text().strip()
-            self._list_cache()
-            if not self.hashes:
+            self.commit = ref.read_text().strip() if ref.is_file() else self.commit
+            self.files = self._cached()
+            if not self.files:
                 raise CheckpointError(
-                    f"{self.label} is not in the cache ({self.cache}) and "
-                    f"{_unreachable(error)}: connect to the network and run again"
+                    f"{self.label} is not in the cache ({self.cache}) and {reason}: "
+                    "connect to the network and run again"
                 ) from error
             logging.info("%s: commit %s from the cache", self.label, self.commit)
             return
-        self.online = True
-        self.hashes = {
-            file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id
-            for file in info.siblings or ()
-            if ".." not in file.rfilename.split("/")
-        }
         assert info.sha, "the Hub names the commit"
-        if self.revision == info.sha:
-            return
-        # as the Hub's own client keeps it, which finds the commit so without network
-        with contextlib.suppress(OSError):  # a cache that is read-only
-            write_text(self.storage / "refs" / self.commit, info.sha)
+        self.online = True
+        names = [file.rfilename for file in info.siblings or ()]
+        self.files = [name for name in names if ".." not in name.split("/")]
+        if self.revision != info.sha:
+            # as the Hub's own client keeps it, which so finds it without network
+            with suppress(OSError):  # a cache that is read-only
+                write_text(self.storage / "refs" / self.commit, info.sha)
+            pin = f"{self.repo}@{info.sha}"
+            logging.info("%s is commit %s: pin it with %s", self.label, info.sha, pin)
         self.commit = info.sha
-        pin = f"{self.repo}@{info.sha}"
-        logging.info("%s is commit %s: pin it with %s", self.label, info.sha, pin)
 
-    def _list_cache(self) -> None:
-        """The files of the commit that are on this disk.
-
-        Hugging Face names them there by what the Hub listed: SHA-256, or git's SHA-1.
-        """
+    def _cached(self) -> list[str]:
+        """The files of the commit that are on this disk."""
         snapshot = self.storage / "snapshots" / self.commit
-        for path in snapshot.rglob("*"):
-            if path.is_file():
-                blob = path.resolve().name if path.is_symlink() else None
-                self.hashes[path.relative_to(snapshot).as_posix()] = blob
+        files = (path for path in snapshot.rglob("*") if path.is_file())
+        return [path.relative_to(snapshot).as_posix() for path in files]
 
-    def _is_usable(self) -> bool:
-        """Whether the cache holds a whole model."""
-        names = set(self.hashes)
-        pickles = any(name.endswith((".pt", ".pth")) for name in names)
-        tensors = any(name.endswith(".safetensors") for name in names)
-        if META_FILE in names:
-            return pickles and any(name.endswith("config.yaml") for name in names)
-        return "config.json" in names if tensors else pickles
+    def _is_whole(self) -> bool:
+        """Whether the files are a whole model: other programs fetch them one by one."""
+        suffixes = {Path(name).suffix for name in self.files}
+        names = {Path(name).name for name in self.files}
+        if META_FILE in self.files:
+            return "config.yaml" in names and not suffixes.isdisjoint((".pt", ".pth"))
+        beside = {"config.json"} if ".safetensors" in suffixes else set()
+        return beside <= names and any(
+            fnmatch(name, kind) for name in self.files for kind in WEIGHTS
+        )
 
-    def _files(self) -> Path:
-        """Download and check what a model needs."""
-        if META_FILE in self.hashes:  # as ESPnet's model zoo puts models on the Hub
-            return self._packed_files()
-        weights = self._choose_weights()
-        names = [
-            name
-            for name in self.hashes
-            if "/" not in name and any(fnmatch(name, pattern) for pattern in TEXTS)
-        ]
-        names.append(weights)  # last: then the rest is there, see `_is_usable`
-        path = [self._file(name) for name in names][-1]
-        return path if weights.endswith((".pt", ".pth")) else path.parent
-
-    def _packed_files(self) -> Path:
-        """The weights of a model in ESPnet's pack format, config.yaml beside them."""
-        text = self._file(META_FILE).read_bytes()
-        names = packed_files(text, self.label)
-        for name in names:
-            if name not in self.hashes:
-                raise CheckpointError(f"{self.label} lacks {name}, see its {META_FILE}")
-        config, weights = (self._file(name) for name in names)
-        if config.parent != weights.parent or config.name != "config.yaml":
-            raise CheckpointError(
-                f"{self.label}: {names[0]} is not the config.yaml beside {names[1]}: "
-                "this is not one of our models"
-            )
-        return weights
-
-    def _choose_weights(self) -> str:
+    def _choose_weights(self, names: list[str]) -> str:
         """The one file of weights in the repository's first folder."""
         for pattern in WEIGHTS:
-            names = [n for n in self.hashes if fnmatch(n, pattern) and "/" not in n]
-            if len(names) == 1:
-                return names[0]
-            if names:
+            weights = sorted(name for name in names if fnmatch(name, pattern))
+            if len(weights) == 1:
+                return weights[0]
+            if weights:
                 raise CheckpointError(
                     f"{self.label} holds several files of weights "
-                    f"({', '.join(sorted(names))}): fetch one with `hf download "
+                    f"({', '.join(weights)}): fetch one with `hf download "
                     f"{self.repo} FILE` and name it"
                 )
         if not self.online:
@@ -382,96 +336,72 @@ class _Repository:
             )
         raise CheckpointError(
             f"{self.label} holds no weights ({', '.join(WEIGHTS)}), but "
-            f"{', '.join(sorted(self.hashes)[:5]) or 'nothing'}"
+            f"{', '.join(sorted(self.files)[:5]) or 'nothing'}"
         )
 
     def _file(self, name: str) -> Path:
         """One file of the commit, checked; what is damaged is fetched once more."""
-        path = self._download(name)
-        if not self._is_sound(path, name) and self.online:
+        path = self.storage / "snapshots" / self.commit / name
+        if not path.is_file():
+            self._download(name)
+        elif self.online and not _is_sound(path):
             logging.warning("%s in the cache is damaged: it is fetched again", path)
-            path = self._download(name, force_download=True)
-        if not self._is_sound(path, name):
+            self._download(name, force=True)
+        if not _is_sound(path):
             raise CheckpointError(
                 f"{self.label}: {name} does not have the hash that the Hub lists: "
                 f"delete {path.resolve()} and run again"
             )
         return path
 
-    def _download(self, name: str, **options: Any) -> Path:
-        """Path of a file of the commit, downloaded if it is not in the cache."""
+    def _download(self, name: str, force: bool = False) -> None:
+        """Bring a file of the commit into the cache."""
         from huggingface_hub import errors, hf_hub_download
 
-        path = self.storage / "snapshots" / self.commit / name
-        if path.is_file() and not options:
-            return path
+        options = {"cache_dir": self.cache, "force_download": force}
         try:
-            return Path(
-                hf_hub_download(
-                    self.repo,
-                    name,
-                    revision=self.commit,
-                    cache_dir=self.cache,
-                    **options,
-                )
-            )
+            hf_hub_download(self.repo, name, revision=self.commit, **options)
         except (errors.HTTPError, OSError, RuntimeError) as error:  # type: ignore
             if getattr(error, "errno", None) is not None:
                 raise  # the disk's, not the network's
-            _raise_if_final(error, self.label)
             raise CheckpointError(
                 f"{self.label}: {name} is not in the cache ({self.cache}) and "
-                f"could not be fetched, {_unreachable(error)}: run again, whole "
+                f"could not be fetched, {self._reason(error)}: run again, whole "
                 "files are kept"
             ) from error
 
-    def _is_sound(self, path: Path, name: str) -> bool:
-        """Whether the file is what the Hub lists; a hash that nobody knows is none."""
-        listed = self.hashes[name] or ""
-        if re.fullmatch(r"[0-9a-f]{64}", listed):
-            return sha256(path) == listed
-        if COMMIT.fullmatch(listed):  # git's id of a small file
-            content = path.read_bytes()
-            blob = b"blob %d\0" % len(content) + content
-            return hashlib.sha1(blob).hexdigest() == listed
-        return True
+    def _reason(self, error: BaseException | None) -> str:
+        """Why the Hub gave nothing, in a few words.
+
+        Raises:
+            CheckpointError: It would say the same tomorrow.
+        """
+        kind = type(error).__name__
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        line = REFUSALS.get(kind) or REFUSALS.get(status)
+        if status is not None and 400 <= status < 500 and status not in BUSY:
+            line = line or f"cannot be had: the Hub answers {status}"
+        if line:
+            line = line.format(revision=self.revision)
+            raise CheckpointError(f"{self.repo} {line}") from error
+        if status is not None:
+            return f"the Hub answers {status}"
+        while error is not None:
+            if type(error).__name__ == "OfflineModeIsEnabled":
+                return "HF_HUB_OFFLINE is set"
+            error = error.__cause__
+        return f"the Hub cannot be reached ({kind})"
 
 
-def _status(error: BaseException | None) -> int | None:
-    """HTTP status of the Hub's answer, if there was one."""
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _is_sound(path: Path) -> bool:
+    """Whether a file is what the Hub lists, by whose hash the cache names it.
 
+    That is SHA-256 of large files and git's SHA-1 of small ones. Where links are not
+    possible the cache keeps the file's own name, which tells nothing.
+    """
+    from huggingface_hub.utils.sha import git_hash
 
-def _raise_if_final(error: Exception, label: str) -> None:
-    """Turn into one line what the network's return would not change."""
-    from huggingface_hub import errors
-
-    repo, _, revision = label.partition("@")
-    status = _status(error)
-    if isinstance(error, errors.GatedRepoError):
-        line = "is gated: accept its terms on its page and log in (`hf auth login`)"
-    elif isinstance(error, errors.RevisionNotFoundError):
-        line = f"has no revision {revision}: see its list of commits"
-    elif isinstance(error, errors.RepositoryNotFoundError) or status == 401:
-        line = "does not exist, or is private: check the name, or `hf auth login`"
-    elif status == 403:
-        line = "may not be read with this token: `hf auth login` with another"
-    elif status is not None and 400 <= status < 500 and status not in (408, 429):
-        line = f"cannot be had: the Hub answers {status}"
-    else:
-        return
-    raise CheckpointError(f"{repo} {line}") from error
-
-
-def _unreachable(error: BaseException | None) -> str:
-    """Why the Hub gave nothing, in a few words."""
-    from huggingface_hub import errors
-
-    if _status(error) is not None:
-        return f"the Hub answers {_status(error)}"
-    kind = type(error).__name__
-    while error is not None:
-        if isinstance(error, errors.OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set"
-        error = error.__cause__
-    return f"the Hub cannot be reached ({kind})"
+    listed = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", listed):
+        return sha256(path) == listed
+    return not COMMIT.fullmatch(listed) or git_hash(path.read_bytes()) == listed

@@ -59,11 +59,10 @@ def pack_model(model: Model, path: str | Path, *, timestamp: bool = True) -> Pat
         state = {f"encoder.{name}": value for name, value in state.items()}
     weights = io.BytesIO()
     torch.save({k: v.detach().cpu().contiguous() for k, v in state.items()}, weights)
+    config = yaml.safe_dump(training_config(model), allow_unicode=True)
     members = {
         META_FILE: yaml.safe_dump(meta).encode(),
-        CONFIG_FILE: yaml.safe_dump(
-            training_config(model), allow_unicode=True
-        ).encode(),
+        CONFIG_FILE: config.encode(),
         WEIGHTS_FILE: weights.getbuffer(),
     }
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -75,18 +74,16 @@ def pack_model(model: Model, path: str | Path, *, timestamp: bool = True) -> Pat
 
 
 def training_config(model: Model) -> dict[str, Any]:
-    """The config.yaml of a model: what ESPnet needs to build it.
-
-    Args:
-        model: `SSLAMEncoder` or `SSLAMClassifier`.
-    """
-    described = model_config(model)
-    encoder_conf = dict(described["encoder"])
-    for name in ("fbank_mean", "fbank_std"):
-        encoder_conf[name] = described[name]
-    if described["classifier"] is None:
+    """The config.yaml of a model: what ESPnet needs to build it."""
+    stored = model_config(model)
+    encoder_conf = {
+        **stored["encoder"],
+        "fbank_mean": stored["fbank_mean"],
+        "fbank_std": stored["fbank_std"],
+    }
+    if stored["classifier"] is None:
         return {"encoder": "sslam", "encoder_conf": encoder_conf, **INPUT}
-    head = dict(described["classifier"])
+    head = dict(stored["classifier"])
     return {
         "class_list": list(head.pop("classes")),
         "encoder_conf": encoder_conf,

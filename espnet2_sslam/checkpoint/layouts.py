@@ -1,0 +1,685 @@
+"""The layouts of weights, each to `Parts` and back: the authors', a training's, ours.
+
+"fairseq" is what the authors' trainer writes (.pt), "huggingface" their exports
+(safetensors), "espnet" the .pth file of a training with its config.yaml. Our own folder
+is model.safetensors (an encoder's entries under `encoder.`) and config.json, which is a
+valid Hugging Face configuration too. Names are those of `SSLAMEncoder`, `ConvDecoder`
+and `SSLAMClassifier`.
+
+Source: key lists of checkpoints written by the trainer of ta012/SSLAM@0a3c0ff (fairseq;
+it keeps the layout of cwx-worst-one/EAT@06c1c34), and the configuration that its loader
+rebuilds the network from; the exports' layout as their public loaders read it.
+"""
+
+import json
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
+from espnet2_sslam.store import replacing
+from espnet2_sslam.units import (
+    AUDIOSET_MEAN,
+    AUDIOSET_STD,
+    PATCH_SIZE,
+    PATCHES_PER_STEP,
+    SAMPLE_RATE,
+)
+
+State = dict[str, torch.Tensor]
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+PREPROCESSOR = {  # the model computes the fbank itself: audio is only padded
+    "feature_extractor_type": "SSLAMFeatureExtractor",
+    "feature_size": 1,
+    "padding_side": "right",
+    "padding_value": 0.0,
+    "return_attention_mask": True,
+    "sampling_rate": SAMPLE_RATE,
+}
+FBANK_NAMES = ("log_mel.mean", "log_mel.std")  # entries of an encoder's state
+
+# authors' prefix -> ours; a trailing dot stands for everything below
+ENCODER_NAMES = {
+    "modality_encoders.IMAGE.extra_tokens": "cls_token",
+    "modality_encoders.IMAGE.local_encoder.proj.": "patch_embed.proj.",
+    "modality_encoders.IMAGE.fixed_positional_encoder.positions": "positions",
+    "modality_encoders.IMAGE.context_encoder.norm.": "norm.",
+    "blocks.": "blocks.",
+}
+DECODER_NAMES = {
+    "modality_encoders.IMAGE.decoder.blocks.": "convs.",
+    "modality_encoders.IMAGE.decoder.proj.": "proj.",
+}
+HEAD_NAMES = {"fc_norm.": "fc_norm.", "head.": "head."}
+HUGGINGFACE_NAMES = {
+    "model.extra_tokens": "cls_token",
+    "model.local_encoder.proj.": "patch_embed.proj.",
+    "model.fixed_positional_encoder.positions": "positions",
+    "model.pre_norm.": "norm.",
+    "model.blocks.": "blocks.",
+}
+HUGGINGFACE_HEAD_NAMES = {"model.fc_norm.": "fc_norm.", "model.head.": "head."}
+
+HEAD_WIDTH = 64  # channels per attention head in every released model
+POOLINGS = {"CLS_TOKEN": "cls", "MEAN_POOLING": "mean", "LIN_SOFTMAX": "lin_softmax"}
+# The authors' loader chooses the fbank mean and std by these flags of the task.
+FBANK_BY_FLAG = {"esc50_eval": (-6.627, 5.359), "spcv2_eval": (-6.846, 5.565)}
+# Options of the authors' models that our encoder has built in.
+BUILT_IN = {"layer_norm_first": False, "norm_eps": 1e-6, "norm_affine": True}
+BUILT_IN_EXPORT = {**BUILT_IN, "in_chans": 1, "patch_size": PATCH_SIZE}
+BUILT_IN_IMAGE = {
+    "num_extra_tokens": 1,
+    "prenet_depth": 0,
+    "use_alibi_encoder": False,
+    "in_chans": 1,
+    "patch_size": PATCH_SIZE,
+    "fixed_positions": True,
+}
+# What else the authors' trainer writes and their loader reads; sizes are filled in.
+CFG_FILE = Path(__file__).with_name("fairseq.yaml")
+# What training adds to an encoder and a stored model has no use for.
+TRAINING_ONLY = "drop_path freeze input_size override_fbank_stats pretrained".split()
+HEAD_OPTIONS = ("task", "pooling", "head_norm", "weighted_layers")
+COUNTERS = ("num_updates", "num_batches")  # buffers that only training has
+
+
+class CheckpointError(ValueError):
+    """A model or checkpoint that cannot be used; one line that says what it is."""
+
+
+@dataclass
+class Parts:
+    """A model taken apart: states under our names, whatever the file's layout was.
+
+    Args:
+        encoder: State of `SSLAMEncoder`.
+        sizes: Fields of `EncoderConfig` that config.json keeps; num_heads may be None,
+            where the file does not say.
+        head: The classifier's state beside the encoder's (fc_norm, head, pooling).
+        head_options: Fields of `HeadConfig`; classes may be None.
+        decoder: State of `ConvDecoder`, from pre-training.
+        teacher: Like `encoder`, from pre-training.
+        origin: Where the weights come from (file, sha256, layout, ...).
+    """
+
+    encoder: State
+    sizes: dict[str, Any]
+    head: State | None = None
+    head_options: dict[str, Any] | None = None
+    decoder: State | None = None
+    teacher: State | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fbank(self) -> tuple[float, float]:
+        """Mean and std of the log-mel, as many digits as float32 has."""
+        mean, std = (round(float(self.encoder[name]), 6) for name in FBANK_NAMES)
+        return mean, std
+
+    def state(self) -> State:
+        """The content of model.safetensors."""
+        encoder = {f"encoder.{name}": value for name, value in self.encoder.items()}
+        return {**encoder, **(self.head or {})}
+
+    def config(self) -> dict[str, Any]:
+        """The content of config.json."""
+        mean, std = self.fbank
+        options = self.head_options
+        kind = "SSLAMForAudioClassification" if options else "SSLAMModel"
+        config = {
+            "model_type": "sslam",
+            "architectures": [kind],
+            "format_version": FORMAT_VERSION,
+            "encoder": self.sizes,
+            "fbank_mean": mean,
+            "fbank_std": std,
+            "sampling_rate": SAMPLE_RATE,
+            "classifier": options,
+        }
+        if self.origin:
+            config["origin"] = self.origin
+        if options:
+            names = list(options["classes"])
+            config["classifier"] = {**options, "classes": names}
+            config["id2label"] = {str(i): name for i, name in enumerate(names)}
+            config["label2id"] = {name: i for i, name in enumerate(names)}
+        return config
+
+    def complete(
+        self,
+        source: str,
+        *,
+        weights: str = "student",
+        num_heads: int | None = None,
+        classes: list[str] | None = None,
+        task: str | None = None,
+        fbank: tuple[float, float] | None = None,
+    ) -> "Parts":
+        """The same with what only the user can know; refuses what is still missing.
+
+        Args:
+            source: What errors call it.
+            weights: "student" or "teacher" (EMA): whose become the encoder's.
+            num_heads: Attention heads, where the source does not say, or wrongly.
+            classes: Class names instead of the source's.
+            task: "multi_label" or "multi_class" instead of the source's.
+            fbank: (mean, std) instead of the source's.
+
+        Raises:
+            CheckpointError: No teacher; the number of heads or the class names are
+                unknown, or do not fit the weights; class options for a model without
+                a head.
+        """
+        parts = replace(self, sizes=dict(self.sizes))
+        if weights not in ("student", "teacher"):
+            raise CheckpointError(f"weights are student or teacher, not {weights!r}")
+        if weights == "teacher":
+            if self.teacher is None:
+                raise CheckpointError(
+                    f"{source} holds no teacher (EMA): take weights student"
+                )
+            parts.encoder = self.teacher
+            parts.origin = {**self.origin, "weights": weights}
+        parts.sizes["num_heads"] = num_heads or parts.sizes.get("num_heads")
+        if parts.sizes["num_heads"] is None:
+            raise CheckpointError(
+                f"{source} does not say how many attention heads it has: convert it "
+                "with sslam convert --num_heads N"
+            )
+        if fbank is not None:
+            parts.encoder = with_fbank(parts.encoder, fbank)
+            parts.teacher = parts.teacher and with_fbank(parts.teacher, fbank)
+        if parts.head is None:
+            if classes is not None or task is not None:
+                raise CheckpointError(
+                    f"{source} has no classification head: leave labels and task out"
+                )
+            return parts
+        options = dict(parts.head_options or {})
+        options["classes"] = classes or options["classes"]
+        options["task"] = task or options["task"]
+        number, named = len(parts.head.get("head.weight", ())), options["classes"]
+        if not named or len(named) != number:
+            raise CheckpointError(
+                f"{source} has {number} classes, {len(named)} names were given"
+                if named
+                else f"{source} has {number} classes without names: convert it with "
+                "sslam convert --labels FILE"
+            )
+        parts.head_options = options
+        return parts
+
+
+def with_fbank(encoder: State, fbank: tuple[float, float]) -> State:
+    """An encoder's state with this mean and std of the log-mel."""
+    tensors = (torch.tensor(float(value)) for value in fbank)
+    return {**encoder, **dict(zip(FBANK_NAMES, tensors, strict=True))}
+
+
+def below(state: State, prefix: str) -> State:
+    """Entries below a prefix, without it."""
+    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+
+
+# --- our folder and our trainings
+
+
+def write_folder(config: dict[str, Any], state: State, folder: str | Path) -> Path:
+    """Write config.json and model.safetensors; each file is whole or not there.
+
+    In our own format also what Hugging Face's AutoFeatureExtractor reads.
+    """
+    folder = Path(folder)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    texts = {CONFIG_FILE: config}
+    if "format_version" in config:
+        texts[PREPROCESSOR_FILE] = PREPROCESSOR
+    try:
+        with ExitStack() as stack:  # nothing is replaced before all is written
+            path = stack.enter_context(replacing(folder / WEIGHTS_FILE))
+            save_file(tensors, path, metadata={"format": "pt"})
+            for name, content in texts.items():
+                path = stack.enter_context(replacing(folder / name))
+                text = json.dumps(content, indent=2, ensure_ascii=False)
+                path.write_text(text + "\n", encoding="utf-8")
+    except SafetensorError as error:
+        raise OSError(f"cannot write {folder / WEIGHTS_FILE}: {error}") from None
+    return folder
+
+
+def from_folder(state: State, config: Mapping[str, Any], source: str) -> Parts:
+    """Take apart the content of a folder in our format.
+
+    Raises:
+        CheckpointError: Weights and config.json that contradict each other.
+    """
+    options = config.get("classifier")
+    head = {k: v for k, v in state.items() if not k.startswith("encoder.")}
+    if head and not options:
+        raise CheckpointError(f"{source} holds more than an encoder: {', '.join(head)}")
+    encoder = below(state, "encoder.")
+    missing = [name for name in FBANK_NAMES if name not in encoder]
+    if missing:
+        raise CheckpointError(f"{source} lacks {', '.join(missing)} of its encoder")
+    parts = Parts(encoder, config["encoder"], head or None, options)
+    parts.origin = config.get("origin") or {}
+    stated = config["fbank_mean"], config["fbank_std"]
+    if not np.allclose(parts.fbank, stated, rtol=1e-4, atol=1e-4):
+        raise CheckpointError(
+            f"{source} has fbank mean and std {parts.fbank}, its {CONFIG_FILE} "
+            f"{stated}: correct that, or change both with sslam convert --fbank_mean "
+            "--fbank_std"
+        )
+    return parts
+
+
+def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
+    """Take apart a pre-training model or a classifier; of other tasks, the encoder.
+
+    Args:
+        state: The tensors of its .pth file.
+        config: Its config.yaml.
+        source: What errors call the file.
+    """
+    conf = config["encoder_conf"].items()
+    options = {name: value for name, value in conf if name not in TRAINING_ONLY}
+    sizes = EncoderConfig.from_dict(options, f"encoder_conf beside {source}")
+    prefixes = ("encoder.", "decoder.", "teacher.encoder.")
+    encoder, decoder, teacher = (below(state, prefix) for prefix in prefixes)
+    head = {
+        name: value
+        for name, value in state.items()
+        if not name.startswith(prefixes) and name not in COUNTERS
+    }
+    parts = Parts(encoder, sizes.to_dict(STORED), teacher=teacher or None)
+    if "convs.0.weight" in decoder:  # ConvDecoder's, not that of an ASR model
+        parts.decoder = decoder
+    if isinstance(config.get("class_list"), list):
+        model_conf = config.get("model_conf") or {}
+        kept = {name: model_conf[name] for name in HEAD_OPTIONS if name in model_conf}
+        parts.head = head
+        parts.head_options = HeadConfig(tuple(config["class_list"]), **kept).to_dict()
+    elif head:
+        logging.info("%s: only the encoder is taken", source)
+    return parts
+
+
+def to_training(parts: Parts) -> State:
+    """A state dict for `--init_param` of our trainings.
+
+    Pre-training: `encoder`, and `decoder` and `teacher.encoder` where they are;
+    fine-tuning: `encoder` and the head.
+    """
+    state = parts.state()
+    state.update({f"decoder.{k}": v for k, v in (parts.decoder or {}).items()})
+    state.update({f"teacher.encoder.{k}": v for k, v in (parts.teacher or {}).items()})
+    return state
+
+
+# --- the authors' files
+
+
+def from_fairseq(checkpoint: Any, source: str) -> Parts:
+    """Take apart what the authors' trainer wrote.
+
+    Args:
+        checkpoint: The unpickled file: a dict with `model`, or a bare state dict.
+        source: What errors call the file.
+
+    Raises:
+        CheckpointError: Not an EAT or SSLAM model; all entries that are too many;
+            an architecture that the encoder does not have.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f"{source} holds a {type(checkpoint).__name__}, no model")
+    state = checkpoint.get("model", checkpoint)
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{source} holds no state dict under `model`")
+    state = dict(state)
+    is_nested = isinstance(state.get("_ema"), Mapping)
+    teacher = {**(state.pop("_ema") if is_nested else {}), **below(state, "_ema.")}
+    state = {k: v for k, v in state.items() if not k.startswith("_ema.")}
+    for name, value in {**state, **teacher}.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"{source} is no model: {name} is a {type(value).__name__}, no tensor"
+            )
+    if any(name.startswith("model.modality_encoders.") for name in state):
+        # fine-tuned: the pre-trained network is one level down, the head is not
+        state = {name.removeprefix("model."): value for name, value in state.items()}
+    tables = (ENCODER_NAMES, DECODER_NAMES, HEAD_NAMES)
+    encoder, decoder, head = _known(source, state, *tables)
+    cfg = plain(checkpoint.get("cfg")) or {}
+    model_cfg, task_cfg = cfg.get("model") or {}, cfg.get("task") or {}
+    base_cfg = (model_cfg.get("pretrained_model_args") or {}).get("model") or model_cfg
+    image_cfg = (base_cfg.get("modalities") or {}).get("image") or {}
+    _check_architecture(source, (base_cfg, BUILT_IN), (image_cfg, BUILT_IN_IMAGE))
+    labels = (plain(checkpoint.get("task_state")) or {}).get("labels")
+    classes = None
+    if isinstance(labels, Mapping) and labels:  # {name: number}
+        classes = sorted(map(str, labels), key=lambda name: int(labels[name]))
+    details = {**base_cfg, **task_cfg, **model_cfg}
+    parts = _parts(encoder, head, details, base_cfg.get("num_heads"), classes)
+    if decoder:
+        parts.decoder = _float32(decoder)
+    if teacher:
+        [teacher] = _known(f"{source} (EMA)", teacher, ENCODER_NAMES)
+        parts.teacher = with_fbank(_float32(teacher), _fbank(details))
+    return parts
+
+
+def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Parts:
+    """Take apart an export of the authors; `config` may be empty.
+
+    Raises:
+        CheckpointError: As in `from_fairseq`.
+    """
+    tables = (HUGGINGFACE_NAMES, HUGGINGFACE_HEAD_NAMES)
+    encoder, head = _known(source, state, *tables)
+    _check_architecture(source, (config, BUILT_IN_EXPORT))
+    labels = config.get("id2label") or {}
+    classes = [labels[key] for key in sorted(labels, key=int)]
+    if all(name.startswith("LABEL_") for name in classes):
+        classes = None
+    return _parts(encoder, head, {}, config.get("num_heads"), classes)
+
+
+def to_fairseq(parts: Parts) -> dict[str, Any]:
+    """The content of a .pt file that the authors' code loads.
+
+    Tensors are the same objects as in `parts`. A classifier becomes their fine-tuned
+    layout; an encoder their pre-training layout, with decoder and EMA where they are.
+
+    Raises:
+        CheckpointError: A head that their classifier does not have.
+    """
+    student = rename(parts.encoder, reverse(ENCODER_NAMES))
+    stored = yaml.safe_load(CFG_FILE.read_text(encoding="utf-8"))
+    cfg = {
+        "model": _model_cfg(parts, stored),
+        "task": {**stored["task"], "_name": "mae_image_pretraining"},
+    }
+    task_state = {}
+    options = parts.head_options
+    if options is None:
+        state: OrderedDict[str, Any] = OrderedDict(student)
+        for name, value in (parts.decoder or {}).items():
+            nested = re.sub(r"^convs\.(\d+)\.", r"convs.\1.0.", name)
+            state.update(rename({nested: value}, reverse(DECODER_NAMES)))
+        if parts.teacher is not None:
+            state["_ema"] = rename(parts.teacher, reverse(ENCODER_NAMES))
+    else:
+        state = OrderedDict((f"model.{k}", v) for k, v in student.items())
+        state.update(_head(parts, HEAD_NAMES))
+        classes = options["classes"]
+        task_state = {"labels": {name: str(i) for i, name in enumerate(classes)}}
+        changed: dict[str, Any] = {
+            flag: parts.fbank == values for flag, values in FBANK_BY_FLAG.items()
+        }
+        changed["target_length"] = parts.sizes["target_frames"] or 1024
+        cfg = {  # with that of pre-training inside
+            "model": {
+                **stored["classifier"],
+                "num_classes": len(classes),
+                "prediction_mode": reverse(POOLINGS)[options["pooling"]],
+                "pretrained_model_args": cfg,
+                **changed,
+            },
+            "task": {
+                **cfg["task"],
+                "_name": "mae_image_classification",
+                "labels": "lbl",
+                **changed,
+            },
+        }
+    return {
+        "args": None,
+        "cfg": cfg,
+        "model": state,
+        "criterion": None,
+        "optimizer_history": [],
+        "task_state": task_state,
+        "extra_state": {},
+        "last_optimizer_state": None,
+    }
+
+
+def to_huggingface(parts: Parts) -> tuple[State, dict[str, Any]]:
+    """The tensors and the config.json of the authors' exports.
+
+    Raises:
+        CheckpointError: As in `to_fairseq`.
+    """
+    state = rename(parts.encoder, reverse(HUGGINGFACE_NAMES))
+    sizes = parts.sizes
+    config = {
+        "model_type": "eat",
+        "model_variant": "pretrain" if parts.head is None else "finetune",
+        **{n: sizes[n] for n in ("embed_dim", "depth", "num_heads", "mlp_ratio")},
+        "max_length": sizes["max_frames"] // PATCH_SIZE,
+        **yaml.safe_load(CFG_FILE.read_text(encoding="utf-8"))["export"],
+    }
+    if parts.head_options is not None:
+        state.update(_head(parts, HUGGINGFACE_HEAD_NAMES))
+        classes = parts.head_options["classes"]
+        config["num_classes"] = len(classes)
+        config["id2label"] = {str(i): name for i, name in enumerate(classes)}
+    return state, config
+
+
+class StandIn:
+    """In place of a configuration class: keeps the pickled state, does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.__dict__.update(kwargs)
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+def plain(value: Any) -> Any:
+    """A configuration as plain dicts, lists and values, whatever classes it came in."""
+    if isinstance(value, StandIn):
+        state = vars(value)
+        # omegaconf's containers, omegaconf's values, an enumeration
+        for name in ("_content", "_val", "_value_"):
+            if name in state:
+                return plain(state[name])
+        return {name: plain(item) for name, item in state.items()}
+    if isinstance(value, dict):
+        return {str(plain(name)): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def rename(state: State, names: dict[str, str]) -> State:
+    """The entries whose names begin as in `names`, renamed."""
+    renamed = {}
+    for name, value in state.items():
+        for prefix in names:
+            if name == prefix or (prefix.endswith(".") and name.startswith(prefix)):
+                renamed[names[prefix] + name[len(prefix) :]] = value
+    return renamed
+
+
+def reverse(names: dict[str, str]) -> dict[str, str]:
+    """The same table from our names to the authors'."""
+    return {ours: theirs for theirs, ours in names.items()}
+
+
+def encoder_state_from_authors(state: State) -> State:
+    """A state dict for `SSLAMEncoder` (without fbank mean and std) from fairseq's.
+
+    Raises:
+        CheckpointError: An entry that is neither the encoder's nor the decoder's.
+    """
+    return _known("the state dict", state, ENCODER_NAMES, DECODER_NAMES)[0]
+
+
+def decoder_state_from_authors(state: State) -> State:
+    """The decoder's entries of a fairseq state dict under our names."""
+    return _known("the state dict", state, ENCODER_NAMES, DECODER_NAMES)[1]
+
+
+def _float32(state: Mapping[str, torch.Tensor]) -> State:
+    """The tensors in float32, from whatever type they were stored in."""
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in state.items()
+    }
+
+
+def _known(source: str, state: State, *tables: dict[str, str]) -> list[State]:
+    """The entries of each table, renamed; refuses those of none."""
+    parts = [rename(state, table) for table in tables]
+    if DECODER_NAMES in tables:
+        # a block of theirs is a sequence, whose first entry is the convolution
+        index = tables.index(DECODER_NAMES)
+        parts[index] = {k.replace(".0.", ".", 1): v for k, v in parts[index].items()}
+    prefixes = [prefix for table in tables for prefix in table]
+    known = tuple(prefix for prefix in prefixes if prefix.endswith("."))
+    unknown = [k for k in state if k not in prefixes and not k.startswith(known)]
+    if not any(parts):  # nothing known at all is another model
+        shown = ", ".join(sorted(unknown)[:3]) or "nothing"
+        raise CheckpointError(
+            f"{source} is not an EAT or SSLAM model: it holds {shown}, ..."
+        )
+    if unknown:
+        raise CheckpointError(
+            f"{source} holds entries that no EAT or SSLAM model has: "
+            f"{', '.join(sorted(unknown))}"
+        )
+    return parts
+
+
+def _fbank(details: Mapping[str, Any]) -> tuple[float, float]:
+    """Mean and std of the log-mel that the authors' options mean."""
+    flags = [flag for flag in FBANK_BY_FLAG if details.get(flag)]
+    return FBANK_BY_FLAG[flags[-1]] if flags else (AUDIOSET_MEAN, AUDIOSET_STD)
+
+
+def _parts(
+    encoder: State,
+    head: State,
+    details: Mapping[str, Any],
+    num_heads: int | None,
+    classes: list[str] | None,
+) -> Parts:
+    """Put renamed states together with what shapes and configuration say of them.
+
+    Args:
+        details: Options of the authors' configuration, by name.
+        num_heads: None: as in every released model of this width, or unknown.
+
+    Raises:
+        CheckpointError: The entries that tell the sizes are missing.
+    """
+    needed = ("patch_embed.proj.weight", "positions", "blocks.0.mlp.fc1.weight")
+    missing = [name for name in needed if name not in encoder]
+    if missing:
+        raise CheckpointError(f"not an SSLAM encoder: it lacks {', '.join(missing)}")
+    width = len(encoder["patch_embed.proj.weight"])
+    if num_heads is None and width % HEAD_WIDTH == 0:
+        num_heads = width // HEAD_WIDTH
+    sizes = {
+        "embed_dim": width,
+        "depth": len({k.split(".")[1] for k in encoder if k.startswith("blocks.")}),
+        "mlp_ratio": len(encoder["blocks.0.mlp.fc1.weight"]) / width,
+        "max_frames": encoder["positions"].shape[1] // PATCHES_PER_STEP * PATCH_SIZE,
+        "num_heads": num_heads,
+        "target_frames": None,
+    }
+    parts = Parts(with_fbank(_float32(encoder), _fbank(details)), sizes)
+    if head:
+        one_label = details.get("esc50_eval") or details.get("spcv2_eval")
+        mode = str(details.get("prediction_mode", "CLS_TOKEN")).split(".")[-1]
+        parts.head = _float32(head)
+        parts.head_options = {
+            "classes": classes,
+            "task": "multi_class" if one_label else "multi_label",
+            "pooling": POOLINGS.get(mode, mode),
+            "head_norm": "layer",
+            "weighted_layers": False,
+        }
+    return parts
+
+
+def _check_architecture(
+    source: str, *sections: tuple[Mapping[str, Any], dict[str, Any]]
+) -> None:
+    """Refuse options that change the network in ways our encoder does not have."""
+    wrong = [
+        f"{name}: {section[name]} (not {value})"
+        for section, built_in in sections
+        for name, value in built_in.items()
+        if section.get(name) not in (None, value)
+    ]
+    if wrong:
+        raise CheckpointError(f"{source} has another architecture: {', '.join(wrong)}")
+
+
+def _head(parts: Parts, names: dict[str, str]) -> State:
+    """fc_norm and head under the authors' names; refuses what they do not have."""
+    options = parts.head_options or {}
+    renamed = rename(parts.head or {}, reverse(names))
+    if (
+        len(renamed) != len(parts.head or {})
+        or options["pooling"] not in POOLINGS.values()
+        or options["head_norm"] != "layer"
+        or options["weighted_layers"]
+    ):
+        raise CheckpointError(
+            "the authors' classifier has pooling cls, mean or lin_softmax of the last "
+            f"layer and a layer norm; this one has pooling {options['pooling']}, "
+            f"{options['head_norm']} norm, weighted_layers {options['weighted_layers']}"
+        )
+    return renamed
+
+
+def _model_cfg(parts: Parts, stored: dict[str, Any]) -> dict[str, Any]:
+    """Their section `model` of pre-training."""
+    sizes = parts.sizes
+    width = sizes["embed_dim"]
+    layers, channels, groups, kernel = 6, width, 16, 3  # the paper's
+    if parts.decoder is not None:
+        first = parts.decoder["convs.0.weight"]
+        layers = len([name for name in parts.decoder if name.endswith("weight")]) - 1
+        channels, kernel = len(first), first.shape[-1]
+        groups = width // first.shape[1]
+    image = {
+        **stored["image"],
+        "embed_dim": width,
+        "model_depth": sizes["depth"],
+        "num_alibi_heads": sizes["num_heads"],
+        "max_length": sizes["max_frames"] // PATCH_SIZE,
+        "decoder": {
+            **stored["decoder"],
+            "decoder_dim": channels,
+            "decoder_groups": groups,
+            "decoder_kernel": kernel,
+            "decoder_layers": layers,
+        },
+    }
+    return {
+        **stored["model"],
+        **{n: sizes[n] for n in ("embed_dim", "depth", "num_heads", "mlp_ratio")},
+        "average_top_k_layers": sizes["depth"],
+        "modalities": {"_name": None, "image": image},
+    }
