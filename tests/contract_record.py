@@ -42,9 +42,16 @@ import torch
 import yaml
 
 import espnet2_sslam
-from espnet2_sslam import (SSLAM, EncoderConfig, FileResult, HeadConfig,
-                           SSLAMClassifier, SSLAMEncoder, SSLAMPretrainModel,
-                           checkpoint)
+from espnet2_sslam import (
+    SSLAM,
+    EncoderConfig,
+    FileResult,
+    HeadConfig,
+    SSLAMClassifier,
+    SSLAMEncoder,
+    SSLAMPretrainModel,
+    checkpoint,
+)
 from espnet2_sslam.augment import Augmentation
 
 ROOT = Path(__file__).resolve().parent.parent
