@@ -180,9 +180,6 @@ def test_random_encoder_takes_its_size_from_a_pretraining(data, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"model_conf": {"poling": "cls"}}, "--model_conf has no key poling"),
-        ({"encoder_conf": {"embed_dims": 8}}, "--encoder_conf has no key embed_dims"),
-        ({"augment_conf": {"mixup": 0.8}}, "--augment_conf has no key mixup"),
         ({"model_conf": {"task": "multi_class"}}, "train_15 has 2 labels"),
         (
             {

@@ -124,8 +124,12 @@ def test_layers_and_max_layer():
 
 def test_a_frozen_encoder_stays_in_evaluation_mode():
     model = encoder(freeze=True, drop_path=0.5).train()
-    assert not model.training and not any(m.training for m in model.modules())
+    assert not any(module.training for module in model.modules())
     assert not any(p.requires_grad for p in model.parameters())
+    model = encoder(drop_path=0.5).requires_grad_(False)  # as ESPnet's --freeze_param
+    assert not model.train().training
+    model.norm.requires_grad_(True)
+    assert model.train().training
 
 
 def test_drop_path_needs_a_seed_only_in_training():
@@ -155,51 +159,10 @@ def test_positions_equal_the_authors_table():
     torch.testing.assert_close(sincos_positions(48, 96), table, rtol=0, atol=5e-6)
 
 
-def test_gradients_reach_every_parameter():
-    model = encoder(cls_token=True).train()
-    _, padded, lengths = batch([8_000, 30_000])
-    model(padded, lengths)[0].square().sum().backward()
-    missing = [n for n, p in model.named_parameters() if p.grad is None]
-    assert missing == []
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (dict(input_size=80), "input_size"),
-        (dict(freq="sum"), "freq"),
-        (dict(max_frames=100), "max_frames"),
-        (dict(target_frames=640), "target_frames"),
-        (dict(layer=3), "layer"),
-        (dict(max_layer=0), "max_layer"),
-        (dict(num_heads=5), "num_heads"),
-        (dict(embed_dim=18), "multiple of 4"),
-        (dict(upsample=0), "upsample"),
-    ],
-)
-def test_impossible_options_are_refused_by_name(options, message):
-    with pytest.raises(ValueError, match=message):
-        encoder(**options)
-
-
-def test_a_mistyped_option_is_an_error():
+def test_wrong_input_and_mistyped_options_are_refused():
     with pytest.raises(ValueError, match="dropp_path"):
         encoder(dropp_path=0.1)
-
-
-def test_the_wrong_input_is_refused():
     with pytest.raises(ValueError, match="input_size"):
         encoder(input_size=128)(torch.zeros(2, 100, 80), torch.tensor([100, 100]))
     with pytest.raises(ValueError, match="at least 400"):
         encoder()(torch.zeros(1, 300), torch.tensor([300]))
-
-
-def test_an_encoder_frozen_from_outside_stays_in_evaluation_mode():
-    encoder = SSLAMEncoder(
-        input_size=128, embed_dim=16, depth=1, num_heads=2, drop_path=0.5
-    )
-    assert encoder.train().training
-    encoder.requires_grad_(False)  # as ESPnet's --freeze_param encoder does
-    assert not encoder.train().training
-    encoder.norm.requires_grad_(True)
-    assert encoder.train().training

@@ -80,53 +80,42 @@ def test_losses_and_gradients_equal_the_authors(phase, mixture, case):
     check_gradients(model, golden)
 
 
-def test_phase_2_targets_equal_the_authors():
+@torch.no_grad()
+def test_phase_1_targets_equal_the_authors():
+    golden = load("eat_tiny_A_nonoise.npz")
+    model, fbank = tiny_model(), tiny_fbank()
+    targets = model.make_targets(
+        fbank, None, run_step(model, fbank, tiny_states()[2])[2]
+    )
+    for value, name in (
+        (targets.patch[: len(golden["y_patch"])], "y_patch"),
+        (targets.utterance, "y_cls_mean"),
+    ):
+        assert relative_error(value, golden[name]) < LOSS_TOLERANCE, name
+
+
+@torch.no_grad()
+def test_phase_2_targets_and_predictions_equal_the_authors():
     golden = load("stage2_tiny_A_nonoise.npz")
     model, fbank = tiny_model(mixture=True), tiny_fbank()
     frames = [golden["idx_1"], golden["idx_2"]]
     _, _, draws, mixed = run_step(model, fbank, tiny_states()[2], frames)
     targets = model.make_targets(fbank, mixed, draws)
-    assert relative_error(targets.patch, golden["y_orig_patch"]) < LOSS_TOLERANCE
-    assert relative_error(targets.utterance, golden["y_orig_cls_mean"]) < LOSS_TOLERANCE
-    assert relative_error(targets.retention, golden["y_mix_patch"]) < LOSS_TOLERANCE
-
-
-def test_the_neighbour_without_its_unmixed_patches_equals_the_authors():
-    golden = load("stage2_tiny_A_nonoise.npz")
-    encoder = tiny_model(mixture=True).teacher.encoder
-    regions = torch.tensor([[int(golden["idx_1"]), int(golden["idx_2"])]]) // 16
-    kept = mixing.drop_unmixed(
-        encoder.embed(tiny_fbank()), mixing.mixed_patches(regions, 64)
-    )
-    with torch.no_grad():
-        ffn = encoder.encode(kept, collect=True).ffn
-    target = layer_target([output[:, 1:] for output in ffn], 3)
-    assert relative_error(target, golden["y_dropped_norolled"]) < LOSS_TOLERANCE
-
-
-def test_phase_1_targets_equal_the_authors():
-    golden = load("eat_tiny_A_nonoise.npz")
-    model, fbank = tiny_model(), tiny_fbank()
-    _, _, draws, _ = run_step(model, fbank, tiny_states()[2])
-    targets = model.make_targets(fbank, None, draws)
-    patch = targets.patch[: len(golden["y_patch"])]
-    assert relative_error(patch, golden["y_patch"]) < LOSS_TOLERANCE
-    utterance = targets.utterance
-    assert relative_error(utterance, golden["y_cls_mean"]) < LOSS_TOLERANCE
-
-
-def test_student_and_decoder_outputs_equal_the_authors():
-    golden = load("stage2_tiny_A_nonoise.npz")
-    model, fbank = tiny_model(mixture=True), tiny_fbank()
-    frames = [golden["idx_1"], golden["idx_2"]]
-    _, _, draws, mixed = run_step(model, fbank, tiny_states()[2], frames)
     noise = torch.zeros(12, 410, 48)
-    with torch.no_grad():
-        said = model.predict(torch.cat([fbank, mixed]), draws, noise)
-    assert relative_error(said.utterance, golden["student_cls"]) < LOSS_TOLERANCE
-    decoded = said.patch.flatten(0, 1)[:820]
-    golden_decoded = golden["decoder_out_masked_first820"]
-    assert relative_error(decoded, golden_decoded) < LOSS_TOLERANCE
+    predicted = model.predict(torch.cat([fbank, mixed]), draws, noise)
+    teacher = model.teacher.encoder  # of the neighbour without its unmixed patches
+    kept = mixing.mixed_patches(draws.regions, 64)
+    kept = mixing.drop_unmixed(teacher.embed(fbank), kept)
+    ffn = teacher.encode(kept, collect=True).ffn
+    for value, name in (
+        (targets.patch, "y_orig_patch"),
+        (targets.utterance, "y_orig_cls_mean"),
+        (targets.retention, "y_mix_patch"),
+        (layer_target([output[:, 1:] for output in ffn], 3), "y_dropped_norolled"),
+        (predicted.utterance, "student_cls"),
+        (predicted.patch.flatten(0, 1)[:820], "decoder_out_masked_first820"),
+    ):
+        assert relative_error(value, golden[name]) < LOSS_TOLERANCE, name
 
 
 @pytest.mark.parametrize("case", EDGES)

@@ -1,6 +1,5 @@
 """Lists as long as AudioSet-2M's: memory and time of preparation and of a start."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -18,14 +17,22 @@ import data_audioset
 
 GIB = 2**30
 CLIPS = 2_063_949  # training segments of AudioSet-2M
-START = """
+MEASURED = """
 import json, resource, sys
+%s
+usage = resource.getrusage(resource.%s)
+print(json.dumps([value, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]))
+"""
+PREPARE = """
+import subprocess
+value = subprocess.run(sys.argv[1:], check=True).returncode
+"""
+START = """
 from espnet2_sslam.tasks import ClipDataset, ClipSampler, EpochIterFactory
 from espnet2_sslam.tasks import read_keys, read_weights
 
 folder = sys.argv[1]
 data = [(f"{folder}/wav.scp", "speech", "sound"), (f"{folder}/text", "label", "text")]
-keys = read_keys(f"{folder}/wav.scp")
 keys = read_keys(f"{folder}/wav.scp")
 dataset = ClipDataset(data)
 dataset.check_keys(keys)
@@ -33,10 +40,42 @@ weights = read_weights(f"{folder}/weights", keys)
 options = {"train": True, "weights": weights, "num_samples": len(keys) // 10}
 sampler = ClipSampler(keys, 96, **options)
 batches = EpochIterFactory(dataset, sampler).build_iter(1).batch_sampler
-first = next(iter(batches))
-usage = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([len(first), usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+value = len(next(iter(batches)))
 """
+STEPS = {  # without audio
+    "formatting": """
+from pathlib import Path
+from espnet2_sslam.corpus import RecordBook, dump
+from tests.corpora.large import fake_record
+
+dump.format_file = fake_record
+folder = Path(sys.argv[1])
+dump.make_dump(folder / "data", folder / "dump")
+assert "torch" not in sys.modules, "it takes 650 MiB"
+lists = folder / "dump/as2m/train"
+value = sum(len((lists / n).open().readlines()) for n in ("wav.scp", "missing.csv")) - 1
+""",
+    "report": """
+from pathlib import Path
+from espnet2_sslam.bin import data_report
+from espnet2_sslam.corpus import report
+
+report._has_size = lambda path, size: True
+value = report.collect(Path(sys.argv[1]) / "dump")["splits"]["as2m/train"]["listed"]
+""",
+}
+
+
+def measure(code, *words, usage="RUSAGE_SELF"):
+    """Run code in a fresh process: its value, CPU seconds, the largest memory."""
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURED % (code, usage), *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def prepare(tmp_path, scale):
@@ -45,70 +84,8 @@ def prepare(tmp_path, scale):
     large.make(tmp_path / "corpus", datadir / ".index.jsonl", scale)
     command = [sys.executable, LOCAL / "data_audioset.py", "--subsets", "2m"]
     command += ["--corpus_dir", tmp_path / "corpus", "--datadir", datadir]
-    # A small process in between: a child starts with the memory of its parent.
-    code = (
-        "import json, resource, subprocess, sys; subprocess.run(sys.argv[1:], "
-        "check=True); u = resource.getrusage(resource.RUSAGE_CHILDREN); "
-        "print(json.dumps([u.ru_utime + u.ru_stime, u.ru_maxrss * 1024]))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, command)],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-STEPS = {  # without audio, each in a process of its own
-    "formatting": """
-import hashlib, json, resource, sys
-from pathlib import Path
-from espnet2_sslam.corpus import dump
-from espnet2_sslam.corpus import Record
-
-def fake(source, outdir, audio_format, link_ok):
-    code = hashlib.sha256(source.encode()).hexdigest()
-    audio = str(dump.target_path(outdir, source, audio_format))
-    return Record(source, audio, 10**6, 1, code, 10**5, code, 160000)
-
-dump.format_file = fake
-folder = Path(sys.argv[1])
-dump.make_dump(folder / "data", folder / "dump")
-marked = len(dump.RecordBook(folder / "dump").marked)
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-assert "torch" not in sys.modules, "it takes 650 MiB"
-with open(folder / "dump/as2m/train/wav.scp") as there:
-    usable = sum(1 for _ in there)
-with open(folder / "dump/as2m/train/missing.csv") as missing:
-    lost = sum(1 for _ in missing) - 1
-print(json.dumps([usable + lost, marked, memory]))
-""",
-    "report": """
-import json, resource, sys
-from pathlib import Path
-from espnet2_sslam.bin import data_report
-from espnet2_sslam.corpus import report
-
-report._has_size = lambda path, size: True
-split = report.collect(Path(sys.argv[1]) / "dump")["splits"]["as2m/train"]
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps([split["listed"], 0, memory]))
-""",
-}
-
-
-def without_audio(folder, step):
-    """Run formatting or report without audio: clips, records in memory, bytes."""
-    result = subprocess.run(
-        [sys.executable, "-c", STEPS[step], str(folder)],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    # a small process in between: a child starts with the memory of its parent
+    return measure(PREPARE, *command, usage="RUSAGE_CHILDREN")[1:]
 
 
 def write_lists(folder, count):
@@ -129,20 +106,6 @@ def write_lists(folder, count):
     return folder
 
 
-def start(folder):
-    """Start on the lists in a fresh process: clips of a batch, CPU seconds, bytes."""
-    command = [sys.executable, "-c", START, str(folder)]
-    output = subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-    ).stdout
-    clips, seconds, memory = json.loads(output.splitlines()[-1])
-    return clips, seconds, memory * 1024
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_preparation_of_a_quarter_of_audioset_stays_below_its_share(tmp_path):
@@ -155,7 +118,7 @@ def test_preparation_of_a_quarter_of_audioset_stays_below_its_share(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_start_on_two_million_clips_takes_less_than_30_seconds(tmp_path):
-    clips, seconds, memory = start(write_lists(tmp_path / "train", CLIPS))
+    clips, seconds, memory = measure(START, write_lists(tmp_path / "train", CLIPS))
     assert 95 <= clips <= 97
     assert seconds < 30  # of one CPU, imports included
     assert memory < 3 * GIB
@@ -181,20 +144,13 @@ def test_weights_and_labels_of_a_long_list_are_found_by_id(tmp_path):
             read_weights(folder / "weights", chosen)
 
 
-def fake_record(source, outdir, audio_format, link_ok):
-    """What formatting would say of a file, without it."""
-    code = hashlib.sha256(source.encode()).hexdigest()
-    audio = str(dump.target_path(outdir, source, audio_format))
-    return Record(source, audio, 10**6, 1, code, 10**5, code, 160000)
-
-
 def test_no_step_on_a_long_list_keeps_a_record_in_memory(tmp_path, monkeypatch):
     datadir = tmp_path / "data"
     large.make(tmp_path / "corpus", datadir / ".index.jsonl", 0.002)
     words = ["--corpus_dir", tmp_path / "corpus", "--datadir", datadir]
     data_audioset.main([*map(str, words), "--subsets", "2m"])
     assert "of 4127 clips are missing" in (datadir / "notes.txt").read_text()
-    monkeypatch.setattr(dump, "format_file", fake_record)
+    monkeypatch.setattr(dump, "format_file", large.fake_record)
     monkeypatch.setattr(report, "_has_size", lambda path, size: True)
     dump.make_dump(datadir, tmp_path / "dump")
     split = report.collect(tmp_path / "dump")["splits"]["as2m/train"]
@@ -210,8 +166,8 @@ def test_formatting_and_report_of_two_million_clips_would_stay_below_2_gib(tmp_p
     prepare(tmp_path / "small", scale=0.001)
     prepare(tmp_path / "large", scale=0.25)
     for step in STEPS:
-        base = without_audio(tmp_path / "small", step)[2]
-        clips, _, memory = without_audio(tmp_path / "large", step)
+        base = measure(STEPS[step], tmp_path / "small")[2]
+        clips, _, memory = measure(STEPS[step], tmp_path / "large")
         assert clips == 515_987
         assert base + 4 * (memory - base) < 2 * GIB, step
 

@@ -73,8 +73,3 @@ def test_linear_softmax_of_a_constant_is_that_constant():
     tokens = torch.full((1, 5, 3), 0.7)
     result = pool(Pooling("lin_softmax", 3), [tokens])
     assert torch.allclose(result, torch.full((1, 3), 0.7), atol=1e-4)
-
-
-def test_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="must be one of cls, mean"):
-        Pooling("max", 4)

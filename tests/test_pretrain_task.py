@@ -68,19 +68,6 @@ def test_base_configurations_have_the_papers_values(phase, lr, warmup, clones, m
     assert model["utterance_loss_reduction"] == "sum"
 
 
-@pytest.mark.parametrize(
-    "more, key",
-    [
-        (("--model_conf", "mask_ration=0.7"), "mask_ration"),
-        (("--encoder_conf", "dim=96"), "dim"),
-        (("--model_conf", "decoder_conf={layers: 2}"), "layers"),
-    ],
-)
-def test_a_mistyped_key_is_named(data, tmp_path, more, key):
-    with pytest.raises(ValueError, match=f"no key {key}"):
-        parse(data, tmp_path, CONF / "pretrain_eat_tiny.yaml", *more)
-
-
 def test_clips_are_cut_to_exactly_the_models_frames(data, tmp_path):
     args = parse(data, tmp_path, CONF / "pretrain_sslam_tiny.yaml")
     preprocess = SSLAMTask.build_preprocess_fn(args, train=True)

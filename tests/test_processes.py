@@ -4,7 +4,6 @@ import multiprocessing
 import signal
 
 import pytest
-import torch
 import yaml
 
 from tests.toy_task import (
@@ -13,7 +12,6 @@ from tests.toy_task import (
     assert_same,
     start,
     state,
-    train_with_two_ranks,
     write_clips,
 )
 
@@ -71,19 +69,6 @@ def test_killed_while_writing_and_resumed_equals_uninterrupted(data, tmp_path):
     parts = train_here(data, tmp_path / "parts", "--resume", "true")
     assert_same(parts, train_here(data, tmp_path / "whole"))
     assert not list((tmp_path / "parts").glob(".*.tmp"))
-
-
-def test_two_ranks_equal_one_process_with_the_whole_batch(data, tmp_path):
-    more = ("--max_samples", "1500", "--accum_grad", "1")
-    command = arguments(*data, tmp_path / "two", *more)
-    train_with_two_ranks(["-m", "tests.toy_task", *command])
-    two, one = state(tmp_path / "two"), train_here(data, tmp_path / "one", *more)
-    for name, value in one["model"].items():
-        torch.testing.assert_close(two["model"][name], value, rtol=1e-5, atol=1e-6)
-    for epoch in (1, 2, 3):
-        got, expected = (s["reporter"]["stats"][epoch]["valid"] for s in (two, one))
-        assert got["clips"] == got["different"] == expected["clips"] == 6
-        assert got["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
 def test_printed_configuration_is_yaml_that_can_be_used(data, tmp_path):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,19 +128,6 @@ def test_collate_pads_with_zeros_and_counts():
     assert batch["label"].tolist() == [[1.0, 0.0], [0.0, 1.0]]
     frames = [("a", {"speech": np.ones((4, 128), np.float32)})]
     assert collate_clips(frames)[1]["speech"].shape == (1, 4, 128)
-
-
-def test_an_error_in_a_worker_stays_one_line():
-    class Broken(torch.utils.data.Dataset):
-        def __len__(self):
-            return 1
-
-        def __getitem__(self, index):
-            raise ClipError("clip x cannot be used: restore it")
-
-    with pytest.raises(ClipError) as caught:
-        list(torch.utils.data.DataLoader(Broken(), num_workers=1))
-    assert str(caught.value) == "clip x cannot be used: restore it"
 
 
 def test_a_byte_order_mark_is_no_part_of_an_id_or_said_to_be_there(tmp_path):

@@ -1,10 +1,13 @@
 """A list as long as AudioSet-2M's without audio: CSVs and the journal of a scan."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
 import numpy as np
+
+from espnet2_sslam.corpus import Record, dump
 
 ALPHABET = np.array(
     list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_0123456789")
@@ -81,3 +84,10 @@ def write_journal(folder: Path, journal: Path, names: list) -> None:
                 "names": [f"Y{ytid}.wav" for ytid in found],
             }
             file.write(json.dumps(entry) + "\n")
+
+
+def fake_record(source: str, outdir: Path, audio_format: str, link_ok: bool) -> Record:
+    """What formatting would say of a file, without it."""
+    code = hashlib.sha256(source.encode()).hexdigest()
+    audio = str(dump.target_path(outdir, source, audio_format))
+    return Record(source, audio, 10**6, 1, code, 10**5, code, 160000)
