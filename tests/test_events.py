@@ -3,12 +3,8 @@
 import numpy as np
 import pytest
 
-from espnet2_sslam.inference import (
-    Event,
-    class_thresholds,
-    event_table,
-    find_events,
-)
+from espnet2_sslam.inference import (Event, class_thresholds, event_table,
+                                     find_events)
 
 STEP = 0.16
 
@@ -69,16 +65,6 @@ def test_each_class_has_its_threshold_and_the_others_the_common_one():
     assert list(class_thresholds({"b": 0.3}, ["a", "b"])) == [0.5, 0.3]
 
 
-def test_the_median_filter_fills_holes_and_removes_spikes():
-    column = [0, 1, 0, 0, 1, 1, 0, 1, 1, 0]
-    assert _find(column) == [(1, 2), (4, 6), (7, 9)]
-    assert _find(column, median=3 * STEP) == [(4, 9)]
-
-
-def test_the_median_filter_repeats_the_scores_at_the_ends():
-    assert _find([1, 1, 0, 0, 1], median=3 * STEP) == [(0, 2), (4, 5)]
-
-
 @pytest.mark.parametrize("steps", [3, 5, 21])
 def test_events_are_those_of_scores_after_a_median_filter(steps):
     scipy = pytest.importorskip("scipy.ndimage")
@@ -87,14 +73,6 @@ def test_events_are_those_of_scores_after_a_median_filter(steps):
     names = ["a", "b", "c"]
     found = find_events(scores, *_grid(50), names, median=steps * STEP)
     assert found == find_events(filtered, *_grid(50), names)
-
-
-@pytest.mark.parametrize("seconds, kept", [(0.1, 3), (0.32, 3), (0.48, 1), (4.0, 0)])
-def test_a_filter_of_any_length_becomes_an_odd_number_of_steps(seconds, kept):
-    column = [1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1]
-    column[0], column[-1] = 0, 0
-    column[1] = column[8] = 1
-    assert len(_find(column, median=seconds)) == kept
 
 
 def test_short_gaps_are_joined_before_short_events_are_dropped():
@@ -113,12 +91,6 @@ def test_overlapping_windows_give_one_event():
     scores = np.array([0, 1, 1, 0, 1], np.float32)[:, None]
     events = find_events(scores, starts, starts + 1.0, ["a"])
     assert events == [(0.5, 3.0, "a")]
-
-
-def test_events_are_in_the_order_of_their_onsets():
-    scores = np.array([[0, 1], [1, 0], [0, 1]], np.float32)
-    found = find_events(scores, *_grid(3), ["a", "b"])
-    assert [event.label for event in found] == ["b", "a", "b"]
 
 
 def test_a_row_has_seconds_with_three_decimals_between_tabs():
