@@ -326,7 +326,8 @@ def _rows(results: StoredRows) -> Iterator[tuple[list[str], np.ndarray]]:
 def _object(head: Sequence[str], key: str, value: str) -> str:
     """A row as JSON; the value is JSON already."""
     name, start, end = head
-    return f'{{"file": {json_text(name)}, "start": {start}, "end": {end}, "{key}": {value}}}'
+    times = f'"start": {start}, "end": {end}'
+    return f'{{"file": {json_text(name)}, {times}, "{key}": {value}}}'
 
 
 def json_text(text: str) -> str:
