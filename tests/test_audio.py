@@ -8,8 +8,7 @@ import pytest
 import soundfile
 
 from espnet2_sslam import audio
-from espnet2_sslam.audio import (AudioError, AudioSummary, read_audio,
-                                 read_blocks)
+from espnet2_sslam.audio import AudioError, AudioSummary, read_audio, read_blocks
 from tests.corpus_case import cut, make_bad, noise, real_audio
 
 LOSSLESS = ["wav", "flac", "aiff", "w64", "caf", "au"]

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from espnet2_sslam.encoder import SSLAMEncoder
-from tests.command_case import (FakeSSLAM, command, embed_apart, install,
-                                make_clips)
+from tests.command_case import FakeSSLAM, command, embed_apart, install, make_clips
 
 # A process that runs the command with the stand-in for the model.
 

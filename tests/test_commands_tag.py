@@ -192,10 +192,7 @@ def test_a_long_recording_is_drawn_by_windows(clips, capsys, monkeypatch):
     svg = Path("a.svg").read_text(encoding="utf-8")
     assert "windows of 0.1 s every 0.05 s" in svg
     assert "Dog" in svg and "Siren" not in svg
-
-
-def test_a_model_without_a_classifier_gives_the_spectrogram_with_a_note(clips, capsys):
-    options = ["encoder", "clips/clip001.wav", "-o", "a.svg"]
+    options = ["encoder", "clips/clip001.wav", "-o", "a.svg"]  # without a classifier
     assert command(capsys, "plot", *options)[0] == 0
     svg = Path("a.svg").read_text()
     assert "no labels: this model has no classifier" in svg

@@ -9,9 +9,18 @@ import torch
 from espnet2_sslam.audio import AudioError, read_audio
 from espnet2_sslam.inference import SSLAM
 from tests.corpus_case import real_audio
-from tests.inference_case import (CLASSES, classifier, clip_scores, difference,
-                                  encoder, forward, noise, sslam, tokens,
-                                  write)
+from tests.inference_case import (
+    CLASSES,
+    classifier,
+    clip_scores,
+    difference,
+    encoder,
+    forward,
+    noise,
+    sslam,
+    tokens,
+    write,
+)
 
 LENGTHS = [0.025, 0.4, 3.0, 1.013, 10.0, 0.4, 2.2]
 
