@@ -246,67 +246,62 @@ def _resampled(blocks: Iterator[np.ndarray], rate: float) -> Iterator[np.ndarray
 # Files that end before their own headers say so. These formats name their length and
 # libsndfile does not compare it; FLAC and MP3 show it when they are decoded.
 
+# By the first four bytes: a chunk's name and length, the first chunk, that of the audio
+CHUNKS = {
+    b"RIFF": ("<4sI", 12, b"data"),
+    b"RF64": ("<4sI", 12, b"data"),
+    b"RIFX": (">4sI", 12, b"data"),
+    b"FORM": (">4sI", 12, b"SSND"),  # AIFF
+    b"caff": (">4sq", 8, b"data"),
+}
+
 
 def _check_headers(name: str, file: BinaryIO) -> None:
     """Refuse an open file that is empty or ends before its headers say so."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(24).ljust(24, b"\0")
-    magic = head[:4]
+    expected = 0
     if size == 0:
         raise AudioError(name, "empty: the file has 0 bytes")
-    if magic in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
-        _check_chunks(name, file, size, ">" if magic in (b"FORM", b"RIFX") else "<")
-    elif magic == b"OggS":
+    if head[:4] in CHUNKS:
+        _check_chunks(name, file, size, *CHUNKS[head[:4]])
+    elif head[:4] == b"OggS":
         _check_ogg(name, file, size)
-    expected = 0
-    if magic == b"riff":  # W64: the size of the whole file
+    elif head[:4] == b"riff":  # W64: the size of the whole file
         (expected,) = struct.unpack("<Q", head[16:])
-    elif magic == b".snd":  # AU: where its audio begins, and how long it is
+    elif head[:4] == b".snd":  # AU: where its audio begins, and how long it is
         start, length = struct.unpack(">II", head[4:12])
         expected = 0 if length in STREAM_SIZES else start + length
-    elif magic == b"caff":
-        expected = _caf_size(file, size)
     if expected > size:
         raise AudioError(name, f"truncated: {size} of {expected} bytes are there")
 
 
-def _caf_size(file: BinaryIO, size: int) -> int:
-    """Bytes that a CAF file's chunks fill."""
-    position = 8
-    while position + 12 <= size:
+def _check_chunks(
+    name: str, file: BinaryIO, size: int, form: str, position: int, audio: bytes
+) -> None:
+    """Compare the length of the chunk of the audio to the bytes there."""
+    wide_length, header = None, struct.calcsize(form)
+    while position + header <= size:
         file.seek(position)
-        chunk, length = struct.unpack(">4sq", file.read(12))
-        if chunk == b"data" and length < 0:  # unknown: up to the end of the file
-            return 0
-        position += 12 + max(0, length)
-    return position
-
-
-def _check_chunks(name: str, file: BinaryIO, size: int, order: str) -> None:
-    """Compare the size of the audio chunk of a WAV or AIFF file to the bytes there."""
-    position, wide_size = 12, None
-    while position + 8 <= size:
-        file.seek(position)
-        chunk, length = struct.unpack(order + "4sI", file.read(8))
+        chunk, length = struct.unpack(form, file.read(header))
         if chunk == b"ds64":  # 64-bit sizes: of the file, then of the audio
-            wide_size = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
-        if chunk in (b"data", b"SSND"):
-            if length == 0xFFFFFFFF and wide_size is not None:
-                length = wide_size
-            rest = size - position - 8
-            if length in STREAM_SIZES:
+            wide_length = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
+        if chunk == audio:
+            if length == 0xFFFFFFFF and wide_length is not None:
+                length = wide_length
+            rest = size - position - header
+            if length in STREAM_SIZES or length < 0:  # up to the end of the file
                 return
             if length == 0 and rest > 8:
-                raise AudioError(
-                    name, f"truncated: the header was never finished ({rest} bytes)"
-                )
-            if length > rest:
-                raise AudioError(
-                    name, f"truncated: {rest} of {length} bytes of audio are there"
-                )
-            return
-        position += 8 + length + length % 2
+                detail = f"the header was never finished ({rest} bytes)"
+            elif length > rest:
+                detail = f"{rest} of {length} bytes of audio are there"
+            else:
+                return
+            raise AudioError(name, f"truncated: {detail}")
+        position += header + max(length, 0)
+        position += position % 2 if header == 8 else 0  # CAF does not pad its chunks
     raise AudioError(name, "truncated: the file ends before its audio")
 
 

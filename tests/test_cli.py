@@ -25,42 +25,33 @@ def _raiser(error):
     return main
 
 
-def test_run_main_exits_with_zero_and_prints_nothing_on_success(capsys):
-    assert _outcome(capsys, lambda: None) == (0, "")
-
-
 @pytest.mark.parametrize(
-    "error, line",
+    "error, status, line",
     [
-        (ValueError("need 2 clips,\n  got 1:   more"), "need 2 clips, got 1: more"),
-        (FileNotFoundError(2, "No such file", "x.wav"), "No such file: x.wav"),
+        (ValueError("need 2,\n  got 1:   more"), 1, "need 2, got 1: more"),
+        (FileNotFoundError(2, "No such file", "x.wav"), 1, "No such file: x.wav"),
         (
             OSError(errno.ENOSPC, "No space", "d/a.ark"),
+            1,
             "no space left on the disk: d/a.ark; free some and run again",
         ),
-        (OSError("not an audio file"), "not an audio file"),
-        (ValueError(), "ValueError"),
+        (OSError("not an audio file"), 1, "not an audio file"),
+        (ValueError(), 1, "ValueError"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_a_user_error_is_one_line_and_status_1(capsys, error, line):
-    assert _outcome(capsys, _raiser(error)) == (1, f"error: {line}\n")
-
-
-def test_ctrl_c_is_status_130(capsys):
-    status, stderr = _outcome(capsys, _raiser(KeyboardInterrupt()))
-    assert status == 130 and stderr == "error: interrupted\n"
+def test_a_user_error_is_one_line_and_its_traceback_is_for_debugging(
+    capsys, caplog, error, status, line
+):
+    with caplog.at_level(logging.DEBUG):
+        assert _outcome(capsys, _raiser(error)) == (status, f"error: {line}\n")
+    assert all(record.levelno == logging.DEBUG for record in caplog.records)
+    assert _outcome(capsys, lambda: None) == (0, "")
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_main(lambda: 1 / 0)
-
-
-def test_the_traceback_is_logged_at_debug_level_only(capsys, caplog):
-    with caplog.at_level(logging.DEBUG):
-        _outcome(capsys, _raiser(ValueError("bad")))
-    [record] = caplog.records
-    assert record.levelno == logging.DEBUG and record.exc_info[0] is ValueError
 
 
 def test_a_wrong_option_is_one_line_and_argparse_is_put_back(capsys):

@@ -46,16 +46,10 @@ def test_without_output_the_labels_are_printed_the_best_first(clips, capsys):
     assert lines[0] == "clips/clip000.wav" and len(lines) == 9
     best = _scores("clips/clip000.wav")
     assert lines[1:3] == [f"  {score:.3f}  {label}" for label, score in best[:2]]
-
-
-def test_windows_are_printed_in_a_line_each(clips, capsys):
     _, out, _ = _tag(capsys, "clips/clip000.wav", "--chunk", "0.1", "--top_k", "1")
     _, first, second = out.splitlines()
     assert first.startswith("       0.00 -      0.10 s  0.0")
     assert second.startswith("       0.10 -      0.20 s  0.0")
-
-
-def test_a_clip_without_a_label_says_so(clips, capsys):
     _, out, _ = _tag(capsys, "clips/clip000.wav", "--threshold", "0.99")
     assert out.splitlines()[1] == "  no label reaches the threshold"
 
@@ -80,16 +74,6 @@ def test_thresholds_by_label_and_from_a_file(clips, capsys):
     assert labels == [{"Rain, light"}] * 3
     labels = [{label["label"] for label in clip["labels"]} for clip in found[1]]
     assert labels == [{"Dog", "Rain, light"}] * 3
-
-
-def test_frames_give_the_scores_of_all_classes(clips, capsys):
-    options = ["--frames", "--resolution", "0.08", "--window", "1", "-o", "out.npz"]
-    assert _tag(capsys, "clips", *options)[0] == 0
-    found = np.load("out.npz")
-    own = found["ids"] == "clips/clip002.wav"
-    assert list(found["classes"]) == CLASSES and found["values"][own].shape == (3, 3)
-    np.testing.assert_allclose(found["starts"][own], [0, 0.08, 0.16])
-    assert json.loads(str(found["info"]))["window"] == 1.0
 
 
 def test_events_are_a_desed_table(clips, capsys):
@@ -197,24 +181,18 @@ def test_a_picture_of_a_clip(clips, capsys):
         assert text in svg
 
 
-def test_a_picture_of_windows_and_of_chosen_labels(clips, capsys):
-    options = ["-o", "a.svg", "--chunk", "0.1", "--hop", "0.05", "--label", "Dog"]
-    assert _plot(capsys, "clips/clip001.wav", *options)[0] == 0
-    svg = Path("a.svg").read_text(encoding="utf-8")
-    assert "windows of 0.1 s every 0.05 s" in svg
-    assert "Dog" in svg and "Siren" not in svg
-
-
 def test_a_long_recording_is_drawn_by_windows(clips, capsys, monkeypatch):
     monkeypatch.setattr(cli, "PLOT_SHORT", 0.1)
     assert _plot(capsys, "clips/clip001.wav", "-o", "a.svg")[0] == 0
     assert "windows of 10 s" in Path("a.svg").read_text()
     assert _plot(capsys, "clips/clip001.wav", "-o", "a.svg", "--frames")[0] == 0
     assert "every 0.16 s" in Path("a.svg").read_text()
-
-
-def test_a_model_without_a_classifier_gives_the_spectrogram_with_a_note(clips, capsys):
-    options = ["encoder", "clips/clip001.wav", "-o", "a.svg"]
+    options = ["--chunk", "0.1", "--hop", "0.05", "--label", "Dog", "-o", "a.svg"]
+    assert _plot(capsys, "clips/clip001.wav", *options)[0] == 0
+    svg = Path("a.svg").read_text(encoding="utf-8")
+    assert "windows of 0.1 s every 0.05 s" in svg
+    assert "Dog" in svg and "Siren" not in svg
+    options = ["encoder", "clips/clip001.wav", "-o", "a.svg"]  # without a classifier
     assert command(capsys, "plot", *options)[0] == 0
     svg = Path("a.svg").read_text()
     assert "no labels: this model has no classifier" in svg

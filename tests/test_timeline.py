@@ -19,7 +19,6 @@ from espnet2_sslam.inference import (
     read_spectrogram,
     save_picture,
     time_ticks,
-    wrap_label,
 )
 
 CLASSES = ["Dog", "Rain", "Siren"]
@@ -73,31 +72,11 @@ def test_a_long_recording_has_few_columns_and_its_energy(tmp_path, monkeypatch):
     ]
     assert onset[0] == pytest.approx(7.3, abs=0.03)
     assert onset[1] == pytest.approx(7.3, abs=0.33)
+    assert exact.level[:, :700].max() < -60  # silence is dark
     assert coarse.edges[-1] == exact.edges[-1] == pytest.approx(12.3)
     widths = np.diff(coarse.edges)
     np.testing.assert_allclose(widths[:-1], widths[0])
     assert widths[-1] <= widths[0] + 0.02
-
-
-def test_blocks_do_not_show_in_the_spectrogram(tmp_path, monkeypatch):
-    path = _tone(tmp_path / "tone.wav", 700, seconds=2.0)
-    whole = read_spectrogram(path)
-    monkeypatch.setattr("espnet2_sslam.audio.BLOCK_FRAMES", 1100)
-    pieces = read_spectrogram(path)
-    np.testing.assert_allclose(pieces.level[20:60], whole.level[20:60], atol=0.05)
-
-
-def test_silence_is_dark(tmp_path):
-    path = tmp_path / "silence.wav"
-    soundfile.write(path, np.zeros(16_000), 16_000)
-    assert (read_spectrogram(path).level <= -79.9).all()
-
-
-def test_the_labels_with_the_highest_peak_are_drawn_best_first():
-    scores = np.array([[0.1, 0.5, 0.2], [0.1, 0.5, 0.9], [0.2, 0.5, 0.0]])
-    timeline = make_timeline(scores, *_steps(3), CLASSES, 2, 0.48)
-    assert timeline.labels == ["Siren", "Rain"]
-    assert list(timeline.peaks) == [0.9, 0.5]
 
 
 def test_wanted_labels_are_drawn_in_their_order():
@@ -109,15 +88,6 @@ def test_wanted_labels_are_drawn_in_their_order():
         make_timeline(scores, *_steps(1), CLASSES, 1, 0.16, labels=["Cat"])
 
 
-def test_each_step_covers_its_part_of_the_grid():
-    scores = np.arange(12).reshape(4, 3) / 12
-    timeline = make_timeline(scores, *_steps(4), CLASSES, 3, 0.64)
-    quarter = LABEL_COLUMNS // 4
-    for step in range(4):
-        part = timeline.scores[step * quarter : (step + 1) * quarter]
-        assert (part == scores[step, ::-1]).all()
-
-
 def test_one_short_sound_in_hours_is_seen():
     scores = np.zeros((100_000, 3), np.float32)
     scores[77_777, 1] = 0.8
@@ -127,42 +97,35 @@ def test_one_short_sound_in_hours_is_seen():
     assert column == int(77_777 / 100_000 * LABEL_COLUMNS)
 
 
-def test_overlapping_windows_are_drawn_where_they_are_nearest():
-    scores = np.array([[0.0], [1.0], [0.0]])
-    starts = np.array([0.0, 5.0, 10.0])
-    timeline = make_timeline(scores, starts, starts + 10, ["Dog"], 1, 20.0)
-    high = np.flatnonzero(timeline.scores[:, 0]) * 20 / LABEL_COLUMNS
-    assert high[0] == pytest.approx(7.5, abs=0.05)
-    assert high[-1] == pytest.approx(12.5, abs=0.05)
-
-
-def test_what_was_left_out_is_grey_not_zero():
-    starts = np.array([0.0, 20.0])
-    timeline = make_timeline(np.ones((2, 1)), starts, starts + 10, ["Dog"], 1, 40.0)
+def test_overlapping_windows_are_drawn_where_they_are_nearest_and_gaps_are_grey():
+    scores = np.array([[0.0], [1.0], [0.0], [0.0]])
+    starts = np.array([0.0, 5.0, 10.0, 30.0])
+    timeline = make_timeline(scores, starts, starts + 10, ["Dog"], 1, 40.0)
     left_out = np.isnan(timeline.scores[:, 0])
-    assert left_out.mean() == pytest.approx(0.5, abs=0.01)
+    assert left_out.mean() == pytest.approx(0.25, abs=0.01)
+    high = np.flatnonzero(timeline.scores[:, 0] == 1.0) * 40 / LABEL_COLUMNS
+    assert high[[0, -1]] == pytest.approx([7.5, 12.5], abs=0.1)
     figure = draw_timeline(_picture(40.0), timeline, "title")
     assert "grey: left out" in figure.axes[0].get_title(loc="left")
 
 
-@pytest.mark.parametrize("end", [0.05, 0.5, 5.0, 119, 121, 3599, 10_800, 90_000])
-def test_time_ticks_are_few_and_within_the_recording(end):
-    places, texts, _ = time_ticks(end)
+@pytest.mark.parametrize(
+    "end, second, unit",
+    [
+        (0.05, "0.05", "s"),
+        (5.0, "0.5", "s"),
+        (119, "15", "s"),
+        (300, "0:30", "min:s"),
+        (3599, "10:00", "min:s"),
+        (10_800, "0:30", "h:min"),
+        (90_000, "4:00", "h:min"),
+    ],
+)
+def test_time_ticks_are_few_clock_times_within_the_recording(end, second, unit):
+    places, texts, unit_of_axis = time_ticks(end)
     assert 2 <= len(places) <= 11 and places[0] == 0 and places[-1] <= end * 1.001
     assert len(set(texts)) == len(texts)
-
-
-def test_time_ticks_are_read_as_clock_times():
-    assert time_ticks(5.0)[1][:3] == ["0", "0.5", "1"] and time_ticks(5.0)[2] == "s"
-    assert time_ticks(300)[1][1] == "0:30" and time_ticks(300)[2] == "min:s"
-    assert time_ticks(10_800)[1][-1] == "3:00" and time_ticks(10_800)[2] == "h:min"
-
-
-def test_long_labels_are_wrapped_and_shortened():
-    assert wrap_label("Dog") == "Dog"
-    long = wrap_label("Inside, large room or hall, with many people and their dogs")
-    assert len(long.split("\n")) == 2 and max(map(len, long.split("\n"))) <= 28
-    assert long.endswith("…")
+    assert (texts[1], unit_of_axis) == (second, unit)
 
 
 @pytest.mark.parametrize("labels", [1, 3, 12])

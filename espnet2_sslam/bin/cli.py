@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
         AudioInput,
         Event,
         FileResult,
-        ResultFolder,
         Rows,
+        StoredRows,
     )
 
 # What bad input, a missing file or a full disk raise. Anything else is a mistake of
@@ -207,11 +208,8 @@ def embed(args: argparse.Namespace) -> None:
     model = _load(args)
     options = _chosen(args, "layer", "pooling", "chunk", "hop")
     job = _describe(args, model, {"command": "embed", **options})
-    with _result_folder(args, items, job) as folder:
-        paths = [item.path for item in folder.todo]
-        _fill(folder, len(items), model.embed_files(paths, **options))
-        if len(rows := folder.rows(items)):
-            write_embeddings(args.output, format, rows, job, series)
+    with _results(args, items, job, partial(model.embed_files, **options)) as rows:
+        write_embeddings(args.output, format, rows, job, series)
 
 
 def tag(args: argparse.Namespace) -> None:
@@ -235,20 +233,29 @@ def tag(args: argparse.Namespace) -> None:
             "from `sslam embed`"
         )
     limits = inference.class_thresholds(threshold, classes) if args.threshold else 0.0
-    choose = inference.best_labels(
-        classes, TOP_K if args.top_k is None else args.top_k, limits
+    top_k = TOP_K if args.top_k is None else args.top_k
+    choose = inference.best_labels(classes, top_k, limits)
+    find_events = partial(
+        inference.find_events,
+        classes=classes,
+        threshold=threshold,
+        **_chosen(args, "median", "min_duration", "merge_gap"),
     )
     series = args.frames or args.chunk is not None
     compute, options = model.tag_files, _chosen(args, "chunk", "hop")
     if args.frames or args.events:
         compute = model.tag_frames
         options = {"resolution": args.resolution or 0.16, "window": args.window}
+    compute = partial(compute, **options)
     if args.output is None:
         failures: dict[str, str] = {}
-        results = compute([item.path for item in items], **options)
-        rows = _usable_rows(items, results, failures)
+        results = _usable(items, compute([item.path for item in items]), failures)
+        rows = (
+            inference.Rows(item.name, result.starts, result.ends, result.values)
+            for item, result in results
+        )
         if args.events:
-            lines = inference.event_table(_events(args, rows, classes, threshold))
+            lines = inference.event_table(_events(rows, find_events))
         else:
             lines = _label_lines(rows, choose, series)
         for line in lines:
@@ -256,14 +263,11 @@ def tag(args: argparse.Namespace) -> None:
         _refuse(failures, len(items), "")
         return
     job = _describe(args, model, {"command": "tag", **options})
-    with _result_folder(args, items, job) as folder:
-        paths = [item.path for item in folder.todo]
-        _fill(folder, len(items), compute(paths, **options))
-        rows = folder.rows(items)
-        if args.events and len(rows):
-            events = _events(args, rows, classes, threshold)
+    with _results(args, items, job, compute) as rows:
+        if args.events:
+            events = _events(rows, find_events)
             inference.write_events(args.output, format, events)
-        elif len(rows):
+        else:
             inference.write_scores(
                 args.output, format, rows, job, classes, choose, series
             )
@@ -304,14 +308,8 @@ def plot(args: argparse.Namespace) -> None:
         if result.error is not None:
             raise ValueError(f"{args.file}: {result.error}")
         timeline = inference.make_timeline(
-            result.values,
-            result.starts,
-            result.ends,
-            model.classes,
-            args.top_k,
-            duration,
-            rows_are,
-            args.label,
+            *(result.values, result.starts, result.ends, model.classes),
+            *(args.top_k, duration, rows_are, args.label),
         )
     name = os.path.basename(os.path.normpath(args.model)) or args.model
     title = f"{_short(os.path.basename(args.file))}\nmodel: {_short(name)}"
@@ -454,17 +452,17 @@ def _add_step_options(parser: argparse.ArgumentParser, frames: str) -> None:
     add("--window", type=_not_negative, metavar="S", help=text)
 
 
-def _positive(text: str) -> float:
-    """A number of seconds above zero."""
-    if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, got {text}")
-    return float(text)
-
-
 def _not_negative(text: str) -> float:
     """A number of seconds, or zero."""
     if not 0 <= float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"must be 0 or more seconds, got {text}")
+    return float(text)
+
+
+def _positive(text: str) -> float:
+    """A number of seconds above zero."""
+    if _not_negative(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, got {text}")
     return float(text)
 
 
@@ -583,52 +581,53 @@ def _describe(
 
 
 @contextmanager
-def _result_folder(
-    args: argparse.Namespace, items: Sequence["AudioInput"], job: Mapping[str, Any]
-) -> Iterator["ResultFolder"]:
-    """The results so far, to be filled and written; then says what came of it.
+def _results(
+    args: argparse.Namespace,
+    items: Sequence["AudioInput"],
+    job: Mapping[str, Any],
+    compute: Callable[[list[str]], Iterator["FileResult"]],
+) -> Iterator["StoredRows"]:
+    """All results, a stopped run's among them, for the block to write; says how many.
 
     Raises:
         ValueError: Files that could not be used; all else is written before.
     """
+    from tqdm import tqdm
+
     from espnet2_sslam.inference import ResultFolder
 
-    began = time.monotonic()
+    began, total = time.monotonic(), len(items)
     with ResultFolder(args.output, job, items, args.restart) as folder:
+        failures = folder.failures
         try:
-            yield folder
+            if done := total - len(folder.todo):
+                _say(f"{done} of {total} files are done already, {total - done} to go")
+            results = compute([item.path for item in folder.todo])
+            with tqdm(
+                total=total, initial=done, unit="file", disable=None, smoothing=0.05
+            ) as progress:
+                for item, result in _usable(folder.todo, results, failures):
+                    folder.add(item, result)
+                    progress.update(len(folder) + len(failures) - progress.n)
+            rows = folder.rows(items)
+            if not len(rows):
+                _refuse(failures, total, f"{args.output} is not written")
+            yield rows
         except KeyboardInterrupt:
             _say(
-                f"{len(folder)} of {len(items)} files are done and kept in "
+                f"{len(folder)} of {total} files are done and kept in "
                 f"{folder.folder}: the same command goes on from there"
             )
             raise
-        kept = f"{args.output} is not written"
-        if shapes := folder.rows(items).shapes:
-            rows = sum(shape[0] for shape in shapes)
-            _say(
-                f"{args.output}: {len(shapes):,} of {len(items):,} files, {rows:,} "
-                f"rows ({time.monotonic() - began:.0f} s)"
-            )
-            kept = f"{folder.folder} keeps the others for a run with these repaired"
-        if not folder.failures:
+        num_rows = sum(shape[0] for shape in rows.shapes)
+        _say(
+            f"{args.output}: {len(rows):,} of {total:,} files, {num_rows:,} "
+            f"rows ({time.monotonic() - began:.0f} s)"
+        )
+        if not failures:
             folder.discard()
-    _refuse(folder.failures, len(items), kept)
-
-
-def _fill(folder: "ResultFolder", total: int, results: Iterator["FileResult"]) -> None:
-    """Keep the results of the files that are to do; failures are kept as well."""
-    from tqdm import tqdm
-
-    done = total - len(folder.todo)
-    if done:
-        _say(f"{done} of {total} files are done already, {len(folder.todo)} to go")
-    with tqdm(
-        total=total, initial=done, unit="file", disable=None, smoothing=0.05
-    ) as progress:
-        for item, result in _usable(folder.todo, results, folder.failures):
-            folder.add(item, result)
-            progress.update(len(folder) + len(folder.failures) - progress.n)
+    kept = f"{folder.folder} keeps the others for a run with these repaired"
+    _refuse(failures, total, kept)
 
 
 def _usable(
@@ -654,33 +653,12 @@ def _usable(
         ) from None
 
 
-def _usable_rows(
-    items: Sequence["AudioInput"],
-    results: Iterator["FileResult"],
-    failures: dict[str, str],
-) -> Iterator["Rows"]:
-    """Their rows, as a folder of results gives them back."""
-    from espnet2_sslam.inference import Rows
-
-    for item, result in _usable(items, results, failures):
-        yield Rows(item.name, result.starts, result.ends, result.values)
-
-
 def _events(
-    args: argparse.Namespace,
-    results: Iterable["Rows"],
-    classes: Sequence[str],
-    threshold: Mapping[str, float],
+    results: Iterable["Rows"], find_events: Callable[..., list["Event"]]
 ) -> Iterator[tuple[str, list["Event"]]]:
     """The events of each file."""
-    from espnet2_sslam.inference import find_events
-
-    options = _chosen(args, "median", "min_duration", "merge_gap")
     for name, starts, ends, scores in results:
-        events = find_events(
-            scores, starts, ends, classes, threshold=threshold, **options
-        )
-        yield name, events
+        yield name, find_events(scores, starts, ends)
 
 
 def _label_lines(

@@ -20,7 +20,6 @@ from espnet2_sslam.inference.plot import (
     read_spectrogram,
     save_picture,
     time_ticks,
-    wrap_label,
 )
 from espnet2_sslam.inference.results import ResultFolder, Rows, StoredRows
 from espnet2_sslam.inference.stream import FileResult
@@ -48,7 +47,6 @@ __all__ = [
     "read_spectrogram",
     "save_picture",
     "time_ticks",
-    "wrap_label",
     "write_embeddings",
     "write_events",
     "write_scores",

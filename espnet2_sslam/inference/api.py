@@ -20,6 +20,7 @@ from espnet2_sslam.inference.jobs import (
     Chunks,
     EmbedFrames,
     Job,
+    Layout,
     PooledClips,
     WholeClip,
 )
@@ -329,7 +330,7 @@ class SSLAM:
         pool = Pooling(pooling, config.embed_dim)
         return PooledClips(self._backbone, layout, pool, layer)
 
-    def _tagging(self, layout: WholeClip | Chunks | CentredWindows) -> Job:
+    def _tagging(self, layout: Layout) -> Job:
         """The job of `tag`."""
         model = self.model
         if not isinstance(model, SSLAMClassifier):
@@ -349,10 +350,9 @@ class SSLAM:
                 raise ValueError("hop needs chunk: give the length of the windows too")
             return clip
         hop = chunk if hop is None else hop
-        for name, value, least in (
-            ("chunk", chunk, FRAME_LENGTH / SAMPLE_RATE),
-            ("hop", hop, 1 / SAMPLE_RATE),
-        ):
+        shortest = {"chunk": (chunk, FRAME_LENGTH), "hop": (hop, 1)}
+        for name, (value, samples) in shortest.items():
+            least = samples / SAMPLE_RATE
             if not least <= value < float("inf"):
                 raise ValueError(f"{name} must be {least:g} s or more, got {value}")
         return Chunks(round(chunk * SAMPLE_RATE), round(hop * SAMPLE_RATE), clip)

@@ -1,8 +1,9 @@
 """How a recording is cut, what is computed of the pieces, and how they become rows.
 
-A layout reads blocks of samples once, with the memory of one piece, and yields pieces:
-each is one pass of the encoder and belongs to a row (a clip, a window, a time step),
-whose beginning and end `span` gives. All its numbers are samples at 16 kHz.
+A layout reads blocks of samples once, with the memory of one piece: `pieces` yields
+them, each one pass of the encoder, rows in order; a row is a clip, a window or a time
+step, `span` gives its beginning and end, `cuts` says whether a part of the recording
+does not count. All its numbers are samples at 16 kHz.
 
 A job has a layout and an encoder on its device; `run` makes a value of each piece of a
 batch, `finish` makes rows of the values of a file.
@@ -12,7 +13,7 @@ Shapes: B pieces, S time patches, D channels, L layers, C classes, W rows.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, groupby
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,22 +53,6 @@ class Window(NamedTuple):
     samples: np.ndarray
     start: int
     total: int | None
-
-
-class Layout(Protocol):
-    """How a recording is cut."""
-
-    def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
-        """The pieces of a recording, rows in order."""
-        ...
-
-    def span(self, row: int, total: int) -> tuple[float, float]:
-        """Beginning and end of a row of a recording of `total` samples."""
-        ...
-
-    def cuts(self, total: int) -> bool:
-        """Whether a part of a recording of `total` samples does not count."""
-        ...
 
 
 def cut_windows(
@@ -185,6 +170,9 @@ class CentredWindows:
         return -(-frames * self.parts // PATCH_SIZE)
 
 
+Layout = WholeClip | Chunks | CentredWindows
+
+
 class Backbone:
     """The encoder on its device: pieces in, tokens out; keeps no state between calls.
 
@@ -242,21 +230,6 @@ class Done(NamedTuple):
 
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, ends in seconds, values
-
-
-class Job(Protocol):
-    """What is computed of files."""
-
-    backbone: Backbone
-    layout: Layout
-
-    def run(self, pieces: Sequence[np.ndarray]) -> Sequence[Any]:
-        """A value per piece of a batch."""
-        ...
-
-    def finish(self, parts: Sequence[Done], total: int) -> Rows:
-        """The rows of a file of `total` samples from its pieces in order."""
-        ...
 
 
 class PooledClips:
@@ -354,3 +327,6 @@ class EmbedFrames:
         if freq == "mean":
             return grid.mean(2, keepdim=True)
         return grid.flatten(2)[:, :, None] if freq == "concat" else grid
+
+
+Job = PooledClips | EmbedFrames

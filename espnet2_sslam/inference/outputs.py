@@ -6,6 +6,7 @@ the same bytes. In text a row is a clip, a window or a time step; times are seco
 
 import csv
 import glob
+import io
 import json
 import os
 import struct
@@ -20,18 +21,12 @@ import numpy as np
 from espnet2_sslam import store
 from espnet2_sslam.inference.api import Label
 from espnet2_sslam.inference.events import Event
-from espnet2_sslam.inference.results import Rows, StoredRows
+from espnet2_sslam.inference.results import StoredRows
 
-SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".npz": "npz",
-    ".ark": "ark",
-    ".scp": "ark",
-}
+SUFFIXES = {f".{name}": name for name in ("csv", "tsv", "json", "jsonl", "npz", "ark")}
+SUFFIXES[".scp"] = "ark"
 Choose = Callable[[np.ndarray], list[Label]]
+HEAD = ("file", "start", "end")
 NamedEvents = Iterable[tuple[str, list[Event]]]  # of each file
 
 
@@ -73,17 +68,21 @@ def write_embeddings(
         info: What the results are (model, options), for the formats that can say it.
         series: A file has several rows (windows, time steps) even if it has just one.
     """
+    shape = results.shapes[0]
+    layers = ["layer"] if len(shape) == 3 else []
+    columns = [*layers, *(f"v{index}" for index in range(shape[-1]))]
+    cells = (
+        [*head, *([layer] if layers else []), *_numbers(vector)]
+        for head, values in _rows(results)
+        for layer, vector in enumerate(values.reshape(-1, shape[-1]))
+    )
+    objects = (_object(head, "values", _nested(x)) for head, x in _rows(results))
     if format == "npz":
         write_npz(output, results, info=np.array(json.dumps(info)))
     elif format == "ark":
         write_ark(output, results, series)
-    elif format in ("json", "jsonl"):
-        objects = (
-            _object(head, "values", _nested(values)) for head, values in _rows(results)
-        )
-        write_text(output, _json_lines(format, objects))
     else:
-        write_text(output, _embedding_table(format, results))
+        _write_text(output, format, [*HEAD, *columns], cells, objects)
 
 
 def write_scores(
@@ -105,42 +104,38 @@ def write_scores(
     Args:
         choose: Scores of a row (C,) to its labels, see `best_labels`.
     """
+    cells = (
+        [*head, label, f"{score:.6g}"]
+        for head, scores in _rows(results)
+        for label, score in choose(scores)
+    )
+    objects = (
+        _object(head, "labels", _labels(choose(scores)))
+        for head, scores in _rows(results)
+    )
     if format == "npz":
         names = np.array(classes)
         write_npz(output, results, classes=names, info=np.array(json.dumps(info)))
     elif format == "ark":
         write_ark(output, results, series, classes)
-    elif format in ("json", "jsonl"):
-        objects = (
-            _object(head, "labels", _labels(choose(scores)))
-            for head, scores in _rows(results)
-        )
-        write_text(output, _json_lines(format, objects))
     else:
-        header = ["file", "start", "end", "label", "score"]
-        table = (
-            [*head.values(), label, f"{score:.6g}"]
-            for head, scores in _rows(results)
-            for label, score in choose(scores)
-        )
-        write_text(output, _table(format, header, table))
+        _write_text(output, format, [*HEAD, "label", "score"], cells, objects)
 
 
 def write_events(output: Path, format: str, events: NamedEvents) -> None:
     """Write the events of files: DESED's table (tsv, csv), or objects (json, jsonl)."""
-    if format in ("json", "jsonl"):
-        objects = (
-            f'{{"file": {json_text(name)}, "onset": {seconds(onset)}, '
-            f'"offset": {seconds(offset)}, "label": {json_text(label)}}}'
-            for name, file_events in events
-            for onset, offset, label in file_events
-        )
-        write_text(output, _json_lines(format, objects))
-    elif format == "csv":
-        table = (line.split("\t") for line in event_table(events))
-        write_text(output, _table(format, next(table), table))
-    else:
-        write_text(output, event_table(events))
+    if format == "tsv":  # without quotes, which the tools of DESED do not know
+        with _streams(output) as [stream]:
+            stream.writelines(_encode(f"{line}\n") for line in event_table(events))
+        return
+    cells = (line.split("\t") for line in event_table(events))
+    objects = (
+        f'{{"file": {json_text(name)}, "onset": {seconds(onset)}, '
+        f'"offset": {seconds(offset)}, "label": {json_text(label)}}}'
+        for name, file_events in events
+        for onset, offset, label in file_events
+    )
+    _write_text(output, format, next(cells), cells, objects)
 
 
 def event_table(events: NamedEvents) -> Iterator[str]:
@@ -197,11 +192,8 @@ def _member(
     """A file of the archive, after the header of an array; without a date."""
     info = zipfile.ZipInfo(f"{name}.npy")
     info.compress_type = compression
-    header = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": shape,
-    }
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
     with archive.open(info, "w", force_zip64=True) as file:
         np.lib.format.write_array_header_1_0(file, header)
         yield file
@@ -228,6 +220,7 @@ def write_ark(
     paths = {suffix: base.with_name(base.name + suffix) for suffix in suffixes}
     with _streams(*paths.values()) as streams:
         out = dict(zip(paths, streams, strict=True))
+        ark = out[".ark"]
         for rows in results:
             name = kaldi_id(rows.name)
             array = rows.values if series else rows.values[0]
@@ -235,33 +228,34 @@ def write_ark(
                 raise ValueError(
                     "ark holds vectors and matrices: choose one layer, or npz"
                 )
-            out[".ark"].write(_encode(f"{name} "))
-            place = f"{name} {paths['.ark']}:{out['.ark'].tell()}\n"
-            out[".scp"].write(_encode(place))
+            ark.write(_encode(f"{name} "))
+            out[".scp"].write(_encode(f"{name} {paths['.ark']}:{ark.tell()}\n"))
             # Kaldi's binary format: a float vector or matrix, its sizes, its numbers
-            out[".ark"].write(b"\0BFV " if array.ndim == 1 else b"\0BFM ")
-            for size in array.shape:
-                out[".ark"].write(struct.pack("<bi", 4, size))
-            out[".ark"].write(array.astype("<f4").tobytes())
+            ark.write(b"\0BFV " if array.ndim == 1 else b"\0BFM ")
+            ark.writelines(struct.pack("<bi", 4, size) for size in array.shape)
+            ark.write(array.astype("<f4").tobytes())
             if series:
-                times = zip(rows.starts, rows.ends, strict=True)
-                for row, (start, end) in enumerate(times):
-                    line = f"{name}-{row:06d} {name} {seconds(start)} {seconds(end)}\n"
-                    out[".segments"].write(_encode(line))
+                out[".segments"].writelines(
+                    _encode(
+                        f"{name}-{row:06d} {name} {seconds(start)} {seconds(end)}\n"
+                    )
+                    for row, (start, end) in enumerate(
+                        zip(rows.starts, rows.ends, strict=True)
+                    )
+                )
         for label in classes or ():
             out[".classes.txt"].write(_encode(f"{label}\n"))
 
 
 def kaldi_id(name: str) -> str:
     """A name without blanks; `urllib.parse.unquote` gives the name back."""
-    return "".join(
-        (
-            c
-            if c.isprintable() and not c.isspace() and c != "%"
-            else "".join(f"%{byte:02X}" for byte in os.fsencode(c))
-        )
-        for c in name
-    )
+
+    def escaped(character: str) -> str:
+        if character.isprintable() and not character.isspace() and character != "%":
+            return character
+        return "".join(f"%{byte:02X}" for byte in os.fsencode(character))
+
+    return "".join(map(escaped, name))
 
 
 def plain(name: str) -> str:
@@ -274,11 +268,33 @@ def seconds(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def write_text(output: Path, lines: Iterable[str]) -> None:
-    """Write lines of text as UTF-8; names that are not UTF-8 keep their bytes."""
-    with _streams(output) as [stream]:
-        for line in lines:
-            stream.write(_encode(f"{line}\n"))
+def _write_text(
+    output: Path,
+    format: str,
+    header: Sequence[str],
+    cells: Iterable[Sequence[Any]],
+    objects: Iterable[str],
+) -> None:
+    """Write the cells as csv or tsv, or the objects as json or jsonl, in UTF-8.
+
+    Names that are not UTF-8 keep their bytes.
+    """
+    with (
+        _streams(output) as [stream],
+        io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="") as text,
+    ):
+        if format == "jsonl":
+            text.writelines(f"{line}\n" for line in objects)
+        elif format == "json":
+            text.write("[")
+            for number, line in enumerate(objects):
+                text.write(f"{',' if number else ''}\n{line}")
+            text.write("\n]\n")
+        else:
+            between = "\t" if format == "tsv" else ","
+            table = csv.writer(text, delimiter=between, lineterminator="\n")
+            table.writerow(header)
+            table.writerows(cells)
 
 
 def _encode(text: str) -> bytes:
@@ -300,72 +316,18 @@ def _streams(*paths: Path) -> Iterator[list[IO[bytes]]]:
         raise OSError(error.errno, error.strerror, str(paths[-1])) from error
 
 
-def _rows(results: Iterable[Rows]) -> Iterator[tuple[dict[str, str], np.ndarray]]:
+def _rows(results: StoredRows) -> Iterator[tuple[list[str], np.ndarray]]:
     """Each row: its file, start and end, and its values."""
-    for rows in results:
-        for start, end, values in zip(*rows[1:], strict=True):
-            head = {"file": rows.name, "start": seconds(start), "end": seconds(end)}
-            yield head, values
+    for name, *arrays in results:
+        for start, end, values in zip(*arrays, strict=True):
+            yield [name, seconds(start), seconds(end)], values
 
 
-class _Echo:
-    """A file for `csv.writer` that returns what it is given."""
-
-    @staticmethod
-    def write(text: str) -> str:
-        return text
-
-
-def _liner(format: str) -> tuple[Callable[[Sequence[str]], str], str]:
-    """The function from cells to a line of a table, and what separates the cells."""
-    between = "\t" if format == "tsv" else ","
-    return csv.writer(_Echo, delimiter=between, lineterminator="").writerow, between
-
-
-def _table(
-    format: str, header: Sequence[str], rows: Iterable[Sequence[str]]
-) -> Iterator[str]:
-    """Lines of a table."""
-    line, _ = _liner(format)
-    yield line(header)
-    yield from map(line, rows)
-
-
-def _embedding_table(format: str, results: StoredRows) -> Iterator[str]:
-    """Lines of a table of embeddings; with all layers a line per layer."""
-    line, between = _liner(format)
-    shape = results.shapes[0]
-    layers = ["layer"] if len(shape) == 3 else []
-    columns = [f"v{index}" for index in range(shape[-1])]
-    yield line(["file", "start", "end", *layers, *columns])
-    for head, values in _rows(results):
-        for layer, vector in enumerate(values.reshape(-1, shape[-1])):
-            cells = [*head.values(), *([str(layer)] if layers else [])]
-            yield line(cells) + between + _numbers(vector, between)
-
-
-def _json_lines(format: str, objects: Iterable[str]) -> Iterator[str]:
-    """Lines of a JSON list, or of JSON lines."""
-    if format == "jsonl":
-        yield from objects
-        return
-    yield "["
-    previous = None
-    for text in objects:
-        if previous is not None:
-            yield previous + ","
-        previous = text
-    if previous is not None:
-        yield previous
-    yield "]"
-
-
-def _object(head: Mapping[str, str], key: str, value: str) -> str:
+def _object(head: Sequence[str], key: str, value: str) -> str:
     """A row as JSON; the value is JSON already."""
-    return (
-        f'{{"file": {json_text(head["file"])}, "start": {head["start"]}, '
-        f'"end": {head["end"]}, "{key}": {value}}}'
-    )
+    name, start, end = head
+    times = f'"start": {start}, "end": {end}'
+    return f'{{"file": {json_text(name)}, {times}, "{key}": {value}}}'
 
 
 def json_text(text: str) -> str:
@@ -384,11 +346,10 @@ def _labels(labels: Iterable[Label]) -> str:
 
 def _nested(values: np.ndarray) -> str:
     """A vector or a matrix as JSON."""
-    if values.ndim == 1:
-        return f"[{_numbers(values, ', ')}]"
-    return f"[{', '.join(map(_nested, values))}]"
+    parts = _numbers(values) if values.ndim == 1 else map(_nested, values)
+    return f"[{', '.join(parts)}]"
 
 
-def _numbers(vector: np.ndarray, between: str) -> str:
+def _numbers(vector: np.ndarray) -> list[str]:
     """Numbers with the nine digits that give a float32 back."""
-    return between.join(["%.9g"] * len(vector)) % tuple(vector.tolist())
+    return [f"{number:.9g}" for number in vector.tolist()]

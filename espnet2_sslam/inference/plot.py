@@ -74,45 +74,31 @@ def read_spectrogram(path: str | Path) -> Spectrogram:
     Raises:
         AudioError: See `read_blocks`.
     """
-    size, samples = 1, 0  # frames of a column
-    sums, counts = np.zeros((0, NUM_MEL_BINS)), np.zeros(0)
+    size, frames, samples = 1, 0, 0  # frames of a column; read so far
+    sums = np.zeros((MAX_COLUMNS, NUM_MEL_BINS))
     rest = np.zeros(0, np.float32)
     for block in read_blocks(path):
         samples += len(block)
         wave = np.concatenate([rest, block])
-        frames = max(0, (len(wave) - FRAME_LENGTH) // FRAME_SHIFT + 1)
-        rest = wave[frames * FRAME_SHIFT :]
-        if frames == 0:
+        count = max(0, (len(wave) - FRAME_LENGTH) // FRAME_SHIFT + 1)
+        rest = wave[count * FRAME_SHIFT :]
+        if count == 0:
             continue
         fbank, _ = kaldi_fbank(torch.from_numpy(wave)[None])
-        power = fbank[0, :frames].double().exp().numpy()
-        # The last column is filled up before new ones begin.
-        space = int(size - counts[-1]) if len(counts) else 0
-        if space:
-            sums[-1] += power[:space].sum(0)
-            counts[-1] += len(power[:space])
-        new = _grouped(power[space:], np.ones(len(power[space:])), size)
-        sums, counts = np.concatenate([sums, new[0]]), np.concatenate([counts, new[1]])
-        while len(counts) > MAX_COLUMNS:
+        while frames + count > size * MAX_COLUMNS:  # two columns become one
             size *= 2
-            sums, counts = _grouped(sums, counts, 2)
-    power = sums / counts[:, None]
+            sums = np.concatenate([sums[::2] + sums[1::2], np.zeros_like(sums[::2])])
+        columns = np.arange(frames, frames + count) // size
+        np.add.at(sums, columns, fbank[0, :count].double().exp().numpy())
+        frames += count
+    columns = -(-frames // size)
+    power = sums[:columns] / np.diff(np.r_[:frames:size, frames])[:, None]
     loudest = power.max()
     if loudest < 4 * SILENCE:  # nothing but silence: dark, not a maximum
         loudest = SILENCE * 10 ** (DYNAMIC_RANGE / 10)
     edges = np.arange(len(power) + 1) * size * FRAME_SHIFT / SAMPLE_RATE
     edges[-1] = samples / SAMPLE_RATE
     return Spectrogram(DECIBEL * np.log(power.T / loudest), edges)
-
-
-def _grouped(
-    sums: np.ndarray, counts: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts of `size` neighbours each."""
-    if len(counts) == 0:
-        return sums, counts
-    first = np.arange(0, len(counts), size)
-    return np.add.reduceat(sums, first), np.add.reduceat(counts, first)
 
 
 def make_timeline(
@@ -149,27 +135,18 @@ def make_timeline(
     best = np.argsort(-peaks, kind="stable")[:top_k]
     if labels:
         best = np.array([list(classes).index(name) for name in labels])
-    grid = _on_grid(scores[:, best], starts, ends, end)
-    return Timeline(
-        [str(classes[index]) for index in best], peaks[best], grid, end, note
-    )
-
-
-def _on_grid(
-    scores: np.ndarray, starts: np.ndarray, ends: np.ndarray, end: float
-) -> np.ndarray:
-    """Scores (T, L) of rows on a grid of equal columns (K, L)."""
     left, right = starts.copy(), ends.copy()
     middle = (ends[:-1] + starts[1:]) / 2  # where two rows that overlap meet
     left[1:], right[:-1] = np.maximum(left[1:], middle), np.minimum(right[:-1], middle)
     width = end / LABEL_COLUMNS
     first = np.minimum((left / width + 1e-6).astype(int), LABEL_COLUMNS - 1)
     after = np.ceil(right / width - 1e-6).astype(int).clip(first + 1, LABEL_COLUMNS)
-    grid = np.full((LABEL_COLUMNS, scores.shape[1]), np.nan)
+    grid = np.full((LABEL_COLUMNS, len(best)), np.nan)
     for offset in range(int((after - first).max())):
         reaches = first + offset < after
-        np.fmax.at(grid, first[reaches] + offset, scores[reaches])
-    return grid
+        np.fmax.at(grid, first[reaches] + offset, scores[reaches][:, best])
+    names = [str(classes[index]) for index in best]
+    return Timeline(names, peaks[best], grid, end, note)
 
 
 def draw_timeline(
