@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from espnet2_sslam.integrations.publish import push
 from tests.command_case import command
 from tests.publish_case import small_classifier
 from tests.publish_hub import TOKEN, WritableHub
-from tests.test_recipe_shell import Recipe, names, one_line
+from tests.test_recipe_shell import Recipe
 
 REPO = "me/tiny"
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,46 +57,37 @@ def folder(written, tmp_path):
     return Path(shutil.copytree(written, tmp_path / "tiny"))
 
 
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture
-def refused(capsys, folder):
-    """Upload in vain and return the one line; the folder is as it was."""
+def refused(capsys, hub, folder):
+    """Upload in vain and return the one line; folder and Hub are as they were."""
 
     def run(*options, repo=REPO):
-        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        before = content(folder)
         words = ["publish", folder, "--hf_repo", repo, *options]
         status, _, stderr = command(capsys, *words)
         assert status == 1 and stderr.count("\n") == 1, stderr
-        assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert content(folder) == before and hub.commits == 0
         return stderr
 
     return run
 
 
-def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_a_new_repository_holds_the_folder_in_one_commit(hub, folder):
     assert push(folder, REPO) == f"{hub.url}/{REPO}"
-    there, here = hub.files(REPO), content(folder)
-    assert there.keys() == here.keys() and hub.commits == 1
-    changed = {name for name in here if there[name] != here[name]}
+    remote, local = hub.files(REPO), content(folder)
+    assert remote.keys() == local.keys() and hub.commits == 1
+    changed = {name for name in local if remote[name] != local[name]}
     assert changed == {"README.md", "checksums.txt"}  # the card says where it is
-
-
-def test_the_uploaded_card_names_the_repository_and_fits_its_hash(hub, folder):
-    push(folder, REPO, branch="v2")
-    there = hub.files(REPO, "v2")
-    assert b'MODEL = "me/tiny@v2"\n' in there["README.md"]
-    for line in there["checksums.txt"].decode().splitlines():
+    assert b'MODEL = "me/tiny"\n' in remote["README.md"]
+    for line in remote["checksums.txt"].decode().splitlines():
         digest, name = line.split("  ")
-        assert hashlib.sha256(there[name]).hexdigest() == digest
-
-
-def test_a_second_upload_of_the_same_does_nothing(hub, folder):
-    push(folder, REPO)
+        assert hashlib.sha256(remote[name]).hexdigest() == digest
     sent = len(hub.uploads)
-    push(folder, REPO)
+    push(folder, REPO)  # again: nothing to do
     assert hub.commits == 1 and len(hub.uploads) == sent
 
 
@@ -127,7 +117,8 @@ def test_writing_and_uploading_at_once(hub, written, tmp_path, capsys):
 def test_private_and_branch(hub, folder):
     push(folder, REPO, private=True, branch="v2")
     assert REPO in hub.private
-    assert hub.files(REPO, "main") == {} and "README.md" in hub.files(REPO, "v2")
+    assert hub.files(REPO, "main") == {}
+    assert b'MODEL = "me/tiny@v2"\n' in hub.files(REPO, "v2")["README.md"]
     push(folder, REPO, branch="v2")  # stays private without a word
     assert hub.commits == 1
 
@@ -152,19 +143,19 @@ def test_without_a_token_the_line_says_how_to_get_one(
     assert "is kept: go on with `sslam publish" in line and hub.requests == []
 
 
-def test_a_token_that_is_not_accepted(hub, refused, monkeypatch):
+def test_a_token_that_is_not_accepted_or_may_not_write(hub, refused, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "does not accept the token" in refused()
-
-
-def test_a_token_without_permission(hub, refused):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.forbidden = True
     assert "may not write there: it needs the permission" in refused()
     hub.add(REPO, {".gitattributes": b""})
     assert "may not write there" in refused()
 
 
-def test_no_network(hub, refused, folder):
+def test_a_hub_that_answers_with_an_error_or_not_at_all(hub, refused):
+    hub.status[REPO] = 500
+    assert "the Hub answers 500" in refused()
     hub.close()
     assert "cannot be reached" in refused()
 
@@ -180,11 +171,6 @@ def test_offline(hub, refused, monkeypatch):
         close_session()
 
 
-def test_a_hub_that_answers_with_an_error(hub, refused):
-    hub.status[REPO] = 500
-    assert "the Hub answers 500" in refused()
-
-
 def test_a_repository_with_other_files_is_not_touched(hub, refused, folder):
     hub.add(REPO, OTHERS)
     line = refused()
@@ -197,21 +183,18 @@ def test_a_repository_with_other_files_is_not_touched(hub, refused, folder):
 def test_a_public_repository_does_not_become_private_by_itself(hub, refused):
     hub.add(REPO, {".gitattributes": b""})
     assert "is there and public" in refused("--private")
-    assert hub.commits == 0
 
 
 def test_metadata_that_the_hub_refuses(hub, refused):
     hub.invalid_card = '"license" must be one of [apache-2.0, ...]'
     assert 'Invalid metadata in README.md. - "license" must be' in refused()
-    assert hub.commits == 0
 
 
 def test_an_interrupted_upload_leaves_nothing_and_goes_on(hub, refused, folder):
     pack = (folder / "espnet_model.zip").read_bytes()
     hub.cut[hashlib.sha256(pack).hexdigest()] = 1000
-    line = refused()
-    assert "interrupted or the Hub cannot be reached" in line
-    assert hub.commits == 0 and hub.files(REPO) == {}
+    assert "interrupted or the Hub cannot be reached" in refused()
+    assert hub.files(REPO) == {}
     arrived = list(hub.uploads)
     assert len(arrived) <= 1  # the other large file may have been faster
     hub.cut.clear()
@@ -234,7 +217,7 @@ def test_what_is_no_repository_is_refused_at_once(hub, refused, repo):
     assert hub.requests == []
 
 
-def test_options_of_the_card_have_no_place_in_a_mere_upload(hub, refused):
+def test_options_of_the_card_have_no_place_in_a_mere_upload(refused):
     assert "edit its README.md instead of --license" in refused("--license", "mit")
 
 
@@ -273,88 +256,63 @@ elif name == "sslam_publish":
 """
 
 
-def publishing_recipe(folder):
-    """The recipe with its stand-in, which knows publishing too."""
-    recipe = Recipe(folder)
-    with open(recipe.folder / "python", "a") as script:
-        script.write(PUBLISHED)
-    return recipe
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    return publishing_recipe(tmp_path)
-
-
-def stage_9(recipe, *options):
-    return recipe.run("--stage", 9, "--stop_stage", 9, *options)
-
-
 @pytest.fixture(scope="module")
 def all_stages(tmp_path_factory):
-    """The recipe after its other stages."""
-    recipe = publishing_recipe(tmp_path_factory.mktemp("recipe"))
-    status, _, stderr, calls = recipe.run()
-    assert status == 0, stderr
-    assert "sslam_publish" not in names(calls)  # only when it is asked for
+    """The recipe after its other stages, with a stand-in that knows publishing too."""
+    recipe = Recipe(tmp_path_factory.mktemp("recipe"))
+    with open(recipe.folder / "python", "a") as script:
+        script.write(PUBLISHED)
+    # Nothing is published unless it is asked for.
+    assert not [call for call in recipe.calls() if call.startswith("sslam_publish")]
+    recipe.options.update({"--stage": 9, "--stop_stage": 9})
     return recipe
 
 
 @pytest.fixture
-def trained(all_stages):
+def recipe(all_stages):
     """The same, put back as it was afterwards."""
     weights = all_stages.exp / "pretrain/phase2_sslam_seed1/latest.pth"
     before = weights.read_bytes()
     yield all_stages
     weights.write_bytes(before)
-    shutil.rmtree(all_stages.exp / "publish")
+    shutil.rmtree(all_stages.exp / "publish", ignore_errors=True)
 
 
-def test_stage_9_writes_the_folder_of_phase_2(trained):
-    status, stdout, stderr, calls = stage_9(trained, "--publish_args", "--license mit")
+def test_stage_9_writes_the_folder_of_phase_2_once_and_keeps_an_edited_card(recipe):
+    status, stdout, stderr, calls = recipe.run("--publish_args", "--license mit")
     assert status == 0, stderr
-    [call] = calls
-    run = trained.exp / "pretrain/phase2_sslam_seed1"
-    out = trained.exp / "publish/sslam_mini_phase2"
-    assert call == f"sslam_publish {run} --output {out} --license mit"
+    run = recipe.exp / "pretrain/phase2_sslam_seed1"
+    out = recipe.exp / "publish/sslam_mini_phase2"
+    assert calls == [f"sslam_publish {run} --output {out} --license mit"]
     assert "README.md; --hf_repo user/name uploads" in stdout
+    (out / "README.md").write_text("edited")
+    assert recipe.calls("--publish_args", "--license mit") == []
+    assert (out / "README.md").read_text() == "edited"
+    (run / "latest.pth").write_text("trained again")
+    assert len(recipe.calls("--publish_args", "--license mit")) == 1
 
 
-def test_stage_9_again_writes_nothing_and_keeps_an_edited_card(trained):
-    stage_9(trained)
-    card = trained.exp / "publish/sslam_mini_phase2/README.md"
-    card.write_text("edited")
-    status, stdout, _, calls = stage_9(trained)
-    assert status == 0 and calls == [] and "up to date" in stdout
-    assert card.read_text() == "edited"
-
-
-def test_stage_9_writes_again_what_was_trained_again(trained):
-    stage_9(trained)
-    (trained.exp / "pretrain/phase2_sslam_seed1/latest.pth").write_text("new")
-    assert names(stage_9(trained)[3]) == ["sslam_publish"]
-
-
-def test_stage_9_uploads_the_folder_after_it_was_written(trained):
+def test_stage_9_uploads_the_folder_after_it_was_written(recipe):
     options = ["--hf_repo", REPO, "--hf_args", "--private --revision v2"]
-    calls = stage_9(trained, *options)[3]
-    out = trained.exp / "publish/sslam_mini_phase2"
+    calls = recipe.calls(*options)
+    out = recipe.exp / "publish/sslam_mini_phase2"
     assert len(calls) == 2 and "--hf_repo" not in calls[0]
     assert calls[1] == f"sslam_publish {out} --hf_repo {REPO} --private --revision v2"
-    assert stage_9(trained, *options)[3] == calls[1:]
+    assert recipe.calls(*options) == calls[1:]
 
 
-def test_stage_9_takes_runs_seeds_and_weights_from_elsewhere(trained):
-    weights = trained.folder / "EAT-base.pt"
+def test_stage_9_takes_runs_seeds_and_weights_from_elsewhere(recipe):
+    weights = recipe.folder / "EAT-base.pt"
     weights.write_text("weights")
     words = f"linear/phase1_seed1/a phase1_seed1 {weights}"
-    status, _, stderr, calls = stage_9(trained, "--publish", words)
-    assert status == 0, stderr
-    found = [re.fullmatch(r"sslam_publish (\S+) --output (\S+) ?", c) for c in calls]
-    assert [(Path(f[1]), Path(f[2]).name) for f in found] == [
-        (trained.exp / "linear/phase1_seed1/a", "sslam_mini_linear_phase1_seed1_a"),
-        (trained.exp / "pretrain/phase1_eat_seed1", "sslam_mini_phase1_seed1"),
-        (weights, "sslam_mini_EAT-base"),
+    exp, out = recipe.exp, recipe.exp / "publish"
+    assert [call.strip() for call in recipe.calls("--publish", words)] == [
+        f"sslam_publish {model} --output {out}/sslam_mini_{name}"
+        for model, name in (
+            (exp / "linear/phase1_seed1/a", "linear_phase1_seed1_a"),
+            (exp / "pretrain/phase1_eat_seed1", "phase1_seed1"),
+            (weights, "EAT-base"),
+        )
     ]
 
 
@@ -364,9 +322,9 @@ def test_stage_9_takes_runs_seeds_and_weights_from_elsewhere(trained):
         (["--publish", ""], "--publish needs a word"),
         (["--publish", "phase1 phase2", "--hf_repo", REPO], "takes one model"),
         (["--hf_repo", "tiny"], "--hf_repo is user/name, not 'tiny'"),
-        ([], "run stage 5 with the same options first"),
-        (["--publish", "phase1"], "run stage 4 with the same options first"),
+        (["--seeds", "2"], "run stage 5 with the same options first"),
+        (["--seeds", "2", "--publish", "phase1"], "run stage 4 with the same options"),
     ],
 )
 def test_what_stage_9_cannot_do_is_one_line(recipe, options, complaint):
-    assert complaint in one_line(stage_9(recipe, *options))
+    assert complaint in recipe.complaint(*options)

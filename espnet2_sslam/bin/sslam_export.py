@@ -21,7 +21,8 @@ from typing import Any
 
 from espnet2_sslam.bin.cli import run_main
 
-FEATURE_OPTIONS = ("layer", "freq", "cls_token", "upsample", "pooling")
+LOADING = ("target_frames", "max_frames", "layer", "freq", "cls_token", "upsample")
+FEATURES = (*LOADING[2:], "pooling")  # of encoders only
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -32,72 +33,37 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example: sslam export models/sslam_as2m sslam.onnx --check_audio clips",
     )
+    number = {"type": int, "metavar": "N"}
     add = parser.add_argument
-    add(
-        "model",
-        metavar="MODEL",
-        help="model folder, checkpoint of the authors, training folder or its .pth, "
-        "Hugging Face id or ESPnet model zoo tag",
-    )
+    text = "model folder, checkpoint of the authors, training folder or its .pth, "
+    text += "Hugging Face id or ESPnet model zoo tag"
+    add("model", metavar="MODEL", help=text)
     add("output", metavar="OUT.onnx", type=Path, help="file to write")
     add("--weights", choices=("student", "teacher"), default="student")
     add("--revision", help="branch, tag or commit of a Hugging Face model")
     add("--opset", type=int, default=18, help="18 to 22 (default: 18)")
-    add(
-        "--dtype",
-        choices=("float32", "float16"),
-        default="float32",
-        help="of the network's weights; float16: half the size, less exact",
-    )
-    add(
-        "--check_audio",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="real clips to compare with as well: files or folders (the first 15 s)",
-    )
-    add(
-        "--target_frames",
-        type=int,
-        metavar="N",
-        help="cut or zero-pad each clip to N frames of 10 ms, as in the paper (1024)",
-    )
-    add(
-        "--max_frames",
-        type=int,
-        metavar="N",
-        help="longest clip in frames of 10 ms (default: the model's, mostly 12288)",
-    )
+    text = "of the network's weights; float16: half the size, less exact"
+    add("--dtype", choices=("float32", "float16"), default="float32", help=text)
+    text = "real clips to compare with as well: files or folders (the first 15 s)"
+    add("--check_audio", nargs="+", default=[], metavar="PATH", help=text)
+    text = "cut or zero-pad each clip to N frames of 10 ms, as in the paper (1024)"
+    add("--target_frames", **number, help=text)
+    text = "longest clip in frames of 10 ms (default: the model's, mostly 12288)"
+    add("--max_frames", **number, help=text)
     add("--encoder_only", action="store_true", help="features, though a classifier")
-    _add_feature_options(parser.add_argument_group("features (encoders)").add_argument)
+    add = parser.add_argument_group("features (encoders)").add_argument
+    add("--layer", type=_layer, help="block: -1 the last (default), 0 patches, or all")
+    text = "the 8 frequency patches of a time step: their mean (default), side by side,"
+    add("--freq", choices=("mean", "concat", "flatten"), help=f"{text} or as 8 steps")
+    flag = {"dest": "cls_token", "action": "store_true", "default": None}
+    add("--cls", **flag, help="put the CLS token before the features")
+    add("--upsample", **number, help="repeat every step N times")
+    text = "the embedding: mean over the patches (default) or the CLS token"
+    add("--pooling", choices=("mean", "cls"), help=text)
     return parser
 
 
-def _add_feature_options(add) -> None:
-    """Add the options of an encoder's output."""
-    add("--layer", type=_layer, help="block: -1 the last (default), 0 patches, or all")
-    add(
-        "--freq",
-        choices=("mean", "concat", "flatten"),
-        help="the 8 frequency patches of a time step: their mean (default), side by "
-        "side, or as 8 steps",
-    )
-    add(
-        "--cls",
-        dest="cls_token",
-        action="store_true",
-        default=None,
-        help="put the CLS token before the features",
-    )
-    add("--upsample", type=int, metavar="N", help="repeat every step N times")
-    add(
-        "--pooling",
-        choices=("mean", "cls"),
-        help="the embedding: mean over the patches (default) or the CLS token",
-    )
-
-
-def _layer(text: str):
+def _layer(text: str) -> int | str:
     """A block's number, or "all"."""
     return text if text == "all" else int(text)
 
@@ -107,32 +73,28 @@ def main(cmd: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     from espnet2_sslam.checkpoint import load_model
-    from espnet2_sslam.integrations.onnx import export_onnx, read_clips, require_onnx
+    from espnet2_sslam.integrations.onnx import (export_onnx, read_clips,
+                                                 require_onnx)
 
     require_onnx()
     clips = read_clips(args.check_audio)
-    features = _options(args, FEATURE_OPTIONS)
-    pooling = features.pop("pooling", None)
-    loaded = load_model(
-        args.model,
-        revision=args.revision,
-        weights=args.weights,
-        **_options(args, ("target_frames", "max_frames")),
-        **features,
-    )
-    model = loaded.encoder if args.encoder_only else loaded.model
+    used: dict[str, Any] = {k: v for k, v in vars(args).items() if v is not None}
+    options = {name: used[name] for name in LOADING if name in used}
+    source = {"revision": args.revision, "weights": args.weights}
+    loaded = load_model(args.model, **source, **options)
     if args.encoder_only and loaded.classes is None:
         raise ValueError(f"{args.model} is an encoder: leave --encoder_only out")
-    if model is not loaded.encoder and (features or pooling):
-        names = ", ".join(_options(args, FEATURE_OPTIONS))
+    model = loaded.encoder if args.encoder_only else loaded.model
+    features = [name for name in FEATURES if name in used]
+    if model is not loaded.encoder and features:
         raise ValueError(
-            f"{args.model} is a classifier, {names} shape an encoder's features: add "
-            "--encoder_only to export them"
+            f"{args.model} is a classifier, {', '.join(features)} shape an encoder's "
+            "features: add --encoder_only to export them"
         )
     exported = export_onnx(
         model,
         args.output,
-        pooling=pooling or "mean",
+        pooling=args.pooling or "mean",
         dtype=args.dtype,
         opset=args.opset,
         origin=loaded.config.get("origin"),
@@ -141,12 +103,6 @@ def main(cmd: Sequence[str] | None = None) -> None:
     print(f"{exported.path}: {exported.size / 1e6:.1f} MB, opset {args.opset}")
     print(f"outputs: {', '.join(exported.outputs)}")
     print(f"checked: {exported.check}")
-
-
-def _options(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """Return those of `names` that were used."""
-    values = {name: getattr(args, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 if __name__ == "__main__":

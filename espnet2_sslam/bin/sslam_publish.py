@@ -18,12 +18,15 @@ uploads the folder as it is. With --output and --hf_repo both steps are done at 
 
 import argparse
 import logging
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
 
 CARD_OPTIONS = ("name", "license", "data_license", "datasets", "metrics", "results")
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -35,6 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
         epilog="example: sslam publish exp/mini/linear_tiny/phase2_seed1/mini "
         "--output publish/sslam-mini --license apache-2.0",
     )
+    several = {"nargs": "+", "default": []}
     add = parser.add_argument
     add("model", metavar="MODEL", help="the model, or a folder that is only uploaded")
     add("--output", type=Path, metavar="DIR", help="the folder to write")
@@ -45,23 +49,12 @@ def get_parser() -> argparse.ArgumentParser:
     add("--name", help="the model's name (default: that of --hf_repo, or of DIR)")
     add("--license", help="of the weights, in Hugging Face's word, such as cc-by-4.0")
     add("--data_license", metavar="TEXT", help="of the training data, in words")
-    add("--datasets", nargs="+", default=[], help="data sets' Hugging Face ids")
-    add(
-        "--metrics",
-        nargs="+",
-        default=[],
-        metavar="SET/SPLIT=FILE",
-        help="scores of a classifier by sslam_score, such as esc50/test=metrics.json",
-    )
-    add(
-        "--results",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="PATH",
-        help="RESULTS.md, experiments or runs with scores of these weights (default: "
-        "where the recipe puts them)",
-    )
+    add("--datasets", **several, help="data sets' Hugging Face ids")
+    text = "scores of a classifier by sslam_score, such as esc50/test=metrics.json"
+    add("--metrics", **several, metavar="SET/SPLIT=FILE", help=text)
+    text = "RESULTS.md, experiments or runs with scores of these weights"
+    text += " (default: where the recipe puts them)"
+    add("--results", **several, type=Path, metavar="PATH", help=text)
     add = parser.add_argument_group("upload").add_argument
     add("--hf_repo", metavar="USER/NAME", help="repository to upload to")
     add("--private", action="store_true", help="make it private")
@@ -74,34 +67,29 @@ def main(cmd: Sequence[str] | None = None) -> None:
     parser = get_parser()
     args = parser.parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    check_arguments(args, parser)
-    folder = write(args) if args.output else Path(args.model)
-    if args.hf_repo:
-        upload(args, folder)
-
-
-def check_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Refuse what can be seen to be wrong before anything is read."""
-    from espnet2_sslam.integrations.publish import check_repo, read_checksums
-
-    if args.hf_repo:
-        check_repo(args.hf_repo)
-    elif args.private or args.revision:
+    if args.hf_repo and not REPO.fullmatch(args.hf_repo):
+        raise ValueError(f"--hf_repo is user/name, not {args.hf_repo!r}")
+    if (args.private or args.revision) and not args.hf_repo:
         raise ValueError("--private and --revision are for --hf_repo: name that too")
-    if args.output:
-        return
-    if not args.hf_repo:
+    if not args.output and not args.hf_repo:
         raise ValueError("--output DIR is needed: the folder to write")
-    read_checksums(Path(args.model))
-    for name in CARD_OPTIONS:
-        if getattr(args, name) != parser.get_default(name):
-            raise ValueError(
-                f"without --output {args.model} is uploaded as it is: edit its "
-                f"README.md instead of --{name}"
-            )
+    from espnet2_sslam.integrations.publish import read_checksums
+
+    if args.output:
+        write(args)
+    else:
+        read_checksums(Path(args.model))
+        for name in CARD_OPTIONS:
+            if getattr(args, name) != parser.get_default(name):
+                raise ValueError(
+                    f"without --output {args.model} is uploaded as it is: edit its "
+                    f"README.md instead of --{name}"
+                )
+    if args.hf_repo:
+        upload(args, args.output or Path(args.model))
 
 
-def write(args: argparse.Namespace) -> Path:
+def write(args: argparse.Namespace) -> None:
     """Write the folder and say what is in it, and what the publisher may add."""
     from espnet2_sslam.integrations.publish import write_folder
 
@@ -116,34 +104,33 @@ def write(args: argparse.Namespace) -> Path:
         **{name: getattr(args, name) for name in CARD_OPTIONS},
     )
     print(f"written: {args.output} ({len(facts['scores'])} scores, see README.md)")
-    unknown = {
-        "how the model was trained": not facts["trainings"],
-        "scores of these weights (--metrics, --results)": not facts["scores"],
-        "the licence of the weights (--license)": not facts["license"],
-        "the licence of the training data (--data_license)": not (
+    known = {
+        "how the model was trained": facts["trainings"],
+        "scores of these weights (--metrics, --results)": facts["scores"],
+        "the licence of the weights (--license)": facts["license"],
+        "the licence of the training data (--data_license)": (
             facts["corpora"] or facts["data_license"]
         ),
     }
     for training in facts["trainings"]:
-        kind = training["kind"]
-        unknown[f"how long {kind} was trained"] = not training.get("updates")
-        unknown[f"what {kind} was trained on"] = not training["split"]
-    for line in (line for line, is_unknown in unknown.items() if is_unknown):
-        print(f"unknown: {line}")
-    return args.output
+        known[f"how long {training['kind']} was trained"] = training.get("updates")
+        known[f"what {training['kind']} was trained on"] = training["split"]
+    for fact, value in known.items():
+        if not value:
+            print(f"unknown: {fact}")
 
 
 def upload(args: argparse.Namespace, folder: Path) -> None:
     """Upload the folder and say where it is."""
+    from huggingface_hub.utils import disable_progress_bars, logging
+
     from espnet2_sslam.integrations.publish import push
 
-    url = push(
-        folder,
-        args.hf_repo,
-        private=args.private,
-        branch=args.revision,
-        overwrite=args.overwrite,
-    )
+    if not sys.stderr.isatty():  # bars and retries are for somebody who watches
+        logging.set_verbosity_error()
+        disable_progress_bars()
+    options = {"private": args.private, "overwrite": args.overwrite}
+    url = push(folder, args.hf_repo, branch=args.revision, **options)
     print(f"uploaded: {url}")
 
 

@@ -19,22 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AudioClassificationPipeline,
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForAudioClassification,
-    BatchFeature,
-    PreTrainedConfig,
-    PreTrainedModel,
-    SequenceFeatureExtractor,
-)
+from transformers import (AudioClassificationPipeline, AutoConfig,
+                          AutoFeatureExtractor, AutoModel,
+                          AutoModelForAudioClassification, BatchFeature,
+                          PreTrainedConfig, PreTrainedModel,
+                          SequenceFeatureExtractor)
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
-)
+from transformers.models.auto.modeling_auto import \
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils.generic import ModelOutput
 
 from espnet2_sslam.audio import read_audio
@@ -65,15 +58,6 @@ OURS = ("format_version", "encoder", "fbank_mean", "fbank_std", "sampling_rate")
 class SSLAMConfig(PreTrainedConfig):
     """Sizes of an encoder, and of the head on it if there is one.
 
-    Args:
-        format_version: Of our folders.
-        encoder: Fields of `EncoderConfig` (sizes; ViT-Base by default).
-        fbank_mean, fbank_std: See `features.LogMel`.
-        sampling_rate: 16000 Hz; no other is possible.
-        classifier: Fields of `HeadConfig`; its classes and task follow from `id2label`
-            and `problem_type`, as is usual in transformers. None: an encoder alone.
-        origin: Where the weights come from.
-
     Raises:
         ValueError: Another format version or sampling rate; an option that is not
             known or impossible.
@@ -81,13 +65,15 @@ class SSLAMConfig(PreTrainedConfig):
 
     model_type = "sslam"
 
-    format_version: int = FORMAT_VERSION
-    encoder: dict | None = None
+    format_version: int = FORMAT_VERSION  # of our folders
+    encoder: dict | None = None  # fields of `EncoderConfig`; ViT-Base by default
     fbank_mean: float = AUDIOSET_MEAN
     fbank_std: float = AUDIOSET_STD
-    sampling_rate: int = SAMPLE_RATE
+    sampling_rate: int = SAMPLE_RATE  # no other is possible
+    # Fields of `HeadConfig`; its classes and task follow from `id2label` and
+    # `problem_type`, as is usual in transformers. None: an encoder alone.
     classifier: dict | None = None
-    origin: dict | None = None
+    origin: dict | None = None  # where the weights come from
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.format_version != FORMAT_VERSION or self.sampling_rate != SAMPLE_RATE:
@@ -107,20 +93,10 @@ class SSLAMConfig(PreTrainedConfig):
             self.problem_type = PROBLEMS.get(head.get("task"))  # type: ignore
         super().__post_init__(**kwargs)
 
-    @property
-    def hidden_size(self) -> int:
-        """Channels of a token, under the name that transformers uses."""
-        return self.encoder_config().embed_dim
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """Transformer blocks."""
-        return self.encoder_config().depth
-
-    @property
-    def num_attention_heads(self) -> int:
-        """Attention heads of a block."""
-        return self.encoder_config().num_heads
+    # Sizes under the names that transformers uses.
+    hidden_size = property(lambda self: self.encoder_config().embed_dim)
+    num_hidden_layers = property(lambda self: self.encoder_config().depth)
+    num_attention_heads = property(lambda self: self.encoder_config().num_heads)
 
     def encoder_config(self) -> EncoderConfig:
         """The encoder's sizes and options."""
@@ -147,14 +123,14 @@ class SSLAMConfig(PreTrainedConfig):
             del content["dtype"]
         content.update({name: getattr(self, name) for name in OURS})
         content["classifier"] = None
-        if self.architectures != ["SSLAMModel"] and self.classifier is not None:
-            head = self.head_config()
-            classes = list(head.classes)
-            content["classifier"] = {**head.to_dict(), "classes": classes}
-            content["id2label"] = {str(i): name for i, name in enumerate(classes)}
-            content["label2id"] = {name: i for i, name in enumerate(classes)}
-            if self.problem_type not in (None, PROBLEMS[head.task]):
-                content["problem_type"] = self.problem_type
+        if self.architectures == ["SSLAMModel"] or self.classifier is None:
+            return content
+        head = self.head_config()
+        content["classifier"] = {**head.to_dict(), "classes": list(head.classes)}
+        content["id2label"] = {str(i): name for i, name in enumerate(head.classes)}
+        content["label2id"] = {name: i for i, name in enumerate(head.classes)}
+        if self.problem_type not in (None, PROBLEMS[head.task]):
+            content["problem_type"] = self.problem_type
         return content
 
 
@@ -176,11 +152,8 @@ class Waveforms(BatchFeature):
 class SSLAMFeatureExtractor(SequenceFeatureExtractor):
     """Pad waveforms of 16 kHz to `input_values` (B, N) and `attention_mask` (B, N).
 
-    The model computes the log-mel itself; padding has no effect on its output.
-
-    Args:
-        feature_size, sampling_rate, padding_value: As transformers calls them.
-        return_attention_mask: Without it every clip counts as N samples long.
+    The model computes the log-mel itself; padding has no effect on its output. Without
+    the mask every clip counts as N samples long.
     """
 
     model_input_names = ["input_values", "attention_mask"]  # noqa: RUF012
@@ -207,16 +180,12 @@ class SSLAMFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> Waveforms:
-        """Make a batch.
+        """Make a batch; other arguments as everywhere in transformers (in samples).
 
         Args:
             raw_speech: One mono clip (N,), or several: a list of them or (B, N). Floats
                 in [-1, 1], or 16- or 32-bit integers, which are scaled to it.
             sampling_rate: Of `raw_speech`; give it, so that a wrong one is noticed.
-            padding, max_length, truncation, pad_to_multiple_of: As everywhere in
-                transformers (lengths in samples).
-            return_attention_mask: See the class.
-            return_tensors: "pt" or "np".
 
         Raises:
             ValueError: Another rate, not mono, empty, or samples that are not finite.
@@ -264,20 +233,13 @@ def _mono(audio: Any, number: int) -> np.ndarray:
 
 @dataclass
 class SSLAMModelOutput(ModelOutput):
-    """What `SSLAMModel` returns.
+    """Tokens of `SSLAMModel`: CLS, then the patches (time * 8 + frequency)."""
 
-    Args:
-        last_hidden_state: Tokens (B, 1+N, D): CLS, then the patches (time * 8 +
-            frequency); zero beyond a clip's end.
-        pooler_output: The CLS token (B, D).
-        hidden_states: If asked for: the patch embedding and every block's output.
-        token_mask: True for the tokens of a clip, False for padding (B, 1+N).
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None  # (B, 1+N, D), zero beyond the end
+    pooler_output: torch.Tensor | None = None  # the CLS token (B, D)
+    # If asked for: the patch embedding and every block's output.
     hidden_states: tuple[torch.Tensor, ...] | None = None
-    token_mask: torch.Tensor | None = None
+    token_mask: torch.Tensor | None = None  # (B, 1+N), True for a clip, not padding
 
 
 class SSLAMPreTrainedModel(PreTrainedModel):
@@ -366,18 +328,17 @@ class SSLAMPreTrainedModel(PreTrainedModel):
 
         (These functions pass over what was loaded; an encoder has initialised itself.)
         """
-        parts = [getattr(self, name, None) for name in HEAD]
-        if not any(module in part.modules() for part in parts if part is not None):
+        parts = [getattr(self, name) for name in HEAD if hasattr(self, name)]
+        if not any(module in part.modules() for part in parts):
             return
-        own = *module.named_parameters(recurse=False), *module.named_buffers(
-            recurse=False
-        )
-        for name, value in own:
+        buffers = module.named_buffers(recurse=False)
+        for name, value in (*module.named_parameters(recurse=False), *buffers):
             if module is self.head and name == "weight":
                 init.trunc_normal_(value, std=0.02)
+            elif module is self.fc_norm and name in ("weight", "running_var"):
+                init.ones_(value)
             else:
-                ones = module is self.fc_norm and name in ("weight", "running_var")
-                (init.ones_ if ones else init.zeros_)(value)
+                init.zeros_(value)
 
     def _encode(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, layer
@@ -389,9 +350,7 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         """
         shape = tuple(input_values.shape)
         if len(shape) != 2:
-            raise ValueError(
-                f"need input_values of shape (clips, samples), got {shape}"
-            )
+            raise ValueError(f"need input_values of shape (clips, samples): {shape}")
         if attention_mask is None:
             lengths = torch.full_like(input_values[:, 0], shape[1]).long()
             return self.encoder.hidden_states(input_values, lengths, layer)
@@ -436,12 +395,8 @@ class SSLAMModel(SSLAMPreTrainedModel):
         out = self._encode(input_values, attention_mask, "all" if collect else -1)
         mask = F.pad(out.real(), (1, 0), value=True)
         last = zero_padding(out.last, mask.sum(1))
-        output = SSLAMModelOutput(
-            last_hidden_state=last,
-            pooler_output=last[:, 0],
-            hidden_states=_layers(out) if collect else None,
-            token_mask=mask,
-        )
+        layers = _layers(out) if collect else None
+        output = SSLAMModelOutput(last, last[:, 0], layers, mask)
         as_dict = _option(return_dict, self.config.return_dict)
         return output if as_dict else output.to_tuple()
 
@@ -485,9 +440,8 @@ class SSLAMForAudioClassification(SSLAMPreTrainedModel):
             if self.config.problem_type == PROBLEMS["multi_label"]:
                 labels = labels.to(logits.dtype)
             loss = self.loss_function(labels, logits, self.config, **kwargs)
-        output = SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=_layers(out) if collect else None
-        )
+        layers = _layers(out) if collect else None
+        output = SequenceClassifierOutput(loss, logits, layers)
         as_dict = _option(return_dict, self.config.return_dict)
         return output if as_dict else output.to_tuple()
 
@@ -511,9 +465,8 @@ def _to_type_of_weights(module: nn.Module, args: tuple) -> tuple:
 class AudioFilePipeline(AudioClassificationPipeline):
     """The pipeline of transformers, which reads audio files without ffmpeg.
 
-    transformers gives files and bytes to the program ffmpeg, which is often missing.
-    `pipeline(..., pipeline_class=AudioFilePipeline)` reads them as everywhere in this
-    package: any rate, channels averaged, damaged files refused.
+    `pipeline(..., pipeline_class=AudioFilePipeline)` reads files and bytes as this
+    package does everywhere: any rate, channels averaged, damaged files refused.
     """
 
     def preprocess(self, inputs: Any, **kwargs: Any) -> Any:

@@ -23,13 +23,8 @@ from espnet2_sslam.classifier import Pooling, SSLAMClassifier
 from espnet2_sslam.config import check_choice
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.store import replacing
-from espnet2_sslam.units import (
-    FRAME_LENGTH,
-    FRAME_SHIFT,
-    FRAME_SHIFT_MS,
-    PATCH_SIZE,
-    SAMPLE_RATE,
-)
+from espnet2_sslam.units import (FRAME_LENGTH, FRAME_SHIFT, FRAME_SHIFT_MS,
+                                 PATCH_SIZE, SAMPLE_RATE)
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
 OPSETS = range(18, 23)  # 23 has an Attention that onnxruntime does not take masks for
@@ -79,11 +74,9 @@ def export_onnx(
     """Write a model as ONNX, fbank included, and compare it with PyTorch.
 
     Inputs: `speech` (B, samples), float32 at 16 kHz in [-1, 1], padded at the end, and
-    `speech_lengths` (B,), int64, at least 400 each. Outputs of an encoder: `features`
-    (B, L, D), shaped by the encoder's own options and zero beyond a clip's end,
-    `feature_lengths` (B,) and `embedding` (B, D); of a classifier: `logits` and
-    `scores` (B, C). Speech longer than `max_samples` (in the metadata; the encoder's
-    max_frames) is refused by the runtime, unless the model has target_frames.
+    `speech_lengths` (B,), int64, at least 400 each. Outputs: see the graphs below.
+    Speech longer than `max_samples` (in the metadata; the encoder's max_frames) is
+    refused by the runtime, unless the model has target_frames.
 
     Args:
         model: Encoder or classifier; it is not changed.
@@ -118,7 +111,7 @@ def export_onnx(
             f"the weights take {size / 2**30:.1f} GiB, an ONNX file holds 2 GiB: use "
             "--dtype float16"
         )
-    properties = metadata(model, pooling, dtype, origin)
+    properties = _metadata(graph, dtype, origin)
     with replacing(path) as temporary:
         with _quiet():
             program = _traced(graph, opset)
@@ -145,34 +138,22 @@ def require_onnx() -> tuple[Any, Any]:
         ) from error
 
 
-def metadata(
-    model: SSLAMEncoder | SSLAMClassifier,
-    pooling: str,
-    dtype: str,
-    origin: dict[str, Any] | None = None,
-) -> dict[str, str]:
+def _metadata(graph: nn.Module, dtype: str, origin: dict | None) -> dict[str, str]:
     """What a user of the file must know, as strings (lists and objects in JSON)."""
-    classifier = model if isinstance(model, SSLAMClassifier) else None
-    encoder = model.encoder if isinstance(model, SSLAMClassifier) else model
-    config = encoder.config
+    encoder: Any = graph.encoder
     properties = {
         "model_type": "sslam",
         "sampling_rate": SAMPLE_RATE,
         "min_samples": FRAME_LENGTH,
         "max_samples": _max_samples(encoder),
-        "target_frames": config.target_frames,
+        "target_frames": encoder.config.target_frames,
         "fbank_mean": float(encoder.log_mel.mean),
         "fbank_std": float(encoder.log_mel.std),
         "dtype": dtype,
         "origin": origin,
         "converter": f"espnet2_sslam {espnet2_sslam.__version__}",
+        **graph.properties(),  # type: ignore[operator]
     }
-    if classifier:
-        properties.update(classes=classifier.classes, task=classifier.config.task)
-    else:
-        step = FRAME_SHIFT_MS * PATCH_SIZE / 1000 / config.upsample
-        properties.update(config.to_dict(("layer", "freq", "cls_token")))
-        properties.update(seconds_per_step=step, pooling=pooling)
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in properties.items()
@@ -192,7 +173,8 @@ class FeatureGraph(nn.Module):
 
     Args:
         encoder: Its options (layer, freq, cls_token, upsample) say what the features
-            are: (B, L, output_size), or (B, depth, L, output_size) with layer "all".
+            are: (B, L, D), zero beyond a clip's end, or (B, depth, L, D) with layer
+            "all"; their lengths (B,).
         pooling: "mean" over the patches or "cls", of the same layer: (B, D) or
             (B, depth, D).
     """
@@ -203,6 +185,13 @@ class FeatureGraph(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.pooling = Pooling(pooling, encoder.config.embed_dim)
+
+    def properties(self) -> dict[str, Any]:
+        """What the metadata says of the features."""
+        config = self.encoder.config
+        step = FRAME_SHIFT_MS * PATCH_SIZE / 1000 / config.upsample
+        options = config.to_dict(("layer", "freq", "cls_token"))
+        return {**options, "seconds_per_step": step, "pooling": self.pooling.kind}
 
     def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
         layer = self.encoder.config.layer
@@ -230,6 +219,11 @@ class ScoreGraph(nn.Module):
         """The classifier's encoder."""
         return self.classifier.encoder
 
+    def properties(self) -> dict[str, Any]:
+        """What the metadata says of the scores."""
+        config = self.classifier.config
+        return {"classes": self.classifier.classes, "task": config.task}
+
     def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
         layer = self.classifier.pooling.layer
         out = _float(self.encoder.hidden_states(speech, speech_lengths, layer))
@@ -250,8 +244,9 @@ def _graph(model: nn.Module, pooling: str) -> FeatureGraph | ScoreGraph:
 
 def _halve(encoder: SSLAMEncoder) -> None:
     """Make an encoder's network float16; the log-mel before it stays float32."""
+    log_mel = copy.deepcopy(encoder.log_mel)  # .half().float() would round it
     encoder.half()
-    encoder.log_mel.float()
+    encoder.log_mel = log_mel
     encoder.patch_embed.register_forward_pre_hook(lambda _, args: (args[0].half(),))
 
 
@@ -278,7 +273,6 @@ def _traced(graph: nn.Module, opset: int) -> Any:
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        logging.debug("traceback of the error below", exc_info=True)
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(
             f"torch.onnx cannot write this model with opset {opset}: {reason}"
@@ -288,10 +282,7 @@ def _traced(graph: nn.Module, opset: int) -> Any:
 def _name_limit(program: Any, max_samples: str | None, shape: torch.Size) -> None:
     """Name the node that fails on longer speech so that its name says why.
 
-    Args:
-        program: Model of the file.
-        max_samples: The limit; None: there is none.
-        shape: Of the position table, by which the node is found.
+    It is the one that adds the position table, which is known by its `shape`.
     """
 
     def is_position(value) -> bool:
@@ -309,17 +300,14 @@ def _name_limit(program: Any, max_samples: str | None, shape: torch.Size) -> Non
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's notes, which are not for its user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def check_file(
@@ -346,27 +334,21 @@ def check_file(
     """
     onnx, onnxruntime = require_onnx()
     onnx.checker.check_model(str(path))
-    session = onnxruntime.InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(path), providers=providers)
     graph = _graph(model, pooling)
     longest = min(LONGEST, _max_samples(graph.encoder) or LONGEST)
     clips = [clip[:longest] for clip in clips]
     with torch.no_grad():
         expected = [
-            [
-                output[0].numpy()
-                for output in graph(
-                    torch.from_numpy(clip)[None], torch.tensor([len(clip)])
-                )
-            ]
+            graph(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))
             for clip in clips
         ]
     largest: dict[str, float] = dict.fromkeys(graph.outputs, 0.0)
-    batches = [[row] for row in range(len(clips))]
+    rows = range(len(clips))
+    batches = [[row] for row in rows]
     if len(clips) > 1:
-        starts = range(0, len(clips), BATCH)
-        batches += [[*range(len(clips))[start : start + BATCH]] for start in starts]
+        batches += [[*rows[start : start + BATCH]] for start in rows[::BATCH]]
     for batch in batches:
         lengths = np.array([len(clips[row]) for row in batch], np.int64)
         slack = SLACK if len(batch) > 1 else 0
@@ -376,10 +358,9 @@ def check_file(
             speech[place, : lengths[place]] = clips[row]
         outputs = session.run(None, {"speech": speech, "speech_lengths": lengths})
         for place, row in enumerate(batch):
-            for name, output, right in zip(
-                largest, outputs, expected[row], strict=True
-            ):
-                difference = _difference(output[place], right)
+            pairs = zip(largest, outputs, expected[row], strict=True)
+            for name, output, right in pairs:
+                difference = _difference(output[place], right[0].numpy())
                 largest[name] = max(largest[name], difference)
     several = sum(len(batch) > 1 for batch in batches)
     check = Check(len(clips), several, TOLERANCE[dtype], largest)

@@ -5,87 +5,55 @@ data report, ESPnet's own record of the training, metrics.json files. A record c
 as one of these weights by its place and if it is not older than they are.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    EvalResult,
-    HfApi,
-    ModelCard,
-    ModelCardData,
-    constants,
-    errors,
-    get_token,
-)
+from huggingface_hub import (CommitOperationAdd, CommitOperationDelete,
+                             EvalResult, HfApi, ModelCard, ModelCardData,
+                             constants, errors, get_token)
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-from huggingface_hub.utils import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
-from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.sha import git_hash
 
 import espnet2_sslam
-from espnet2_sslam.checkpoint import (
-    Loaded,
-    load_model,
-    resolve,
-    save_model,
-    weights_file,
-)
+from espnet2_sslam.checkpoint import (Loaded, load_model, resolve, save_model,
+                                      weights_file)
 from espnet2_sslam.integrations.pack import pack_model
 from espnet2_sslam.results import read_history
 from espnet2_sslam.store import replacing_folder, sha256, write_text
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 CORPORA_FILE = Path(__file__).with_name("corpora.yaml")
-CARD_FILE, CHECKSUMS_FILE, PACKED_FILE = (
-    "README.md",
-    "checksums.txt",
-    "espnet_model.zip",
-)
+CARD_FILE, CHECKSUMS_FILE = "README.md", "checksums.txt"
+PACKED_FILE = "espnet_model.zip"
 METRICS = ("accuracy", "mAP")  # in this order, where they were computed
 DATA_OPTION = "train_data_path_and_name_and_type"
 REPORT = Path("report") / "report.json"
 EXPERIMENT_FILES = ("RESULTS.md", "results/scores.csv")
 SNAPSHOT = re.compile(r"models--(.+?)--(.+)/snapshots/[0-9a-f]{40}(?:/|$)")
 EPOCH_FILE = re.compile(r"(\d+)epoch\.pth")
-ABSOLUTE = re.compile(r"(?<![\w.~/:])/(?:[^\s/:,;'\"]+/)+[^\s/:,;'\"]+")
+# Paths of three parts and more: AudioSet's "/m/09x0r" is a class.
+ABSOLUTE = re.compile(r"(?<![\w.~/:])(?:/[^\s/:,;'\"]+){3,}")
 MODEL_LINE = re.compile(r'^MODEL = ".*$', re.MULTILINE)
 CHECKSUM = re.compile(r"([0-9a-f]{64})  (\S.*)")
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 OWN_FILE = ".gitattributes"  # the Hub makes it itself
 
 
 class Score(NamedTuple):
-    """What one test split gave.
+    """What one test split gave."""
 
-    Args:
-        data_set: Name of the set, with its fold where it has folds.
-        split: Name of the test split.
-        how: "linear evaluation", "fine-tuning", or "" if the publisher named the file.
-        checkpoint: "last", "best" or "".
-        metrics: Content of metrics.json.
-        on_test: Whether the checkpoint was chosen on the test clips themselves.
-        file: metrics.json.
-    """
-
-    data_set: str
+    data_set: str  # with its fold where it has folds
     split: str
-    how: str
-    checkpoint: str
-    metrics: dict[str, Any]
-    on_test: bool
-    file: Path
+    how: str  # "linear evaluation", "fine-tuning"; "" if the publisher named the file
+    checkpoint: str  # "last", "best" or ""
+    metrics: dict[str, Any]  # content of metrics.json
+    on_test: bool  # whether the checkpoint was chosen on the test clips themselves
+    file: Path  # metrics.json
 
 
 def write_folder(
@@ -106,12 +74,12 @@ def write_folder(
 ) -> dict[str, Any]:
     """Write model, packed model, records, card and hashes, whole or not at all.
 
-    The same model and records give the same bytes.
+    The same model and records give the same bytes. Returns what the card says, by the
+    names that the template uses.
 
     Args:
-        model: What `load_model` reads.
+        model, weights, cache_dir: See `load_model`.
         folder: Where to; a folder that this function wrote is replaced.
-        weights, cache_dir: See `load_model`.
         overwrite: Replace an earlier folder although it was changed by hand.
         name: The model's name; that of `repo` or `folder` by default.
         license: Licence of the weights, in Hugging Face's word.
@@ -120,9 +88,6 @@ def write_folder(
         metrics: Scores of a classifier, as SET/SPLIT=metrics.json.
         results: Experiments or runs with scores beside the model's own place.
         repo, branch: user/name where the model will be, and the branch.
-
-    Returns:
-        What the card says, by the names that the template uses.
 
     Raises:
         ValueError: The folder holds something else, or was changed by hand; scores
@@ -144,6 +109,9 @@ def write_folder(
     for training in trainings:
         if training["report"] and training["report"] not in reports:
             reports.append(training["report"])
+    sets = {name for report in reports for name in report["classes"]}
+    corpora = _corpora(reports, sets)
+    known = [entry["dataset"] for entry in corpora.values()]
     snapshot = SNAPSHOT.search(str(path))
     facts: dict[str, Any] = {
         "name": name or (repo.split("/")[1] if repo else folder.resolve().name),
@@ -156,40 +124,36 @@ def write_folder(
         "base_model": f"{snapshot[1]}/{snapshot[2]}" if snapshot else None,
         "origin": origin,
         "trainings": trainings,
-        "reports": _without_machine(reports),
-        "corpora": _corpora(reports),
+        "reports": reports,
+        "corpora": corpora,
+        "datasets": list(datasets) or known or sorted(sets),
         "scores": scores,
         "version": espnet2_sslam.__version__,
     }
-    sets = sorted({name for report in reports for name in report["classes"]})
-    known = [entry["dataset"] for entry in facts["corpora"].values()]
-    facts["datasets"] = list(datasets) or known or sets
     with replacing_folder(folder) as partial:
         save_model(loaded.model, partial, origin)
         pack_model(loaded.model, partial / PACKED_FILE, timestamp=False)
         for number, training in enumerate(reversed(trainings)):
             kind = "" if number == 0 else f"_{training['kind'].replace(' ', '')}"
-            target = partial / f"config{kind}.yaml"
-            if target.exists():  # two trainings of one kind behind each other
-                target = target.with_stem(f"{target.stem}_{number}")
-            training["file"] = target.name
-            content = _without_machine(training["config"])
+            if (partial / f"config{kind}.yaml").exists():  # two of one kind in a row
+                kind += f"_{number}"
+            training["file"] = f"config{kind}.yaml"
+            content = training["config"]
             text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-            write_text(target, text)
-        records = [(path.name, path) for path in experiment_files]
+            write_text(partial / training["file"], _without_machine(text))
+        records = {path.name: path for path in experiment_files}
         for score in scores:
             stem = _slug("_".join(filter(None, score[:4])))
-            records.append((f"metrics/{stem}.json", score.file))
-        for target_name, record in records:
-            text = record.read_text(encoding="utf-8")
-            write_text(partial / target_name, _without_machine(text))
-        facts["records"] = [target_name for target_name, _ in records]
+            records[f"metrics/{stem}.json"] = score.file
+        for record, source in records.items():
+            text = source.read_text(encoding="utf-8")
+            write_text(partial / record, _without_machine(text))
+        facts["records"] = list(records)
         card = ModelCard.from_template(
             _metadata(facts), template_path=str(TEMPLATE), facts=facts
         )
-        write_text(partial / CARD_FILE, str(card).rstrip() + "\n")
-        hashes = {name: sha256(partial / name) for name in _files(partial)}
-        write_text(partial / CHECKSUMS_FILE, _checksums(hashes))
+        write_text(partial / CARD_FILE, _without_machine(str(card).rstrip()) + "\n")
+        write_text(partial / CHECKSUMS_FILE, _checksums(_hashes(partial)))
     return facts
 
 
@@ -201,15 +165,16 @@ def _check_target(folder: Path, file: Path, overwrite: bool) -> None:
         raise ValueError(f"--output {folder} is a file: name a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    written = read_checksums(folder)
-    now = {name: sha256(folder / name) for name in _files(folder)}
-    edited = sorted(n for n in {*written, *now} if written.get(n) != now.get(n))
-    if edited and not overwrite:
+    changes = set(read_checksums(folder).items()) ^ set(_hashes(folder).items())
+    if changes and not overwrite:
         raise ValueError(
-            f"{folder} was changed by hand ({', '.join(edited)}): upload it as it is "
-            f"with `sslam publish {folder} --hf_repo user/name`, or replace it with "
-            "--overwrite"
+            f"{folder} was changed by hand ({', '.join(sorted(dict(changes)))}): "
+            f"upload it as it is with `sslam publish {folder} --hf_repo user/name`, or "
+            "replace it with --overwrite"
         )
+
+
+# --- the records of trainings
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -221,17 +186,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _find(path: str, run: Path) -> Path | None:
     """A file that a run's config.yaml names, from the folder it was started in."""
-    for base in (Path(), *run.resolve().parents):
-        if (base / path).exists():
-            return base / path
-    return None
+    bases = (base / path for base in (Path(), *run.resolve().parents))
+    return next((candidate for candidate in bases if candidate.exists()), None)
 
 
-def _starts(config: dict[str, Any], run: Path) -> Iterator[tuple[str, Path | None]]:
+def _starts(config: dict[str, Any], run: Path) -> list[tuple[str, Path | None]]:
     """The weights that a training began with: the name in its config, and the file."""
-    for text in config.get("init_param") or []:
-        name = text.split(":")[0]
-        yield name, _find(name, run)
+    names = [text.split(":")[0] for text in config.get("init_param") or []]
+    return [(name, _find(name, run)) for name in names]
+
+
+def _kind(config: dict[str, Any]) -> str:
+    """What a training is called."""
+    model = config.get("model_conf") or {}
+    if "class_list" in config:
+        return "linear evaluation" if model.get("freeze_encoder") else "fine-tuning"
+    return "phase 2" if model.get("mixture") else "phase 1"
 
 
 def _trainings(file: Path | None) -> Iterator[dict[str, Any]]:
@@ -243,22 +213,15 @@ def _trainings(file: Path | None) -> Iterator[dict[str, Any]]:
         if not config.get(DATA_OPTION):  # weights from elsewhere
             return
         written = file.stat().st_mtime
-        model = config.get("model_conf") or {}
-        if "class_list" in config:
-            frozen = model.get("freeze_encoder")
-            kind = "linear evaluation" if frozen else "fine-tuning"
-        else:
-            kind = "phase 2" if model.get("mixture") else "phase 1"
-        starts = list(_starts(config, file.parent))
+        starts = _starts(config, file.parent)
         # A later file of the same name is another one.
         older = (p for _, p in starts if p and p.stat().st_mtime <= written)
         before = next(older, None)
         origin = _read_config(before.parent).get("origin") if before else None
-        name = starts[0][0] if starts else None
         yield {
-            "kind": kind,
+            "kind": _kind(config),
             "config": config,
-            "start": origin["file"] if origin else _without_machine(name),
+            "start": origin["file"] if origin else starts[0][0] if starts else None,
             **_duration(file),
             **_data(config, file.parent, written),
         }
@@ -275,12 +238,9 @@ def _duration(file: Path) -> dict[str, Any]:
     epoch = int(name[1]) if name else 0  # an average over epochs has none
     if not 1 <= epoch <= history.epochs:
         return {}
-    stats = [part for e in range(1, epoch + 1) for part in history.stats[e].values()]
-    return {
-        "epoch": epoch,
-        "updates": int(history.steps("train")[epoch - 1]),
-        "wall_hours": sum(part["time"].total_seconds() for part in stats) / 3600,
-    }
+    stats = {number: history.stats[number] for number in range(1, epoch + 1)}
+    past = dataclasses.replace(history, stats=stats)
+    return {"epoch": epoch, "updates": past.updates, "wall_hours": past.hours}
 
 
 def _data(config: dict[str, Any], run: Path, written: float) -> dict[str, Any]:
@@ -298,10 +258,9 @@ def _data(config: dict[str, Any], run: Path, written: float) -> dict[str, Any]:
     return {"split": None, "report": None}
 
 
-def _corpora(reports: Iterable[dict]) -> dict[str, dict[str, Any]]:
+def _corpora(reports: Iterable[dict], sets: set[str]) -> dict[str, dict[str, Any]]:
     """The entries of corpora.yaml that the data reports speak of."""
     notes = [note for report in reports for note in report["notes"]]
-    sets = {name for report in reports for name in report["classes"]}
     return {
         name: entry
         for name, entry in yaml.safe_load(CORPORA_FILE.read_text("utf-8")).items()
@@ -310,77 +269,72 @@ def _corpora(reports: Iterable[dict]) -> dict[str, dict[str, Any]]:
     }
 
 
+# --- scores
+
+
 def _own_scores(
     loaded: Loaded, file: Path, results: Iterable[Path], own: bool
 ) -> tuple[list[Score], list[Path]]:
     """Scores of exactly these weights, and the files of their experiment."""
-    folders = [path.parent if path.is_file() else path for path in map(Path, results)]
+    folders = [path.parent if path.is_file() else path for path in results]
     for path in folders:
         if not path.exists():
             raise ValueError(f"--results {path}: there is no such file or folder")
+    if not own and folders:
+        raise ValueError(
+            "--results are of a training's own weights: these are others; name files "
+            "of scores with --metrics"
+        )
     if not own:
-        if folders:
-            raise ValueError(
-                "--results are of a training's own weights: these are others; name "
-                "files of scores with --metrics"
-            )
         return [], []
     above = list(file.resolve().parents)[1:5]
     home = next((p for p in above if (p / EXPERIMENT_FILES[0]).is_file()), None)
     default = file.parent if loaded.classes else home
-    scores: list[Score] = []
-    for folder in [*([default] if default else []), *folders]:
-        of_folder = list(_scores_below(folder, file, bool(loaded.classes)))
-        if not of_folder and folder in folders:
+    by_file = {}
+    for folder in filter(None, (default, *folders)):
+        scores = list(_scores_below(folder, file, bool(loaded.classes)))
+        if not scores and folder in folders:
             raise ValueError(
                 f"{folder} holds no scores of {file}: score these weights, or leave "
                 "--results out"
             )
-        scores += [score for score in of_folder if score not in scores]
-    scores = sorted(scores, key=lambda s: s[:4])
+        by_file.update({score.file.resolve(): score for score in scores})
     paths = [p / name for p in (home, *folders) if p for name in EXPERIMENT_FILES]
     by_name = {path.name: path for path in reversed(paths) if path.is_file()}
+    scores = sorted(by_file.values(), key=lambda score: score[:4])
     return scores, [by_name[name] for name in sorted(by_name)]
 
 
 def _scores_below(folder: Path, file: Path, is_classifier: bool) -> Iterator[Score]:
     """Scores of a classifier's weights, or of what was trained from an encoder's."""
-    for path in sorted(folder.rglob("config.yaml")):
-        run = path.parent
+    for run in sorted(path.parent for path in folder.rglob("config.yaml")):
         weights, config = file, _read_config(run)
+        latest = run / "latest.pth"
         if not is_classifier:
             begun = [p.resolve() for _, p in _starts(config, run) if p is not None]
-            weights = run / "latest.pth"
+            weights = latest
             if file.resolve() not in begun or not weights.exists():
                 continue
             if weights.stat().st_mtime < file.stat().st_mtime:
                 continue  # begun from weights that are not there any more
-        links = {"last": [run / "latest.pth"], "best": list(run.glob("*.best.pth"))}
-        named = [
-            name
-            for name, paths in links.items()
-            if weights.resolve() in [p.resolve() for p in paths]
-        ]
-        for metrics_file in sorted(run.glob(f"{(named or ['-'])[0]}/*/metrics.json")):
-            if metrics_file.stat().st_mtime < weights.stat().st_mtime:
-                continue  # scores of earlier weights
-            split = metrics_file.parent.name
-            valid = (config.get("valid_data_path_and_name_and_type") or [[""]])[0][0]
-            frozen = (config.get("model_conf") or {}).get("freeze_encoder")
-            yield Score(
-                run.name,
-                split,
-                "linear evaluation" if frozen else "fine-tuning",
-                named[0],
-                _read_metrics(metrics_file),
-                named[0] == "best" and Path(valid).parent.name == split,
-                metrics_file,
-            )
+        links = {"last": [latest], "best": run.glob("*.best.pth")}
+        targets = {name: [p.resolve() for p in links[name]] for name in links}
+        named = [name for name in targets if weights.resolve() in targets[name]]
+        valid = (config.get("valid_data_path_and_name_and_type") or [[""]])[0][0]
+        for name in named[:1]:
+            for metrics_file in sorted(run.glob(f"{name}/*/metrics.json")):
+                if metrics_file.stat().st_mtime < weights.stat().st_mtime:
+                    continue  # scores of earlier weights
+                split = metrics_file.parent.name
+                on_test = name == "best" and Path(valid).parent.name == split
+                how, metrics = _kind(config), _read_metrics(metrics_file)
+                yield Score(run.name, split, how, name, metrics, on_test, metrics_file)
 
 
 def _named_score(text: str, loaded: Loaded) -> Score:
     """A score that the publisher names: SET/SPLIT=metrics.json."""
     name, _, file = text.partition("=")
+    data_set, _, split = name.rpartition("/")
     if not file or "/" not in name:
         raise ValueError(
             "--metrics is SET/SPLIT=metrics.json, such as "
@@ -393,7 +347,6 @@ def _named_score(text: str, loaded: Loaded) -> Score:
             f"{file} scores {len(classes)} classes, which are not those of the model "
             f"({len(loaded.classes or ())}): name scores of this model"
         )
-    data_set, _, split = name.rpartition("/")
     return Score(data_set, split, "", "", metrics, False, Path(file))
 
 
@@ -408,6 +361,9 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         pass
     raise ValueError(f"{path} is not a metrics.json of sslam_score: score again")
+
+
+# --- card and hashes
 
 
 def _metadata(facts: dict[str, Any]) -> ModelCardData:
@@ -448,27 +404,21 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-_.") or "unknown"
 
 
-def _without_machine(value: Any) -> Any:
-    """Shorten absolute paths, in texts and all below, to their last three parts."""
-    if isinstance(value, dict):
-        return {key: _without_machine(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_machine(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    return ABSOLUTE.sub(lambda path: "/".join(["...", *path[0].split("/")[-3:]]), value)
+def _without_machine(text: str) -> str:
+    """The text with absolute paths shortened to their last three parts."""
+    return ABSOLUTE.sub(lambda path: "/".join(["...", *path[0].split("/")[-3:]]), text)
 
 
-def _files(folder: Path) -> list[str]:
-    """Names of all files but checksums.txt and hidden ones, sorted."""
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of all files but checksums.txt and hidden ones, by sorted names."""
     names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     shown = (p.as_posix() for p in names if not any(x[0] == "." for x in p.parts))
-    return sorted(name for name in shown if name != CHECKSUMS_FILE)
+    return {n: sha256(folder / n) for n in sorted(shown) if n != CHECKSUMS_FILE}
 
 
 def _checksums(hashes: dict[str, str]) -> str:
     """The content of checksums.txt, as `sha256sum` writes and checks it."""
-    return "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
+    return "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
@@ -490,37 +440,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
     return {match[2]: match[1] for match in matches if match}
 
 
-def _to_upload(folder: Path, address: str) -> dict[str, Path | bytes]:
-    """Files of a folder, or their content where the upload changes it.
-
-    README.md may have been edited and files may have been added; the model itself must
-    be as it was written. The card names the model as it is found there.
-
-    Raises:
-        ValueError: Not a folder of ours; files that are missing or changed.
-    """
-    written = read_checksums(folder)
-    now = {name: sha256(folder / name) for name in _files(folder)}
-    for what, names in {
-        "missing": set(written) - set(now),
-        "changed": {n for n in set(written) & set(now) if written[n] != now[n]},
-    }.items():
-        if names - {CARD_FILE}:
-            raise ValueError(
-                f"{folder}: {', '.join(sorted(names - {CARD_FILE}))} {what} since it "
-                "was written: write it again with `sslam publish MODEL --output`"
-            )
-    text = (folder / CARD_FILE).read_text(encoding="utf-8")
-    card = MODEL_LINE.sub(lambda _: f'MODEL = "{address}"', text, count=1).encode()
-    now[CARD_FILE] = hashlib.sha256(card).hexdigest()
-    files: dict[str, Path | bytes] = {name: folder / name for name in now}
-    return {**files, CARD_FILE: card, CHECKSUMS_FILE: _checksums(now).encode()}
-
-
-def check_repo(repo: str) -> None:
-    """Refuse what can be no repository's name."""
-    if not REPO.fullmatch(repo):
-        raise ValueError(f"--hf_repo is user/name, not {repo!r}")
+# --- upload
 
 
 def push(
@@ -534,7 +454,7 @@ def push(
     """Upload a folder in one commit; afterwards the repository holds its files only.
 
     Large files that have arrived are not sent again after an interruption. Nothing is
-    done where the repository holds the same files already.
+    done where the repository holds the same files already. Returns the model's address.
 
     Args:
         folder: As `write_folder` has written it.
@@ -543,35 +463,47 @@ def push(
         branch: Instead of main; made if it is not there.
         overwrite: Replace other files that are there (its history keeps them).
 
-    Returns:
-        Where the model is now.
-
     Raises:
         ValueError: One line on why the Hub does not have the model now.
     """
-    check_repo(repo)
     files = _to_upload(folder, f"{repo}@{branch}" if branch else repo)
-    verbosity, bars = hub_logging.get_verbosity(), not are_progress_bars_disabled()
-    if not sys.stderr.isatty():  # bars and retries are for somebody who watches
-        hub_logging.set_verbosity_error()
-        disable_progress_bars()
     try:
-        if not get_token():
-            raise ValueError("there is no token: `hf auth login`, or HF_TOKEN")
-        return _push(HfApi(token=get_token()), files, repo, private, branch, overwrite)
+        return _push(files, repo, private, branch, overwrite)
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"{repo}: {_reason(error)}. {folder} is kept: go on with `sslam publish "
-            f"{folder} --hf_repo {repo}`"
+            f"{repo}: {' '.join(_reason(error).split())}. {folder} is kept: go on with "
+            f"`sslam publish {folder} --hf_repo {repo}`"
         ) from error
-    finally:
-        hub_logging.set_verbosity(verbosity)
-        if bars:
-            enable_progress_bars()
+
+
+def _to_upload(folder: Path, address: str) -> dict[str, Path | bytes]:
+    """Files of a folder, or their content where the upload changes it.
+
+    README.md may have been edited and files may have been added; the model itself must
+    be as it was written. The card names the model as it is found there.
+
+    Raises:
+        ValueError: Not a folder of ours; files that are missing or changed.
+    """
+    written, hashes = read_checksums(folder), _hashes(folder)
+    wrong = [
+        f"{name} {'changed' if name in hashes else 'missing'}"
+        for name in sorted(written)
+        if name != CARD_FILE and hashes.get(name) != written[name]
+    ]
+    if wrong:
+        raise ValueError(
+            f"{folder}: {', '.join(wrong)} since it was written: write it again with "
+            "`sslam publish MODEL --output`"
+        )
+    text = (folder / CARD_FILE).read_text(encoding="utf-8")
+    card = MODEL_LINE.sub(lambda _: f'MODEL = "{address}"', text, count=1).encode()
+    hashes[CARD_FILE] = hashlib.sha256(card).hexdigest()
+    files: dict[str, Path | bytes] = {name: folder / name for name in hashes}
+    return {**files, CARD_FILE: card, CHECKSUMS_FILE: _checksums(hashes).encode()}
 
 
 def _push(
-    api: HfApi,
     files: dict[str, Path | bytes],
     repo: str,
     private: bool,
@@ -579,6 +511,9 @@ def _push(
     overwrite: bool,
 ) -> str:
     """Make the repository what the folder is."""
+    if not get_token():
+        raise ValueError("there is no token: `hf auth login`, or HF_TOKEN")
+    api = HfApi(token=get_token())
     if not api.repo_exists(repo):
         api.create_repo(repo, private=private or None, exist_ok=True)
     elif private and not api.model_info(repo).private:
@@ -624,24 +559,27 @@ def _is_same(remote: Any, operation: CommitOperationAdd) -> bool:
         return remote.blob_id == git_hash(file.read())
 
 
+ANSWERS = {
+    401: "the Hub does not accept the token: `hf auth login` with another",
+    403: "this token may not write there: it needs the permission (role write)",
+    412: "somebody else changed the repository just now: look at it first",
+}
+
+
 def _reason(error: BaseException) -> str:
     """What the Hub, the network or the disk had to say, in a few words."""
     while isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__  # "Error while uploading ..." hides the cause
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if status == 401:
-        return "the Hub does not accept the token: `hf auth login` with another"
-    if status == 403 or (isinstance(error, PermissionError) and not error.filename):
-        return "this token may not write there: it needs the permission (role write)"
-    if status == 412:
-        return "somebody else changed the repository just now: look at it first"
+    if isinstance(error, PermissionError) and not error.filename:
+        status = 403  # the Hub's, not the disk's
     if status is not None:
         said = getattr(error, "server_message", None) or ""
-        return " ".join(f"the Hub answers {status} {said}".split())
+        return ANSWERS.get(status) or f"the Hub answers {status} {said}"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set: unset it to upload"
     if isinstance(error, ValueError):
-        return " ".join(str(error).split())
+        return str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.strerror}: {error.filename}"
     name = type(error).__name__
