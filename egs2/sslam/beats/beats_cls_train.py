@@ -82,7 +82,9 @@ class BeatsTokens(nn.Module):
         for length in lengths.unique().tolist():
             same = lengths == length
             clips = speech[same, :length].repeat(1, max(1, -(-SHORTEST // length)))
-            tokens, _, _ = self.beats(clips, lengths[same] * 0 + clips.shape[1])
+            tokens, _, _ = self.beats(
+                clips, torch.full_like(lengths[same], clips.shape[1])
+            )
             steps[same] = tokens.shape[1] // PATCHES_PER_STEP
             parts.append((same, tokens))
         patches = steps * PATCHES_PER_STEP
