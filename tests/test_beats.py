@@ -17,7 +17,7 @@ from tests.corpus_case import error_line
 RECIPE = Path(__file__).resolve().parent.parent / "egs2" / "sslam"
 sys.path.insert(0, str(RECIPE / "beats"))
 import beats_cls_train  # noqa: E402
-from beats_classifier import (  # noqa: E402
+from beats_cls_train import (  # noqa: E402
     MODULES,
     BeatsClassifier,
     BeatsTokens,

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "egs2" / "sslam"
 sys.path.insert(0, str(RECIPE / "superb"))
 import sslam_superb  # noqa: E402
-from superb_tasks import TASKS, parse_steps, parse_tasks, read_data  # noqa: E402
+from superb_tasks import TASKS, parse_tasks, read_data  # noqa: E402
 
 # superb_run.py with this in place of s3prl, which writes what s3prl writes: dev is 0.8,
 # or 0.5 for a rate of 0.01; of a fold a hundredth more; test is dev - 0.1.

@@ -13,6 +13,7 @@ The scores of such data are those of these miniatures and of nothing else.
 """
 
 import argparse
+import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,14 +46,12 @@ def spoken_digits(source: Path, per_speaker: int) -> list[Clip]:
     for path in sorted(source.glob("recordings/*")):
         digit, speaker, index = path.stem.split("_")
         if int(index) < per_speaker:
-            wave, rate = soundfile.read(path, dtype="float32")
-            wave = soxr.resample(wave, rate, RATE)[:RATE]
-            clips.append(Clip(wave, digit, speaker, int(index)))
+            clips.append(Clip(_read(path)[:RATE], digit, speaker, int(index)))
     return clips
 
 
 def write_speech_commands(
-    folder: Path, clips: Iterable[Clip], test_from: int, seed: int = 0
+    folder: Path, clips: Iterable[Clip], test_from: int
 ) -> tuple[Path, Path]:
     """Speech Commands v0.01: digits 0-7 are keywords, 8 and 9 unknown words.
 
@@ -63,51 +62,36 @@ def write_speech_commands(
         folder: Where the two folders are written.
         clips: Digits; those with an index from `test_from` on are for the test.
         test_from: See `clips`.
-        seed: Of the background noises and silences.
 
     Returns:
         The folders `speech_commands_v0.01` and `speech_commands_test_set_v0.01`.
     """
-    rng = np.random.default_rng(seed)
     train = folder / "speech_commands_v0.01"
     test = folder / "speech_commands_test_set_v0.01"
-    for clip in clips:
-        word = KEYWORDS[int(clip.label)]
-        if clip.index >= test_from:
-            root, word = test, word if int(clip.label) < KNOWN else "_unknown_"
-        else:
-            root = train
-        _write(
-            root / word / f"{clip.speaker}{clip.index}{clip.label}_nohash_0.wav", clip
-        )
+    for wave, digit, speaker, index in clips:
+        root, word = train, KEYWORDS[int(digit)]
+        if index >= test_from:
+            root, word = test, word if int(digit) < KNOWN else "_unknown_"
+        _write(root / word / f"{speaker}{index}{digit}_nohash_0.wav", wave)
+    rng = np.random.default_rng(0)
     for number in range(6):
         noise = 0.05 * rng.standard_normal(3 * RATE).astype(np.float32)
-        _write(
-            train / "_background_noise_" / f"noise{number}.wav", Clip(noise, "", "", 0)
-        )
-        silence = Clip(noise[:RATE], "", "", 0)
-        _write(test / "_silence_" / f"noise{number}_nohash_0.wav", silence)
+        _write(train / "_background_noise_" / f"noise{number}.wav", noise)
+        _write(test / "_silence_" / f"noise{number}_nohash_0.wav", noise[:RATE])
     return train, test
 
 
-def environmental_sounds(source: Path, classes: int, per_class: int) -> list[Clip]:
+def environmental_sounds(source: Path, per_class: int) -> list[Clip]:
     """Clips of ESC-50; `speaker` is the recording that a clip was cut from."""
-    lines = (source / "meta" / "esc50.csv").read_text().splitlines()
-    rows = [
-        dict(zip(lines[0].split(","), line.split(","), strict=True))
-        for line in lines[1:]
+    rows: dict[str, list[dict[str, str]]] = {}
+    with open(source / "meta" / "esc50.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            rows.setdefault(row["category"], []).append(row)
+    return [
+        Clip(_read(source / "audio" / row["filename"]), name, row["src_file"], index)
+        for name in sorted(rows)
+        for index, row in enumerate(rows[name][:per_class])
     ]
-    names = sorted({row["category"] for row in rows})[:classes]
-    clips = []
-    for name in names:
-        own = [row for row in rows if row["category"] == name][:per_class]
-        for index, row in enumerate(own):
-            wave, rate = soundfile.read(
-                source / "audio" / row["filename"], dtype="float32"
-            )
-            assert rate == RATE
-            clips.append(Clip(wave, name, row["src_file"], index))
-    return clips
 
 
 def write_hear_scene(folder: Path, clips: Iterable[Clip], folds: int = FOLDS) -> Path:
@@ -117,48 +101,44 @@ def write_hear_scene(folder: Path, clips: Iterable[Clip], folds: int = FOLDS) ->
     """
     clips = list(clips)
     recordings = sorted({clip.speaker for clip in clips})
-    labels = [{} for _ in range(folds)]
+    labels: list[dict[str, list[str]]] = [{} for _ in range(folds)]
     for number, clip in enumerate(clips):
         fold = recordings.index(clip.speaker) % folds
         name = f"{clip.speaker}-{clip.label}-{number}.wav"
-        _write(folder / "48000" / f"fold{fold:02d}" / name, clip, 48000)
+        _write(folder / "48000" / f"fold{fold:02d}" / name, clip.wave, 48000)
         labels[fold][name] = [clip.label]
     for fold, content in enumerate(labels):
         (folder / f"fold{fold:02d}.json").write_text(json.dumps(content))
     return folder
 
 
-def _write(path: Path, clip: Clip, rate: int = RATE) -> None:
+def _read(path: Path) -> np.ndarray:
+    """A mono file at 16 kHz."""
+    wave, rate = soundfile.read(path, dtype="float32")
+    return soxr.resample(wave, rate, RATE)
+
+
+def _write(path: Path, wave: np.ndarray, rate: int = RATE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, soxr.resample(clip.wave, RATE, rate), rate)
-
-
-def get_parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("task", choices=("ks", "HearESC50"))
-    parser.add_argument("--source", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument(
-        "--per_class",
-        type=int,
-        default=50,
-        help="recordings per digit and speaker, or clips per class, at most [50]",
-    )
-    return parser
+    soundfile.write(path, soxr.resample(wave, RATE, rate), rate)
 
 
 def main() -> None:
     """Write the folder."""
-    args = get_parser().parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("task", choices=("ks", "HearESC50"))
+    add("--source", type=Path, required=True)
+    add("--output", type=Path, required=True)
+    text = "recordings per digit and speaker, or clips per class, at most [50]"
+    add("--per_class", type=int, default=50, help=text)
+    args = parser.parse_args()
     if args.output.exists():
         raise ValueError(f"{args.output} is there already: remove it or name another")
-    if args.task == "ks":
-        clips = spoken_digits(args.source, args.per_class)
-    else:
-        clips = environmental_sounds(args.source, 50, args.per_class)
+    read = spoken_digits if args.task == "ks" else environmental_sounds
+    clips = read(args.source, args.per_class)
     if not clips:
         raise ValueError(f"{args.source} holds no recordings for {args.task}")
     if args.task == "ks":

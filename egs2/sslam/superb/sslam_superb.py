@@ -33,7 +33,7 @@ sys.path[:0] = [str(RECIPE.parent.parent), str(RECIPE / "superb")]
 
 import yaml  # noqa: E402
 from superb_table import write_table  # noqa: E402
-from superb_tasks import TASKS, Task, parse_steps, parse_tasks, read_data  # noqa: E402
+from superb_tasks import TASKS, Task, parse_tasks, read_data, read_words  # noqa: E402
 
 from espnet2_sslam.bin.cli import run_main  # noqa: E402
 from espnet2_sslam.store import sha256, write_json  # noqa: E402
@@ -75,10 +75,10 @@ class Upstream(NamedTuple):
     name: str
     seed: int
     entry: str  # s3prl's name of it
-    ckpt: str  # our model's folder
-    options: dict[str, Any]
-    sha256: str  # of the weights
-    origin: str  # what the user named
+    ckpt: str = ""  # our model's folder
+    options: dict[str, Any] = {}
+    sha256: str = ""  # of the weights
+    origin: str = ""  # what the user named
 
 
 class Run(NamedTuple):
@@ -87,6 +87,11 @@ class Run(NamedTuple):
     folder: Path
     upstream: Upstream
     settings: dict[str, Any]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Task and upstream: a cell of the table."""
+        return self.settings["task"], self.upstream.name
 
     @property
     def title(self) -> str:
@@ -102,48 +107,38 @@ class Run(NamedTuple):
         return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
-def split_words(words: Sequence[str]) -> dict[str, str]:
-    """Sources by name, from words NAME=SOURCE or a name of s3prl (source "").
+def check(args: argparse.Namespace) -> None:
+    """Read the words of the options, into `args`.
 
     Raises:
-        ValueError: A name that cannot be a folder's, or twice the same.
-    """
-    sources: dict[str, str] = {}
-    for word in words:
-        name, sign, source = word.partition("=")
-        plain = name.replace("-", "").replace("_", "").replace(".", "")
-        if not plain.isalnum() or name[0] in ".-" or bool(sign) != bool(source):
-            raise ValueError(
-                f"an upstream is NAME=SOURCE or a name of s3prl, got {word!r}"
-            )
-        if name == "random" and not source:
-            raise ValueError(
-                "upstream random needs the model whose network it has: random=SOURCE"
-            )
-        if name in sources:
-            raise ValueError(f"upstream {name} is given twice")
-        sources[name] = source
-    return sources
-
-
-def read_options(words: Sequence[str]) -> dict[str, Any]:
-    """Options of the sslam upstream from words name=value (YAML values).
-
-    Raises:
-        ValueError: An unknown option, or one that is settled with the weights.
+        ValueError: A word of another form, or what no training can have.
     """
     from espnet2_sslam.integrations.s3prl.expert import LOADING, OPTIONS, RANDOM
 
+    for name, value in (("eval_every", args.eval_every), ("nj", args.nj)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} starts at 1, got {value}")
+    if min(args.lrs) <= 0:
+        raise ValueError(f"learning rates are above 0, got {min(args.lrs):g}")
+    args.folders = parse_tasks(args.tasks)
+    form = "--steps takes N or TASK=N from 1 on"
+    steps = read_words(args.steps, r"(?:(\w+)=)?(0*[1-9]\d*)", form)
+    if unknown := steps.keys() - {"", *args.folders}:
+        raise ValueError(f"--steps names {min(unknown)}, which --tasks does not")
+    args.updates = {task: int(number) for task, number in steps.items()}
+    form = "an upstream is NAME=SOURCE or a name of s3prl"
+    args.sources = read_words(args.upstreams, r"(\w[\w.-]*)(?:=(.+))?", form)
+    if args.sources.get("random") == "":
+        raise ValueError(
+            "upstream random needs the model whose network it has: random=SOURCE"
+        )
+    # what comes with the weights is no option
     known = [name for name in OPTIONS if name not in RANDOM | LOADING]
-    options = {}
-    for word in words:
-        name, sign, value = word.partition("=")
-        if not sign or name not in known:
-            raise ValueError(
-                f"--options takes name=value with {', '.join(known)}, got {word!r}"
-            )
-        options[name] = yaml.safe_load(value)
-    return options
+    form = f"--options takes name=value with {', '.join(known)}"
+    options = read_words(args.options, rf"({'|'.join(known)})=(.*)", form)
+    args.upstream_options = {k: yaml.safe_load(v) for k, v in options.items()}
+    args.lrs = tuple(dict.fromkeys(args.lrs))
+    args.seeds = tuple(dict.fromkeys(args.seeds))
 
 
 def prepare(
@@ -163,24 +158,19 @@ def prepare(
         ValueError: The source cannot be read.
     """
     if not source:
-        return Upstream(name, seed, name, "", {}, "", "")
+        return Upstream(name, seed, name)
     import torch
 
-    from espnet2_sslam.checkpoint import (
-        build_model,
-        load_model,
-        model_config,
-        save_model,
-    )
+    from espnet2_sslam import checkpoint
 
     source = source.replace("{seed}", str(seed))
-    model: Any = load_model(source).encoder
+    model: Any = checkpoint.load_model(source).encoder
     if name == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_model(model_config(model))
+            model = checkpoint.build_model(checkpoint.model_config(model))
     target = (folder / f"{name}_seed{seed}").resolve()
-    save_model(model, target)
+    checkpoint.save_model(model, target)
     digest = sha256(target / "model.safetensors")
     return Upstream(name, seed, "sslam", str(target), options, digest, source)
 
@@ -231,10 +221,10 @@ def make_runs(args: argparse.Namespace) -> list[Run]:
     from espnet2_sslam.integrations.s3prl.compat import check_learnable
     from espnet2_sslam.integrations.s3prl.expert import samples_per_step
 
+    models = args.expdir / "models"
     upstreams = [
-        prepare(name, source, seed, args.upstream_options, args.expdir / "models")
-        for seed in args.seeds
-        for name, source in args.sources.items()
+        prepare(name, source, seed, args.upstream_options, models)
+        for seed, (name, source) in product(args.seeds, args.sources.items())
     ]
     first: dict[str, str] = {}
     for upstream in upstreams:
@@ -278,25 +268,21 @@ def once(args: argparse.Namespace, runs: list[Run], part: str) -> list[str]:
     """Train or test runs, --nj at a time; returns the titles of those that failed."""
     paths = [str(RECIPE.parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    workers = 4 if args.num_workers is None else args.num_workers
+    replaced = args.expdir.with_name(f"{args.expdir.name}_replaced")
 
     def work(run: Run) -> bool:
         folder = run.folder
-        title, place = f"test of {run.title}", folder / "scoring"
-        files = ["--input", folder / "dev.json", "--output", place / "test.json"]
-        if part == "train":
-            title, place = run.title, folder
-            files = ["--output", folder / "dev.json"]
-            files += [
-                "--replaced",
-                args.expdir.with_name(f"{args.expdir.name}_replaced"),
-            ]
-        # behind the second -- is what decides the result
-        words = [sys.executable, PROGRAM, "--device", args.device]
-        words += ["--num_workers", 4 if args.num_workers is None else args.num_workers]
-        words += ["--ckpt", run.upstream.ckpt, "--", part, folder]
-        command = [sys.executable, RECIPE / "utils" / "once.py", "--name", title]
-        command += ["--dir", place, "--log", folder / "s3prl.log", *files]
-        command += ["--input", f"{folder}.json", "--", *words]
+        title, place = run.title, folder
+        files = ["--output", folder / "dev.json", "--replaced", replaced]
+        if part == "test":
+            title, place = f"test of {run.title}", folder / "scoring"
+            files = ["--input", folder / "dev.json", "--output", place / "test.json"]
+        command = [sys.executable, RECIPE / "utils" / "once.py", title, place, *files]
+        command += ["--log", folder / "s3prl.log", "--input", f"{folder}.json"]
+        command += ["--", sys.executable, PROGRAM, "--device", args.device]
+        command += ["--num_workers", workers, "--ckpt", run.upstream.ckpt]
+        command += ["--", part, folder]  # behind this -- is what decides the result
         return subprocess.run(list(map(str, command)), env=environment).returncode == 0
 
     with ThreadPoolExecutor(args.nj) as threads:
@@ -318,7 +304,7 @@ def choose(
     """
     scores: dict[tuple[str, str], dict[float, list]] = {}
     for run in runs:
-        by_rate = scores.setdefault((run.settings["task"], run.upstream.name), {})
+        by_rate = scores.setdefault(run.key, {})
         dev = None if run.title in failed else run.record("dev.json")
         by_rate.setdefault(run.settings["lr"], []).append(dev and dev["dev"])
     return {
@@ -336,27 +322,11 @@ def main(cmd: Sequence[str] | None = None) -> None:
         format="%(asctime)s (superb) %(message)s",
         datefmt="%H:%M:%S",
     )
-    for name in ("eval_every", "nj"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} starts at 1, got {value}")
-    if min(args.lrs) <= 0:
-        raise ValueError(f"learning rates are above 0, got {min(args.lrs):g}")
-    args.folders = parse_tasks(args.tasks)
-    args.updates = parse_steps(args.steps, args.folders)
-    args.sources = split_words(args.upstreams)
-    args.upstream_options = read_options(args.options)
-    args.lrs = tuple(dict.fromkeys(args.lrs))
-    args.seeds = tuple(dict.fromkeys(args.seeds))
-
+    check(args)
     runs = make_runs(args)
     failed = once(args, runs, "train")
     chosen = choose(runs, failed)
-    tests = [
-        run
-        for run in runs
-        if chosen.get((run.settings["task"], run.upstream.name)) == run.settings["lr"]
-    ]
+    tests = [run for run in runs if chosen.get(run.key) == run.settings["lr"]]
     failed += once(args, tests, "test")
     output = args.output or args.expdir / "SUPERB.md"
     write_table(args, runs, tests, failed, output)

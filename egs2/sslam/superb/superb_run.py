@@ -33,27 +33,16 @@ SPEAKERS = (
 )
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--num_workers", type=int, default=4)
-    parser.add_argument("--ckpt", help="folder with the weights of sslam")
-    parser.add_argument("part", choices=("train", "test"))
-    parser.add_argument("folder", type=Path)
-    return parser
-
-
 def s3prl_command(args: argparse.Namespace, run: dict[str, Any]) -> list[str]:
     """The command of s3prl, to be started in the run's folder."""
     task, train = TASKS[run["task"]], args.part == "train"
-    python = [sys.executable, "-m", "espnet2_sslam"]
+    words = [sys.executable, "-m", "espnet2_sslam"]
     if task.hear:
-        words = [*python, "-m", "s3prl.main", task.module, "--config", "task.yaml"]
+        words += ["-m", "s3prl.main", task.module, "--config", "task.yaml"]
         words += ["--device", args.device, "--num_workers", str(args.num_workers)]
         return [*words, *(("--stop", "2") if train else ("--start", "3"))]
-    start = ["-c", SPEAKERS] if task.name == "sid" else ["-m", "s3prl.run_downstream"]
-    words = [*python, *start, "--device", args.device]
+    words += ["-c", SPEAKERS] if task.name == "sid" else ["-m", "s3prl.run_downstream"]
+    words += ["--device", args.device]
     if not train:
         best = args.folder / "dev-best.ckpt"  # missing if every dev score was 0
         if not best.exists():
@@ -65,25 +54,22 @@ def s3prl_command(args: argparse.Namespace, run: dict[str, Any]) -> list[str]:
     return words + (["-k", args.ckpt, "-g", "upstream.yaml"] if args.ckpt else [])
 
 
-def write_config(args: argparse.Namespace, run: dict[str, Any]) -> None:
-    """Write the files that the command names; the weights' folder may have moved."""
-    config = run["config"]
+def prepare(args: argparse.Namespace, run: dict[str, Any]) -> None:
+    """Write the files that the command names, and remove what a kill has torn."""
+    folder, config = args.folder, run["config"]
     if not TASKS[run["task"]].hear:
         config["downstream_expert"]["datarc"]["num_workers"] = args.num_workers
-        write_text(args.folder / "upstream.yaml", yaml.safe_dump(run["options"]))
-    elif args.ckpt:
+        write_text(folder / "upstream.yaml", yaml.safe_dump(run["options"]))
+    elif args.ckpt:  # the weights' folder may have moved
         config["build_upstream"]["extra_conf"] = {"ckpt": args.ckpt, **run["options"]}
-    write_text(args.folder / "task.yaml", yaml.safe_dump(config, sort_keys=False))
-
-
-def remove_torn(folder: Path) -> None:
-    """Remove checkpoints that were not written to their end."""
-    for path in folder.glob("*.ckpt"):
-        if not zipfile.is_zipfile(path):
-            path.unlink()
-    for step in (folder / "train").glob("step_*"):
-        if not (step / "config.yaml").exists():  # s3prl writes it last
-            shutil.rmtree(step)
+    write_text(folder / "task.yaml", yaml.safe_dump(config, sort_keys=False))
+    if args.part == "train":
+        for path in folder.glob("*.ckpt"):
+            if not zipfile.is_zipfile(path):
+                path.unlink()
+        for step in folder.glob("train/step_*"):
+            if not (step / "config.yaml").exists():  # s3prl writes it last
+                shutil.rmtree(step)
 
 
 def dev_score(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
@@ -92,18 +78,16 @@ def dev_score(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     if task.hear:
         stats = read_yaml(folder / "train/valid_best/training_stats.yaml")
         latest = read_yaml(max((folder / "configs").glob("*.yaml")))
-        return {
-            "dev": float(stats["valid_best_metrics"][task.metric]),
-            "dev_step": int(stats["global_step"]),
-            "steps": int(latest["train"]["total_steps"]),
-        }
-    log = (folder / "log.log").read_text(encoding="utf-8")
-    best = re.findall(r"^New best on dev at step (\d+): (\S+)$", log, re.M)
-    if not best and not re.search(r"^dev at step", log, re.M):
-        raise ValueError(f"{folder / 'log.log'} has no score on the dev set")
-    step, dev = best[-1] if best else (0, 0)  # nothing is better than nothing
-    steps = int(run["config"]["runner"]["total_steps"])
-    return {"dev": float(dev), "dev_step": int(step), "steps": steps}
+        dev, step = stats["valid_best_metrics"][task.metric], stats["global_step"]
+        steps = latest["train"]["total_steps"]
+    else:
+        log = (folder / "log.log").read_text(encoding="utf-8")
+        best = re.findall(r"^New best on dev at step (\d+): (\S+)$", log, re.M)
+        if not best and not re.search(r"^dev at step", log, re.M):
+            raise ValueError(f"{folder / 'log.log'} has no score on the dev set")
+        step, dev = best[-1] if best else (0, 0)  # nothing is better than nothing
+        steps = run["config"]["runner"]["total_steps"]
+    return {"dev": float(dev), "dev_step": int(step), "steps": int(steps)}
 
 
 def test_scores(folder: Path, run: dict[str, Any]) -> dict[str, float | None]:
@@ -123,42 +107,41 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run s3prl; what it prints goes to the end of s3prl.log."""
-    args = get_parser().parse_args()
-    folder, train = args.folder, args.part == "train"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--num_workers", type=int, default=4)
+    parser.add_argument("--ckpt", help="folder with the weights of sslam")
+    parser.add_argument("part", choices=("train", "test"))
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    folder: Path = args.folder
     run = json.loads(Path(f"{folder}.json").read_text(encoding="utf-8"))
-    write_config(args, run)
-    if train:
-        remove_torn(folder)
+    prepare(args, run)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join(os.path.abspath(path) for path in paths if path)
-    began = time.monotonic()
+    command, began = s3prl_command(args, run), time.monotonic()
     with (folder / "s3prl.log").open("a", encoding="utf-8") as log:
-        command = s3prl_command(args, run)
         print(f"# {shlex.join(command)}", file=log, flush=True)
         environment = {**os.environ, "PYTHONPATH": path}
         status = subprocess.run(
             command, cwd=folder, env=environment, stdout=log, stderr=log
         ).returncode
-    if status:
-        sys.exit(status)
-    try:
-        record(folder, run, train, round(time.monotonic() - began))
-    except (ValueError, OSError, LookupError) as error:
-        with (folder / "s3prl.log").open("a", encoding="utf-8") as log:
+        if status:
+            sys.exit(status)
+        try:
+            if args.part == "test":
+                scores = test_scores(folder, run)
+                content = {"test": scores[TASKS[run["task"]].metric], "metrics": scores}
+                write_json(folder / "scoring/test.json", content)
+                return
+            seconds = round(time.monotonic() - began)
+            dev = {**dev_score(folder, run), "seconds": seconds}
+            write_json(folder / "dev.json", dev)
+        except (ValueError, OSError, LookupError) as error:
             print(f"error: {type(error).__name__} {error}", file=log)
-        sys.exit(1)
-
-
-def record(folder: Path, run: dict[str, Any], train: bool, seconds: int) -> None:
-    """Write down the scores of a part that has ended well."""
-    if not train:
-        scores = test_scores(folder, run)
-        content = {"test": scores[TASKS[run["task"]].metric], "metrics": scores}
-        write_json(folder / "scoring/test.json", content)
-        return
-    write_json(folder / "dev.json", {**dev_score(folder, run), "seconds": seconds})
+            sys.exit(1)
     # what only a continued training needs, as big as the model each
-    for step in (folder / "train").glob("step_*"):
+    for step in folder.glob("train/step_*"):
         shutil.rmtree(step)
 
 

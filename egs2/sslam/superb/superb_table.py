@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from superb_tasks import TASKS
 
 from espnet2_sslam.machine import environment
+from espnet2_sslam.results import markdown
 from espnet2_sslam.store import write_csv, write_json, write_text
 
 PAGE = """\
@@ -45,20 +47,12 @@ def write_table(
         failed: Titles of those that failed.
         output: The Markdown file.
     """
-    pairs = [(task, name) for task in args.folders for name in args.sources]
-    tested = {
-        (task, name): [
-            run
-            for run in tests
-            if (run.settings["task"], run.upstream.name) == (task, name)
-        ]
-        for task, name in pairs
-    }
-    rows = {
-        key: table_row(*key, group)
-        for key, group in tested.items()
-        if group and all(run.record("scoring/test.json") for run in group)
-    }
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    pairs = list(product(args.folders, args.sources))
+    for key in pairs:
+        group = [run for run in tests if run.key == key]
+        if group and all(run.record("scoring/test.json") for run in group):
+            rows[key] = table_row(*key, group)
     made = environment()
     record = {
         **made,
@@ -74,6 +68,7 @@ def write_table(
     write_csv(output.with_suffix(".csv"), header, [r.values() for r in rows.values()])
 
     edges = {min(args.lrs), max(args.lrs)} if len(args.lrs) > 1 else set()
+    grid = ", ".join(f"{lr:g}" for lr in args.lrs) + ("" if edges else " (no search)")
     seeds = f"Mean ± standard deviation over seeds {', '.join(map(str, args.seeds))}."
     if len(args.seeds) == 1:
         seeds = f"One seed ({args.seeds[0]}), so no spread."
@@ -91,17 +86,16 @@ def write_table(
         for row in rows.values()
     ]
     tasks = [f"{task} ({TASKS[task].metric})" for task in args.folders]
-    options = ", ".join(f"{k}={v}" for k, v in args.upstream_options.items())
     columns = ["task", "upstream", "lr", "dev", "test", "updates", "best at", "folds"]
     page = PAGE.format(
         **made,
         s3prl=runs[0].settings["s3prl"],
-        grid=", ".join(f"{lr:g}" for lr in args.lrs)
-        + ("" if edges else " (no search)"),
+        grid=grid,
         seeds=seeds,
         scores=markdown(["upstream", *tasks], scores),
         details=markdown(columns, details),
-        options=options or "its defaults",
+        options=", ".join(f"{k}={v}" for k, v in args.upstream_options.items())
+        or "its defaults",
         titles="; ".join(f"{task}: {TASKS[task].title}" for task in args.folders),
     )
     if any(row["lr"] in edges for row in rows.values()):
@@ -120,8 +114,6 @@ def table_row(task: str, name: str, runs: Sequence[Any]) -> dict[str, Any]:
         by_seed.setdefault(run.upstream.seed, []).append(test)
     means = [mean(scores) for scores in by_seed.values()]
     trained = [run.record("dev.json") for run in runs]
-    hashes = dict.fromkeys(run.upstream.sha256[:12] for run in runs)
-    sources = dict.fromkeys(run.upstream.origin for run in runs)
     return {
         "task": task,
         "metric": TASKS[task].metric,
@@ -136,19 +128,19 @@ def table_row(task: str, name: str, runs: Sequence[Any]) -> dict[str, Any]:
         "best_steps": " ".join(str(record["dev_step"]) for record in trained),
         "seconds": sum(record["seconds"] for record in trained),
         "s3prl": runs[0].settings["s3prl"],
-        "weights_sha256": " ".join(hashes),
-        "source": " ".join(sources),
+        "weights_sha256": " ".join(
+            dict.fromkeys(run.upstream.sha256[:12] for run in runs)
+        ),
+        "source": " ".join(dict.fromkeys(run.upstream.origin for run in runs)),
     }
 
 
 def training(run: Any) -> dict[str, Any]:
     """One training of the grid."""
-    tested = run.record("scoring/test.json")
-    settings = run.settings
+    tested, settings = run.record("scoring/test.json"), run.settings
     return {
-        "task": settings["task"],
-        "upstream": run.upstream.name,
-        **{name: settings[name] for name in ("lr", "seed")},
+        **{"task": settings["task"], "upstream": run.upstream.name},
+        **{"lr": settings["lr"], "seed": settings["seed"]},
         "fold": settings["fold"] if TASKS[settings["task"]].folds > 1 else None,
         **run.record("dev.json"),
         "test": tested and tested["metrics"],
@@ -161,9 +153,3 @@ def score(row: dict[str, Any] | None) -> str:
         return "missing"
     spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
     return f"{100 * row['test']:.1f}{spread}"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

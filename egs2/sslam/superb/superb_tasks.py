@@ -3,9 +3,8 @@
 import csv
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +14,7 @@ from espnet2_sslam.store import write_json, write_lines
 from espnet2_sslam.units import SAMPLE_RATE
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """A task of s3prl.
 
     Args:
@@ -25,7 +23,6 @@ class Task:
         title: What it is, for the table.
         metric: What the best checkpoint, the learning rate and the table go by.
         folds: Number of cross-validation folds, 1 for fixed splits.
-        hear: Whether `s3prl.main` runs it rather than `s3prl.run_downstream`.
     """
 
     name: str
@@ -33,7 +30,11 @@ class Task:
     title: str
     metric: str = "accuracy"
     folds: int = 1
-    hear: bool = False
+
+    @property
+    def hear(self) -> bool:
+        """Whether `s3prl.main` runs it rather than `s3prl.run_downstream`."""
+        return self.name.startswith("Hear")
 
     @property
     def fold_numbers(self) -> range:
@@ -42,34 +43,32 @@ class Task:
 
 
 def _hear(name: str, title: str, folds: int = 1, metric: str = "top1_acc") -> Task:
-    return Task(name, name, title, metric, folds, True)
+    return Task(name, name, title, metric, folds)
 
 
 # Folds and metrics are those of s3prl 0.4.18's own configurations: s3prl/problem/common
 # for HEAR, and five folds for IEMOCAP as SUPERB reports them.
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task("ks", "speech_commands", "keyword spotting"),
-        Task("ic", "fluent_commands", "intent classification"),
-        Task("sid", "voxceleb1", "speaker identification"),
-        Task("er", "emotion", "emotion recognition", folds=5),
-        _hear("HearESC50", "environmental sounds", folds=5),
-        _hear("HearBeijingOpera", "Beijing opera percussion", folds=5),
-        _hear("HearCremaD", "emotion (CREMA-D)", folds=5),
-        _hear("HearFSD", "sound events (FSD50K)", metric="mAP"),
-        _hear("HearGSC5hr", "speech commands, 5 hours"),
-        _hear("HearGtzan", "music genre", folds=10),
-        _hear("HearGtzanMusicSpeech", "music or speech", folds=5),
-        _hear("HearGunshot", "gunshot location", folds=7),
-        _hear("HearLibriCount", "number of speakers", folds=5),
-        _hear("HearNsynth5hr", "pitch, 5 hours", metric="pitch_acc"),
-        _hear("HearStroke", "mridangam strokes", folds=5),
-        _hear("HearTonic", "mridangam tonics", folds=5),
-        _hear("HearVocal", "vocal imitations", folds=3, metric="mAP"),
-        _hear("HearVoxLingual", "spoken language", folds=5),
-    )
-}
+_ALL = (
+    Task("ks", "speech_commands", "keyword spotting"),
+    Task("ic", "fluent_commands", "intent classification"),
+    Task("sid", "voxceleb1", "speaker identification"),
+    Task("er", "emotion", "emotion recognition", folds=5),
+    _hear("HearESC50", "environmental sounds", 5),
+    _hear("HearBeijingOpera", "Beijing opera percussion", 5),
+    _hear("HearCremaD", "emotion (CREMA-D)", 5),
+    _hear("HearFSD", "sound events (FSD50K)", metric="mAP"),
+    _hear("HearGSC5hr", "speech commands, 5 hours"),
+    _hear("HearGtzan", "music genre", 10),
+    _hear("HearGtzanMusicSpeech", "music or speech", 5),
+    _hear("HearGunshot", "gunshot location", 7),
+    _hear("HearLibriCount", "number of speakers", 5),
+    _hear("HearNsynth5hr", "pitch, 5 hours", metric="pitch_acc"),
+    _hear("HearStroke", "mridangam strokes", 5),
+    _hear("HearTonic", "mridangam tonics", 5),
+    _hear("HearVocal", "vocal imitations", 3, "mAP"),
+    _hear("HearVoxLingual", "spoken language", 5),
+)
+TASKS = {task.name: task for task in _ALL}
 _CTC = (
     "its CTC loss needs more steps than labels, which SSLAM's steps of 160 ms do not "
     "give: s3prl would count the loss as 0"
@@ -81,82 +80,78 @@ REFUSED = {
 }
 
 
-def parse_tasks(words: Sequence[str]) -> dict[str, Path]:
+def read_words(words: Iterable[str], pattern: str, form: str) -> dict[str, str]:
+    """Values by name from words such as NAME=VALUE.
+
+    Args:
+        words: Of the command line.
+        pattern: Of a word, with a group for the name and one for the value.
+        form: What a word must look like, for the error.
+
+    Raises:
+        ValueError: A word of another form, or a name that is given twice.
+    """
+    values: dict[str, str] = {}
+    for word in words:
+        match = re.fullmatch(pattern, word)
+        if match is None:
+            raise ValueError(f"{form}, got {word!r}")
+        name, value = match.groups(default="")
+        if name in values:
+            raise ValueError(f"{form}: {name or word} is given twice")
+        values[name] = value
+    return values
+
+
+def parse_tasks(words: Iterable[str]) -> dict[str, Path]:
     """Folders of the data by task, from words TASK=DIR.
 
     Raises:
         ValueError: A word of another form, an unknown task, one that cannot be learnt
             at SSLAM's resolution, or one that is given twice.
     """
-    folders: dict[str, Path] = {}
-    for word in words:
-        name, _, folder = word.partition("=")
+    folders = read_words(words, r"([^=]*)=?(.*)", "--tasks takes TASK=DIR")
+    for name, folder in folders.items():
         if name in REFUSED:
             raise ValueError(f"task {name} cannot be learnt here: {REFUSED[name]}")
         if name not in TASKS:
             raise ValueError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
         if not folder:
-            raise ValueError(f"task {name} needs its data: {name}=DIR, got {word!r}")
-        if name in folders:
-            raise ValueError(f"task {name} is given twice")
-        folders[name] = Path(folder).expanduser()
-    return folders
-
-
-def parse_steps(words: Sequence[str], tasks: Iterable[str]) -> dict[str, int]:
-    """Updates by task from words N (for all tasks, key "") and TASK=N.
-
-    Raises:
-        ValueError: A word of another form, or a task that is not asked for.
-    """
-    steps: dict[str, int] = {}
-    for word in words:
-        name, _, number = word.rpartition("=")
-        if not number.isdigit() or int(number) < 1:
-            raise ValueError(f"--steps takes N or TASK=N from 1 on, got {word!r}")
-        if name and name not in tasks:
-            raise ValueError(f"--steps names {name}, which --tasks does not")
-        steps[name] = int(number)
-    return steps
+            raise ValueError(f"task {name} needs its data: {name}=DIR")
+    return {name: Path(folder).expanduser() for name, folder in folders.items()}
 
 
 class Data(NamedTuple):
-    """The data's paths by s3prl's names, and the samples of each clip at 16 kHz."""
+    """The data of a task: options of s3prl, and each clip's samples at 16 kHz."""
 
-    options: dict[str, Any]
+    options: dict[str, str]
     samples: list[int]
 
 
 def read_data(task: Task, folder: Path, scratch: Path) -> Data:
-    """Check a task's data and measure its clips.
-
-    Args:
-        task: The task.
-        folder: Where the data is.
-        scratch: Folder for lists that s3prl needs beside the data.
+    """Find the data of a task; lists that s3prl needs are written to `scratch`.
 
     Raises:
-        ValueError: Something is missing, or a file is no audio.
+        ValueError: The folder is not laid out as s3prl expects, or a clip is not there.
     """
     folder, scratch = folder.resolve(), scratch.resolve()
-    if not folder.is_dir():
-        raise ValueError(f"{task.name}: there is no folder {folder} with the data")
-    readers = {"ks": _keywords, "ic": _intents, "sid": _speakers, "er": _emotions}
     try:
-        reader = readers.get(task.name)
-        options, clips = (
-            reader(folder, scratch) if reader else _hear_scene(task, folder)
-        )
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder} with the data")
+        if task.hear:
+            options, clips = _hear_scene(task, folder)
+        else:
+            options, clips = _READERS[task.name](folder, scratch)
         with ThreadPoolExecutor(8) as threads:
             samples = list(threads.map(_samples, clips))
+        if not samples:
+            raise ValueError(f"{folder} holds no audio")
     except ValueError as error:
         raise ValueError(f"{task.name}: {error}") from None
-    if not samples:
-        raise ValueError(f"{task.name}: {folder} holds no audio")
     return Data({name: str(path) for name, path in options.items()}, samples)
 
 
-def _keywords(folder: Path, scratch: Path):
+def _keywords(folder: Path, _: Path):
     """Speech Commands: a folder per word, and the test set beside it."""
     train = _need(folder, "speech_commands_v0.0[12]")[-1]
     test = _need(folder, "speech_commands_test_set_v0.0[12]")[-1]
@@ -166,7 +161,7 @@ def _keywords(folder: Path, scratch: Path):
     return options, words + _need(test, "*/*.wav")
 
 
-def _intents(folder: Path, scratch: Path):
+def _intents(folder: Path, _: Path):
     """Fluent Speech Commands: three CSV files with the paths of the clips."""
     clips = []
     for split in ("train", "valid", "test"):
@@ -188,18 +183,18 @@ def _speakers(folder: Path, scratch: Path):
             f"{folder} lacks iden_split.txt, VoxCeleb1's list of the identification "
             "splits (s3prl's wheel leaves its copy out): put it there"
         )
-    lines = [line.split() for line in lists[0].read_text("utf-8").splitlines()]
-    places = [path for path in sorted(folder.glob("*/wav")) if path.is_dir()]
-    clips = []
-    for _, name in filter(None, lines):
+    lines = [line for line in lists[0].read_text("utf-8").splitlines() if line.strip()]
+    parts, clips = sorted(folder.glob("*/wav")), []
+    for line in lines:
+        _, name = line.split()
         if not name.startswith("id1") or not 0 <= int(name[2:7]) - 10001 < 1251:
             raise ValueError(f"{lists[0]} names {name}, no id10001-id11251")
-        paths = [place / name for place in places if (place / name).is_file()]
+        paths = [part / name for part in parts if (part / name).is_file()]
         if not paths:
             raise ValueError(f"{folder}/*/wav lacks {name}")
         clips.append(paths[0])
     meta = scratch / "voxceleb1.txt"
-    write_lines(meta, (" ".join(words) for words in lines if words))
+    write_lines(meta, (" ".join(line.split()) for line in lines))
     return {"file_path": folder, "meta_data": meta}, clips
 
 
@@ -209,11 +204,13 @@ def _emotions(folder: Path, scratch: Path):
     Source: s3prl's downstream/emotion/IEMOCAP_preprocess.py, by its results: files and
     clips are in the order of their names here.
     """
-    sessions = {f"Session{n}": _emotion_clips(folder, n) for n in range(1, 6)}
+    sessions = {
+        f"Session{n}": _emotion_clips(folder, f"Session{n}") for n in range(1, 6)
+    }
     lists = scratch / "iemocap"
-    for test in sessions:
+    for test, own in sessions.items():
         train = [c for name, clips in sessions.items() if name != test for c in clips]
-        for split, clips in (("train", train), ("test", sessions[test])):
+        for split, clips in (("train", train), ("test", own)):
             labels = {"neu": 0, "hap": 1, "ang": 2, "sad": 3}
             content = {"labels": labels, "meta_data": clips}
             write_json(lists / test / f"{split}_meta_data.json", content)
@@ -221,9 +218,8 @@ def _emotions(folder: Path, scratch: Path):
     return {"root": folder, "meta_data": lists}, clips
 
 
-def _emotion_clips(root: Path, number: int) -> list[dict[str, str]]:
+def _emotion_clips(root: Path, session: str) -> list[dict[str, str]]:
     """Path, label and speaker of each clip of a session that has one of the labels."""
-    session = f"Session{number}"
     evaluations = sorted((root / session / "dialog/EmoEvaluation").glob("[!.]*.txt"))
     waves = {p.stem: p for p in (root / session / "sentences/wav").rglob("[!.]*.wav")}
     if not evaluations or not waves:
@@ -231,18 +227,21 @@ def _emotion_clips(root: Path, number: int) -> list[dict[str, str]]:
             f"{root} needs {session}/dialog/EmoEvaluation/*.txt and "
             f"{session}/sentences/wav/*/*.wav of IEMOCAP"
         )
-    clips = []
     # [6.2901 - 8.2357]<tab>Ses01F_impro01_F000<tab>neu<tab>[2.5, 2.5, 2.5]
     turn = re.compile(r"^\[.*?\]\s+(\S+)\s+(neu|hap|exc|ang|sad)\s", re.MULTILINE)
-    for path in evaluations:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        for name, label in turn.findall(text):
-            if name in waves:
-                label = "hap" if label == "exc" else label  # excited counts as happy
-                wave = str(waves[name].relative_to(root))
-                speaker = name.split("_")[0]
-                clips.append({"path": wave, "label": label, "speaker": speaker})
-    return clips
+    return [
+        {
+            "path": str(waves[name].relative_to(root)),
+            "label": label.replace("exc", "hap"),  # excited counts as happy
+            "speaker": name.split("_")[0],
+        }
+        for path in evaluations
+        for name, label in turn.findall(path.read_text("utf-8", errors="replace"))
+        if name in waves
+    ]
+
+
+_READERS = {"ks": _keywords, "ic": _intents, "sid": _speakers, "er": _emotions}
 
 
 def _hear_scene(task: Task, folder: Path):

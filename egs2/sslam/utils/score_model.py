@@ -44,7 +44,7 @@ def builder(config):
     """Return the function that builds the classifier of a config.yaml, BEATs' too."""
     if "beats_checkpoint" in (yaml.safe_load(Path(config).read_text("utf-8")) or {}):
         sys.path.append(str(Path(__file__).resolve().parent.parent / "beats"))
-        from beats_classifier import classifier_from_config  # type: ignore[import]
+        from beats_cls_train import classifier_from_config  # type: ignore[import]
     else:
         from espnet2_sslam.classifier import classifier_from_config
     return classifier_from_config

@@ -127,9 +127,9 @@ def _fill_huggingface_hub() -> list[str]:
             "experiment's folder by hand"
         )
 
+    functions = {"__init__": gone, "get_token": gone, "save_token": gone}
     names = [n for n in ("HfFolder", "Repository") if not hasattr(huggingface_hub, n)]
     for name in names:
-        functions = {"__init__": gone, "get_token": gone, "save_token": gone}
         setattr(huggingface_hub, name, type(name, (), functions))
     return [f"huggingface_hub.{name}" for name in names]
 
@@ -169,15 +169,15 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str):
         if name.startswith("__"):
             raise AttributeError(name)
-        full_name = f"{self.__name__}.{name}"
-        if full_name == "tensorboardX.SummaryWriter":
-            from torch.utils.tensorboard import SummaryWriter
+        match full_name := f"{self.__name__}.{name}":
+            case "tensorboardX.SummaryWriter":
+                from torch.utils.tensorboard import SummaryWriter
 
-            return SummaryWriter
-        if full_name == "editdistance.eval":
-            from torchaudio.functional import edit_distance
+                return SummaryWriter
+            case "editdistance.eval":
+                from torchaudio.functional import edit_distance
 
-            return lambda first, second: edit_distance(list(first), list(second))
+                return lambda first, second: edit_distance(list(first), list(second))
         return _absent_name(full_name)
 
 
@@ -197,12 +197,7 @@ def standins(package: str) -> dict[str, ModuleType]:
 
 
 def load(
-    uri,
-    frame_offset: int = 0,
-    num_frames: int = -1,
-    normalize: bool = True,
-    channels_first: bool = True,
-    **ignored: Any,
+    uri, frame_offset=0, num_frames=-1, normalize=True, channels_first=True, **ignored
 ) -> tuple[torch.Tensor, int]:
     """Audio in [-1, 1], (channels, samples), and its sampling rate.
 
@@ -219,12 +214,7 @@ def load(
 
 
 def save(
-    uri,
-    src: torch.Tensor,
-    sample_rate: int,
-    channels_first: bool = True,
-    format: str | None = None,
-    **options: Any,
+    uri, src: torch.Tensor, sample_rate, channels_first=True, format=None, **options
 ) -> None:
     """Write (channels, samples), a WAV in the tensor's own type as torchaudio did.
 
@@ -250,23 +240,18 @@ def info(uri, *ignored: Any, **ignored_too: Any) -> SimpleNamespace:
     """Rate, length, channels and encoding of a file."""
     header = soundfile.info(uri)
     subtype = header.subtype.replace("FLOAT", "PCM_F32").replace("DOUBLE", "PCM_F64")
-    letters = subtype.rstrip("0123456789")
-    bits = subtype[len(letters) :]
+    encoding = subtype.rstrip("0123456789")
     return SimpleNamespace(
         sample_rate=header.samplerate,
         num_frames=header.frames,
         num_channels=header.channels,
-        bits_per_sample=int(bits or 0),
-        encoding="PCM_S" if letters == "PCM_" else letters,
+        bits_per_sample=int(subtype.removeprefix(encoding) or 0),
+        encoding="PCM_S" if encoding == "PCM_" else encoding,
     )
 
 
 def apply_effects_file(
-    path,
-    effects: list[list[str]],
-    normalize: bool = True,
-    channels_first: bool = True,
-    format: str | None = None,
+    path, effects: list[list[str]], normalize=True, channels_first=True, format=None
 ) -> tuple[torch.Tensor, int]:
     """A file with SoX effects applied; see `apply_effects_tensor`."""
     wave, rate = load(path, normalize=normalize, channels_first=channels_first)
@@ -349,42 +334,42 @@ def _guard_features(module: Any) -> None:
     module.Featurizer.tolist = checked
 
 
-def _guard_ctc(class_name: str, attribute: str) -> Callable[[Any], None]:
+def _guard_ctc(class_name: str, attribute: str, module: Any) -> None:
     """More labels than steps is an error in the first clips, not a loss of 0."""
+    cls = getattr(module, class_name)
+    build = cls.__init__
 
-    def add(module: Any) -> None:
-        cls = getattr(module, class_name)
-        build = cls.__init__
+    @functools.wraps(build)
+    def init(self, *args, **options):
+        build(self, *args, **options)
+        getattr(self, attribute).register_forward_pre_hook(_CTCJudge())
 
-        @functools.wraps(build)
-        def init(self, *args, **options):
-            build(self, *args, **options)
-            getattr(self, attribute).register_forward_pre_hook(_CTCJudge())
-
-        cls.__init__ = init
-
-    return add
+    cls.__init__ = init
 
 
 class _CTCJudge:
     """Forward hook of a CTC loss that judges its first clips."""
 
     def __init__(self):
-        self.clips: list[tuple[int, int]] = []  # labels and steps of each
+        self.clips: list[tuple[int, int, int]] = []  # labels, repeated, steps
 
     def __call__(self, loss: torch.nn.Module, arguments: tuple) -> None:
-        """Arguments of torch.nn.CTCLoss: log_probs, targets, steps, labels (B,)."""
+        """Arguments of torch.nn.CTCLoss: log_probs, targets (B, L), steps, labels."""
         if len(self.clips) >= ENOUGH_CLIPS:
             return
-        _, _, steps, labels = arguments
-        self.clips += zip(labels.tolist(), steps.tolist(), strict=True)
-        lost = [clip for clip in self.clips if clip[0] > clip[1]]
+        targets, steps, labels = (tensor.cpu() for tensor in arguments[1:])
+        # CTC needs a step for every label, and one between two equal ones
+        inside = torch.arange(1, targets.shape[1]) < labels[:, None]
+        repeated = ((targets[:, 1:] == targets[:, :-1]) & inside).sum(1)
+        self.clips += zip(*(x.tolist() for x in (labels, repeated, steps)), strict=True)
+        lost = [clip for clip in self.clips if clip[0] + clip[1] > clip[2]]
         if len(self.clips) >= ENOUGH_CLIPS and 2 * len(lost) > len(self.clips):
             raise ValueError(
                 f"CTC cannot learn {len(lost)} of {len(self.clips)} clips, for example "
-                f"{lost[0][0]} labels in {lost[0][1]} steps, and s3prl would count "
-                "their loss as 0: raise upsample (8 gives 320 samples per step), take "
-                "longer units (BPE) or another upstream"
+                f"{lost[0][0]} labels in {lost[0][2]} steps ({lost[0][1]} of them equal "
+                "to the one before), and s3prl would count their loss as 0: raise "
+                "upsample (8 gives 320 samples per step), take longer units (BPE) or "
+                "another upstream"
             )
 
 
@@ -424,10 +409,13 @@ def _guard_resampling(module: Any) -> None:
     module.resample_hear_corpus = whole
 
 
+_GUARD_EXPERT = functools.partial(_guard_ctc, "DownstreamExpert", "objective")
 _GUARDS: dict[str, Callable[[Any], None]] = {
     "s3prl.upstream.interfaces": _guard_features,
     "s3prl.problem.common._hear_util": _guard_resampling,
-    "s3prl.downstream.asr.expert": _guard_ctc("DownstreamExpert", "objective"),
-    "s3prl.downstream.ctc.expert": _guard_ctc("DownstreamExpert", "objective"),
-    "s3prl.task.speech2text_ctc_task": _guard_ctc("Speech2TextCTCTask", "criterion"),
+    "s3prl.downstream.asr.expert": _GUARD_EXPERT,
+    "s3prl.downstream.ctc.expert": _GUARD_EXPERT,
+    "s3prl.task.speech2text_ctc_task": functools.partial(
+        _guard_ctc, "Speech2TextCTCTask", "criterion"
+    ),
 }

@@ -19,15 +19,15 @@ def register(hub: ModuleType) -> None:
     Raises:
         ValueError: Something else has one of the names.
     """
-    for name in NAMES:
-        known = getattr(hub, name, globals()[name])
-        if known is not globals()[name]:
+    ours = {name: globals()[name] for name in NAMES}
+    for name, upstream in ours.items():
+        known = getattr(hub, name, upstream)
+        if known is not upstream:
             raise ValueError(
                 f"{hub.__name__} has another upstream named {name} "
                 f"(of {getattr(known, '__module__', known)}): remove one of the two"
             )
-    for name in NAMES:
-        setattr(hub, name, globals()[name])
+    vars(hub).update(ours)
 
 
 def sslam(ckpt=None, model_config=None, refresh=False, **options):
