@@ -369,7 +369,7 @@ def test_jams_and_text_annotations_give_the_same_labels(trees, tmp_path):
 @pytest.mark.parametrize(
     "old, new, complaint",
     [
-        ("car_horn", "trumpet", "'trumpet' is none of URBAN-SED's ten"),
+        ("car_horn", "trumpet", "'trumpet' is not in URBAN-SED's ten classes"),
         ("0.0\t1.25", "now\t1.25", "line 1: 'now"),
         ("0.0\t1.25", "2.0\t1.25", "ends before it starts"),
     ],

@@ -158,7 +158,7 @@ def test_a_split_without_usable_clips_is_an_error(tmp_path):
         ("toy/train/wav.scp", "toy-train-1", "toy-train-1 cat x |", "a command"),
         ("toy/train/text", "toy-train-1", "", "in wav.scp only.*toy-train-1"),
         ("toy/train/text", "toy-train-1", "other cat", "toy-train-1"),
-        ("toy/train/text", "toy-train-1", "toy-train-1 cow", "'cow' of 'toy-train-1'"),
+        ("toy/train/text", "toy-train-1", "toy-train-1 cow", "'toy-train-1': the label 'cow'"),
         ("toy/train/text", "toy-train-1", "toy-train-1 cat cat", "same label twice"),
         ("toy/train/text", "toy-train-1", "toy-train-1 cat dog", "has 2 labels"),
         ("toy/train/text", "toy-train-1", "toy-train-1", "has 0 labels"),

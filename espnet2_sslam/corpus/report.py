@@ -19,16 +19,10 @@ import numpy as np
 import yaml
 
 from espnet2_sslam.corpus.dump import PROBLEM_FILE, Record, RecordBook
-from espnet2_sslam.corpus.lists import (
-    CLASS_FILE,
-    NOTES_FILE,
-    count_missing,
-    find_splits,
-    read_classes,
-    read_downstream,
-    read_split_labels,
-    read_table,
-)
+from espnet2_sslam.corpus.lists import (CLASS_FILE, MISSING_FILE, NOTES_FILE,
+                                        find_splits, read_classes,
+                                        read_downstream, read_split_labels,
+                                        read_table)
 from espnet2_sslam.store import sha256
 from espnet2_sslam.units import SAMPLE_RATE
 
@@ -168,7 +162,10 @@ def describe_split(
             if row["split"] == split.name:
                 problems[row["action"]][row["reason"].split(":")[0]] += 1
     seconds = split.seconds
-    size, missing = len(seconds), count_missing(folder / split.name)
+    size, missing = len(seconds), 0
+    if (path := folder / split.name / MISSING_FILE).is_file():
+        with open(path, encoding="utf-8", newline="") as file:
+            missing = sum(1 for row in csv.reader(file) if row) - 1
     counts, _ = np.histogram(seconds, [*DURATION_EDGES, np.inf])
     lists = [folder / split.name / name for name in LISTS]
     result: dict[str, Any] = {
