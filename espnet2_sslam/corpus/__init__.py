@@ -3,24 +3,41 @@
 Free of torch: two million clips need the memory (`corpus.fbank` is imported by name).
 """
 
-from espnet2_sslam.corpus.dump import (AUDIO_FORMATS, Record, RecordBook,
-                                       make_dump)
-from espnet2_sslam.corpus.lists import (CLASS_FILE, TASKS, WEIGHT_FILE, Clip,
-                                        CorpusWriter, Downstream,
-                                        class_balanced_weights, clip_labels,
-                                        find_splits, label_name, label_vector,
-                                        label_word, read_classes, read_corpus,
-                                        read_downstream, read_label_names,
-                                        read_split_labels, read_table, slug,
-                                        table_lines, unique_words, write_table)
+from espnet2_sslam.corpus.dump import AUDIO_FORMATS, Record, RecordBook, make_dump
+from espnet2_sslam.corpus.lists import (
+    TASKS,
+    WEIGHT_FILE,
+    Clip,
+    CorpusWriter,
+    Downstream,
+    class_balanced_weights,
+    find_splits,
+    label_name,
+    label_vector,
+    label_word,
+    read_classes,
+    read_corpus,
+    read_downstream,
+    read_label_names,
+    read_split,
+    read_table,
+    slug,
+    table_lines,
+    unique_words,
+    write_table,
+)
 from espnet2_sslam.corpus.parallel import parallel_map
 from espnet2_sslam.corpus.partition import hold_out, partition_groups
-from espnet2_sslam.corpus.report import (STATS_SPLIT, collect, compare,
-                                         report_text, warnings)
+from espnet2_sslam.corpus.report import (
+    STATS_SPLIT,
+    collect,
+    compare,
+    report_text,
+    warnings,
+)
 
 __all__ = [
     "AUDIO_FORMATS",
-    "CLASS_FILE",
     "STATS_SPLIT",
     "TASKS",
     "WEIGHT_FILE",
@@ -30,7 +47,6 @@ __all__ = [
     "Record",
     "RecordBook",
     "class_balanced_weights",
-    "clip_labels",
     "collect",
     "compare",
     "find_splits",
@@ -45,7 +61,7 @@ __all__ = [
     "read_corpus",
     "read_downstream",
     "read_label_names",
-    "read_split_labels",
+    "read_split",
     "read_table",
     "report_text",
     "slug",

@@ -18,17 +18,35 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from espnet2_sslam.audio import (AudioError, AudioSummary, is_formatted,
-                                 read_blocks)
-from espnet2_sslam.corpus.lists import (CLASS_FILE, DOWNSTREAM_FILE,
-                                        LABEL_FILE, MISSING_FILE, NOTES_FILE,
-                                        SPLITS_FILE, WEIGHT_FILE, find_splits,
-                                        read_corpus, read_split, read_values,
-                                        slug, table_lines, write_speakers,
-                                        write_table)
+from espnet2_sslam.audio import AudioError, AudioSummary, is_formatted, read_blocks
+from espnet2_sslam.corpus.lists import (
+    CLASS_FILE,
+    DOWNSTREAM_FILE,
+    LABEL_FILE,
+    MISSING_FILE,
+    NOTES_FILE,
+    SPLITS_FILE,
+    WEIGHT_FILE,
+    find_splits,
+    read_corpus,
+    read_split,
+    read_values,
+    slug,
+    table_lines,
+    write_speakers,
+    write_table,
+)
 from espnet2_sslam.corpus.parallel import parallel_map
-from espnet2_sslam.store import (Journal, lock, remove_leftovers, replacing,
-                                 sha256, write_bytes, write_lines, writing)
+from espnet2_sslam.store import (
+    Journal,
+    lock,
+    remove_leftovers,
+    replacing,
+    sha256,
+    write_bytes,
+    write_lines,
+    writing,
+)
 from espnet2_sslam.units import SAMPLE_RATE
 
 AUDIO_FORMATS = ("flac", "wav")

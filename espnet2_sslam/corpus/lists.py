@@ -121,16 +121,13 @@ def read_classes(path: str | Path) -> list[str]:
     """
     classes: dict[str, None] = {}
     for number, label, rest in table_lines(path):
+        where = f"{path}, line {number}: the label"
         if rest:
             raise ValueError(
-                f"{path}, line {number}: the label {label + ' ' + rest!r} holds a "
-                "blank; write it as one word"
+                f"{where} {label + ' ' + rest!r} holds a blank; write it as one word"
             )
         if label in classes:
-            raise ValueError(
-                f"{path}, line {number}: the label {label!r} occurs twice; keep one "
-                "line of it"
-            )
+            raise ValueError(f"{where} {label!r} occurs twice; keep one line of it")
         classes[label] = None
     if not classes:
         raise ValueError(f"{path} is empty: it must list one class per line")
@@ -147,14 +144,10 @@ def read_label_names(folder: str | Path) -> dict[str, str]:
 
 
 def label_vector(words: Iterable[str], index: Mapping[str, int]) -> np.ndarray:
-    """Turn label words into a vector of 0 and 1, (C,) float32.
-
-    Args:
-        words: Labels of one clip.
-        index: Class index of each label.
+    """Turn the label words of one clip into a vector of 0 and 1, (C,) float32.
 
     Raises:
-        ValueError: A label that is not in `index`; it is named.
+        ValueError: A label that is not in `index`, the class numbers; it is named.
     """
     vector = np.zeros(len(index), dtype=np.float32)
     for word in words:
@@ -165,16 +158,6 @@ def label_vector(words: Iterable[str], index: Mapping[str, int]) -> np.ndarray:
             )
         vector[index[word]] = 1.0
     return vector
-
-
-def clip_labels(path: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Iterate over (id, label words) of a split's `text`.
-
-    Raises:
-        ValueError: The file is missing.
-    """
-    for _, key, value in table_lines(path):
-        yield key, value.split()
 
 
 def read_values(
@@ -303,18 +286,12 @@ class Downstream:
 
 @dataclass
 class Split:
-    """The lists of one split.
-
-    Attributes:
-        wav: Audio path of each id.
-        speakers: Of the clips whose speaker is not themselves.
-        labels: None without a `text`.
-    """
+    """The lists of one split."""
 
     name: str
-    wav: dict[str, str]
-    speakers: dict[str, str]
-    labels: dict[str, list[str]] | None
+    wav: dict[str, str]  # audio path of each id
+    speakers: dict[str, str]  # of the clips whose speaker is not themselves
+    labels: dict[str, list[str]] | None  # None without a `text`
 
 
 def read_downstream(datadir: str | Path) -> list[Downstream]:
@@ -406,18 +383,12 @@ def _read_speakers(folder: Path, wav: Mapping[str, str]) -> dict[str, str]:
         return {}
     speakers: dict[str, str] = {}
     count, extra = 0, False
-    for _, key, name in table_lines(path):
-        count += 1
+    for count, (_, key, name) in enumerate(table_lines(path), 1):
         extra = extra or key not in wav
         if name != key:
             speakers[key] = name
     if extra or count != len(wav):
-        # Off the common path: say exactly what differs.
-        different = sorted(set(read_table(path)) ^ set(wav))
-        raise ValueError(
-            f"{folder}: {different[0]!r} is in only one of wav.scp and utt2spk "
-            f"({len(different)} such id(s)); both must list the same clips"
-        )
+        read_values(path, wav, str)  # says what differs
     return speakers
 
 
@@ -449,11 +420,9 @@ def read_corpus(datadir: str | Path) -> Iterator[Split]:
 def write_speakers(
     folder: Path, keys: Sequence[str], speakers: Mapping[str, str]
 ) -> None:
-    """Write utt2spk and spk2utt of sorted ids; who is not in `speakers` is their own.
-
-    Where all are their own there is no table by speaker in the memory.
-    """
+    """Write utt2spk and spk2utt of sorted ids; who is not in `speakers` is their own."""
     write_table(folder / "utt2spk", ((key, speakers.get(key, key)) for key in keys))
+    # No table by speaker in the memory where all are their own.
     by_speaker: dict[str, list[str]] = {}
     for key in keys if speakers else ():
         by_speaker.setdefault(speakers.get(key, key), []).append(key)
@@ -462,21 +431,13 @@ def write_speakers(
 
 
 class Clip(NamedTuple):
-    """One clip of a split.
+    """One clip of a split."""
 
-    Attributes:
-        key: Its id, one word.
-        path: Absolute path of the audio; "" if there is none.
-        labels: Words separated by one blank.
-        speaker: The recording that it was cut from; "" for itself.
-        reason: Why there is no audio, if that is known already.
-    """
-
-    key: str
-    path: str
-    labels: str = ""
-    speaker: str = ""
-    reason: str = ""
+    key: str  # its id, one word
+    path: str  # absolute path of the audio; "" if there is none
+    labels: str = ""  # words separated by one blank
+    speaker: str = ""  # the recording that it was cut from; "" for itself
+    reason: str = ""  # why there is no audio, if that is known already
 
 
 class CorpusWriter:
@@ -524,8 +485,7 @@ class CorpusWriter:
             clips: In any order.
             labelled: Write `text`.
             weighted: Write `weights` by the published formula, for sampling.
-            known_to_exist: The files need not be looked for: that is done already, or
-                is left to the formatting.
+            known_to_exist: The files are not looked for.
 
         Raises:
             ValueError: An id twice or with a blank, a path that no list can hold, or
@@ -548,11 +508,11 @@ class CorpusWriter:
             else:
                 rows.append((clip.key, clip.path, clip.labels, clip.speaker))
         rows.sort()
-        for before, after in itertools.pairwise(rows):
-            if before[0] == after[0]:
+        for (key, one, *_), (again, other, *_) in itertools.pairwise(rows):
+            if key == again:
                 raise ValueError(
-                    f"{split}: the id {after[0]!r} occurs twice, for {before[1]} and "
-                    f"{after[1]}; remove one from the corpus's list"
+                    f"{split}: the id {key!r} occurs twice, for {one} and {other}; "
+                    "remove one from the corpus's list"
                 )
         if not rows:
             example = f", for example {missing[0][1] or missing[0][0]}" * bool(missing)
@@ -584,12 +544,7 @@ class CorpusWriter:
         return len(rows)
 
     def classes(self, name: str, labels: Iterable[str]) -> None:
-        """Write the class list of a set, in class order.
-
-        Args:
-            name: The set.
-            labels: One word each; a mapping gives each label's name to show as well.
-        """
+        """Write the class list of a set; a mapping gives each label's name as well."""
         write_lines(self.datadir / name / CLASS_FILE, labels)
         if isinstance(labels, Mapping):
             names = ((word, " ".join(text.split())) for word, text in labels.items())

@@ -29,12 +29,22 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from corpus_command import (EXTENSIONS, corpus_parser, known_labels, parse,
-                            read_class_table)
+from corpus_command import (
+    EXTENSIONS,
+    corpus_parser,
+    known_labels,
+    parse,
+    read_class_table,
+)
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (Clip, CorpusWriter, Downstream, parallel_map,
-                                  table_lines)
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    parallel_map,
+    table_lines,
+)
 from espnet2_sslam.store import Journal
 
 CLASS_TABLE = "class_labels_indices.csv"

@@ -19,8 +19,14 @@ import numpy as np
 from corpus_command import corpus_parser, parse, read_rows
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (Clip, CorpusWriter, Downstream, hold_out,
-                                  partition_groups, slug)
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    hold_out,
+    partition_groups,
+    slug,
+)
 
 COLUMNS = ("filename", "fold", "category", "src_file")
 OFFICIAL_FOLDS = {1, 2, 3, 4, 5}

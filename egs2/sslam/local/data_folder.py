@@ -25,8 +25,15 @@ import numpy as np
 from corpus_command import EXTENSIONS, SPLIT_NAMES, corpus_parser, parse
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (TASKS, Clip, CorpusWriter, Downstream,
-                                  hold_out, partition_groups, slug)
+from espnet2_sslam.corpus import (
+    TASKS,
+    Clip,
+    CorpusWriter,
+    Downstream,
+    hold_out,
+    partition_groups,
+    slug,
+)
 
 PARTS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 COLUMNS = {  # column of a table: the names it may have

@@ -8,8 +8,13 @@ order, propagated upwards in the ontology as in the official files.
 
 from pathlib import Path
 
-from corpus_command import (corpus_parser, known_labels, parse,
-                            read_class_table, read_rows)
+from corpus_command import (
+    corpus_parser,
+    known_labels,
+    parse,
+    read_class_table,
+    read_rows,
+)
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream

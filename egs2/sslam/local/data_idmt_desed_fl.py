@@ -22,8 +22,15 @@ from corpus_command import EXTENSIONS, SPLIT_NAMES, corpus_parser, parse
 from event_files import FORMS, read_event_labels
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (Clip, CorpusWriter, Downstream, label_name,
-                                  partition_groups, slug, unique_words)
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    label_name,
+    partition_groups,
+    slug,
+    unique_words,
+)
 
 SET = "idmt_desed_fl"
 DESED_CLASSES = (

@@ -21,8 +21,15 @@ from pathlib import Path
 from corpus_command import corpus_parser, known_labels, parse, read_class_table
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (TASKS, WEIGHT_FILE, Clip, CorpusWriter,
-                                  Downstream, slug, write_table)
+from espnet2_sslam.corpus import (
+    TASKS,
+    WEIGHT_FILE,
+    Clip,
+    CorpusWriter,
+    Downstream,
+    slug,
+    write_table,
+)
 
 SPLITS = {"train": "train", "valid": "valid", "eval": "test", "test": "test"}
 EXPECTED = "--corpus_dir with train.tsv, train.lbl, eval.tsv, eval.lbl and the audio"

@@ -33,9 +33,15 @@ from corpus_command import corpus_parser, parse
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (Clip, CorpusWriter, Downstream, find_splits,
-                                  parallel_map, partition_groups,
-                                  read_split_labels, read_table)
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    find_splits,
+    parallel_map,
+    partition_groups,
+    read_split,
+)
 from espnet2_sslam.store import write_csv
 from espnet2_sslam.units import FRAME_LENGTH, SAMPLE_RATE
 
@@ -83,14 +89,12 @@ def read_sources(datadir: Path) -> list[Source]:
     """
     sources: dict[str, Source] = {}
     for split in find_splits(datadir):
-        wav = read_table(datadir / split / "wav.scp")
-        labels = read_split_labels(datadir, split, wav)
-        speakers = datadir / split / "utt2spk"
-        recordings = read_table(speakers) if speakers.is_file() else {}
-        for key, words in (labels or {}).items():
+        lists = read_split(datadir, split)
+        for key, words in (lists.labels or {}).items():
             if len(words) != 1:
                 continue
-            source = Source(key, wav[key], recordings.get(key, key), words[0])
+            recording = lists.speakers.get(key, key)
+            source = Source(key, lists.wav[key], recording, words[0])
             if sources.setdefault(key, source) != source:
                 raise ValueError(
                     f"{datadir}: two different clips are called {key!r}, one of them "

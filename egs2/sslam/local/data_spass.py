@@ -18,8 +18,14 @@ from pathlib import Path
 from corpus_command import corpus_parser, parse, read_rows
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (Clip, CorpusWriter, Downstream, label_name,
-                                  label_word, slug)
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    label_name,
+    label_word,
+    slug,
+)
 
 SCENES = {
     "market": "1_MatrixLabelsMarket.csv",

@@ -23,8 +23,7 @@ import soundfile
 from corpus_command import corpus_parser, parse
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (Clip, CorpusWriter, Downstream, label_word,
-                                  slug)
+from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, label_word, slug
 
 NOISE = "_background_noise_"
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
