@@ -1,6 +1,8 @@
 """Tiny corpora and broken audio files for the tests of data preparation."""
 
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,28 @@ import pytest
 import soundfile
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream
+from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, read_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ROOT / "egs2" / "sslam" / "local"
+sys.path.insert(0, str(LOCAL))
+
+
+def script(corpus: str):
+    """The module that prepares a corpus."""
+    return importlib.import_module(f"data_{corpus}")
+
+
+def prepare(corpus: str, folder: Path, datadir: Path, *args) -> dict:
+    """Run the preparation; splits by name."""
+    words = ["--corpus_dir", folder, "--datadir", datadir, *args]
+    script(corpus).main([str(word) for word in words])
+    return {split.name: split for split in read_corpus(datadir)}
+
+
+def sizes(splits: dict) -> dict[str, int]:
+    """Clips of each split."""
+    return {name: len(split.wav) for name, split in splits.items()}
 
 
 def real_audio(name: str) -> Path:
@@ -42,30 +62,24 @@ def make_bad(folder: Path, kind: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     name, _, form = kind.partition(".")
     path = folder / f"{name}.{form or 'wav'}"
+    samples = {"no_frames": 0, "one_sample": 1, "short": 399, "truncated": 48000}
     if name == "missing":
         return path
     if name == "directory":
         path.mkdir()
-    elif name == "empty":
-        path.write_bytes(b"")
-    elif name == "text":
-        path.write_text("this is not audio\n" * 100)
-    elif name == "no_frames":
-        soundfile.write(path, noise(0), 16000)
-    elif name == "one_sample":
-        soundfile.write(path, noise(1), 16000)
-    elif name == "short":
-        soundfile.write(path, noise(399), 16000)
-    elif name == "truncated":
-        soundfile.write(path, noise(48000), 16000)
-        cut(path)
+    elif name in ("empty", "text"):
+        path.write_text("this is not audio\n" * 100 * (name == "text"))
+    elif name in samples:
+        soundfile.write(path, noise(samples[name]), 16000)
+        if name == "truncated":
+            cut(path)
     elif name == "header_only":
         soundfile.write(path, noise(16000), 16000)
         path.write_bytes(path.read_bytes()[:30])
     elif name in ("nan", "infinity"):
-        samples = noise(16000)
-        samples[12345] = np.nan if name == "nan" else np.inf
-        soundfile.write(path, samples, 16000, subtype="FLOAT")
+        wave = noise(16000)
+        wave[12345] = np.nan if name == "nan" else np.inf
+        soundfile.write(path, wave, 16000, subtype="FLOAT")
     else:
         raise AssertionError(kind)
     return path

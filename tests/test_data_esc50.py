@@ -1,7 +1,6 @@
 """Data preparation: ESC-50, with the official folds or with folds made anew."""
 
 import csv
-import sys
 from collections import defaultdict
 
 import numpy as np
@@ -11,16 +10,11 @@ from espnet2_sslam.corpus import (
     hold_out,
     make_dump,
     partition_groups,
-    read_corpus,
     read_downstream,
     read_table,
 )
-from tests.corpus_case import LOCAL, error_line, real_audio
-
-sys.path.insert(0, str(LOCAL))
-import data_esc50
-
-HEADER = "filename,fold,target,category,esc10,src_file,take"
+from tests.corpora.esc50 import HEADER
+from tests.corpus_case import error_line, prepare, real_audio, script
 
 
 def make_esc50(folder, folds, sources=10, takes=2):
@@ -38,20 +32,11 @@ def make_esc50(folder, folds, sources=10, takes=2):
     return folder
 
 
-def prepare(folder, datadir, *args):
-    """Run the preparation."""
-    data_esc50.main(["--corpus_dir", str(folder), "--datadir", str(datadir), *args])
-    return {split.name: split for split in read_corpus(datadir)}
-
-
 def test_official_folds_are_kept_when_all_are_there(tmp_path):
     folder = make_esc50(tmp_path / "esc", [1, 2, 3, 4, 5])
-    splits = prepare(folder, tmp_path / "data")
+    splits = prepare("esc50", folder, tmp_path / "data")
     for fold in range(1, 6):
-        test, train = (
-            splits[f"esc50/fold{fold}/test"],
-            splits[f"esc50/fold{fold}/train"],
-        )
+        test, train = (splits[f"esc50/fold{fold}/{of}"] for of in ("test", "train"))
         assert all(key.startswith(f"{fold}-") for key in test.wav)
         assert len(test.wav) == 12 and len(train.wav) == 48
         assert not set(test.wav) & set(train.wav)
@@ -65,7 +50,7 @@ def test_official_folds_are_kept_when_all_are_there(tmp_path):
 
 def test_missing_folds_are_made_anew_and_keep_recordings_together(tmp_path):
     folder = make_esc50(tmp_path / "esc", [4])
-    splits = prepare(folder, tmp_path / "data", "--num_folds", "5")
+    splits = prepare("esc50", folder, tmp_path / "data", "--num_folds", "5")
     folds_of = defaultdict(set)
     for fold in range(1, 6):
         test = splits[f"esc50/fold{fold}/test"]
@@ -81,7 +66,7 @@ def test_missing_folds_are_made_anew_and_keep_recordings_together(tmp_path):
 
 
 def test_pretraining_hears_every_clip_and_holds_out_recordings(tmp_path):
-    splits = prepare(make_esc50(tmp_path / "esc", [1, 2]), tmp_path / "data")
+    splits = prepare("esc50", make_esc50(tmp_path / "esc", [1, 2]), tmp_path / "data")
     train, valid = splits["pretrain/train"], splits["pretrain/valid"]
     assert len(train.wav) == 54 and len(valid.wav) == 6
     assert not set(train.speakers.values()) & set(valid.speakers.values())
@@ -93,34 +78,33 @@ def test_a_seed_gives_the_same_folds_and_another_gives_others(tmp_path):
     folder = make_esc50(tmp_path / "esc", [4])
     lists = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        prepare(folder, tmp_path / name, "--seed", str(seed))
+        prepare("esc50", folder, tmp_path / name, "--seed", str(seed))
         lists.append(list(read_table(tmp_path / name / "esc50/fold1/test/wav.scp")))
     assert lists[0] == lists[1] != lists[2]
 
 
 def test_wrong_metadata_are_named_errors(tmp_path, capsys):
-    def error(edit=None, *args):
-        folder = tmp_path / "esc"
-        if edit is not None:
-            path = folder / "meta/esc50.csv"
-            good = path.read_text()
-            path.write_text(edit(good))
-        datadir = tmp_path / "data"
-        arguments = ["--corpus_dir", folder, "--datadir", datadir, *args]
-        line = error_line(data_esc50.main, capsys, *arguments)
-        if edit is not None:
-            path.write_text(good)
-        return line
+    words = ["--corpus_dir", tmp_path / "esc", "--datadir", tmp_path / "data"]
+    path = tmp_path / "esc/meta/esc50.csv"
 
-    assert "esc50.csv is missing" in error()
+    def error(edit, *args):
+        if path.exists():
+            path.write_text(edit(good))
+        return error_line(script("esc50").main, capsys, *words, *args)
+
+    def same(text):
+        return text
+
+    assert "esc50.csv is missing" in error(same)
     make_esc50(tmp_path / "esc", [1, 2])
+    good = path.read_text()
     assert "src_file" in error(lambda text: text.replace("src_file", "source"))
     assert "occurs twice" in error(lambda text: text + text.splitlines()[1] + "\n")
     assert "'x' is not a number" in error(lambda text: text.replace(",1,0,", ",x,0,"))
     assert "line 2" in error(lambda text: text.replace(",dog,", ",,", 1))
     assert "lists no clip" in error(lambda text: HEADER)
-    assert "--num_folds" in error(None, "--num_folds", 1)
-    assert "cannot be split" in error(None, "--num_folds", 99)
+    assert "--num_folds" in error(same, "--num_folds", 1)
+    assert "cannot be split" in error(same, "--num_folds", 99)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -147,7 +131,7 @@ def test_hold_out_of_a_tiny_corpus_keeps_one_group_in_each_part():
 
 def test_real_esc50_clips_give_balanced_folds(tmp_path):
     folder = real_audio("esc50-mini")
-    splits = prepare(folder, tmp_path / "data")
+    splits = prepare("esc50", folder, tmp_path / "data")
     with open(folder / "meta/esc50.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     sources = defaultdict(set)

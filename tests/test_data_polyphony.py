@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-import sys
 from collections import defaultdict
 
 import numpy as np
@@ -11,35 +10,11 @@ import soundfile
 
 from espnet2_sslam.corpus import read_downstream, read_table
 from tests.corpora import esc50
-from tests.corpus_case import LOCAL, error_line, noise, real_audio
+from tests.corpus_case import error_line, noise, prepare, real_audio, script
 
-sys.path.insert(0, str(LOCAL))
-import data_esc50
-import data_polyphony
-from data_polyphony import (
-    LEVEL,
-    Part,
-    Source,
-    choose,
-    fit,
-    mix,
-    random_numbers,
-    read_sources,
-    sounding_level,
-)
-
-SMALL = [
-    "--degrees",
-    "1",
-    "2",
-    "4",
-    "--train_clips",
-    "12",
-    "--valid_clips",
-    "6",
-    "--test_clips",
-    "4",
-]
+data_polyphony = script("polyphony")
+Part, Source = data_polyphony.Part, data_polyphony.Source
+SMALL = "--train_clips 12 --valid_clips 6 --test_clips 4 --degrees 1 2 4".split()
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +22,12 @@ def corpus(tmp_path_factory):
     """The data directory of a small ESC-50: four classes."""
     folder = tmp_path_factory.mktemp("corpus")
     esc50.make(folder / "esc50")
-    data_esc50.main(
-        ["--corpus_dir", str(folder / "esc50"), "--datadir", str(folder / "data")]
-    )
+    prepare("esc50", folder / "esc50", folder / "data")
     return folder / "data"
 
 
 def make(corpus, datadir, *options):
-    words = ["--corpus_dir", corpus, "--datadir", datadir, "--seconds", 0.4, *options]
-    data_polyphony.main([str(word) for word in [*words, *SMALL]])
+    prepare("polyphony", corpus, datadir, "--seconds", 0.4, *SMALL, *options)
     return datadir
 
 
@@ -97,27 +69,20 @@ def test_no_recording_is_heard_in_two_parts(made):
         assert not heard[one] & heard[other]
 
 
-def test_training_has_all_degrees_in_equal_shares(made):
+def test_training_has_all_degrees_in_equal_shares_and_each_is_a_test_split(made):
     sources = sources_of(made)
     degrees = [len(sources[key]) for key in read_table(made / "polyphony/train/text")]
     assert {d: degrees.count(d) for d in (1, 2, 4)} == {1: 4, 2: 4, 4: 4}
-
-
-def test_no_two_mixtures_of_a_part_have_the_same_sources(made):
-    seen = [
+    contents = [
         (key.split("_")[0], frozenset(row["source"] for row in rows))
-        for key, rows in sources_of(made).items()
+        for key, rows in sources.items()
     ]
-    assert len(seen) == len(set(seen))
-
-
-def test_every_degree_is_a_test_split(made):
+    assert len(contents) == len(set(contents))  # no mixture is made twice
     [run] = read_downstream(made)
     assert (run.name, run.task) == ("polyphony", "multi_label")
     assert run.tests == tuple(f"polyphony/degree_{d}" for d in (1, 2, 4))
-    assert (made / "polyphony/classes.txt").read_text().split() == sorted(
-        esc50.CLASSES.values()
-    )
+    classes = (made / "polyphony/classes.txt").read_text().split()
+    assert classes == sorted(esc50.CLASSES.values())
 
 
 def test_the_same_seed_gives_the_same_files_and_another_one_others(
@@ -140,11 +105,15 @@ def test_levels_differ_by_the_signal_to_noise_ratio(tmp_path):
         soundfile.write(path, 0.1**number * sound, 16000, subtype="FLOAT")
         source = Source(str(number), str(path), str(number), str(number))
         parts.append(Part(source, snr, 0.0))
-    both = mix(parts, 16000)
-    first = mix(parts[:1], 16000)
+    both = data_polyphony.mix(parts, 16000)
+    first = data_polyphony.mix(parts[:1], 16000)
     assert both.dtype == np.float32 and both.shape == (16000,)
-    assert sounding_level(first) == pytest.approx(LEVEL, rel=1e-3)
-    ratio = sounding_level(both - first) / sounding_level(first)
+    assert data_polyphony.sounding_level(first) == pytest.approx(
+        data_polyphony.LEVEL, rel=1e-3
+    )
+    ratio = data_polyphony.sounding_level(both - first) / data_polyphony.sounding_level(
+        first
+    )
     assert 20 * np.log10(ratio) == pytest.approx(-6.0, abs=0.01)
 
 
@@ -154,14 +123,16 @@ def test_a_mixture_is_never_clipped(tmp_path):
     click[8000] = 1.0
     soundfile.write(path, click, 16000, subtype="FLOAT")
     parts = [Part(Source("a", str(path), "a", "a"), 30.0, 0.0)]
-    assert np.abs(mix(parts, 16000)).max() == pytest.approx(10 ** (-1 / 20))
+    assert np.abs(data_polyphony.mix(parts, 16000)).max() == pytest.approx(
+        10 ** (-1 / 20)
+    )
 
 
 @pytest.mark.parametrize("place, first, last", [(0.0, 1, 0), (0.999, 0, 4)])
 def test_short_clips_are_placed_and_long_ones_cut(place, first, last):
-    placed = fit(np.arange(1.0, 5.0), 6, place)
+    placed = data_polyphony.fit(np.arange(1.0, 5.0), 6, place)
     assert placed.sum() == 10 and placed[0] == first and placed[-1] == last
-    cut = fit(np.arange(10.0), 4, place)
+    cut = data_polyphony.fit(np.arange(10.0), 4, place)
     assert cut.tolist() == ([0, 1, 2, 3] if place == 0.0 else [6, 7, 8, 9])
 
 
@@ -170,7 +141,9 @@ def test_signal_to_noise_ratios_fill_their_range():
     parts = [
         part
         for i in range(300)
-        for part in choose(by_label, 3, (-5.0, 5.0), random_numbers(0, str(i)))[1:]
+        for part in data_polyphony.choose(
+            by_label, 3, (-5.0, 5.0), data_polyphony.random_numbers(0, str(i))
+        )[1:]
     ]
     levels = np.array([part.snr for part in parts])
     assert -5 <= levels.min() < -4.8 and 4.8 < levels.max() <= 5
@@ -179,13 +152,13 @@ def test_signal_to_noise_ratios_fill_their_range():
 
 def test_clips_with_several_labels_are_no_sources(made, tmp_path):
     shutil.copytree(made / "polyphony", tmp_path / "polyphony")
-    keys = {source.key for source in read_sources(tmp_path)}
+    keys = {source.key for source in data_polyphony.read_sources(tmp_path)}
     degrees = sources_of(made)
     assert keys and all(len(degrees[key]) == 1 for key in keys)
     for split in "train", "valid", "degree_1":
         shutil.rmtree(tmp_path / "polyphony" / split)
     with pytest.raises(ValueError, match="no clip with exactly one label"):
-        read_sources(tmp_path)
+        data_polyphony.read_sources(tmp_path)
 
 
 def test_labels_with_too_few_recordings_are_left_out_and_noted(corpus, tmp_path):
@@ -200,9 +173,7 @@ def test_labels_with_too_few_recordings_are_left_out_and_noted(corpus, tmp_path)
             kept = path.with_name(name).read_text().splitlines()
             kept = [line for line in kept if line.split()[0] not in drop]
             path.with_name(name).write_text("\n".join(kept) + "\n")
-    words = ["--corpus_dir", tmp_path / "rare", "--datadir", tmp_path / "made"]
-    words += [*SMALL, "--degrees", 1, 2, "--seconds", 0.4]
-    data_polyphony.main([str(word) for word in words])
+    make(tmp_path / "rare", tmp_path / "made", "--degrees", 1, 2)
     classes = (tmp_path / "made/polyphony/classes.txt").read_text().split()
     assert classes == ["dog", "hand_saw", "mouse_click"]
     notes = (tmp_path / "made/notes.txt").read_text()
@@ -230,19 +201,8 @@ def test_wrong_options_are_one_line(corpus, tmp_path, capsys, options, complaint
 
 def test_real_clips_give_ten_different_sounds(tmp_path):
     folder = real_audio("esc50-mini")
-    data_esc50.main(["--corpus_dir", str(folder), "--datadir", str(tmp_path / "esc")])
-    words = ["--corpus_dir", tmp_path / "esc", "--datadir", tmp_path / "poly"]
-    words += [
-        "--degrees",
-        "1",
-        "10",
-        "--train_clips",
-        "2",
-        "--valid_clips",
-        "2",
-        "--test_clips",
-        "3",
-    ]
-    data_polyphony.main([str(word) for word in words])
+    prepare("esc50", folder, tmp_path / "esc")
+    words = "--degrees 1 10 --train_clips 2 --valid_clips 2 --test_clips 3".split()
+    prepare("polyphony", tmp_path / "esc", tmp_path / "poly", *words)
     text = read_table(tmp_path / "poly/polyphony/degree_10/text")
     assert [len(labels.split()) for labels in text.values()] == [10] * 3

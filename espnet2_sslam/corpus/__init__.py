@@ -5,14 +5,12 @@ Free of torch: two million clips need the memory (`corpus.fbank` is imported by 
 
 from espnet2_sslam.corpus.dump import AUDIO_FORMATS, Record, RecordBook, make_dump
 from espnet2_sslam.corpus.lists import (
-    CLASS_FILE,
     TASKS,
     WEIGHT_FILE,
     Clip,
     CorpusWriter,
     Downstream,
     class_balanced_weights,
-    clip_labels,
     find_splits,
     label_name,
     label_vector,
@@ -21,7 +19,7 @@ from espnet2_sslam.corpus.lists import (
     read_corpus,
     read_downstream,
     read_label_names,
-    read_split_labels,
+    read_split,
     read_table,
     slug,
     table_lines,
@@ -37,11 +35,9 @@ from espnet2_sslam.corpus.report import (
     report_text,
     warnings,
 )
-from espnet2_sslam.store import write_text as write_atomically
 
 __all__ = [
     "AUDIO_FORMATS",
-    "CLASS_FILE",
     "STATS_SPLIT",
     "TASKS",
     "WEIGHT_FILE",
@@ -51,7 +47,6 @@ __all__ = [
     "Record",
     "RecordBook",
     "class_balanced_weights",
-    "clip_labels",
     "collect",
     "compare",
     "find_splits",
@@ -66,13 +61,12 @@ __all__ = [
     "read_corpus",
     "read_downstream",
     "read_label_names",
-    "read_split_labels",
+    "read_split",
     "read_table",
     "report_text",
     "slug",
     "table_lines",
     "unique_words",
     "warnings",
-    "write_atomically",
     "write_table",
 ]

@@ -30,6 +30,7 @@ from espnet2_sslam.corpus.lists import (
     find_splits,
     read_corpus,
     read_split,
+    read_values,
     slug,
     table_lines,
     write_speakers,
@@ -90,8 +91,7 @@ def format_file(
 ) -> Record:
     """Validate one file and write it as 16 kHz mono 16-bit audio.
 
-    With `link_ok` a file that is 16 kHz mono WAV or FLAC is validated and used where
-    it lies.
+    With `link_ok` what is 16 kHz mono WAV or FLAC is validated and used where it lies.
 
     Raises:
         OSError: The result cannot be written (a full disk): everything must stop.
@@ -184,13 +184,11 @@ class RecordBook:
     def __init__(self, folder: str | Path, key: str = "source"):
         self.journal = Journal(Path(folder) / RECORD_FILE)
         self.key = key
-        self.places: dict[bytes, int] = {}
-        self.marked: dict[str, Record] = {}  # with a problem or a warning, by source
         self._index()
 
     def _index(self) -> None:
-        self.places.clear()
-        self.marked.clear()
+        self.places: dict[bytes, int] = {}
+        self.marked: dict[str, Record] = {}  # with a problem or a warning, by source
         for place, record in self._records():
             self._remember(record, place)
 
@@ -224,12 +222,7 @@ class RecordBook:
         return record
 
     def reusable(self, source: str, places: Sequence[str]) -> bool:
-        """Whether source and result still are what an earlier run's record says.
-
-        Args:
-            source: The source file.
-            places: Where its result may lie.
-        """
+        """Whether a record's source and result, in one of `places`, are unchanged."""
         record = self.get(source)
         if record is None or record.problem or record.audio not in places:
             return False
@@ -261,14 +254,7 @@ def _code(name: str) -> bytes:
 
 
 class Tally:
-    """What came of the clips of each split; lists every problem and warning.
-
-    Args:
-        datadir: Where the lists are.
-        names: The splits.
-        book: Records of all sources.
-        path: Where the problems are written.
-    """
+    """What came of the clips of each split; `path` lists every problem and warning."""
 
     def __init__(
         self, datadir: Path, names: Sequence[str], book: RecordBook, path: Path
@@ -278,7 +264,7 @@ class Tally:
         self.lost: Counter = Counter()  # of them left out
         self.broken: Counter = Counter()  # left out, by category
         self.doubtful: Counter = Counter()  # kept with a warning, by category
-        self.first: tuple[str, Record] | None = None
+        self.first = ""
         with writing(path) as file:
             file.write(PROBLEM_COLUMNS + "\n")
             for name in names:
@@ -294,22 +280,16 @@ class Tally:
                     counts[reason.split(":")[0]] += 1
                     if record.problem:
                         self.lost[name] += 1
-                        self.first = self.first or (key, record)
+                        self.first = self.first or f"{key}, {source}: {reason}"
 
     def check_share(self, max_bad: float) -> None:
-        """Stop when too many clips, or all clips of a split, are unusable.
-
-        Raises:
-            ValueError: As said.
-        """
+        """Refuse too many unusable clips, and a split without any usable one."""
         total, bad = self.sizes.total(), self.lost.total()
-        if self.first is not None and bad > max_bad * total:
-            key, record = self.first
+        if bad > max_bad * total:
             raise ValueError(
                 f"{bad} of {total} clips cannot be used, more than --max_bad "
-                f"{max_bad:g} allows (first: {key}, {record.source}: "
-                f"{record.problem}); all are listed in {self.path}: repair or remove "
-                "them, or raise --max_bad"
+                f"{max_bad:g} allows (first: {self.first}); all are listed in "
+                f"{self.path}: repair or remove them, or raise --max_bad"
             )
         for name, size in self.sizes.items():
             if self.lost[name] == size:
@@ -366,7 +346,12 @@ def make_dump(
     """
     datadir, outdir = Path(datadir), Path(outdir).resolve()
     # All lists are checked before hours are spent on audio.
-    sources = _all_sources(datadir)
+    paths: set[str] = set()
+    for split in read_corpus(datadir):
+        paths.update(split.wav.values())
+        del split  # before the next one is read
+    sources = sorted(paths)
+    del paths
     names = find_splits(datadir)
     busy = f"another run is formatting {outdir}: wait for it"
     with lock(outdir / ".lock", busy):
@@ -392,15 +377,6 @@ def make_dump(
     return tally.summary()
 
 
-def _all_sources(datadir: Path) -> list[str]:
-    """Read and check every list; return the paths of all audio, sorted, each once."""
-    sources: set[str] = set()
-    for split in read_corpus(datadir):
-        sources.update(split.wav.values())
-        del split  # before the next one is read
-    return sorted(sources)
-
-
 def _format_all(
     sources: Sequence[str], outdir: Path, audio_format: str, link_ok: bool, nj: int
 ) -> RecordBook:
@@ -424,9 +400,7 @@ def _format_all(
 def _write_split(datadir: Path, name: str, book: RecordBook, outdir: Path) -> None:
     """Write the lists of one split of the dump."""
     split = read_split(datadir, name)
-    weights = _read_weights(datadir / name / WEIGHT_FILE, split.wav)
-    folder, labels = outdir / name, split.labels
-    keys = []
+    folder, keys = outdir / name, []
     with (
         writing(folder / "wav.scp") as wav,
         writing(folder / "utt2num_samples") as samples,
@@ -438,37 +412,22 @@ def _write_split(datadir: Path, name: str, book: RecordBook, outdir: Path) -> No
                 wav.write(f"{key} {record.audio}\n")
                 samples.write(f"{key} {record.num_samples}\n")
     write_speakers(folder, keys, split.speakers)
+    labels, weights = split.labels, datadir / name / WEIGHT_FILE
     text = None if labels is None else ((key, " ".join(labels[key])) for key in keys)
     write_table(folder / "text", text)
-    rows = None if weights is None else ((key, weights[key]) for key in keys)
+    rows = None
+    if weights.is_file():
+        values = read_values(weights, split.wav, _weight, subset=True)
+        rows = ((key, values[key]) for key in keys)
     write_table(folder / WEIGHT_FILE, rows)
     _copy(datadir / name / MISSING_FILE, folder / MISSING_FILE)
 
 
-def _read_weights(path: Path, ids: Iterable[str]) -> dict[str, str] | None:
-    """Read the sampling weight of each clip; None without such a list.
-
-    Raises:
-        ValueError: A clip has no weight, or one that is no number.
-    """
-    if not path.is_file():
-        return None
-    weights = dict.fromkeys(ids, "")
-    shared: dict[str, str] = {}  # one text for all clips of the same labels
-    for number, key, value in table_lines(path):
-        if key in weights:
-            if value not in shared:
-                try:
-                    shared[value] = f"{float(value):.9g}"
-                except ValueError:
-                    raise ValueError(
-                        f"{path}, line {number}: {value!r} is no number"
-                    ) from None
-            weights[key] = shared[value]
-    lost = next((key for key, weight in weights.items() if not weight), None)
-    if lost is not None:
-        raise ValueError(f"{path} lacks {lost!r}: prepare the data again")
-    return weights
+def _weight(text: str) -> str:
+    try:
+        return f"{float(text):.9g}"
+    except ValueError:
+        raise ValueError(f"the weight {text!r} is no number") from None
 
 
 def _write_feats(names: Sequence[str], book: RecordBook, outdir: Path, nj: int) -> None:

@@ -8,16 +8,16 @@ training runs. Readers refuse what would silently go wrong later.
 Two million clips fit: lists are read line by line, and a clip is a few strings.
 """
 
-import csv
+import functools
 import itertools
 import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -121,16 +121,13 @@ def read_classes(path: str | Path) -> list[str]:
     """
     classes: dict[str, None] = {}
     for number, label, rest in table_lines(path):
+        where = f"{path}, line {number}: the label"
         if rest:
             raise ValueError(
-                f"{path}, line {number}: the label {label + ' ' + rest!r} holds a "
-                "blank; write it as one word"
+                f"{where} {label + ' ' + rest!r} holds a blank; write it as one word"
             )
         if label in classes:
-            raise ValueError(
-                f"{path}, line {number}: the label {label!r} occurs twice; keep one "
-                "line of it"
-            )
+            raise ValueError(f"{where} {label!r} occurs twice; keep one line of it")
         classes[label] = None
     if not classes:
         raise ValueError(f"{path} is empty: it must list one class per line")
@@ -147,14 +144,10 @@ def read_label_names(folder: str | Path) -> dict[str, str]:
 
 
 def label_vector(words: Iterable[str], index: Mapping[str, int]) -> np.ndarray:
-    """Turn label words into a vector of 0 and 1, (C,) float32.
-
-    Args:
-        words: Labels of one clip.
-        index: Class index of each label.
+    """Turn the label words of one clip into a vector of 0 and 1, (C,) float32.
 
     Raises:
-        ValueError: A label that is not in `index`; it is named.
+        ValueError: A label that is not in `index`, the class numbers; it is named.
     """
     vector = np.zeros(len(index), dtype=np.float32)
     for word in words:
@@ -167,14 +160,46 @@ def label_vector(words: Iterable[str], index: Mapping[str, int]) -> np.ndarray:
     return vector
 
 
-def clip_labels(path: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Iterate over (id, label words) of a split's `text`.
+def read_values(
+    path: Path, ids: Iterable[str], convert: Callable[[str], Any], subset: bool = False
+) -> dict[str, Any]:
+    """Read the value of each id of a split from one of its lists, in the ids' order.
+
+    Args:
+        path: The list.
+        ids: Those of wav.scp.
+        convert: Makes a value of a text; equal texts share theirs, to save memory.
+        subset: Other ids may be in the list, too.
 
     Raises:
-        ValueError: The file is missing.
+        ValueError: The list has other ids, one twice, or a value that `convert` refuses.
     """
-    for _, key, value in table_lines(path):
-        yield key, value.split()
+    unread = object()
+    values: dict[str, Any] = dict.fromkeys(ids, unread)
+    shared: dict[str, Any] = {}
+    extra: list[str] = []
+    for number, key, text in table_lines(path):
+        if key not in values:
+            extra.append(key)
+            continue
+        if values[key] is not unread and not subset:
+            raise _occurs_twice(path, number, key)
+        if text not in shared:
+            try:
+                shared[text] = convert(text)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {key!r}: {error}") from None
+        values[key] = shared[text]
+    lost = [key for key, value in values.items() if value is unread]
+    extra = [] if subset else extra
+    name = path.name
+    for keys, one, other in ((lost, "wav.scp", name), (extra, name, "wav.scp")):
+        if keys:
+            raise ValueError(
+                f"{path}: {len(keys)} id(s) are in {one} only, not in {other}, for "
+                f"example {min(keys)!r}; both must list the same clips"
+            )
+    return values
 
 
 def read_split_labels(
@@ -193,36 +218,20 @@ def read_split_labels(
         return None
     class_list = Path(datadir) / split.split("/")[0] / CLASS_FILE
     classes = {label: label for label in read_classes(class_list)}
-    unread: list[str] = []  # stands for "no line so far"; told apart by identity
-    labels = dict.fromkeys(ids, unread)
-    shared: dict[str, list[str]] = {}  # one list for all clips of the same labels
-    extra: list[str] = []
-    for number, key, value in table_lines(path):
-        if key not in labels:
-            extra.append(key)
-            continue
-        if labels[key] is not unread:
-            raise _occurs_twice(path, number, key)
-        if value not in shared:
-            words = value.split()
-            unknown = [word for word in words if word not in classes]
-            if unknown:
+
+    def convert(text: str) -> list[str]:
+        words = text.split()
+        for word in words:
+            if word not in classes:
                 raise ValueError(
-                    f"{path}: the label {unknown[0]!r} of {key!r} is not in "
-                    f"{class_list}; correct the label or add the class"
+                    f"the label {word!r} is not in {class_list}; correct the label or "
+                    "add the class"
                 )
-            if len(set(words)) != len(words):
-                raise ValueError(f"{path}: {key!r} has the same label twice")
-            shared[value] = [classes[word] for word in words]
-        labels[key] = shared[value]
-    lost = [key for key, words in labels.items() if words is unread]
-    for keys, there, other in ((lost, "wav.scp", "text"), (extra, "text", "wav.scp")):
-        if keys:
-            raise ValueError(
-                f"{path}: {len(keys)} id(s) are in {there} only, not in {other}, for "
-                f"example {min(keys)!r}; both must list the same clips"
-            )
-    return labels
+        if len(set(words)) != len(words):
+            raise ValueError("the same label twice")
+        return [classes[word] for word in words]
+
+    return read_values(path, ids, convert)
 
 
 # Sampling weights
@@ -257,6 +266,13 @@ class Downstream:
     valid: str
     tests: Sequence[str]
 
+    @classmethod
+    def of_set(cls, name: str, task: str, splits: Iterable[str]) -> "Downstream":
+        """Return the run of a set with `train` and one or both of `valid`, `test`."""
+        places = {split: f"{name}/{split}" for split in splits}
+        test = places.get("test") or places["valid"]
+        return cls(name, task, places["train"], places.get("valid", test), (test,))
+
     @property
     def class_list(self) -> str:
         """Path of the set's classes.txt, relative to downstream.txt."""
@@ -270,18 +286,12 @@ class Downstream:
 
 @dataclass
 class Split:
-    """The lists of one split.
-
-    Attributes:
-        wav: Audio path of each id.
-        speakers: Of the clips whose speaker is not themselves.
-        labels: None without a `text`.
-    """
+    """The lists of one split."""
 
     name: str
-    wav: dict[str, str]
-    speakers: dict[str, str]
-    labels: dict[str, list[str]] | None
+    wav: dict[str, str]  # audio path of each id
+    speakers: dict[str, str]  # of the clips whose speaker is not themselves
+    labels: dict[str, list[str]] | None  # None without a `text`
 
 
 def read_downstream(datadir: str | Path) -> list[Downstream]:
@@ -332,12 +342,7 @@ def find_splits(datadir: str | Path) -> list[str]:
 
 
 def read_split(datadir: str | Path, name: str, one_label: bool = False) -> Split:
-    """Read and check one split.
-
-    Args:
-        datadir: The data folder.
-        name: `<set>/<split>`.
-        one_label: Each clip must have exactly one label.
+    """Read and check one split; with `one_label` each clip must have exactly one.
 
     Raises:
         ValueError: No clip, an id without a file or twice, a `segments` file, lists
@@ -347,10 +352,7 @@ def read_split(datadir: str | Path, name: str, one_label: bool = False) -> Split
     folder = Path(datadir) / name
     wav = read_table(folder / "wav.scp")
     if not wav:
-        raise ValueError(
-            f"{folder}/wav.scp is empty: a split needs at least one clip, add some or "
-            "remove the split"
-        )
+        raise ValueError(f"{folder}/wav.scp is empty: add clips or remove the split")
     for key, path in wav.items():
         if not path or path.endswith("|"):
             raise ValueError(
@@ -381,18 +383,12 @@ def _read_speakers(folder: Path, wav: Mapping[str, str]) -> dict[str, str]:
         return {}
     speakers: dict[str, str] = {}
     count, extra = 0, False
-    for _, key, name in table_lines(path):
-        count += 1
+    for count, (_, key, name) in enumerate(table_lines(path), 1):
         extra = extra or key not in wav
         if name != key:
             speakers[key] = name
     if extra or count != len(wav):
-        # Off the common path: say exactly what differs.
-        different = sorted(set(read_table(path)) ^ set(wav))
-        raise ValueError(
-            f"{folder}: {different[0]!r} is in only one of wav.scp and utt2spk "
-            f"({len(different)} such id(s)); both must list the same clips"
-        )
+        read_values(path, wav, str)  # says what differs
     return speakers
 
 
@@ -424,11 +420,9 @@ def read_corpus(datadir: str | Path) -> Iterator[Split]:
 def write_speakers(
     folder: Path, keys: Sequence[str], speakers: Mapping[str, str]
 ) -> None:
-    """Write utt2spk and spk2utt of sorted ids; who is not in `speakers` is their own.
-
-    Where all are their own there is no table by speaker in the memory.
-    """
+    """Write utt2spk and spk2utt of sorted ids; who is not in `speakers` is their own."""
     write_table(folder / "utt2spk", ((key, speakers.get(key, key)) for key in keys))
+    # No table by speaker in the memory where all are their own.
     by_speaker: dict[str, list[str]] = {}
     for key in keys if speakers else ():
         by_speaker.setdefault(speakers.get(key, key), []).append(key)
@@ -437,37 +431,13 @@ def write_speakers(
 
 
 class Clip(NamedTuple):
-    """One clip of a split.
+    """One clip of a split."""
 
-    Attributes:
-        key: Its id, one word.
-        path: Absolute path of the audio; "" if there is none.
-        labels: Words separated by one blank.
-        speaker: The recording that it was cut from; "" for itself.
-        reason: Why there is no audio, if that is known already.
-    """
-
-    key: str
-    path: str
-    labels: str = ""
-    speaker: str = ""
-    reason: str = ""
-
-
-class _ExistingFiles:
-    """Which files exist, with one look into each folder."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, set[str]] = {}
-
-    def __contains__(self, path: str) -> bool:
-        folder, name = os.path.split(path)
-        if folder not in self.names:
-            try:
-                self.names[folder] = set(os.listdir(folder))
-            except OSError:
-                self.names[folder] = set()
-        return name in self.names[folder]
+    key: str  # its id, one word
+    path: str  # absolute path of the audio; "" if there is none
+    labels: str = ""  # words separated by one blank
+    speaker: str = ""  # the recording that it was cut from; "" for itself
+    reason: str = ""  # why there is no audio, if that is known already
 
 
 class CorpusWriter:
@@ -483,11 +453,16 @@ class CorpusWriter:
     def __init__(self, datadir: str | Path, expected: str = ""):
         self.datadir = Path(datadir)
         self.expected = expected
-        self.files = _ExistingFiles()
+        self._names = functools.cache(_names)
         self.splits: list[str] = []
         self.notes: list[str] = []
         for name in (DOWNSTREAM_FILE, SPLITS_FILE, NOTES_FILE):
             (self.datadir / name).unlink(missing_ok=True)
+
+    def exists(self, path: str) -> bool:
+        """Whether a file is there, with one look into each folder."""
+        folder, name = os.path.split(path)
+        return name in self._names(folder)
 
     def note(self, text: str) -> None:
         """Say something that a reader of the data report should know."""
@@ -510,8 +485,7 @@ class CorpusWriter:
             clips: In any order.
             labelled: Write `text`.
             weighted: Write `weights` by the published formula, for sampling.
-            known_to_exist: The files need not be looked for: that is done already, or
-                is left to the formatting.
+            known_to_exist: The files are not looked for.
 
         Raises:
             ValueError: An id twice or with a blank, a path that no list can hold, or
@@ -528,17 +502,17 @@ class CorpusWriter:
                     "begins or ends with a blank or holds a line break): rename the "
                     "file"
                 )
-            if not clip.path or not (known_to_exist or clip.path in self.files):
+            if not clip.path or not (known_to_exist or self.exists(clip.path)):
                 reason = clip.reason or "no such file"
                 missing.append((clip.key, clip.path, reason))
             else:
                 rows.append((clip.key, clip.path, clip.labels, clip.speaker))
         rows.sort()
-        for before, after in itertools.pairwise(rows):
-            if before[0] == after[0]:
+        for (key, one, *_), (again, other, *_) in itertools.pairwise(rows):
+            if key == again:
                 raise ValueError(
-                    f"{split}: the id {after[0]!r} occurs twice, for {before[1]} and "
-                    f"{after[1]}; remove one from the corpus's list"
+                    f"{split}: the id {key!r} occurs twice, for {one} and {other}; "
+                    "remove one from the corpus's list"
                 )
         if not rows:
             example = f", for example {missing[0][1] or missing[0][0]}" * bool(missing)
@@ -552,7 +526,11 @@ class CorpusWriter:
         write_speakers(folder, [row[0] for row in rows], speakers)
         text = ((key, labels) for key, _, labels, _ in rows) if labelled else None
         write_table(folder / "text", text)
-        write_table(folder / WEIGHT_FILE, _weights(rows) if weighted else None)
+        counts = Counter(word for row in rows for word in row[2].split())
+        weight = label_weights(counts)
+        sums = ((row[0], sum(weight[word] for word in row[2].split())) for row in rows)
+        weights = ((key, f"{total:.9g}") for key, total in sums)
+        write_table(folder / WEIGHT_FILE, weights if weighted else None)
         if missing:
             columns = ("id", "file", "reason")
             write_csv(folder / MISSING_FILE, columns, sorted(missing))
@@ -566,12 +544,7 @@ class CorpusWriter:
         return len(rows)
 
     def classes(self, name: str, labels: Iterable[str]) -> None:
-        """Write the class list of a set, in class order.
-
-        Args:
-            name: The set.
-            labels: One word each; a mapping gives each label's name to show as well.
-        """
+        """Write the class list of a set; a mapping gives each label's name as well."""
         write_lines(self.datadir / name / CLASS_FILE, labels)
         if isinstance(labels, Mapping):
             names = ((word, " ".join(text.split())) for word, text in labels.items())
@@ -590,18 +563,9 @@ class CorpusWriter:
         write_lines(self.datadir / DOWNSTREAM_FILE, lines)
 
 
-def _weights(rows: list[tuple[str, str, str, str]]) -> Iterator[tuple[str, str]]:
-    """Iterate over the sampling weight of each clip."""
-    weight = label_weights(Counter(word for row in rows for word in row[2].split()))
-    for key, _, labels, _ in rows:
-        total = sum(weight[word] for word in labels.split())
-        yield key, f"{total:.9g}"
-
-
-def count_missing(folder: str | Path) -> int:
-    """Return how many clips the missing.csv of a split lists."""
-    path = Path(folder) / MISSING_FILE
-    if not path.is_file():
-        return 0
-    with open(path, encoding="utf-8", newline="") as file:
-        return sum(1 for row in csv.reader(file) if row) - 1
+def _names(folder: str) -> set[str]:
+    """Names in a folder; none if it is not there."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()

@@ -69,7 +69,7 @@ def partition_groups(
 def hold_out(
     groups: Mapping[str, str], share: float, rng: np.random.Generator
 ) -> dict[str, int]:
-    """Part 0 (kept) or 1 (held out) of each clip, for data whose labels do not count.
+    """Part 0 (kept) or 1 (held out) of each clip, whatever its labels.
 
     Raises:
         ValueError: There are fewer than two groups.

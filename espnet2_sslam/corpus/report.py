@@ -21,8 +21,8 @@ import yaml
 from espnet2_sslam.corpus.dump import PROBLEM_FILE, Record, RecordBook
 from espnet2_sslam.corpus.lists import (
     CLASS_FILE,
+    MISSING_FILE,
     NOTES_FILE,
-    count_missing,
     find_splits,
     read_classes,
     read_downstream,
@@ -57,9 +57,6 @@ class SplitContent:
 
 class Dump:
     """A dump folder with its records, one split at a time.
-
-    Args:
-        folder: The dump.
 
     Raises:
         ValueError: The dump is unfinished, or a file of it is gone or was changed.
@@ -168,7 +165,10 @@ def describe_split(
             if row["split"] == split.name:
                 problems[row["action"]][row["reason"].split(":")[0]] += 1
     seconds = split.seconds
-    size, missing = len(seconds), count_missing(folder / split.name)
+    size, missing = len(seconds), 0
+    if (path := folder / split.name / MISSING_FILE).is_file():
+        with open(path, encoding="utf-8", newline="") as file:
+            missing = sum(1 for row in csv.reader(file) if row) - 1
     counts, _ = np.histogram(seconds, [*DURATION_EDGES, np.inf])
     lists = [folder / split.name / name for name in LISTS]
     result: dict[str, Any] = {
@@ -179,15 +179,8 @@ def describe_split(
         "warnings": dict(problems["kept"]),
         "duplicates": size - len(np.unique(split.codes)),
         "hours": float(seconds.sum()) / 3600,
-        "seconds": {
-            "min": float(seconds.min()),
-            "mean": float(seconds.mean()),
-            "max": float(seconds.max()),
-        },
-        "seconds_histogram": {
-            "edges": list(DURATION_EDGES),
-            "counts": counts.tolist(),
-        },
+        "seconds": {of: float(getattr(seconds, of)()) for of in ("min", "mean", "max")},
+        "seconds_histogram": {"edges": [*DURATION_EDGES], "counts": counts.tolist()},
         "list_sha256": {path.name: sha256(path) for path in lists if path.is_file()},
         "content_sha256": split.content_sha256,
     }
@@ -269,14 +262,9 @@ def _repeated(codes: np.ndarray) -> np.ndarray:
 # What the real corpora hold
 
 
-def read_expected() -> dict[str, dict]:
-    """Read what each split of the real corpora holds, by pattern of its name."""
-    return yaml.safe_load(EXPECTED.read_text(encoding="utf-8"))
-
-
 def expected_of(name: str) -> dict | None:
-    """Return what a split should hold; None for one that is not known."""
-    table = read_expected()
+    """Return what a split of a real corpus should hold; None for an unknown one."""
+    table = yaml.safe_load(EXPECTED.read_text(encoding="utf-8"))  # by pattern of names
     return next((row for key, row in table.items() if fnmatchcase(name, key)), None)
 
 
@@ -301,29 +289,23 @@ def compare(
     if "without" in expected:  # clips of this label do not count
         listed -= split.get("label_counts", {}).get(expected["without"], 0)
     result = {"expected": expected, "is_part": listed < PART * expected["clips"]}
+    if result["is_part"]:
+        return {**result, "differences": []}
     differences = []
-    if not result["is_part"]:
-        if listed != expected["clips"]:
-            differences.append(
-                f"{listed} clips are listed, {expected['clips']} expected"
-            )
-        if classes is not None and len(classes) != expected["classes"]:
-            differences.append(
-                f"{len(classes)} classes, {expected['classes']} expected"
-            )
-        if "labels_per_clip" in expected:
-            per_clip = split["labels_per_clip"].items()
-            mean = sum(int(n) * count for n, count in per_clip) / split["usable"]
-            if abs(mean - expected["labels_per_clip"]) > LABELS:
-                differences.append(
-                    f"{mean:.2f} labels per clip, {expected['labels_per_clip']} "
-                    "expected"
-                )
-        others = split.get("clips_of_other_length", 0)
-        if others:
-            differences.append(
-                f"{others} clips are not {expected['seconds']} s (+- {SECONDS} s) long"
-            )
+    if listed != expected["clips"]:
+        differences.append(f"{listed} clips are listed, {expected['clips']} expected")
+    if classes is not None and len(classes) != expected["classes"]:
+        differences.append(f"{len(classes)} classes, {expected['classes']} expected")
+    if "labels_per_clip" in expected:
+        per_clip = split["labels_per_clip"].items()
+        mean = sum(int(n) * count for n, count in per_clip) / split["usable"]
+        if abs(mean - expected["labels_per_clip"]) > LABELS:
+            number = expected["labels_per_clip"]
+            differences.append(f"{mean:.2f} labels per clip, {number} expected")
+    if others := split.get("clips_of_other_length", 0):
+        differences.append(
+            f"{others} clips are not {expected['seconds']} s (+- {SECONDS} s) long"
+        )
     return {**result, "differences": differences}
 
 
@@ -361,14 +343,9 @@ def _aligned(splits: dict[str, dict]) -> list[str]:
     names = "split listed missing usable left_out warned copies hours shortest mean"
     rows = [[*(name.replace("_", " ") for name in names.split()), "longest [s]"]]
     for name, split in splits.items():
-        counts = (
-            split["listed"],
-            split["missing"],
-            split["usable"],
-            sum(split["left_out"].values()),
-            sum(split["warnings"].values()),
-            split["duplicates"],
-        )
+        counts = [split[key] for key in ("listed", "missing", "usable")]
+        counts += [sum(split[key].values()) for key in ("left_out", "warnings")]
+        counts.append(split["duplicates"])
         seconds = (f"{split['seconds'][key]:.2f}" for key in ("min", "mean", "max"))
         rows.append([name, *map(str, counts), f"{split['hours']:.3f}", *seconds])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

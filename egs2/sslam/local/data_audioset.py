@@ -18,26 +18,36 @@ label_names.tsv has their names. Segments without audio are listed in missing.cs
 each split.
 """
 
+import csv
 import hashlib
 import heapq
 import logging
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from audio_index import scan
-from audioset_csv import CLASS_TABLE, Segment, read_class_table, read_segments
-from corpus_command import corpus_parser, parse
+from corpus_command import (
+    EXTENSIONS,
+    corpus_parser,
+    known_labels,
+    parse,
+    read_class_table,
+)
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
     Clip,
     CorpusWriter,
     Downstream,
+    parallel_map,
     table_lines,
 )
+from espnet2_sslam.store import Journal
 
+CLASS_TABLE = "class_labels_indices.csv"
 CSV_FILES = {
     "balanced": "balanced_train_segments.csv",
     "unbalanced": "unbalanced_train_segments.csv",
@@ -71,6 +81,104 @@ def find_file(folder: Path, name: str) -> Path:
     )
 
 
+class Segment(NamedTuple):
+    """One line of a segments CSV."""
+
+    ytid: str
+    start: float
+    labels: str  # words separated by blanks
+
+
+def read_segments(path: Path, classes: dict[str, str]) -> Iterator[Segment]:
+    """Segments of a CSV, in file order: `YTID, start, end, "mid,mid"`, `#` comments.
+
+    Raises:
+        ValueError: A line with other fields, or with an unknown label or none.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if not "".join(row).strip() or row[0].lstrip().startswith("#"):
+                continue
+            if len(row) < 4 or not re.fullmatch(r"[\w-]{11}", row[0].strip(), re.ASCII):
+                raise ValueError(
+                    f'{where}: it must read YTID, start, end, "label,label", not {row}'
+                )
+            # Without the quotes the labels are fields of their own.
+            names = ",".join(row[3:]).split(",")
+            labels = known_labels(names, classes, where, CLASS_TABLE)
+            if not labels:
+                raise ValueError(f"{where}: it has no label")
+            yield Segment(row[0].strip(), float(row[1]), labels)
+
+
+def list_folder(folder: str, root: str) -> dict:
+    """One line of the journal: sub-folders and audio files of a directory.
+
+    Raises:
+        ValueError: The directory cannot be read.
+    """
+    path = os.path.join(root, folder)
+    folders, names = [], []
+    try:
+        mtime = os.stat(path).st_mtime_ns
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.name.lower().endswith(EXTENSIONS):
+                    names.append(entry.name)
+                elif entry.is_dir():
+                    folders.append(os.path.join(folder, entry.name))
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be listed ({error.strerror}): make it readable"
+        ) from None
+    return {"folder": folder, "mtime": mtime, "folders": folders, "names": names}
+
+
+def scan(root: Path, journal: Path, nj: int) -> Iterator[tuple[str, list[str]]]:
+    """Relative directory and names of the audio files in it, for the whole tree.
+
+    Every directory is listed once and remembered. One whose modification time is the
+    journal's is not listed again, so that an interrupted scan of millions of files goes
+    on where it stopped and a second one takes seconds.
+
+    Args:
+        root: The tree; links to directories are followed, each real one once.
+        journal: Where the listings are kept.
+        nj: Processes.
+    """
+    with Journal(journal) as listings:
+        known = {entry["folder"]: entry for _, entry in listings}
+        waiting, seen, listed = [""], set(), 0
+        while waiting:
+            fresh = []
+            level, waiting = waiting, []
+            for folder in level:
+                path = os.path.join(root, folder)
+                real = os.path.realpath(path)
+                if real in seen:
+                    continue
+                seen.add(real)
+                entry = known.get(folder)
+                if entry is None or entry["mtime"] != os.stat(path).st_mtime_ns:
+                    fresh.append(folder)
+                    continue
+                waiting += entry["folders"]
+                yield folder, entry["names"]
+            work = partial(list_folder, root=str(root))
+            if not fresh:
+                continue
+            for entry in parallel_map(work, fresh, nj, "directories", chunk=1):
+                listings.append(entry)
+                listed += 1
+                waiting += entry["folders"]
+                yield entry["folder"], entry["names"]
+    logging.info("%d directories, %d of them listed now", len(seen), listed)
+
+
 class AudioFiles:
     """Path and start time in the name of each clip's file."""
 
@@ -85,15 +193,11 @@ class AudioFiles:
                 if match is None:
                     self.foreign += 1
                     continue
-                self._take(match.group(1), os.path.join(folder, name))
-
-    def _take(self, ytid: str, path: str) -> None:
-        """Of several files of a clip keep the one whose path sorts first."""
-        other = self.paths.get(ytid)
-        if other is not None:
-            path, dropped = sorted((path, other))
-            self.copies.append(dropped)
-        self.paths[ytid] = path
+                ytid, path = match.group(1), os.path.join(folder, name)
+                if ytid in self.paths:  # the one whose path sorts first is used
+                    path, dropped = sorted((path, self.paths[ytid]))
+                    self.copies.append(dropped)
+                self.paths[ytid] = path
 
     def clip(self, segment: Segment) -> Clip:
         """The clip of a segment; an empty path where there is no file."""
@@ -105,44 +209,38 @@ class AudioFiles:
 
     def has_other_start(self, segment: Segment) -> bool:
         """Whether the file's name gives a start time that the CSV does not."""
-        path = self.paths.get(segment.ytid)
-        if path is None:
-            return False
-        stem = os.path.splitext(os.path.basename(path))[0]
-        start = FILE_NAME.fullmatch(stem).group(2)
-        if start is None:
+        stem = os.path.splitext(os.path.basename(self.paths.get(segment.ytid, "")))[0]
+        match = FILE_NAME.fullmatch(stem)
+        start = match and match.group(2)
+        if not start:
             return False
         # Seconds, or milliseconds as some downloaders write them.
-        return float(start) not in (float(segment.start), 1000 * float(segment.start))
+        return float(start) not in (segment.start, 1000 * segment.start)
 
 
 class Corpus:
     """The CSVs, read as often as a split needs them."""
 
     def __init__(self, args, writer: CorpusWriter):
-        self.folder = args.corpus_dir.resolve()
-        self.writer = writer
+        folder, self.writer = args.corpus_dir, writer
         self.known_labels: dict[str, str] = {}  # one text for many clips: memory
-        self.classes = read_class_table(find_file(self.folder, CLASS_TABLE))
+        self.classes = read_class_table(find_file(folder, CLASS_TABLE), EXPECTED)
         needed = {part for name in args.sets for part in SUBSETS[name]} | {"eval"}
-        self.csv = {part: find_file(self.folder, CSV_FILES[part]) for part in needed}
+        self.csv = {part: find_file(folder, CSV_FILES[part]) for part in needed}
         root = (args.audio_dir or args.corpus_dir).resolve()
         if not root.is_dir():
             raise ValueError(f"--audio_dir {root} is no directory")
         self.files = AudioFiles(root, args.datadir / ".index.jsonl", args.nj)
         logging.info("%d audio files of AudioSet clips", len(self.files.paths))
-        self._note_files()
-
-    def _note_files(self) -> None:
-        """Say which audio files are not used."""
-        note, files = self.writer.note, self.files
-        if files.copies:
-            note(
-                f"audioset: {len(files.copies)} files are a second copy of a clip and "
-                f"not used, for example {files.copies[0]}"
+        if self.files.copies:
+            writer.note(
+                f"audioset: {len(self.files.copies)} files are a second copy of a clip "
+                f"and not used, for example {self.files.copies[0]}"
             )
-        if files.foreign:
-            note(f"audioset: {files.foreign} audio files are not named like a clip")
+        if self.files.foreign:
+            writer.note(
+                f"audioset: {self.files.foreign} audio files are not named like a clip"
+            )
 
     def clips(self, parts: tuple, split: str) -> Iterator[Clip]:
         """Clips of some CSVs; one listed again is left out and counted."""
@@ -210,10 +308,8 @@ def main(argv=None) -> None:
     add("--subsets", nargs="+", choices=("2m", "20k"), default=["20k"], help="[20k]")
     add("--pretrain_valid", type=int, default=2000, help="clips held out [2000]")
     add("--seed", type=int, default=0, help="of what is held out [0]")
-    args = parse(parser, argv)
+    args = parse(parser, argv, EXPECTED)
     args.sets = [f"as{name}" for name in ("20k", "2m") if name in args.subsets]
-    if not args.corpus_dir.is_dir():
-        raise ValueError(f"{args.corpus_dir} is no directory; expected: {EXPECTED}")
     if args.pretrain_valid < 1:
         raise ValueError(f"--pretrain_valid starts at 1, got {args.pretrain_valid}")
     writer = CorpusWriter(args.datadir, EXPECTED)

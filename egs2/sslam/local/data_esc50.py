@@ -70,10 +70,6 @@ def main(argv=None) -> None:
     args = parse(parser, argv)
     if args.num_folds < 2:
         raise ValueError(f"--num_folds must be at least 2, got {args.num_folds}")
-    if not 0 < args.valid_share < 1:
-        raise ValueError(
-            f"--valid_share must be between 0 and 1, got {args.valid_share:g}"
-        )
     corpus_dir = args.corpus_dir.resolve()
     rows = read_metadata(corpus_dir)
     labels = {key: slug(row["category"]) for key, row in rows.items()}

@@ -17,11 +17,12 @@ import csv
 import io
 import logging
 import re
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from corpus_command import corpus_parser, parse
+from corpus_command import EXTENSIONS, SPLIT_NAMES, corpus_parser, parse
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
@@ -35,40 +36,15 @@ from espnet2_sslam.corpus import (
 )
 
 PARTS = {"train": 0.8, "valid": 0.1, "test": 0.1}
-EXTENSIONS = [
-    ".wav",
-    ".flac",
-    ".mp3",
-    ".ogg",
-    ".opus",
-    ".oga",
-    ".aif",
-    ".aiff",
-    ".au",
-    ".w64",
-    ".caf",
-]
 COLUMNS = {  # column of a table: the names it may have
     "path": ("path", "file", "filename"),
     "labels": ("labels", "label"),
     "split": ("split",),
     "group": ("group",),
 }
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "test": "test",
-    "eval": "test",
-    "evaluation": "test",
-}
 
 
-@dataclass
-class ListedFile:
+class ListedFile(NamedTuple):
     """One audio file; `labels` None means that nothing is known about it."""
 
     path: Path
@@ -107,15 +83,14 @@ def read_tree(folder: Path, label_from: str) -> list[ListedFile]:
 
 
 def read_metadata(path: Path) -> list[ListedFile]:
-    """Rows of a CSV or TSV file with the columns path[, labels][, split][, group].
+    """Files of a CSV or TSV table with the columns path[, labels][, split][, group].
 
-    The encoding is UTF-8, with or without BOM; the separator is a tab in .tsv files,
-    else a comma, or a semicolon where the header has no comma. Several labels are
-    separated by `,` or `;` inside their field. Paths are relative to the table.
+    The separator is a tab in .tsv files, else a comma, or a semicolon where the header
+    has no comma. Paths are relative to the table.
 
     Raises:
-        ValueError: No `path` column, a row with too many fields or without a path, the
-            same file twice, an unknown split, or splits given for some rows only.
+        ValueError: No UTF-8, no `path` column, a row with too many fields or without a
+            path, a file or a label twice, an unknown split, or some rows without.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -128,11 +103,13 @@ def read_metadata(path: Path) -> list[ListedFile]:
     reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
     names = [(name or "").strip().lower() for name in reader.fieldnames or []]
     reader.fieldnames = names
-    columns = {
-        column: next((name for name in allowed if name in names), None)
+    columns = {  # of those the table has
+        column: name
         for column, allowed in COLUMNS.items()
+        for name in reversed(allowed)
+        if name in names
     }
-    if columns["path"] is None:
+    if "path" not in columns:
         raise ValueError(
             f"{path} needs a column `path` (and may have labels, split, group); its "
             f"columns are: {', '.join(names) or 'none'}"
@@ -144,9 +121,10 @@ def read_metadata(path: Path) -> list[ListedFile]:
             raise ValueError(
                 f"{where}: more fields than columns; put several labels into quotes"
             )
+        cells = {name: (row[of] or "").strip() for name, of in columns.items()}
         if not any((value or "").strip() for value in row.values()):
             continue
-        clip = _clip_of_row(path.parent, row, columns, where)
+        clip = _clip_of_row(path.parent, cells, where)
         if clip.name in clips:
             raise ValueError(f"{where}: {clip.name} occurs twice; keep one row of it")
         clips[clip.name] = clip
@@ -158,33 +136,21 @@ def read_metadata(path: Path) -> list[ListedFile]:
     return list(clips.values())
 
 
-def _clip_of_row(folder: Path, row: dict, columns: dict, where: str) -> ListedFile:
-    """One row as a clip."""
-
-    def value(column):
-        return (row.get(columns[column]) or "").strip() if columns[column] else ""
-
-    name = value("path")
+def _clip_of_row(folder: Path, cells: dict[str, str], where: str) -> ListedFile:
+    name = cells["path"]
     if not name:
         raise ValueError(f"{where}: the path is empty")
     labels = None
-    if columns["labels"]:
-        labels = [label.strip() for label in re.split("[,;]", value("labels"))]
+    if "labels" in cells:
+        labels = [label.strip() for label in re.split("[,;]", cells["labels"])]
         labels = [label for label in labels if label]
         if len(set(labels)) != len(labels):
             raise ValueError(f"{where}: the same label twice for {name}")
-    split = value("split").lower() or None
-    if split is not None and split not in SPLIT_NAMES:
-        raise ValueError(
-            f"{where}: unknown split {value('split')!r}; use train, valid or test"
-        )
-    return ListedFile(
-        folder / name,
-        name,
-        labels,
-        SPLIT_NAMES[split] if split else None,
-        value("group") or None,
-    )
+    split = cells.get("split", "")
+    if split and split.lower() not in SPLIT_NAMES:
+        raise ValueError(f"{where}: unknown split {split!r}; use train, valid or test")
+    split, group = SPLIT_NAMES.get(split.lower()), cells.get("group") or None
+    return ListedFile(folder / name, name, labels, split, group)
 
 
 def unique_ids(clips: list[ListedFile]) -> dict[str, ListedFile]:
@@ -192,15 +158,12 @@ def unique_ids(clips: list[ListedFile]) -> dict[str, ListedFile]:
 
     Where two would share an id the extension is added, and then a number.
     """
-    count: dict[str, int] = {}
-    for clip in clips:
-        key = slug(str(Path(clip.name).with_suffix("")))
-        count[key] = count.get(key, 0) + 1
+    stems = {clip.name: slug(str(Path(clip.name).with_suffix(""))) for clip in clips}
+    count = Counter(stems.values())
     by_id: dict[str, ListedFile] = {}
     for clip in sorted(clips, key=lambda clip: clip.name):
-        key = slug(str(Path(clip.name).with_suffix("")))
-        if count[key] > 1:
-            key = slug(clip.name)
+        key = stems[clip.name]
+        key = key if count[key] == 1 else slug(clip.name)
         base, number = key, 2
         while key in by_id:
             key, number = f"{base}-{number}", number + 1
@@ -209,22 +172,21 @@ def unique_ids(clips: list[ListedFile]) -> dict[str, ListedFile]:
 
 
 def label_slugs(clips: list[ListedFile]) -> dict[str, str]:
-    """Blank-free name of every label.
+    """Label of each blank-free name, sorted by the name.
 
     Raises:
         ValueError: Two labels would get the same name.
     """
-    slugs: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for label in sorted({label for clip in clips for label in clip.labels or []}):
-        taken = next((old for old, new in slugs.items() if new == slug(label)), None)
-        if taken is not None:
+        other = labels.setdefault(slug(label), label)
+        if other != label:
             raise ValueError(
-                f"the labels {taken!r} and {label!r} would both become "
+                f"the labels {other!r} and {label!r} would both become "
                 f"{slug(label)!r}: rename one, or spell both alike if they mean "
                 "the same"
             )
-        slugs[label] = slug(label)
-    return slugs
+    return dict(sorted(labels.items()))
 
 
 def read_clips(args) -> list[ListedFile]:
@@ -246,15 +208,13 @@ def read_clips(args) -> list[ListedFile]:
 
 def group_of(clip: ListedFile, pattern: str) -> str:
     """What must not be divided between splits: column, pattern or file stem."""
-    if clip.group:
-        return clip.group
-    stem = Path(clip.name).stem.lower()
-    if pattern:
-        match = re.search(pattern, Path(clip.name).stem)
-        if not match:
-            raise ValueError(f"--group_regex {pattern!r} does not match {clip.name}")
-        return match.group(1) if match.groups() else match.group(0)
-    return stem
+    stem = Path(clip.name).stem
+    if clip.group or not pattern:
+        return clip.group or stem.lower()
+    match = re.search(pattern, stem)
+    if not match:
+        raise ValueError(f"--group_regex {pattern!r} does not match {clip.name}")
+    return match.group(1) if match.groups() else match.group(0)
 
 
 def choose_splits(
@@ -298,24 +258,18 @@ def write_labelled(
 ) -> Downstream:
     """Write the labelled set and its class list."""
     task = choose_task(files, args.task)
-    words = label_slugs(list(files.values()))
+    names = label_slugs(list(files.values()))
     for split in sorted(set(splits.values())):
         clips = [
             Clip(
-                key,
-                str(file.path),
-                " ".join(words[label] for label in file.labels or ()),
-                groups[key],
+                key, str(file.path), " ".join(map(slug, file.labels or ())), groups[key]
             )
             for key, file in files.items()
             if splits[key] == split
         ]
         writer.add(f"{args.name}/{split}", clips, known_to_exist=True)
-    names = {word: label for label, word in words.items()}
-    writer.classes(args.name, {word: names[word] for word in sorted(names)})
-    test = f"{args.name}/{'test' if 'test' in splits.values() else 'valid'}"
-    valid = f"{args.name}/valid" if "valid" in splits.values() else test
-    return Downstream(args.name, task, f"{args.name}/train", valid, [test])
+    writer.classes(args.name, names)
+    return Downstream.of_set(args.name, task, splits.values())
 
 
 def choose_pretrain(args, groups, splits, rng) -> tuple[dict[str, int], str]:
@@ -345,10 +299,6 @@ def main(argv=None) -> None:
     add("--valid_share", type=float, default=0.1, help="of pre-training [0.1]")
     add("--seed", type=int, default=0, help="[0]")
     args = parse(parser, argv)
-    if args.name != slug(args.name) or args.name == "pretrain":
-        raise ValueError(f"--name {args.name!r} must be one word, not `pretrain`")
-    if not 0 < args.valid_share < 1:
-        raise ValueError(f"--valid_share must be in (0, 1), got {args.valid_share:g}")
     files = unique_ids(read_clips(args))
     groups = {key: slug(group_of(f, args.group_regex)) for key, f in files.items()}
     rng = np.random.default_rng(args.seed)

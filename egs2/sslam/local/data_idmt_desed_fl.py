@@ -18,8 +18,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from corpus_command import corpus_parser, parse
-from data_folder import EXTENSIONS, SPLIT_NAMES
+from corpus_command import EXTENSIONS, SPLIT_NAMES, corpus_parser, parse
 from event_files import FORMS, read_event_labels
 
 from espnet2_sslam.bin.cli import run_main
@@ -34,18 +33,10 @@ from espnet2_sslam.corpus import (
 )
 
 SET = "idmt_desed_fl"
-DESED_CLASSES = [
-    "Alarm_bell_ringing",
-    "Blender",
-    "Cat",
-    "Dishes",
-    "Dog",
-    "Electric_shaver_toothbrush",
-    "Frying",
-    "Running_water",
-    "Speech",
-    "Vacuum_cleaner",
-]
+DESED_CLASSES = (
+    "Alarm_bell_ringing Blender Cat Dishes Dog Electric_shaver_toothbrush Frying "
+    "Running_water Speech Vacuum_cleaner"
+).split()
 SPLITS = ("train", "valid", "test")
 SHARES = (0.8, 0.1, 0.1)
 EXPECTED = (
@@ -92,7 +83,7 @@ def read_table(path: Path) -> dict[str, list[str]]:
             if not name:
                 raise ValueError(f"{path}: a row has no filename")
             labels.setdefault(name, []).append(row["event_label"])
-    return {name: sorted(unique_words(found)) for name, found in labels.items()}
+    return labels
 
 
 def split_of(path: Path, root: Path) -> str:
@@ -123,18 +114,20 @@ def nearest(path: Path, candidates: list[Path], root: Path) -> Path:
     return ordered[-1]
 
 
-def read_clips(root: Path, tree: Tree, writer: CorpusWriter) -> dict[str, Clip]:
+def read_clips(root: Path, writer: CorpusWriter) -> dict[str, Clip]:
     """Clips with labels by id; without annotation, or without audio, they are noted."""
+    tree = Tree(root)
     tables: dict[str, list[str]] = {}
     for table in tree.tables:
         for name, labels in read_table(table).items():
-            tables[name] = sorted({*tables.get(name, ()), *labels})
-    clips, bare = {}, []
+            tables.setdefault(name, []).extend(labels)
+    clips: dict[str, Clip] = {}
+    bare = []
     for path in tree.audio:
         if path.stem in tree.events:
             labels = read_event_labels(nearest(path, tree.events[path.stem], root))
         elif path.stem in tables:
-            labels = tables[path.stem]
+            labels = sorted(unique_words(tables[path.stem]))
         else:
             bare.append(path)
             continue
@@ -189,15 +182,13 @@ def main(argv=None) -> None:
     add = parser.add_argument
     add("--make_split", choices=("true", "false"), default="false", help="[false]")
     add("--seed", type=int, default=0, help="of --make_split [0]")
-    args = parse(parser, argv)
-    root = args.corpus_dir.resolve()
-    if not root.is_dir():
-        raise ValueError(f"{root} is no directory; expected: {EXPECTED}")
+    args = parse(parser, argv, EXPECTED)
+    root = args.corpus_dir
     writer = CorpusWriter(args.datadir, EXPECTED)
     writer.note(
         f"{SET}: its layout is not documented; local/data_{SET}.py says what is assumed"
     )
-    clips = read_clips(root, Tree(root), writer)
+    clips = read_clips(root, writer)
     splits = choose_splits(clips, root, args, writer)
     names = [name for name in SPLITS if name in splits.values()]
     for name in names:
@@ -212,9 +203,7 @@ def main(argv=None) -> None:
         other = sorted(label for label in labels if label.lower() not in known)
         writer.note(f"{SET}: not among DESED's ten classes: {', '.join(other)}")
     writer.classes(SET, {word: label_name(word) for word in classes})
-    test = f"{SET}/{'test' if 'test' in names else 'valid'}"
-    valid = f"{SET}/{'valid' if 'valid' in names else 'test'}"
-    writer.finish([Downstream(SET, "multi_label", f"{SET}/train", valid, [test])])
+    writer.finish([Downstream.of_set(SET, "multi_label", names)])
 
 
 if __name__ == "__main__":

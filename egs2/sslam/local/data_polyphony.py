@@ -23,7 +23,6 @@ count.
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -41,8 +40,7 @@ from espnet2_sslam.corpus import (
     find_splits,
     parallel_map,
     partition_groups,
-    read_split_labels,
-    read_table,
+    read_split,
 )
 from espnet2_sslam.store import write_csv
 from espnet2_sslam.units import FRAME_LENGTH, SAMPLE_RATE
@@ -55,8 +53,7 @@ SOUNDING = 10 ** (-40 / 20)  # of the loudest frame: what counts as silence
 PEAK = 10 ** (-1 / 20)  # louder mixtures are turned down to it
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A clip with one label; `recording` is what it was cut from."""
 
     key: str
@@ -65,9 +62,8 @@ class Source:
     label: str
 
 
-@dataclass(frozen=True)
-class Part:
-    """A source in a mixture: its level against the reference, and two draws in 0..1.
+class Part(NamedTuple):
+    """A source in a mixture: its level against the reference, and a draw in 0..1.
 
     `place` says where it begins, or, if it is longer than the mixture, where it is cut.
     """
@@ -77,35 +73,39 @@ class Part:
     place: float
 
 
+class Mixture(NamedTuple):
+    """What one file is made of."""
+
+    split: str
+    key: str
+    parts: list[Part]
+
+
 def read_sources(datadir: Path) -> list[Source]:
     """Return the clips of a data directory that have exactly one label, each once.
 
     Raises:
         ValueError: no such clip, or two different clips of the same id.
     """
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for split in find_splits(datadir):
-        wav = read_table(Path(datadir) / split / "wav.scp")
-        labels = read_split_labels(datadir, split, list(wav))
-        if labels is None:
-            continue
-        speakers = Path(datadir) / split / "utt2spk"
-        recordings = read_table(speakers) if speakers.is_file() else {}
-        for key, path in wav.items():
-            if len(labels[key]) != 1:
+        lists = read_split(datadir, split)
+        for key, words in (lists.labels or {}).items():
+            if len(words) != 1:
                 continue
-            source = Source(key, path, recordings.get(key, key), labels[key][0])
-            if found.setdefault(key, source) != source:
+            recording = lists.speakers.get(key, key)
+            source = Source(key, lists.wav[key], recording, words[0])
+            if sources.setdefault(key, source) != source:
                 raise ValueError(
                     f"{datadir}: two different clips are called {key!r}, one of them "
                     f"in {split}: ids must be unique"
                 )
-    if not found:
+    if not sources:
         raise ValueError(
             f"{datadir} has no clip with exactly one label: mixtures are made of such "
             "clips; give the data directory (stage 1) of a labelled corpus"
         )
-    return [found[key] for key in sorted(found)]
+    return [source for _, source in sorted(sources.items())]
 
 
 def random_numbers(seed: int, name: str) -> np.random.Generator:
@@ -117,7 +117,7 @@ def random_numbers(seed: int, name: str) -> np.random.Generator:
 def choose(
     by_label: dict[str, list[Source]],
     degree: int,
-    snr: tuple[float, float],
+    snr: Sequence[float],
     rng: np.random.Generator,
 ) -> list[Part]:
     """Draw the parts of a mixture: labels evenly, then a clip of each.
@@ -188,14 +188,6 @@ def mix(parts: Sequence[Part], num_samples: int) -> np.ndarray:
     return (mixture * min(1.0, PEAK / peak)).astype(np.float32)
 
 
-class Mixture(NamedTuple):
-    """What one file is made of."""
-
-    split: str
-    key: str
-    parts: list[Part]
-
-
 def plan(sources: dict[str, list[Source]], args) -> list[Mixture]:
     """Draw all mixtures; the audio is not touched.
 
@@ -205,23 +197,23 @@ def plan(sources: dict[str, list[Source]], args) -> list[Mixture]:
     Args:
         sources: Those of train, valid and test.
     """
-    wanted = []
-    for name, count in (("train", args.train_clips), ("valid", args.valid_clips)):
-        degrees = [args.degrees[i % len(args.degrees)] for i in range(count)]
-        wanted += [(name, name, degree, i) for i, degree in enumerate(degrees)]
-    for degree in args.degrees:
-        name = f"degree_{degree}"
-        wanted += [("test", name, degree, i) for i in range(args.test_clips)]
+    tests = [("test", f"degree_{degree}", degree) for degree in args.degrees]
+    splits = [
+        *(("train", "train", i, args.degrees) for i in range(args.train_clips)),
+        *(("valid", "valid", i, args.degrees) for i in range(args.valid_clips)),
+        *((*test[:2], i, test[2:]) for test in tests for i in range(args.test_clips)),
+    ]
     by_label = {split: {} for split in SPLITS}
     for split, of_split in sources.items():
         for source in of_split:
             by_label[split].setdefault(source.label, []).append(source)
     mixtures, seen = [], set()
-    for split, name, degree, number in wanted:
+    for split, name, number, degrees in splits:
         key = f"{name}_{number:05d}"
+        degree = degrees[number % len(degrees)]
         rng = random_numbers(args.seed, key)
         for _ in range(ATTEMPTS):
-            parts = choose(by_label[split], degree, tuple(args.snr), rng)
+            parts = choose(by_label[split], degree, args.snr, rng)
             content = (split, frozenset(part.source.key for part in parts))
             if content not in seen:
                 seen.add(content)
@@ -265,18 +257,6 @@ def divide(sources: list[Source], args) -> dict[str, list[Source]]:
         split: [source for source in of_split if source.label in trained & tested]
         for split, of_split in divided.items()
     }
-
-
-def note_labels(sources: list[Source], divided: dict[str, list[Source]]) -> str:
-    """Which labels are left out, as a line of the notes; empty for none."""
-    kept = {source.label for of_split in divided.values() for source in of_split}
-    gone = sorted({source.label for source in sources} - kept)
-    if not gone:
-        return ""
-    return (
-        f"\npolyphony: {len(gone)} of {len(gone) + len(kept)} labels have too few "
-        f"recordings for train and test and are left out: {' '.join(gone)}"
-    )
 
 
 def check(args) -> None:
@@ -339,11 +319,17 @@ def main(argv=None) -> None:
     writer.classes(
         "polyphony", sorted({p.source.label for m in mixtures for p in m.parts})
     )
+    kept = {source.label for of_split in sources.values() for source in of_split}
+    gone = sorted({source.label for source in everything} - kept)
+    left_out = (
+        f"\npolyphony: {len(gone)} of {len(gone) + len(kept)} labels have too few "
+        f"recordings for train and test and are left out: {' '.join(gone)}"
+    )
     counts = ", ".join(f"{len(sources[split])} for {split}" for split in SPLITS)
     writer.note(
         f"polyphony: {args.seconds:g} s mixtures of clips of {args.corpus_dir.name} "
         f"({counts}), seed {args.seed}, {args.snr[0]:g} to {args.snr[1]:g} dB"
-        f"{note_labels(everything, sources)}"
+        f"{left_out * bool(gone)}"
     )
     tests = [f"polyphony/degree_{degree}" for degree in args.degrees]
     ends = "polyphony/train", "polyphony/valid"

@@ -47,30 +47,17 @@ def plain(name: str) -> str:
     return "_".join(name.lower().split())
 
 
-def find_entry(folder: Path, name: str, depth: int) -> Path | None:
-    """The entry of this name (case and blanks aside) down to some depth."""
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    for entry in entries:
-        if plain(entry.name) == plain(name):
-            return entry
-    if depth:
-        for entry in entries:
-            found = find_entry(entry, name, depth - 1) if entry.is_dir() else None
-            if found is not None:
-                return found
-    return None
-
-
-def need_entry(folder: Path, name: str) -> Path:
-    """As `find_entry`, two levels deep.
+def find_entry(folder: Path, name: str) -> Path:
+    """The entry of this name (case and blanks aside) down to two levels below.
 
     Raises:
         ValueError: It is not there.
     """
-    found = find_entry(folder, name, depth=2)
-    if found is None:
-        raise ValueError(f"{name} is not in {folder}; expected: {EXPECTED}")
-    return found
+    for pattern in ("*", "*/*", "*/*/*"):
+        for path in sorted(folder.glob(pattern)):
+            if plain(path.name) == plain(name):
+                return path
+    raise ValueError(f"{name} is not in {folder}; expected: {EXPECTED}")
 
 
 def read_labels(path: Path) -> dict[str, list[str]]:
@@ -102,8 +89,8 @@ def clip_path(folder: Path, name: str) -> str:
 
 def prepare_scene(scene: str, corpus_dir: Path, writer: CorpusWriter) -> Downstream:
     """Write the two splits of one scene."""
-    labels = read_labels(need_entry(corpus_dir, SCENES[scene]))
-    folder = need_entry(corpus_dir, f"{scene}_audio_files")
+    labels = read_labels(find_entry(corpus_dir, SCENES[scene]))
+    folder = find_entry(corpus_dir, f"{scene}_audio_files")
     names = sorted(labels)
     cut = int(len(names) * TRAIN_SHARE)
     parts = {"train": names[:cut], "test": names[cut:]}
@@ -120,13 +107,7 @@ def prepare_scene(scene: str, corpus_dir: Path, writer: CorpusWriter) -> Downstr
     classes = sorted({label for name in names for label in labels[name]})
     names = {word: label_name(word) for word in classes}
     writer.classes(f"spass_{scene}", names)
-    _note_differences(scene, writer, labels, parts, folder)
-    train, test = (f"spass_{scene}/{split}" for split in parts)
-    return Downstream(f"spass_{scene}", "multi_label", train, test, [test])
-
-
-def _note_differences(scene, writer, labels, parts, folder) -> None:
-    """Say what is odd about a scene, instead of dropping it."""
+    # What is odd about a scene is said, not dropped.
     trained = {label for name in parts["train"] for label in labels[name]}
     tested = {label for name in parts["test"] for label in labels[name]}
     if tested - trained:
@@ -142,6 +123,7 @@ def _note_differences(scene, writer, labels, parts, folder) -> None:
             f"spass_{scene}: {len(extra)} audio files are not in the table and not "
             f"used, as {min(extra)}"
         )
+    return Downstream.of_set(f"spass_{scene}", "multi_label", parts)
 
 
 def main(argv=None) -> None:
@@ -149,13 +131,10 @@ def main(argv=None) -> None:
     parser = corpus_parser(__doc__)
     add = parser.add_argument
     add("--scenes", nargs="+", choices=tuple(SCENES), default=list(SCENES))
-    args = parse(parser, argv)
-    corpus_dir = args.corpus_dir.resolve()
-    if not corpus_dir.is_dir():
-        raise ValueError(f"{corpus_dir} is no directory; expected: {EXPECTED}")
+    args = parse(parser, argv, EXPECTED)
     writer = CorpusWriter(args.datadir, EXPECTED)
     scenes = [scene for scene in SCENES if scene in args.scenes]
-    writer.finish([prepare_scene(scene, corpus_dir, writer) for scene in scenes])
+    writer.finish([prepare_scene(scene, args.corpus_dir, writer) for scene in scenes])
 
 
 if __name__ == "__main__":

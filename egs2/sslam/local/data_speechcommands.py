@@ -14,7 +14,6 @@ the same recordings in both.) ks1/train/weights holds 1000 / (clips of the class
 0.01).
 """
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +23,7 @@ import soundfile
 from corpus_command import corpus_parser, parse
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (
-    Clip,
-    CorpusWriter,
-    Downstream,
-    label_word,
-    slug,
-)
+from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, label_word, slug
 
 NOISE = "_background_noise_"
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
@@ -78,35 +71,27 @@ def find_test_folder(folder: Path, version: str) -> Path:
     )
 
 
-def read_list(path: Path) -> list[str]:
-    """`<word>/<file>` of each line.
-
-    Raises:
-        ValueError: The list is missing or empty, or a line has another form.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: unpack the archive again")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    names = [line.strip().removeprefix("./") for line in lines if line.strip()]
-    bad = next((name for name in names if name.count("/") != 1), None)
-    if bad is not None or not names:
-        raise ValueError(f"{path}: {bad!r} is not <word>/<file>.wav")
-    return names
-
-
 def read_lists(folder: Path) -> dict[str, str]:
-    """Split of each clip that a list names.
+    """Split of each clip, `<word>/<file>`, that a list names.
 
     Raises:
-        ValueError: A clip is in both lists or twice in one.
+        ValueError: A list is missing or empty, a line has another form, or a clip is
+            listed twice.
     """
     splits: dict[str, str] = {}
     for split, name in LISTS.items():
-        for clip in read_list(folder / name):
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: unpack the archive again")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        clips = [line.strip().removeprefix("./") for line in lines if line.strip()]
+        for clip in clips or [""]:
+            if clip.count("/") != 1:
+                raise ValueError(f"{path}: {clip!r} is not <word>/<file>.wav")
             if clip in splits:
                 raise ValueError(
-                    f"{folder / name}: {clip} is listed twice (or in both lists); keep "
-                    "one line of it"
+                    f"{path}: {clip} is listed twice (or in both lists); keep one line "
+                    "of it"
                 )
             splits[clip] = split
     return splits
@@ -123,32 +108,29 @@ def clip_of(path: Path, word: str, label: str) -> Clip:
 
 def words_of(folder: Path) -> list[str]:
     """The folders of words, sorted."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
-    return sorted(name for name in names if name[0] not in "._")
+    return sorted(path.name for path in folder.glob("[!._]*/"))
 
 
 def wav_files(folder: Path) -> list[Path]:
     """The audio of a folder, sorted; hidden files (as macOS leaves them) left out."""
-    return sorted(p for p in folder.glob("*.wav") if not p.name.startswith("."))
+    return sorted(folder.glob("[!.]*.wav"))
 
 
 def read_clips(folder: Path, task: str) -> dict[str, list[Clip]]:
     """Clips of each split by the lists, those that a list names but nobody has too."""
     listed = read_lists(folder)
-    found: dict[str, list[Clip]] = {"train": [], "valid": [], "test": []}
-    there = set()
-    for word in words_of(folder):
-        label = word if task == "ks2" or word in KEYWORDS else UNKNOWN
-        for path in wav_files(folder / word):
-            name = f"{word}/{path.name}"
-            there.add(name)
-            found[listed.get(name, "train")].append(clip_of(path, word, label))
-    for name in sorted(set(listed) - there):
+    clips: dict[str, list[Clip]] = {"train": [], "valid": [], "test": []}
+    files = {
+        f"{word}/{path.name}": path
+        for word in words_of(folder)
+        for path in wav_files(folder / word)
+    }
+    lost = sorted(set(listed) - set(files))
+    for name, path in [*files.items(), *((name, folder / name) for name in lost)]:
         word = name.split("/")[0]
         label = word if task == "ks2" or word in KEYWORDS else UNKNOWN
-        found[listed[name]].append(clip_of(folder / name, word, label))
-    return found
+        clips[listed.get(name, "train")].append(clip_of(path, word, label))
+    return clips
 
 
 def test_archive_clips(folder: Path) -> Iterator[Clip]:
@@ -221,8 +203,7 @@ def main(argv=None) -> None:
         weighted = args.task == "ks1" and split == "train"
         writer.add(f"{args.task}/{split}", of_split, weighted=weighted)
     writer.classes(args.task, {label_word(name): name for name in classes})
-    train, valid, test = (f"{args.task}/{split}" for split in clips)
-    writer.finish([Downstream(args.task, "multi_class", train, valid, [test])])
+    writer.finish([Downstream.of_set(args.task, "multi_class", clips)])
 
 
 if __name__ == "__main__":

@@ -9,25 +9,17 @@ authors of SSLAM report is not known, so both are scored.
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpus_command import corpus_parser, parse
+from corpus_command import corpus_parser, known_labels, parse
 from event_files import FORMS, read_event_labels
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, slug
 
 SPLITS = {"train": "train", "valid": "validate", "test": "test"}
-CLASSES = [
-    "air_conditioner",
-    "car_horn",
-    "children_playing",
-    "dog_bark",
-    "drilling",
-    "engine_idling",
-    "gun_shot",
-    "jackhammer",
-    "siren",
-    "street_music",
-]
+CLASSES = (
+    "air_conditioner car_horn children_playing dog_bark drilling engine_idling "
+    "gun_shot jackhammer siren street_music"
+).split()
 EXPECTED = (
     "--corpus_dir with audio/{train,validate,test}/*.wav and "
     "annotations/{train,validate,test}/*.txt (or .jams), as in URBAN-SED_v2.0.0"
@@ -46,31 +38,19 @@ def find_root(corpus_dir: Path) -> Path:
     raise ValueError(f"{corpus_dir} holds no audio/ and annotations/: {EXPECTED}")
 
 
-def annotation_files(folder: Path) -> dict[str, Path]:
-    """Annotation file of each clip, the simplest form where there are several."""
-    found: dict[str, Path] = {}
-    for form in reversed(FORMS):
-        for path in sorted(folder.glob(f"*{form}")):
-            if not path.name.startswith("."):
-                found[path.stem] = path
-    return found
-
-
 def read_split(root: Path, name: str, writer: CorpusWriter) -> Iterator[Clip]:
     """Clips of a split that have an annotation; others are noted."""
-    annotations = annotation_files(root / "annotations" / name)
-    for stem in sorted(annotations):
-        labels = read_event_labels(annotations[stem])
-        unknown = sorted(set(labels) - set(CLASSES))
-        if unknown:
-            raise ValueError(
-                f"{annotations[stem]}: the label {unknown[0]!r} is none of URBAN-SED's "
-                "ten; correct the file"
-            )
-        path = root / "audio" / name / f"{stem}.wav"
-        yield Clip(slug(stem), str(path), " ".join(labels))
-    bare = {path.stem for path in (root / "audio" / name).glob("*.wav")}
-    bare = {stem for stem in bare if not stem.startswith(".")} - set(annotations)
+    files = (root / "annotations" / name).glob("[!.]*")
+    # The simplest form, where a clip has several, overwrites the others.
+    files = (path for path in files if path.suffix in FORMS)
+    forms = sorted(files, key=lambda path: FORMS.index(path.suffix), reverse=True)
+    annotations = {path.stem: path for path in forms}
+    for stem, path in sorted(annotations.items()):
+        labels = read_event_labels(path)
+        words = known_labels(labels, CLASSES, path, "URBAN-SED's ten classes")
+        yield Clip(slug(stem), str(root / "audio" / name / f"{stem}.wav"), words)
+    bare = {path.stem for path in (root / "audio" / name).glob("[!.]*.wav")}
+    bare -= set(annotations)
     if bare:
         writer.note(
             f"urbansed: {len(bare)} clips in audio/{name} have no annotation and are "
@@ -80,8 +60,8 @@ def read_split(root: Path, name: str, writer: CorpusWriter) -> Iterator[Clip]:
 
 def main(argv=None) -> None:
     """Write all splits below --datadir."""
-    args = parse(corpus_parser(__doc__), argv)
-    root = find_root(args.corpus_dir.resolve())
+    args = parse(corpus_parser(__doc__), argv, EXPECTED)
+    root = find_root(args.corpus_dir)
     writer = CorpusWriter(args.datadir, EXPECTED)
     for split, name in SPLITS.items():
         writer.add(f"urbansed/{split}", read_split(root, name, writer))

@@ -36,29 +36,20 @@ def _jams(path: Path, text: str) -> list[str]:
     """Labels of the foreground events of a jams file."""
     try:
         annotations = json.loads(text)["annotations"]
-        wanted = [a for a in annotations if a["namespace"] in NAMESPACES]
-        if not wanted:
+        events = [a["data"] for a in annotations if a["namespace"] in NAMESPACES]
+        if not events:
             raise ValueError("no annotation of scaper")
+        data = events[0]
+        # A list of observations, or the table of old jams versions.
+        old = isinstance(data, dict)
+        values = data["value"] if old else [one["value"] for one in data]
         return [
-            _label_of(value) for value in _values(wanted[0]["data"]) if _is_event(value)
+            value["label"] if isinstance(value, dict) else str(value)
+            for value in values
+            if not isinstance(value, dict) or value.get("role") != "background"
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no jams file of scaper ({error})") from None
-
-
-def _values(data) -> list:
-    """What is observed: a list of observations, or the table of old jams versions."""
-    return data["value"] if isinstance(data, dict) else [one["value"] for one in data]
-
-
-def _is_event(value) -> bool:
-    """Whether an observation is an event, not the background."""
-    return not isinstance(value, dict) or value.get("role") != "background"
-
-
-def _label_of(value) -> str:
-    """Label of an observation."""
-    return value["label"] if isinstance(value, dict) else str(value)
 
 
 def _lines(path: Path, text: str) -> list[str]:
