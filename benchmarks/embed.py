@@ -134,7 +134,8 @@ def main():
         files = {rate: write_clips(Path(folder), args, rate) for rate in args.rates}
         times = measure(model, files, args)
     setting = (
-        f"D {encoder.config.embed_dim}, depth {encoder.config.depth}, {args.dtype}, {model.device}, "
+        f"D {encoder.config.embed_dim}, depth {encoder.config.depth}, "
+        f"{args.dtype}, {model.device}, "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"{platform.machine()}; {args.num_clips} clips of {args.seconds:g} s, "
         f"{args.channels} channels, {args.rounds} rounds"
@@ -142,7 +143,9 @@ def main():
     print(setting)
     rows = {}
     for name, values in times.items():
-        ratios = [value / alone for value, alone in zip(values, times["encoder"])]
+        ratios = [
+            value / alone for value, alone in zip(values, times["encoder"], strict=True)
+        ]
         rows[name] = dict(
             seconds_per_clip=statistics.median(values),
             best=min(values),

@@ -134,7 +134,7 @@ def main():
     args = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in MALLOC.items()):
         os.environ.update(MALLOC)  # read by the C library when the process starts
-        os.execv(sys.executable, [sys.executable, *sys.argv])
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606
     dtype = torch.bfloat16 if args.bf16 else torch.float32
     rate = best_rate(args.device, dtype)
     step = make_step(args)

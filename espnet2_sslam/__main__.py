@@ -31,7 +31,10 @@ def main() -> Any:
         return _run_module(arguments[1], arguments[2:])
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]
-        exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
+        # what was asked for: the code of -c
+        exec(  # noqa: S102
+            compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"}
+        )
         return None
     if arguments[0].startswith("-"):
         sys.exit(f"{USAGE}\noption {arguments[0]} of python is not passed on")

@@ -75,7 +75,9 @@ def kaldi_fbank(
     with torch.autocast(speech.device.type, enabled=False):
         speech = zero_padding(speech.float(), lengths)
         # clip by clip: another order of summation shows in nearly silent bins
-        means = [clip[:n].mean() for clip, n in zip(speech, lengths.tolist())]
+        means = [
+            clip[:n].mean() for clip, n in zip(speech, lengths.tolist(), strict=True)
+        ]
         mean = torch.stack(means)[:, None]
         speech = zero_padding(speech - mean, lengths)
         windows = speech.unfold(1, FRAME_LENGTH, FRAME_SHIFT)

@@ -15,9 +15,7 @@ import espnet2_sslam
 def environment() -> dict[str, str]:
     """Return date, commit, hardware and versions as words for a record."""
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime(
-            "%Y-%m-%d %H:%M UTC"
-        ),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": git_commit(Path(espnet2_sslam.__file__).parent),
         "machine": machine(),
         "versions": ", ".join(

@@ -64,7 +64,8 @@ class ClipScores:
 
     def add(self, ids: Iterable[str], scores: np.ndarray, targets: np.ndarray) -> None:
         """Keep a batch: scores and targets (B, C)."""
-        self.clips.update(zip(ids, zip(scores, targets)))
+        pairs = zip(scores, targets, strict=True)
+        self.clips.update(zip(ids, pairs, strict=True))
 
     def summary(
         self, gather: Callable[[Any], list[Any]], *, single_label: bool
@@ -89,7 +90,9 @@ class ClipScores:
                 f"none of the {len(clips)} validation clips has a label: check the "
                 "validation set's text file"
             )
-        scores, targets = (np.stack(arrays) for arrays in zip(*clips.values()))
+        scores, targets = (
+            np.stack(arrays) for arrays in zip(*clips.values(), strict=True)
+        )
         stats = {"mAP": mean_average_precision(targets, scores)}
         if single_label:
             stats["accuracy"] = accuracy(targets, scores)

@@ -47,7 +47,7 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `path` when the block ends well."""
+    """A new folder to fill, which takes the place of `path` if the block ends well."""
     path = Path(path)
     temporary = path.with_name(TEMPORARY.format(name=path.name, pid=os.getpid()))
     shutil.rmtree(temporary, ignore_errors=True)

@@ -9,8 +9,12 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import (AudioClassificationPipeline, AutoConfig,
-                          AutoFeatureExtractor, AutoModel)
+from transformers import (
+    AudioClassificationPipeline,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+)
 from transformers import AutoModelForAudioClassification as AutoClassifier
 from transformers import pipeline
 

@@ -1,4 +1,4 @@
-"""What each folder may load, seen in a fresh process: docs/architecture.md has the table.
+"""What each folder may load, seen in a fresh process (docs/architecture.md).
 
 Looking at `sys.modules` sees dynamic imports too, which reading the files does not.
 """

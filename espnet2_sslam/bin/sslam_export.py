@@ -73,8 +73,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     from espnet2_sslam.checkpoint import load_model
-    from espnet2_sslam.integrations.onnx import (export_onnx, read_clips,
-                                                 require_onnx)
+    from espnet2_sslam.integrations.onnx import export_onnx, read_clips, require_onnx
 
     require_onnx()
     clips = read_clips(args.check_audio)

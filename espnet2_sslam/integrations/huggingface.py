@@ -19,15 +19,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (AudioClassificationPipeline, AutoConfig,
-                          AutoFeatureExtractor, AutoModel,
-                          AutoModelForAudioClassification, BatchFeature,
-                          PreTrainedConfig, PreTrainedModel,
-                          SequenceFeatureExtractor)
+from transformers import (
+    AudioClassificationPipeline,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    BatchFeature,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SequenceFeatureExtractor,
+)
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.models.auto.modeling_auto import \
-    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.utils.generic import ModelOutput
 
 from espnet2_sslam.audio import read_audio

@@ -23,8 +23,13 @@ from espnet2_sslam.classifier import Pooling, SSLAMClassifier
 from espnet2_sslam.config import check_choice
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.store import replacing
-from espnet2_sslam.units import (FRAME_LENGTH, FRAME_SHIFT, FRAME_SHIFT_MS,
-                                 PATCH_SIZE, SAMPLE_RATE)
+from espnet2_sslam.units import (
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    FRAME_SHIFT_MS,
+    PATCH_SIZE,
+    SAMPLE_RATE,
+)
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
 OPSETS = range(18, 23)  # 23 has an Attention that onnxruntime does not take masks for

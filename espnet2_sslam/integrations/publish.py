@@ -14,15 +14,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from huggingface_hub import (CommitOperationAdd, CommitOperationDelete,
-                             EvalResult, HfApi, ModelCard, ModelCardData,
-                             constants, errors, get_token)
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    EvalResult,
+    HfApi,
+    ModelCard,
+    ModelCardData,
+    constants,
+    errors,
+    get_token,
+)
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from huggingface_hub.utils.sha import git_hash
 
 import espnet2_sslam
-from espnet2_sslam.checkpoint import (Loaded, load_model, resolve, save_model,
-                                      weights_file)
+from espnet2_sslam.checkpoint import (
+    Loaded,
+    load_model,
+    resolve,
+    save_model,
+    weights_file,
+)
 from espnet2_sslam.integrations.pack import pack_model
 from espnet2_sslam.results import read_history
 from espnet2_sslam.store import replacing_folder, sha256, write_text

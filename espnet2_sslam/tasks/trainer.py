@@ -20,7 +20,7 @@ from espnet2_sslam import store
 from espnet2_sslam.machine import machine
 
 # Options that shape the updates: a resumed run must repeat them.
-FIXED_BY_CHECKPOINT = (  # noqa: SIM905
+FIXED_BY_CHECKPOINT = (
     "seed batch_size drop_last_iter accum_grad num_iters_per_epoch "
     "balanced_clips_per_epoch sample_weights max_samples input_size optim "
     "optim_conf optim_groups_conf scheduler scheduler_conf grad_clip "
