@@ -122,7 +122,7 @@ def test_flat_ema_bare_state_dict_and_half_precision_are_read_too(authors, tmp_p
     state, _ = to_huggingface(read_parts(authors / FINETUNED))
     save_file(state, tmp_path / "export.safetensors")
     for name in ("bare.pt", "export.safetensors"):
-        with pytest.raises(CheckpointError, match="attention heads.*--num_heads"):
+        with pytest.raises(CheckpointError, match=r"attention heads.*--num_heads"):
             load_model(tmp_path / name)
 
 
@@ -194,7 +194,7 @@ def test_training_file_with_decoder_and_teacher_is_read_back(authors, tmp_path):
     assert_same(sorted_state(again.teacher), sorted_state(parts.teacher))
     assert again.origin["layout"] == "espnet"
     (tmp_path / "config.yaml").unlink()
-    with pytest.raises(CheckpointError, match="needs the config.yaml"):
+    with pytest.raises(CheckpointError, match=r"needs the config.yaml"):
         load_model(tmp_path / "latest.pth")
 
 
@@ -267,7 +267,7 @@ def test_all_wrong_names_and_shapes_are_listed(authors, tmp_path):
     for name in ("blocks.1.norm1.bias", "blocks.2.mlp.fc2.bias", "shape (3,)"):
         assert name in str(error.value)
     content["model"].update({"blocks_x.y": torch.ones(1), "zz": torch.ones(1)})
-    with pytest.raises(CheckpointError, match="blocks_x.y, zz"):
+    with pytest.raises(CheckpointError, match=r"blocks_x.y, zz"):
         from_fairseq(content, "x")
 
 
@@ -275,7 +275,7 @@ def test_another_architecture_is_named(authors):
     content = read_pickle(authors / PRETRAIN)
     content["cfg"]["model"]["layer_norm_first"] = True
     content["cfg"]["model"]["modalities"]["image"]["use_alibi_encoder"] = True
-    with pytest.raises(CheckpointError, match="layer_norm_first.*use_alibi_encoder"):
+    with pytest.raises(CheckpointError, match=r"layer_norm_first.*use_alibi_encoder"):
         from_fairseq(content, "x")
     with pytest.raises(CheckpointError, match="not an EAT or SSLAM model: it holds"):
         from_fairseq({"model": {"encoder.layers.0.fc1.weight": torch.ones(1)}}, "x")
@@ -355,7 +355,7 @@ def test_folders_without_or_with_several_weights_are_told(tmp_path):
         load_model(tmp_path)
     for name in ("1epoch.pth", "2epoch.pth"):
         (tmp_path / name).touch()
-    with pytest.raises(CheckpointError, match="name one: 1epoch.pth, 2epoch.pth"):
+    with pytest.raises(CheckpointError, match=r"name one: 1epoch.pth, 2epoch.pth"):
         load_model(tmp_path)
 
 

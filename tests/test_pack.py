@@ -136,7 +136,7 @@ def test_what_espnet_packs_is_read(tmp_path, clips, monkeypatch):
 
 
 def test_an_older_file_survives_a_failure(encoder_zip, monkeypatch):
-    with pytest.raises(ValueError, match="is a .zip file"):
+    with pytest.raises(ValueError, match=r"is a .zip file"):
         pack_model(_encoder(), encoder_zip.with_suffix(".pth"))
     before = encoder_zip.read_bytes()
 

@@ -30,10 +30,8 @@ ZOO_FILES = Path("~/.cache/espnet_model_zoo")  # espnet_model_zoo's own default
 META_FILE = "meta.yaml"  # of ESPnet's pack: it names config.yaml and the weights
 FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".yaml", ".json", ".onnx", ".bin")
 WEIGHTS = ("model.safetensors", "*.safetensors", "*.pt", "*.pth")  # first kind found
-TEXTS = (
-    "config.json config.yaml preprocessor_config.json classes.txt "
-    "*label*.csv *label*.txt *label*.json"
-).split()
+CONFIGS = ("config.json", "config.yaml", "preprocessor_config.json", "classes.txt")
+TEXTS = (*CONFIGS, "*label*.csv", "*label*.txt", "*label*.json")
 NO_REPOSITORY = "does not exist, or is private: check the name, or `hf auth login`"
 REFUSALS = {  # by huggingface_hub's error or the status of the answer
     "GatedRepoError": "is gated: accept its terms on its page, then `hf auth login`",
@@ -312,10 +310,10 @@ class _Repository:
         names = {Path(name).name for name in self.files}
         if META_FILE in self.files:
             return "config.yaml" in names and not suffixes.isdisjoint((".pt", ".pth"))
-        beside = {"config.json"} if ".safetensors" in suffixes else set()
-        return beside <= names and any(
-            fnmatch(name, kind) for name in self.files for kind in WEIGHTS
-        )
+        top = {Path(name).suffix for name in self.files if "/" not in name}
+        if ".safetensors" in top:
+            return "config.json" in names
+        return not top.isdisjoint((".pt", ".pth"))
 
     def _choose_weights(self, names: list[str]) -> str:
         """The one file of weights in the repository's first folder."""

@@ -93,7 +93,13 @@ BUILT_IN_IMAGE = {
 # What else the authors' trainer writes and their loader reads; sizes are filled in.
 CFG_FILE = Path(__file__).with_name("fairseq.yaml")
 # What training adds to an encoder and a stored model has no use for.
-TRAINING_ONLY = "drop_path freeze input_size override_fbank_stats pretrained".split()
+TRAINING_ONLY = (
+    "drop_path",
+    "freeze",
+    "input_size",
+    "override_fbank_stats",
+    "pretrained",
+)
 HEAD_OPTIONS = ("task", "pooling", "head_norm", "weighted_layers")
 COUNTERS = ("num_updates", "num_batches")  # buffers that only training has
 

@@ -14,13 +14,12 @@ import json
 import logging
 import pickle
 import re
-import struct
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +48,7 @@ from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 from espnet2_sslam.store import sha256
 from espnet2_sslam.units import PATCH_SIZE
 
-Model = Union[SSLAMEncoder, SSLAMClassifier]
+Model = SSLAMEncoder | SSLAMClassifier
 PREFERRED = ("latest.pth", "model.pth")  # weights of a training folder
 MARK = "encoder.patch_embed.proj.weight"  # of our trainings
 
@@ -504,9 +503,9 @@ def kind_of(path: Path) -> str:
     with open(path, "rb") as file:
         head = file.read(64)
     # first: the length of the header may begin like a pickle
-    if size > 8 and head[8:9] == b"{":
-        if struct.unpack("<Q", head[:8])[0] <= min(size, LARGEST_HEADER):
-            return "safetensors"
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and length <= min(size, LARGEST_HEADER):
+        return "safetensors"
     is_zip = head[:4] == b"PK\x03\x04"
     if head[:1] == b"\x80" or (is_zip and zipfile.is_zipfile(path)):
         return "pickle"
