@@ -59,18 +59,30 @@ def test_the_compiled_encoder_is_one_graph_for_all_lengths(input_size):
     assert backend.frame_count == 1
 
 
+class Logits(nn.Module):
+    """A classifier's logits as a forward pass."""
+
+    def __init__(self, **options):
+        super().__init__()
+        encoder = SSLAMEncoder(input_size=WAVEFORM, **SMALL, **options)
+        self.model = SSLAMClassifier(encoder, ["a", "b"], pooling="mean").eval()
+
+    def forward(self, speech, lengths):
+        return self.model.inference(speech, lengths)
+
+
+@pytest.mark.parametrize("options", [{}, {"target_frames": 160}])
 @torch.no_grad()
-def test_the_compiled_classifier_gives_the_same_logits():
-    model = SSLAMClassifier(
-        SSLAMEncoder(input_size=WAVEFORM, **SMALL), ["a", "b"], pooling="mean"
-    ).eval()
-    compiled = torch.compile(
-        model.inference, fullgraph=True, dynamic=True, backend="eager"
-    )
-    for frames in FRAMES[:2]:
+def test_the_classifier_gives_the_same_logits(options):
+    eager = Logits(**options).eval()
+    compiled = torch.compile(eager, fullgraph=True, dynamic=True, backend="eager")
+    program = exported(eager, WAVEFORM)
+    for frames in ([200], [33, 170, 240]):
         speech, lengths = batch(WAVEFORM, frames)
-        wanted = model.inference(speech, lengths)
-        torch.testing.assert_close(compiled(speech, lengths), wanted)
+        for function in compiled, program:
+            torch.testing.assert_close(
+                function(speech, lengths), eager(speech, lengths)
+            )
 
 
 @torch.no_grad()
@@ -139,23 +151,3 @@ def test_the_exported_encoder_takes_any_batch_and_length(input_size):
     encoder = SSLAMEncoder(input_size=input_size, **SMALL, freq="concat").eval()
     program = exported(encoder, input_size)
     assert_equal_outputs(program, encoder, [*FRAMES, [200], [17]], input_size)
-
-
-@torch.no_grad()
-def test_the_exported_classifier_gives_the_same_logits():
-    class Logits(nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, speech, lengths):
-            return self.model.inference(speech, lengths)
-
-    model = SSLAMClassifier(
-        SSLAMEncoder(input_size=WAVEFORM, **SMALL, target_frames=160), ["a", "b"]
-    ).eval()
-    program = exported(Logits(model), WAVEFORM)
-    for frames in ([200], [33, 170, 240]):
-        speech, lengths = batch(WAVEFORM, frames)
-        wanted = model.inference(speech, lengths)
-        torch.testing.assert_close(program(speech, lengths), wanted)

@@ -27,6 +27,7 @@ from tests.publish_case import (
     write_weights,
 )
 
+OUT = Path("out")
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"model.safetensors", "config.json", "preprocessor_config.json"}
 FILES |= {"espnet_model.zip", "README.md", "checksums.txt", "config.yaml"}
@@ -58,27 +59,29 @@ def classifier(root):
     return root / "exp/linear_tiny/phase2_seed1/mini"
 
 
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Every test has a working folder of its own."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def publish(out):
-    """Publish into `out` and return the card's text."""
+def model():
+    """A classifier without records."""
+    return save_model(small_classifier(), "model")
 
-    def run(model, *options, output=out):
-        sslam(["publish", str(model), "--output", str(output), *map(str, options)])
-        return (output / "README.md").read_text(encoding="utf-8")
 
-    return run
+def publish(model, *options, output=OUT):
+    """Publish and return the card's text."""
+    sslam(["publish", str(model), "--output", str(output), *map(str, options)])
+    return (output / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def refused(capsys, out):
+def refused(capsys):
     """Publish in vain and return the only line."""
 
-    def run(model, *options, output=out):
+    def run(model, *options, output=OUT):
         words = ["--output", output] if output else []
         status, _, stderr = command(capsys, "publish", model, *options, *words)
         assert status == 1 and stderr.count("\n") == 1, stderr
@@ -106,60 +109,54 @@ def later(path, seconds=100):
 # --- the folder
 
 
-def test_the_folder_holds_model_configs_scores_card_and_hashes(
-    publish, classifier, out, tmp_path
-):
+def test_the_folder_holds_model_configs_scores_card_and_hashes(classifier):
     card = publish(classifier)
-    names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    names = {p.relative_to(OUT).as_posix() for p in OUT.rglob("*") if p.is_file()}
     records = {"config.yaml", "config_phase1.yaml", "config_phase2.yaml"}
     records |= {"RESULTS.md", "scores.csv"}
     records |= {"metrics/mini_test_linear-evaluation_last.json"}
     assert names == FILES | records
     assert all(f"[{name}]({name})" in card for name in records)
     words = ["sha256sum", "--strict", "-c", "checksums.txt"]
-    done = subprocess.run(words, cwd=out, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=OUT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count(": OK") == len(names) - 1
-    [path] = (out / "metrics").iterdir()
+    [path] = (OUT / "metrics").iterdir()
     original = classifier / "last/test/metrics.json"
     assert json.loads(path.read_text()) == json.loads(original.read_text())
-    for path in (out, out / "espnet_model.zip"):
-        loaded = load_model(path, cache_dir=tmp_path / "cache")
+    for path in OUT, OUT / "espnet_model.zip":
+        loaded = load_model(path, cache_dir="cache")
         assert same(loaded.model.state_dict(), small_classifier(101).state_dict())
     assert loaded.classes == CLASSES
 
 
-def test_the_teacher_can_be_published_but_scores_are_of_the_student(
-    publish, encoder, out
-):
+def test_the_teacher_can_be_published_but_scores_are_of_the_student(encoder):
     card = publish(encoder, "--weights", "teacher")
-    state = load_model(out).encoder.state_dict()
+    state = load_model(OUT).encoder.state_dict()
     assert same(state, small_encoder(99).state_dict())
     assert "No scores of these weights" in card and "the teacher's" in card
 
 
 def test_the_same_model_gives_the_same_bytes_without_paths_of_the_machine(
-    publish, classifier, root, out, tmp_path
+    classifier, root, tmp_path
 ):
     path = root / "exp/pretrain/phase1_tiny_seed1/config.yaml"
     change(classifier / "config.yaml", encoder_config=str(path), class_names="/m/09x0r")
     publish(classifier)
-    publish(classifier, output=tmp_path / "again/out")
-    for path in out.rglob("*.*"):
+    publish(classifier, output=Path("again/out"))
+    for path in OUT.rglob("*.*"):
         content = path.read_bytes()
-        assert content == (tmp_path / "again" / path.relative_to(tmp_path)).read_bytes()
+        assert content == ("again" / path).read_bytes()
         assert str(tmp_path).encode() not in content, path
-    shown = yaml.safe_load((out / "config.yaml").read_text())
+    shown = yaml.safe_load((OUT / "config.yaml").read_text())
     assert shown["encoder_config"] == ".../pretrain/phase1_tiny_seed1/config.yaml"
     assert shown["class_names"] == "/m/09x0r"  # AudioSet's names are no paths
 
 
-def test_a_published_model_needs_no_other_file(
-    publish, classifier, root, out, tmp_path
-):
+def test_a_published_model_needs_no_other_file(classifier, root, tmp_path):
     card = publish(classifier, "--name", "moved")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    shutil.move(out, elsewhere / "moved")
+    shutil.move(OUT, elsewhere / "moved")
     shutil.rmtree(root)
     soundfile.write(elsewhere / "clip.wav", torch.randn(8_000).mul(0.1), 8_000)
     code = "\n".join(BLOCK.findall(card)) + ESPNET
@@ -189,9 +186,8 @@ print("same" if all(torch.equal(own[k], state[k]) for k in own) else "different"
 """
 
 
-def test_the_code_in_an_encoders_card_runs(publish, encoder, tmp_path, monkeypatch):
+def test_the_code_in_an_encoders_card_runs(encoder):
     card = publish(encoder, "--name", "out")
-    monkeypatch.chdir(tmp_path)
     soundfile.write("clip.wav", torch.randn(16_000).mul(0.1), 16_000)
     names = {}
     exec(compile("\n".join(BLOCK.findall(card)), "card", "exec"), names)
@@ -202,9 +198,9 @@ def test_the_code_in_an_encoders_card_runs(publish, encoder, tmp_path, monkeypat
 # --- what the card says
 
 
-def test_the_metadata_are_what_hugging_face_reads(publish, classifier, out):
+def test_the_metadata_are_what_hugging_face_reads(classifier):
     publish(classifier, "--license", "cc-by-4.0", "--name", "tiny")
-    data = ModelCard.load(out / "README.md").data
+    data = ModelCard.load(OUT / "README.md").data
     assert data.license == "cc-by-4.0" and data.library_name == "espnet2_sslam"
     assert data.pipeline_tag == "audio-classification"
     assert {"espnet", "audio-classification"} <= set(data.tags)
@@ -215,7 +211,7 @@ def test_the_metadata_are_what_hugging_face_reads(publish, classifier, out):
     assert result.metric_value == json.loads(path.read_text())["mAP"]
 
 
-def test_the_card_tells_trainings_and_limits_from_the_records(publish, classifier):
+def test_the_card_tells_trainings_and_limits_from_the_records(classifier):
     card = publish(classifier)
     rows = re.findall(r"^\| (phase \d|linear evaluation) \| (.*) \|$", card, re.M)
     assert [name for name, _ in rows] == ["phase 1", "phase 2", "linear evaluation"]
@@ -235,13 +231,13 @@ def test_the_card_tells_trainings_and_limits_from_the_records(publish, classifie
         assert words in card
 
 
-def test_an_earlier_epoch_has_its_own_updates(publish, encoder):
+def test_an_earlier_epoch_has_its_own_updates(encoder):
     write_weights(encoder, torch.load(encoder / "2epoch.pth"), 1)
     card = publish(encoder / "1epoch.pth")
     assert "| phase 2 | pretrain/train | 600 | 0.500 | 10 (epoch 1) | 0.050 |" in card
 
 
-def test_an_encoder_has_the_scores_of_its_own_linear_evaluation(publish, root):
+def test_an_encoder_has_the_scores_of_its_own_linear_evaluation(root):
     cards = [
         publish(root / f"exp/pretrain/phase2_tiny_seed{seed}", "--overwrite")
         for seed in (1, 2)
@@ -253,7 +249,7 @@ def test_an_encoder_has_the_scores_of_its_own_linear_evaluation(publish, root):
     assert "value: 0.7917" in cards[1]
 
 
-def test_a_best_checkpoint_that_was_chosen_on_test_clips_says_so(publish, classifier):
+def test_a_best_checkpoint_that_was_chosen_on_test_clips_says_so(classifier):
     path = classifier / "config.yaml"
     path.write_text(path.read_text().replace("mini/valid/wav.scp", "mini/test/wav.scp"))
     write_weights(classifier, torch.load(classifier / "2epoch.pth"), 3)  # the last
@@ -264,11 +260,8 @@ def test_a_best_checkpoint_that_was_chosen_on_test_clips_says_so(publish, classi
 # --- what is unknown
 
 
-def test_weights_without_records_are_unknown_in_every_section(
-    publish, tmp_path, capsys
-):
-    save_model(small_classifier(), tmp_path / "model")
-    card = publish(tmp_path / "model")
+def test_weights_without_records_are_unknown_in_every_section(model, capsys):
+    card = publish(model)
     for words in (
         "Unknown: the weights came without the records of a training.",
         "No scores of these weights are recorded.",
@@ -280,22 +273,21 @@ def test_weights_without_records_are_unknown_in_every_section(
     assert capsys.readouterr().out.count("unknown: ") == 4
 
 
-def test_the_authors_weights_keep_their_origin(publish, tmp_path):
+def test_the_authors_weights_keep_their_origin(tmp_path):
     path = unpack(FINETUNED, tmp_path)
-    labels = tmp_path / "labels.txt"
-    labels.write_text("".join(f"sound {index}\n" for index in range(5)))
-    sslam(["convert", str(path), str(tmp_path / "m"), "--labels", str(labels)])
-    card = publish(tmp_path / "m")
+    Path("labels.txt").write_text("".join(f"sound {index}\n" for index in range(5)))
+    sslam(["convert", str(path), "m", "--labels", "labels.txt"])
+    card = publish("m")
     assert f"| file | `{FINETUNED}` |" in card
     assert f"| SHA-256 | `{sha256(path)}` |" in card
     assert "layout of the authors" in card and "The authors' terms apply" in card
-    origin = json.loads((out / "config.json").read_text())["origin"]
+    origin = json.loads((OUT / "config.json").read_text())["origin"]
     assert origin["layout"] == "fairseq"
 
 
 @pytest.mark.parametrize("changed", ["data", "start", "scores"])
 def test_what_is_newer_than_the_weights_or_older_than_they_is_not_taken_over(
-    publish, encoder, classifier, root, changed
+    encoder, classifier, root, changed
 ):
     if changed == "data":
         later(root / "dump/pretrain/train/wav.scp")
@@ -311,7 +303,7 @@ def test_what_is_newer_than_the_weights_or_older_than_they_is_not_taken_over(
         assert "No scores of these weights" in publish(encoder, "--overwrite")
 
 
-def test_weights_from_elsewhere_at_the_start_are_named(publish, classifier, root):
+def test_weights_from_elsewhere_at_the_start_are_named(classifier, root):
     first = root / "exp/models/eat"
     first.mkdir(parents=True)
     weights = {f"encoder.{k}": v for k, v in small_encoder(7).state_dict().items()}
@@ -325,23 +317,22 @@ def test_weights_from_elsewhere_at_the_start_are_named(publish, classifier, root
     assert "`EAT.pt`" in card and "| phase 2 |" not in card
 
 
-def test_a_run_outside_of_the_recipe_is_published_too(publish, encoder, tmp_path):
-    shutil.copytree(encoder, tmp_path / "alone", symlinks=True)
-    (tmp_path / "alone/checkpoint.pth").unlink()
-    card = publish(tmp_path / "alone")
+def test_a_run_outside_of_the_recipe_is_published_too(encoder):
+    shutil.copytree(encoder, "alone", symlinks=True)
+    Path("alone/checkpoint.pth").unlink()
+    card = publish("alone")
     assert "| phase 2 | unknown | unknown | unknown | unknown | unknown | 1 |" in card
 
 
 # --- scores that the user names
 
 
-def test_scores_can_be_named(publish, classifier, tmp_path):
-    save_model(small_classifier(), tmp_path / "model")
+def test_scores_can_be_named(classifier, model):
     scores = classifier / "last/test/metrics.json"
-    card = publish(tmp_path / "model", "--metrics", f"my set/test={scores}")
+    card = publish(model, "--metrics", f"my set/test={scores}")
     assert "| my set | test | 4 | - | 100.0" in card
     assert "named by the publisher" in card and "type: my-set" in card
-    assert (out / "metrics/my-set_test.json").is_file()
+    assert (OUT / "metrics/my-set_test.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -355,20 +346,16 @@ def test_scores_can_be_named(publish, classifier, tmp_path):
     ],
 )
 def test_scores_that_are_not_of_the_model_are_refused(
-    refused, tmp_path, monkeypatch, metrics, complaint
+    refused, model, metrics, complaint
 ):
-    save_model(small_classifier(), tmp_path / "model")
-    monkeypatch.chdir(tmp_path)
     Path("broken.json").write_text("{}")
     other = {"mAP": 0.5, "num_clips": 3, "per_class": {"cat": 0.5}}
     Path("other.json").write_text(json.dumps(other))
-    assert complaint in refused("model", "--metrics", metrics)
-    assert not out.exists()
+    assert complaint in refused(model, "--metrics", metrics)
+    assert not OUT.exists()
 
 
-def test_another_experiment_with_the_encoder_can_be_named(
-    publish, refused, encoder, root
-):
+def test_another_experiment_with_the_encoder_can_be_named(refused, encoder, root):
     (root / "elsewhere").mkdir()
     for name in ("linear_tiny", "results", "RESULTS.md"):
         (root / "exp" / name).rename(root / "elsewhere" / name)
@@ -384,12 +371,10 @@ def test_another_experiment_with_the_encoder_can_be_named(
 # --- an earlier folder
 
 
-def test_a_folder_that_was_edited_is_not_replaced_without_a_word(
-    publish, refused, classifier, tmp_path
-):
+def test_a_folder_that_was_edited_is_not_replaced_without_a_word(refused, classifier):
     publish(classifier)
     publish(classifier)  # as it was written: replaced
-    card = out / "README.md"
+    card = OUT / "README.md"
     card.write_text(card.read_text() + "by hand\n")
     line = refused(classifier)
     assert "changed by hand (README.md)" in line and "--overwrite" in line
@@ -397,29 +382,27 @@ def test_a_folder_that_was_edited_is_not_replaced_without_a_word(
     assert "by hand" not in publish(classifier, "--overwrite")
 
 
-def test_a_folder_of_something_else_is_never_replaced(refused, classifier, tmp_path):
-    out.mkdir()
-    (out / "thesis.txt").write_text("mine")
+def test_a_folder_of_something_else_is_never_replaced(refused, classifier):
+    OUT.mkdir()
+    (OUT / "thesis.txt").write_text("mine")
     for options in ([], ["--overwrite"]):
         assert "was not written by" in refused(classifier, *options)
-    assert (out / "thesis.txt").read_text() == "mine"
+    assert (OUT / "thesis.txt").read_text() == "mine"
     assert "own folder" in refused(classifier, output=classifier)
-    assert "is a file" in refused(classifier, output=tmp_path / "out/thesis.txt")
+    assert "is a file" in refused(classifier, output=OUT / "thesis.txt")
 
 
-def test_a_failure_leaves_the_earlier_folder(
-    publish, refused, classifier, tmp_path, monkeypatch
-):
+def test_a_failure_leaves_the_earlier_folder(refused, classifier, monkeypatch):
     publish(classifier)
-    before = (out / "README.md").read_bytes()
+    before = (OUT / "README.md").read_bytes()
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ModelCard, "from_template", full)
     assert "no space left" in refused(classifier, "--license", "mit")
-    assert (out / "README.md").read_bytes() == before
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".out")]
+    assert (OUT / "README.md").read_bytes() == before
+    assert not list(Path().glob(".out*"))
 
 
 @pytest.mark.parametrize(
