@@ -12,8 +12,6 @@ sys.path.insert(0, str(ROOT / "egs2" / "sslam" / "local"))
 from superb_data import (  # noqa: E402, F401
     RATE,
     Clip,
-    environmental_sounds,
-    spoken_digits,
     write_hear_scene,
     write_speech_commands,
 )
@@ -33,42 +31,23 @@ def tone_digits(per_speaker: int, seed: int = 0) -> list[Clip]:
     return clips
 
 
-def write_ks_config(path: Path, train: Path, test: Path, steps: int, **runner) -> Path:
-    """SUPERB's keyword spotting as a YAML file for run_downstream.
+def write_ks_config(path: Path, train: Path, test: Path, steps: int) -> Path:
+    """The recipe's keyword spotting as a YAML file for run_downstream.
 
     Args:
         path: The file.
         train, test: What `write_speech_commands` returned.
         steps: Updates; evaluated and saved at the end.
-        runner: Further options of the runner.
     """
-    config = {
-        "runner": {
-            "total_steps": steps,
-            "gradient_clipping": 1,
-            "gradient_accumulate_steps": 1,
-            "log_step": steps,
-            "eval_step": steps,
-            "save_step": steps,
-            "max_keep": 1,
-            "eval_dataloaders": ["dev", "test"],
-            **runner,
-        },
-        "optimizer": {"name": "Adam", "lr": 1.0e-3},
-        "downstream_expert": {
-            "datarc": {
-                "speech_commands_root": str(train.resolve()),
-                "speech_commands_test_root": str(test.resolve()),
-                "num_workers": 1,
-                "batch_size": 32,
-            },
-            "modelrc": {
-                "projector_dim": 256,
-                "select": "UtteranceLevel",
-                "UtteranceLevel": {"pooling": "MeanPooling"},
-            },
-        },
-    }
+    config = yaml.safe_load((ROOT / "conf" / "s3prl" / "ks.yaml").read_text())
+    every = dict.fromkeys(("total_steps", "log_step", "eval_step", "save_step"), steps)
+    config["runner"].update(every, eval_dataloaders=["dev", "test"])
+    config["optimizer"] = {"name": "Adam", "lr": 1e-3}
+    config["downstream_expert"]["datarc"].update(
+        speech_commands_root=str(train.resolve()),
+        speech_commands_test_root=str(test.resolve()),
+        num_workers=1,
+    )
     path.write_text(yaml.safe_dump(config))
     return path
 

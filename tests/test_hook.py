@@ -21,12 +21,7 @@ def python(*arguments, **options):
     )
 
 
-def test_installing_twice_registers_once():
-    _hook.install()
-    assert sys.meta_path.count(_hook.HostFinder) == 1
-
-
-def test_importing_the_package_is_light():
+def test_importing_the_package_is_light_and_installing_twice_registers_once():
     code = """
 import sys, time
 began = time.process_time()
@@ -36,6 +31,8 @@ print([name for name in ("torch", "numpy", "espnet2", "s3prl") if name in sys.mo
 """
     seconds, loaded = python("-c", code).stdout.splitlines()
     assert float(seconds) < 0.5 and loaded == "[]"
+    _hook.install()
+    assert sys.meta_path.count(_hook.HostFinder) == 1
 
 
 FAKE_HOSTS = """
@@ -71,27 +68,25 @@ def hosts(tmp_path):
     return tmp_path
 
 
-def test_hosts_imported_later_are_prepared_before_and_registered_in_after(hosts):
-    code = FAKE_HOSTS + "import espnet2_sslam;" + HOSTS
-    assert python("-c", code, str(hosts)).stdout.splitlines() == [
-        "s3prl.util",  # which ESPnet imports in every process: nothing is done
-        "before s3prl.hub",
-        "s3prl.hub",
-        "after s3prl.hub",
-        "register in s3prl.hub",
-        "espnet2.tasks.asr",
-        "register in espnet2.tasks.asr",
-    ]
+BEFORE_AND_AFTER = [
+    "before s3prl.hub",
+    "after s3prl.hub",
+    "register in s3prl.hub",
+    "register in espnet2.tasks.asr",
+]
 
 
-def test_hosts_imported_earlier_are_registered_in_at_once(hosts):
-    code = FAKE_HOSTS + HOSTS + "import espnet2_sslam"
-    assert python("-c", code, str(hosts)).stdout.splitlines()[3:] == [
-        "before s3prl.hub",
-        "after s3prl.hub",
-        "register in s3prl.hub",
-        "register in espnet2.tasks.asr",
-    ]
+@pytest.mark.parametrize("later", [True, False], ids=["later", "earlier"])
+def test_hosts_are_prepared_before_and_registered_in_after(hosts, later):
+    ours = "import espnet2_sslam;"
+    code = FAKE_HOSTS + (ours + HOSTS if later else HOSTS + ours)
+    lines = python("-c", code, str(hosts)).stdout.splitlines()
+    names = ["s3prl.util", "s3prl.hub", "espnet2.tasks.asr"]  # nothing for s3prl.util,
+    if later:  # which ESPnet imports in every process
+        before, *after, espnet = BEFORE_AND_AFTER
+        assert lines == [names[0], before, names[1], *after, names[2], espnet]
+    else:
+        assert lines == names + BEFORE_AND_AFTER
 
 
 def test_a_training_loads_neither_the_s3prl_nor_the_hugging_face_integration():

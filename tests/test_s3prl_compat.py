@@ -27,16 +27,12 @@ def wav(tmp_path):
     return str(tmp_path / "clip.wav")
 
 
-def test_superbs_effects_are_a_gain_for_mono_files_at_16_khz(wav):
+def test_superbs_effects_are_a_mix_a_resampling_and_a_gain(tmp_path, wav):
     wave, rate = compat.apply_effects_file(wav, SUPERB_EFFECTS)
     assert (rate, wave.shape) == (16000, (1, 16000))
     samples, _ = soundfile.read(wav)
     assert np.abs(wave[0].numpy() - samples * 10**-0.15).max() < 1e-7
-
-
-def test_effects_mix_channels_and_resample(tmp_path):
-    time = np.arange(8000) / 8000
-    tone = np.stack([np.sin(2000 * time), np.zeros(8000)], 1)
+    tone = np.stack([np.sin(2000 * np.arange(8000) / 8000), np.zeros(8000)], 1)
     soundfile.write(tmp_path / "stereo.wav", tone, 8000)
     wave, rate = compat.apply_effects_file(tmp_path / "stereo.wav", SUPERB_EFFECTS[:2])
     expected = 0.5 * np.sin(2000 * np.arange(16000) / 16000)
@@ -108,16 +104,6 @@ def test_standins_are_seen_by_s3prl_only_and_fail_when_used(monkeypatch):
             use()
 
 
-def test_standins_that_work_do_their_work(tmp_path):
-    distance = compat.standins("editdistance")["editdistance"].eval
-    assert distance("kitten", "sitting") == 3
-    assert distance([1, 2], []) == 2
-    Writer = compat.standins("tensorboardX")["tensorboardX"].SummaryWriter
-    with Writer(str(tmp_path)) as writer:
-        writer.add_scalar("loss", 1.0, global_step=1)
-    assert list(tmp_path.iterdir())
-
-
 def test_everything_that_s3prl_calls_is_there_after_filling_in(tmp_path, wav, capsys):
     import huggingface_hub
     import torchaudio
@@ -138,12 +124,12 @@ def test_everything_that_s3prl_calls_is_there_after_filling_in(tmp_path, wav, ca
         huggingface_hub.HfFolder.get_token()
     torch.save({"Args": argparse.Namespace(device="cpu")}, tmp_path / "states.ckpt")
     assert torch.load(tmp_path / "states.ckpt")["Args"].device == "cpu"
-
-
-def test_clips_that_get_no_step_are_refused():
-    compat.check_learnable(2560, [16000, 1281])
-    with pytest.raises(ValueError, match=r"1 clip.* 1280 samples: leave .* to 1280"):
-        compat.check_learnable(2560, [16000, 1280])
+    distance = compat.standins("editdistance")["editdistance"].eval
+    assert (distance("kitten", "sitting"), distance([1, 2], [])) == (3, 2)
+    Writer = compat.standins("tensorboardX")["tensorboardX"].SummaryWriter
+    with Writer(str(tmp_path / "log")) as writer:
+        writer.add_scalar("loss", 1.0, global_step=1)
+    assert list((tmp_path / "log").iterdir())
 
 
 def ctc_task():
@@ -247,7 +233,5 @@ def test_a_resampled_corpus_needs_neither_its_source_nor_a_writable_folder(corpu
 def test_a_half_resampled_corpus_of_unknown_origin_is_refused(corpus):
     (corpus / "16000" / "fold00").mkdir(parents=True)
     (corpus / "16000" / "fold00" / "a.wav").touch()
-    with pytest.raises(
-        ValueError, match=r"lacks 1 of 2 files.*b.wav: delete the folder"
-    ):
+    with pytest.raises(ValueError, match=r"lacks 1 of 2 files.*b.wav: delete"):
         resampling().resample_hear_corpus(corpus)

@@ -67,18 +67,13 @@ def test_there_is_one_step_for_every_begun_rate(options, width, rate):
     assert mixed[:, 1, -(-300 // rate) :].abs().max() == 0
 
 
-def test_minutes_of_audio_keep_their_length():
-    assert states(sslam(**TINY), 16000 * 190).shape == (3, 1, 1188, 256)
-
-
-def test_all_keys_that_s3prl_may_ask_for_are_there():
-    out = sslam(**TINY)(clips(16000))
-    assert set(out) == {
-        "hidden_states",
-        "last_hidden_state",
-        *(f"hidden_state_{layer}" for layer in range(3)),
-    }
+def test_minutes_of_audio_keep_their_length_and_all_keys_of_s3prl_are_there():
+    with torch.no_grad():
+        out = sslam(**TINY)(clips(16000 * 190))
+    names = {f"hidden_state_{layer}" for layer in range(3)}
+    assert set(out) == {"hidden_states", "last_hidden_state", *names}
     assert out["last_hidden_state"] is out["hidden_states"][-1]
+    assert out["last_hidden_state"].shape == (1, 1188, 256)
 
 
 def test_hidden_states_are_those_of_the_encoder(folder):
@@ -89,21 +84,14 @@ def test_hidden_states_are_those_of_the_encoder(folder):
     assert torch.equal(states(sslam(str(folder)), 16000, 16000), want)
 
 
-def test_chosen_layers_are_those_of_all(folder):
+def test_layers_freq_and_upsample_are_views_of_the_same_states(folder):
     every = states(sslam(folder), 16000)
     assert torch.equal(states(sslam(folder, layers=[0, -1]), 16000), every[[0, 2]])
     assert torch.equal(states(sslam(folder, layers=1), 16000), every[[1]])
-
-
-def test_the_mean_variant_is_the_mean_of_the_frequency_patches(folder):
-    concat = states(sslam(folder), 16000).unflatten(-1, (8, 32))
     mean = states(sslam_mean(folder), 16000)
-    assert torch.allclose(concat.mean(-2), mean, atol=1e-6)
-
-
-def test_upsampling_repeats_steps_and_cuts_the_last(folder):
-    once, often = states(sslam(folder), 16000), states(sslam(folder, upsample=8), 16000)
-    assert torch.equal(often, once.repeat_interleave(8, 2)[:, :, :50])
+    assert torch.allclose(every.unflatten(-1, (8, 32)).mean(-2), mean, atol=1e-6)
+    often = states(sslam(folder, upsample=8), 16000)
+    assert torch.equal(often, every.repeat_interleave(8, 2)[:, :, :50])
 
 
 def test_windows_are_padded_as_in_pretraining(folder):
@@ -155,10 +143,8 @@ def test_options_come_from_a_file_and_keywords_win(tmp_path):
     upstream = sslam(ckpt=None, model_config=str(path), refresh=False)
     assert (upstream.rate, states(upstream, 16000).shape[-1]) == (320, 32)
     assert sslam(model_config=path, upsample=4).rate == 640
-    assert (
-        sslam_mean(model_config={**TINY, "freq": "concat"}).encoder.config.freq
-        == "mean"
-    )
+    mean = sslam_mean(model_config={**TINY, "freq": "concat"})
+    assert mean.encoder.config.freq == "mean"
 
 
 @pytest.mark.parametrize(
@@ -200,16 +186,13 @@ def test_the_authors_files_and_both_sets_of_weights_are_read(tmp_path):
     assert student.shape == teacher.shape and not torch.equal(student, teacher)
 
 
-def test_local_url_and_custom_say_what_they_want(folder):
+def test_local_url_and_custom_say_what_they_want(folder, tmp_path, monkeypatch):
     upstreams.sslam_local(folder)
     for function, source in (("local", "user/repo"), ("url", str(folder))):
         with pytest.raises(ValueError, match=rf"sslam_{function} needs .*{source}"):
             getattr(upstreams, f"sslam_{function}")(source)
     with pytest.raises(ValueError, match=r"sslam_custom needs a path, URL"):
         upstreams.sslam_custom()
-
-
-def test_an_id_that_is_nowhere_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CheckpointError, match=r"nobody/nothing"):
         upstreams.sslam_url("nobody/nothing", cache_dir=str(tmp_path))
@@ -251,34 +234,27 @@ def test_a_file_behind_an_address_is_downloaded_once(hub, tmp_path, monkeypatch)
         hub.sslam_url(ckpt="https://example.org/other.pt")
 
 
-def pseudo_states(model, **options):
-    """What s3prl's own test extracts: hidden states of random clips."""
-    from s3prl.util.pseudo_data import get_pseudo_wavs
-
-    return model(*get_pseudo_wavs(padded=True, **options))[0]
-
-
 @pytest.mark.parametrize("name", ["sslam", "sslam_mean"])
 def test_s3prls_own_checks_of_an_upstream_pass(hub, name):
     """Those of s3prl's test/test_upstream.py; for a new name there is no reference."""
     from s3prl.nn import S3PRLUpstream
+    from s3prl.util.pseudo_data import get_pseudo_wavs
+
+    def hidden(model, **options):
+        return model(*get_pseudo_wavs(padded=True, **options))[0]
 
     model = S3PRLUpstream(name, extra_conf=TINY).eval()
     with torch.no_grad():
-        first = pseudo_states(model)
-        for _ in range(2):
-            assert all(map(torch.allclose, pseudo_states(model), first))
-        for seed in range(1, 3):
-            assert len(pseudo_states(model, seed=seed)) == len(first)
+        first, again = hidden(model), hidden(model)
+    assert all(map(torch.allclose, again, first))
     model.train()
-    for seed in range(1, 6):
-        assert len(pseudo_states(model, seed=seed)) == len(first)
-    for seconds, number in (((0.05, 0.05), 1), ((0.05, 0.05), 2), ((0.05, 1), 3)):
+    for seed in range(1, 4):
+        assert len(hidden(model, seed=seed)) == len(first)
+    for shortest, longest, number in ((0.05, 0.05, 1), (0.05, 0.05, 2), (0.05, 1, 3)):
         with torch.autograd.set_detect_anomaly(True):
             model = S3PRLUpstream(name, extra_conf=TINY)
-            shortest, longest = seconds
-            hidden = pseudo_states(model, min_secs=shortest, max_secs=longest, n=number)
-            sum(state.sum() for state in hidden).backward()
+            out = hidden(model, min_secs=shortest, max_secs=longest, n=number)
+            sum(state.sum() for state in out).backward()
             assert model.upstream.encoder.cls_token.grad is not None
 
 
@@ -337,23 +313,11 @@ def test_torch_hub_loads_it_without_s3prl(folder):
     assert run.stdout.split() == ["3", "False"], run.stderr
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        "speech_commands",
-        "fluent_commands",
-        "voxceleb1",
-        "emotion",
-        "asr",
-        "diarization",
-    ],
-)
-def test_tasks_of_superb_can_be_imported(hub, task):
-    module = importlib.import_module(f"s3prl.downstream.{task}.expert")
-    assert issubclass(module.DownstreamExpert, torch.nn.Module)
-
-
-def test_problems_of_hear_and_superb_are_there_and_guarded(hub):
+def test_tasks_of_superb_and_hear_can_be_imported_and_are_guarded(hub):
+    tasks = "speech_commands fluent_commands voxceleb1 emotion asr diarization"
+    for task in tasks.split():
+        module = importlib.import_module(f"s3prl.downstream.{task}.expert")
+        assert issubclass(module.DownstreamExpert, torch.nn.Module)
     import s3prl.problem
 
     assert len(s3prl.problem.__all__) == 26

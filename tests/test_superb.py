@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "egs2" / "sslam"
 sys.path.insert(0, str(RECIPE / "superb"))
 import sslam_superb  # noqa: E402
-from superb_tasks import TASKS, parse_tasks, read_data  # noqa: E402
+from superb_tasks import TASKS, read_data  # noqa: E402
 
 # superb_run.py with this in place of s3prl, which writes what s3prl writes: dev is 0.8,
 # or 0.5 for a rate of 0.01; of a fold a hundredth more; test is dev - 0.1.
@@ -73,21 +73,13 @@ else:
 
 
 @pytest.fixture(scope="module")
-def keywords(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ks")
-    write_speech_commands(folder, tone_digits(4), test_from=3)
+def data(tmp_path_factory):
+    """Folders of both tasks and of a model: ks, HearESC50, mine."""
+    folder = tmp_path_factory.mktemp("data")
+    write_speech_commands(folder / "ks", tone_digits(4), test_from=3)
+    write_hear_scene(folder / "HearESC50", noisy_sounds(2, 5))
+    save_model(small_encoder(), folder / "mine")
     return folder
-
-
-@pytest.fixture(scope="module")
-def sounds(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("esc50")
-    return write_hear_scene(folder, noisy_sounds(2, 5))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_model(small_encoder(), tmp_path_factory.mktemp("model"))
 
 
 class Sweep:
@@ -100,19 +92,20 @@ class Sweep:
 
     def __call__(self, *words, upstreams=("fbank_no_cmvn",), lrs=(1e-2, 1e-3)):
         """Run it; returns the commands that s3prl got, those for tests last."""
-        (self.folder / "calls").write_text("")
-        given = ["--upstreams", *upstreams, "--expdir", self.exp, "--lrs", *lrs]
-        given += ["--config_dir", ROOT / "conf" / "s3prl", "--nj", 2, *words]
+        calls = self.folder / "calls"
+        calls.write_text("")
+        words = ["--upstreams", *upstreams, "--expdir", self.exp, *words, "--lrs", *lrs]
+        words += ["--config_dir", ROOT / "conf" / "s3prl", "--nj", 2]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sslam_superb, "PROGRAM", self.folder / "run.py")
-            sslam_superb.main(list(map(str, given)))
-        return self.commands()
-
-    def commands(self):
-        return (self.folder / "calls").read_text().splitlines()
+            sslam_superb.main(list(map(str, words)))
+        return calls.read_text().splitlines()
 
     def table(self):
         return (self.exp / "SUPERB.md").read_text()
+
+    def config(self, path):
+        return yaml.safe_load((self.exp / path).read_text())
 
     def results(self):
         return json.loads((self.exp / "SUPERB.json").read_text())["results"]
@@ -123,66 +116,59 @@ def sweep(tmp_path):
     return Sweep(tmp_path)
 
 
-def test_the_best_rate_on_dev_is_tested_once(sweep, keywords):
-    *_, test = commands = sweep("--tasks", f"ks={keywords}", "--steps", 8)
+def test_the_best_rate_on_dev_is_tested_once(sweep, data):
+    *_, test = commands = sweep("--tasks", f"ks={data / 'ks'}", "--steps", 8)
     assert [("evaluate" in c) for c in commands] == [False, False, True]
     assert test.endswith("-e dev-best.ckpt")
     [row] = sweep.results()
     assert (row["lr"], row["dev"], row["test"]) == (1e-3, 0.8, pytest.approx(0.7))
     assert "| ks | fbank_no_cmvn | 0.001 ! | 80.0 | 70.0 | 8 |" in sweep.table()
     assert "`!`: at the edge of the grid" in sweep.table()
-    folder = sweep.exp / "ks" / "fbank_no_cmvn_seed1" / "lr0.001"
-    config = yaml.safe_load((folder / "task.yaml").read_text())
-    assert config["runner"]["total_steps"] == 8 and config["runner"]["eval_step"] == 2
-    assert config["runner"]["eval_dataloaders"] == ["dev"]
+    runner = sweep.config("ks/fbank_no_cmvn_seed1/lr0.001/task.yaml")["runner"]
+    assert (runner["total_steps"], runner["eval_step"]) == (8, 2)
+    assert runner["eval_dataloaders"] == ["dev"]
 
 
-def test_of_equal_rates_the_smallest_is_taken(sweep, keywords):
-    sweep("--tasks", f"ks={keywords}", lrs=(3e-2, 1e-2))
+def test_of_equal_rates_the_smallest_is_taken(sweep, data):
+    sweep("--tasks", f"ks={data / 'ks'}", lrs=(3e-2, 1e-2))
     assert sweep.results()[0]["lr"] == 1e-2
 
 
-def test_finished_runs_are_kept_when_the_grid_grows_or_the_machine_changes(
-    sweep, keywords
-):
-    tasks = ["--tasks", f"ks={keywords}"]
+def test_only_what_is_new_or_has_other_settings_is_run_again(sweep, data):
+    tasks = ["--tasks", f"ks={data / 'ks'}"]
     assert len(sweep(*tasks)) == 3
     assert sweep(*tasks, "--num_workers", 0, "--device", "cuda") == []
     assert len(sweep(*tasks, lrs=(1e-4, 1e-2, 1e-3))) == 2  # the new rate, its test
-
-
-def test_a_run_with_other_settings_is_moved_away(sweep, keywords):
-    sweep("--tasks", f"ks={keywords}", lrs=[1e-3])
-    assert len(sweep("--tasks", f"ks={keywords}", "--steps", "ks=9", lrs=[1e-3])) == 2
+    assert len(sweep(*tasks, "--steps", "ks=9", lrs=[1e-3])) == 2
     [old] = (sweep.folder / "superb_replaced").iterdir()
     assert old.name.startswith("ks_fbank_no_cmvn_seed1_lr0.001.")
     assert sweep.results()[0]["steps"] == 9
 
 
-def test_a_failing_run_keeps_the_others_and_is_continued(sweep, keywords, capfd):
-    tasks = ["--tasks", f"ks={keywords}"]
+def test_a_failing_run_keeps_the_others_and_is_continued(sweep, data, capfd):
+    tasks = ["--tasks", f"ks={data / 'ks'}"]
     (sweep.folder / "broken").write_text("lr0.01")
     with pytest.raises(ValueError, match=r"1 failed.*ks of fbank_no_cmvn, lr 0.01"):
         sweep(*tasks)
     out, err = capfd.readouterr()
     assert "0 of 1 results" in out and "KeyError: 'speaker' (log: " in err
     assert "Missing: fbank_no_cmvn on ks" in sweep.table()
-    folder = sweep.exp / "ks" / "fbank_no_cmvn_seed1" / "lr0.01"
-    (folder / "states-4.ckpt").write_bytes(b"PK half")
+    torn = sweep.exp / "ks" / "fbank_no_cmvn_seed1" / "lr0.01" / "states-4.ckpt"
+    torn.write_bytes(b"PK half")
     (sweep.folder / "broken").unlink()
     assert len(sweep(*tasks)) == 2  # the rest of the training, and the test
-    assert not (folder / "states-4.ckpt").exists()
-    assert not (sweep.folder / "superb_replaced").exists()
+    assert not torn.exists() and not (sweep.folder / "superb_replaced").exists()
 
 
-def test_the_table_shows_all_upstreams_tasks_folds_and_what_is_missing(
-    sweep, keywords, sounds, model
+def test_upstreams_tasks_folds_and_seeds_are_one_table_with_what_is_missing(
+    sweep, data
 ):
     (sweep.folder / "broken").write_text("HearESC50/mine")
     with pytest.raises(ValueError, match=r"10 failed"):
         sweep(
-            *("--tasks", f"ks={keywords}", f"HearESC50={sounds}", "--seeds", 1, 2),
-            upstreams=(f"random={model}", f"mine={model}"),
+            *("--tasks", f"ks={data / 'ks'}", f"HearESC50={data / 'HearESC50'}"),
+            *("--seeds", 1, 2, "--options", "freq=mean"),
+            upstreams=(f"random={data / 'mine'}", f"mine={data / 'mine'}"),
             lrs=[1e-3],
         )
     text = sweep.table()
@@ -196,63 +182,57 @@ def test_the_table_shows_all_upstreams_tasks_folds_and_what_is_missing(
     assert (row["folds"], row["steps"], row["seeds"]) == (5, 4000, "1 2")
     assert not list(sweep.exp.rglob("step_*"))
 
-
-def test_sslam_gets_its_weights_and_options(sweep, keywords, sounds, model):
-    words = ["--tasks", f"ks={keywords}", f"HearESC50={sounds}"]
-    words += ["--options", "freq=mean"]
-    training = sweep(*words, upstreams=[f"mine={model}"], lrs=[1e-3])[0]
     ckpt = str((sweep.exp / "models" / "mine_seed1").resolve())
-    assert f"-k {ckpt} -g upstream.yaml" in training
-    folder = sweep.exp / "ks" / "mine_seed1" / "lr0.001"
-    assert yaml.safe_load((folder / "upstream.yaml").read_text()) == {"freq": "mean"}
-    folder = sweep.exp / "HearESC50" / "mine_seed1" / "lr0.001_fold0"
-    config = yaml.safe_load((folder / "task.yaml").read_text())
+    log = (sweep.exp / "ks/mine_seed1/lr0.001/s3prl.log").read_text()
+    assert f"-k {ckpt} -g upstream.yaml" in log
+    assert sweep.config("ks/mine_seed1/lr0.001/upstream.yaml") == {"freq": "mean"}
+    config = sweep.config("HearESC50/mine_seed1/lr0.001_fold0/task.yaml")
     extra = config["build_upstream"]["extra_conf"]
     assert extra == {"ckpt": ckpt, "freq": "mean"}
 
 
-def test_random_is_the_same_network_with_weights_of_its_seed(tmp_path, model):
-    prepare = sslam_superb.prepare
-    mine = prepare("mine", str(model), 1, {}, tmp_path)
-    one = prepare("random", str(model), 1, {}, tmp_path)
-    again = prepare("random", str(model), 1, {}, tmp_path)
-    two = prepare("random", str(model), 2, {}, tmp_path)
+def test_random_is_the_same_network_with_weights_of_its_seed(tmp_path, data):
+    def prepare(name, seed):
+        return sslam_superb.prepare(name, str(data / "mine"), seed, {}, tmp_path)
+
+    mine, one, again = prepare("mine", 1), prepare("random", 1), prepare("random", 1)
     assert one.sha256 == again.sha256
-    assert len({mine.sha256, one.sha256, two.sha256}) == 3
+    assert len({mine.sha256, one.sha256, prepare("random", 2).sha256}) == 3
     paths = [Path(u.ckpt) / "config.json" for u in (mine, one)]
     configs = [json.loads(path.read_text()) for path in paths]
     for name in ("encoder", "fbank_mean"):
         assert configs[0][name] == configs[1][name]
     with pytest.raises(ValueError, match=r"model7"):  # a source may name the seed
-        prepare("mine", str(model.parent / "model{seed}"), 7, {}, tmp_path)
+        sslam_superb.prepare("mine", str(tmp_path / "model{seed}"), 7, {}, tmp_path)
 
 
 @pytest.mark.parametrize(
     "words, complaint",
     [
-        (["ks"], "needs its data: ks=DIR"),
-        (["keywords=x"], "there is no task 'keywords'; there are ks, ic"),
-        (["asr=x"], "asr cannot be learnt here: its CTC loss"),
-        (["HearMaestro=x"], "steps of 160 ms"),
-        (["ks=x", "ks=y"], "given twice"),
+        ("--tasks ks", "needs its data: ks=DIR"),
+        ("--tasks keywords=x", "there is no task 'keywords'; there are ks, ic"),
+        ("--tasks asr=x", "asr cannot be learnt here: its CTC loss"),
+        ("--tasks HearMaestro=x", "steps of 160 ms"),
+        ("--tasks ks=x ks=y", "ks is given twice"),
+        ("--upstreams a/b", "an upstream is NAME=SOURCE or a name of s3prl, got 'a/b'"),
+        ("--upstreams x=", "an upstream is NAME=SOURCE"),
+        ("--upstreams x=1 x=2", "an upstream .* x is given twice"),
+        ("--upstreams random", "upstream random needs the model"),
+        ("--options frequency=mean", "--options takes name=value with .*freq"),
+        ("--options depth=2", "--options takes name=value"),
+        ("--options weights=teacher", "--options takes name=value"),
+        ("--steps 0", "--steps takes N or TASK=N from 1 on, got '0'"),
+        ("--steps ks=x", "--steps takes N or TASK=N"),
+        ("--steps er=3", "--steps names er, which --tasks does not"),
+        ("--nj 0", "--nj starts at 1, got 0"),
+        ("--eval_every 0", "--eval_every starts at 1, got 0"),
+        ("--lrs 0", "learning rates are above 0, got 0"),
     ],
 )
-def test_a_wrong_task_is_one_line(words, complaint):
+def test_a_wrong_word_is_one_line_before_anything_is_read(words, complaint, tmp_path):
+    command = ["--tasks", "ks=none", "--upstreams", "fbank", "--expdir", str(tmp_path)]
     with pytest.raises(ValueError, match=complaint):
-        parse_tasks(words)
-
-
-def test_wrong_upstreams_options_and_steps_are_one_line():
-    for words in (["a/b"], ["x="], ["random"], ["x=1", "x=2"]):
-        with pytest.raises(ValueError, match=r"upstream"):
-            sslam_superb.split_words(words)
-    for words in (["frequency=mean"], ["depth=2"], ["weights=teacher"]):
-        with pytest.raises(ValueError, match=r"--options takes name=value"):
-            sslam_superb.read_options(words)
-    for words in (["0"], ["ks=x"], ["er=3"]):
-        with pytest.raises(ValueError, match=r"--steps"):
-            parse_steps(words, ["ks"])
-    assert parse_steps(["5", "ks=9"], ["ks"]) == {"": 5, "ks": 9}
+        sslam_superb.main([*command, *words.split()])
 
 
 @pytest.mark.parametrize(
@@ -277,13 +257,14 @@ def write_wave(path, samples=4000):
     soundfile.write(path, np.zeros(samples), 16000)
 
 
-def test_clips_without_a_step_are_refused_before_training(sweep, tmp_path, model):
+def test_clips_without_a_step_are_refused_before_training(sweep, tmp_path, data):
     write_speech_commands(tmp_path / "ks", tone_digits(2), test_from=1)
     write_wave(tmp_path / "ks/speech_commands_v0.01/yes/short.wav", 1000)
     words = ["--tasks", f"ks={tmp_path / 'ks'}"]
     with pytest.raises(ValueError, match=r"ks: 1 clip.* no step at 2560 samples"):
-        sweep(*words, upstreams=[f"mine={model}"])
-    assert len(sweep(*words, "--options", "upsample=8", upstreams=[f"m={model}"])) == 3
+        sweep(*words, upstreams=[f"mine={data / 'mine'}"])
+    more = [*words, "--options", "upsample=8"]
+    assert len(sweep(*more, upstreams=[f"m={data / 'mine'}"])) == 3
     assert len(sweep(*words)) == 3  # s3prl's own upstreams have a rate of their own
 
 
@@ -322,7 +303,7 @@ def test_speakers_are_read_from_voxcelebs_own_list(tmp_path):
 
 
 @pytest.mark.slow
-def test_stage_8_trains_tests_and_compares_with_real_s3prl(tmp_path, model):
+def test_stage_8_trains_tests_and_compares_with_real_s3prl(tmp_path, data):
     write_speech_commands(tmp_path / "ks", tone_digits(6), test_from=5)
     hear = write_hear_scene(tmp_path / "hear", noisy_sounds(2, 6), folds=3)
     for split, fold in (("train", "fold00"), ("valid", "fold01"), ("test", "fold02")):
@@ -332,7 +313,7 @@ def test_stage_8_trains_tests_and_compares_with_real_s3prl(tmp_path, model):
         *("--stage", "8", "--stop_stage", "8", "--python", sys.executable),
         *("--seeds", "1", "--nj", "2", "--expdir", tmp_path / "exp"),
         *("--superb_tasks", f"ks={tmp_path / 'ks'} HearGSC5hr={hear}"),
-        *("--superb_upstreams", f"fbank_no_cmvn mine={model}"),
+        *("--superb_upstreams", f"fbank_no_cmvn mine={data / 'mine'}"),
         *("--superb_lrs", "1e-2"),
         *("--superb_args", "--steps ks=4 HearGSC5hr=2 --num_workers 0"),
     ]

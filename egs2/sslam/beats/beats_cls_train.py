@@ -24,9 +24,15 @@ from espnet2_sslam.randomness import batch_generator
 from espnet2_sslam.tasks import SSLAMClassificationTask, read_classes
 from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
 
-# ESPnet's name of it in 202611 and in 202511
-MODULES = ("espnet2.beats.encoder", "espnet2.asr.encoder.beats_encoder")
 SHORTEST = 3200  # samples; ESPnet's encoder repeats shorter clips
+
+
+def beats_module() -> Any:
+    """ESPnet's module with the encoder, by its name in 202611 or 202511."""
+    try:
+        return importlib.import_module("espnet2.beats.encoder")
+    except ModuleNotFoundError:
+        return importlib.import_module("espnet2.asr.encoder.beats_encoder")
 
 
 def espnet_encoder(checkpoint: str) -> nn.Module:
@@ -40,11 +46,7 @@ def espnet_encoder(checkpoint: str) -> nn.Module:
         raise ValueError(
             f"{checkpoint} is not a BEATs checkpoint: it must hold `cfg` and `model`"
         )
-    try:
-        module = importlib.import_module(MODULES[0])
-    except ModuleNotFoundError:
-        module = importlib.import_module(MODULES[1])
-    encoder = module.BeatsEncoder(1, beats_config=dict(content["cfg"]))
+    encoder = beats_module().BeatsEncoder(1, beats_config=dict(content["cfg"]))
     keys = encoder.load_state_dict(content["model"], strict=False)
     # The fbank and padding convolutions of newer ESPnets hold no learnt weights.
     missing = [key for key in keys.missing_keys if "_pad." not in key]

@@ -139,8 +139,10 @@ def training(run: Any) -> dict[str, Any]:
     """One training of the grid."""
     tested, settings = run.record("scoring/test.json"), run.settings
     return {
-        **{"task": settings["task"], "upstream": run.upstream.name},
-        **{"lr": settings["lr"], "seed": settings["seed"]},
+        "task": settings["task"],
+        "upstream": run.upstream.name,
+        "lr": settings["lr"],
+        "seed": settings["seed"],
         "fold": settings["fold"] if TASKS[settings["task"]].folds > 1 else None,
         **run.record("dev.json"),
         "test": tested and tested["metrics"],

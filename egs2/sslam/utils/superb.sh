@@ -27,10 +27,7 @@ superb_random() {
     local word
     if ! [[ " ${superb_upstreams} " = *" phase"[12]" "* ]]; then
         for word in ${superb_upstreams}; do
-            if [[ "${word}" = ?*=?* ]]; then
-                echo "${word#*=}"
-                return 0
-            fi
+            [[ "${word}" != ?*=?* ]] || { echo "${word#*=}" && return 0; }
         done
     fi
     superb_phase 1

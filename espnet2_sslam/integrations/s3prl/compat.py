@@ -361,7 +361,7 @@ class _CTCJudge:
         # CTC needs a step for every label, and one between two equal ones
         inside = torch.arange(1, targets.shape[1]) < labels[:, None]
         repeated = ((targets[:, 1:] == targets[:, :-1]) & inside).sum(1)
-        self.clips += zip(*(x.tolist() for x in (labels, repeated, steps)), strict=True)
+        self.clips += map(tuple, torch.stack([labels, repeated, steps], 1).tolist())
         lost = [clip for clip in self.clips if clip[0] + clip[1] > clip[2]]
         if len(self.clips) >= ENOUGH_CLIPS and 2 * len(lost) > len(self.clips):
             raise ValueError(
