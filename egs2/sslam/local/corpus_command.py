@@ -54,14 +54,16 @@ def parse(
     return args
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_rows(
+    path: Path, columns: Sequence[str], separator: str = ","
+) -> list[dict[str, str]]:
     """Read a CSV with a header; cells are stripped, `line` is the number of the line.
 
     Raises:
         ValueError: A column is missing.
     """
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
+        reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
         names = [(name or "").strip() for name in reader.fieldnames or []]
         reader.fieldnames = names
         lacking = [name for name in columns if name not in names]

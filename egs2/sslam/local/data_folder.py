@@ -222,10 +222,10 @@ def choose_splits(
 ) -> dict[str, str]:
     """Split of each labelled clip, as given or seeded."""
     if next(iter(clips.values())).split is None:
-        labels = {key: clip.labels for key, clip in clips.items()}
+        labels = {key: clip.labels or [] for key, clip in clips.items()}
         parts = partition_groups(groups, labels, list(PARTS.values()), rng)
         return {key: list(PARTS)[part] for key, part in parts.items()}
-    splits = {key: clip.split for key, clip in clips.items()}
+    splits = {key: clip.split or "" for key, clip in clips.items()}
     there = set(splits.values())
     if "train" not in there or len(there) < 2:
         raise ValueError(
@@ -238,12 +238,12 @@ def choose_splits(
 
 def choose_task(clips: dict[str, ListedFile], task: str) -> str:
     """`multi_class` when every clip has exactly one label, unless told."""
-    many = next((clip for clip in clips.values() if len(clip.labels) != 1), None)
+    many = next((clip for clip in clips.values() if len(clip.labels or ()) != 1), None)
     if task == "auto":
         return "multi_class" if many is None else "multi_label"
     if task == "multi_class" and many is not None:
         raise ValueError(
-            f"{many.name} has {len(many.labels)} labels: --task multi_class needs "
+            f"{many.name} has {len(many.labels or ())} labels: --task multi_class needs "
             "exactly one for every file"
         )
     return task

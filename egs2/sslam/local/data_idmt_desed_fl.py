@@ -14,11 +14,10 @@ by a seed instead, which are not the authors'. Without a validation split the te
 are validated on.
 """
 
-import csv
 from pathlib import Path
 
 import numpy as np
-from corpus_command import EXTENSIONS, SPLIT_NAMES, corpus_parser, parse
+from corpus_command import EXTENSIONS, SPLIT_NAMES, corpus_parser, parse, read_rows
 from event_files import FORMS, read_event_labels
 
 from espnet2_sslam.bin.cli import run_main
@@ -74,15 +73,12 @@ def is_table(path: Path) -> bool:
 def read_table(path: Path) -> dict[str, list[str]]:
     """Labels of each file name (without folder and extension) of a table."""
     labels: dict[str, list[str]] = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        tab = "\t" in file.readline()
-        file.seek(0)
-        for row in csv.DictReader(file, delimiter="\t" if tab else ","):
-            row = {(key or "").strip(): value or "" for key, value in row.items()}
-            name = Path(row["filename"].strip()).stem
-            if not name:
-                raise ValueError(f"{path}: a row has no filename")
-            labels.setdefault(name, []).append(row["event_label"])
+    with open(path, encoding="utf-8-sig") as file:
+        separator = "\t" if "\t" in file.readline() else ","
+    for row in read_rows(path, ("filename", "event_label"), separator):
+        if not row["filename"]:
+            raise ValueError(f"{path}, line {row['line']}: no filename")
+        labels.setdefault(Path(row["filename"]).stem, []).append(row["event_label"])
     return labels
 
 

@@ -182,7 +182,7 @@ def bell(rng, num_samples):
             for ratio, gain in zip(ratios, gains, strict=True)
             if pitch * ratio < SAMPLE_RATE / 2
         )
-        return _fade(sum(parts), 0.002)
+        return _fade(sum(parts, np.zeros(limit)), 0.002)
 
     return _repeat(rng, num_samples, rng.uniform(0.5, 1.5), stroke)
 
@@ -214,9 +214,8 @@ def engine(rng, num_samples):
     phase = _phase(_log_uniform(rng, 30, 120) * (1 + slow))
     harmonics = np.arange(1, 25)
     gains = rng.uniform(0.3, 1.0, len(harmonics)) / harmonics ** rng.uniform(0.3, 0.9)
-    sound = sum(
-        gain * np.sin(k * phase) for k, gain in zip(harmonics, gains, strict=True)
-    )
+    waves = (gain * np.sin(k * phase) for k, gain in zip(harmonics, gains, strict=True))
+    sound = sum(waves, np.zeros(num_samples))
     pulse = 1 + 0.5 * np.sin(phase / 2)
     return _fade(sound * pulse + 0.3 * rng.standard_normal(num_samples) * pulse, 0.05)
 

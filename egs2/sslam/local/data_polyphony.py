@@ -21,6 +21,7 @@ count.
 """
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -117,7 +118,7 @@ def random_numbers(seed: int, name: str) -> np.random.Generator:
 def choose(
     by_label: dict[str, list[Source]],
     degree: int,
-    snr: Sequence[float],
+    snr: tuple[float, float],
     rng: np.random.Generator,
 ) -> list[Part]:
     """Draw the parts of a mixture: labels evenly, then a clip of each.
@@ -197,23 +198,23 @@ def plan(sources: dict[str, list[Source]], args) -> list[Mixture]:
     Args:
         sources: Those of train, valid and test.
     """
-    tests = [("test", f"degree_{degree}", degree) for degree in args.degrees]
-    splits = [
-        *(("train", "train", i, args.degrees) for i in range(args.train_clips)),
-        *(("valid", "valid", i, args.degrees) for i in range(args.valid_clips)),
-        *((*test[:2], i, test[2:]) for test in tests for i in range(args.test_clips)),
-    ]
+    planned = []
+    for name, count in (("train", args.train_clips), ("valid", args.valid_clips)):
+        degrees = itertools.islice(itertools.cycle(args.degrees), count)
+        planned += [(name, name, degree, i) for i, degree in enumerate(degrees)]
+    for degree in args.degrees:
+        name = f"degree_{degree}"
+        planned += [("test", name, degree, i) for i in range(args.test_clips)]
     by_label = {split: {} for split in SPLITS}
     for split, of_split in sources.items():
         for source in of_split:
             by_label[split].setdefault(source.label, []).append(source)
     mixtures, seen = [], set()
-    for split, name, number, degrees in splits:
+    for split, name, degree, number in planned:
         key = f"{name}_{number:05d}"
-        degree = degrees[number % len(degrees)]
         rng = random_numbers(args.seed, key)
         for _ in range(ATTEMPTS):
-            parts = choose(by_label[split], degree, args.snr, rng)
+            parts = choose(by_label[split], degree, tuple(args.snr), rng)
             content = (split, frozenset(part.source.key for part in parts))
             if content not in seen:
                 seen.add(content)
