@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from espnet2_sslam.results import read_predictions, score_files
+from espnet2_sslam.results import score_files
 
 CLASSES = ["bell", "dog", "rain", "siren"]
 TEXT = {"a": ["bell"], "b": ["dog", "bell"], "c": [], "d": ["rain"]}
@@ -103,10 +103,10 @@ def test_multi_class_refuses_clips_without_exactly_one_label(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04half", b"no archive"])
 def test_damaged_predictions_are_named(tmp_path, content):
-    path = tmp_path / "predictions.npz"
-    path.write_bytes(content)
+    arguments = write_case(tmp_path)
+    arguments["predictions"].write_bytes(content)
     with pytest.raises(ValueError, match=r"predictions\.npz: not a complete") as error:
-        read_predictions(path)
+        score_files(**arguments)
     assert "\n" not in str(error.value)
 
 

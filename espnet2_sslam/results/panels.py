@@ -15,12 +15,8 @@ from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.mixing import unmixed_steps
 from espnet2_sslam.pretrain_model import MIXED, SSLAMPretrainModel
 from espnet2_sslam.results.plots import plt, save
-from espnet2_sslam.units import (
-    FRAME_SHIFT_MS,
-    NUM_MEL_BINS,
-    PATCH_SIZE,
-    PATCHES_PER_STEP,
-)
+from espnet2_sslam.units import (FRAME_SHIFT_MS, NUM_MEL_BINS, PATCH_SIZE,
+                                 PATCHES_PER_STEP)
 
 SECONDS_PER_FRAME = FRAME_SHIFT_MS / 1000
 

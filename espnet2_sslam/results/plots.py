@@ -1,27 +1,23 @@
 """All plots: training curves, AP per class, series of test splits, authors' curves."""
 
 import io
+import math
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from espnet2_sslam.corpus import read_table
-from espnet2_sslam.results.curves import Comparison, band
-from espnet2_sslam.results.runs import (
-    CELL,
-    Experiment,
-    Frame,
-    History,
-    class_precisions,
-    select,
-    thin_out,
-    train_curves,
-)
+from espnet2_sslam.results.paper import Comparison, band
+from espnet2_sslam.results.runs import (CELL, Experiment, Frame, History,
+                                        class_precisions, select, thin_out,
+                                        train_curves)
 from espnet2_sslam.results.tables import all_series
 from espnet2_sslam.store import write_bytes
 
@@ -74,12 +70,11 @@ def draw_figures(experiment: Experiment, folder: Path) -> list[tuple[str, Path]]
             for (phase, tag, seed), run in experiment.pretraining.items()
             if (phase, tag) in group
         }
-        name = "" if together else "_" + "_".join(group[0])
-        path = folder / f"pretraining{name}.png"
-        plot_training(runs, path)
+        name = "pretraining" if together else "_".join(["pretraining", *group[0]])
+        plot_training(runs, folder / f"{name}.png")
         names = ", ".join(" ".join(one) for one in group)
         text = f"Pre-training ({names}): losses and spreads over updates."
-        drawn.append((text, path))
+        drawn.append((text, folder / f"{name}.png"))
     panels: dict[tuple[str, str], dict] = {}
     for tag, data_set, name, series in all_series(experiment):
         panels.setdefault((data_set, name), {})[tag] = series
@@ -97,24 +92,34 @@ def draw_figures(experiment: Experiment, folder: Path) -> list[tuple[str, Path]]
         names = experiment.label_names(data_set)
         plot_per_class(classes, experiment.models(tag), names, title, path)
         drawn.append((f"{tag}: AP per class, {data_set} {split}.", path))
-    return drawn + _draw_clip(experiment, folder / "clip.png")
-
-
-def _draw_clip(experiment: Experiment, path: Path) -> list[tuple[str, Path]]:
-    """Draw the first validation clip as the first model of the last phase meets it."""
+    # The first validation clip as the first model of the last phase meets it.
     finished = {k: r.path for k, r in experiment.pretraining.items() if r.finished}
     wav_scp = experiment.dump / "pretrain" / "valid" / "wav.scp"
     wavs = list(read_table(wav_scp).values())[:2] if wav_scp.exists() else []
-    if not finished or len(wavs) < 2:
-        return []
-    # Imported here: it takes torch and the method, the other plots do not.
-    from espnet2_sslam.results.panels import draw_panel
+    if finished and len(wavs) == 2:
+        # Imported here: it takes torch and the method, the other plots do not.
+        from espnet2_sslam.results.panels import draw_panel
 
-    phase = max(phase for phase, _, _ in finished)
-    key = min(key for key in finished if key[0] == phase)
-    draw_panel(finished[key], [Path(wav) for wav in wavs], path)
-    seen = "its partial mixture, the mask" if phase == "phase2" else "the mask"
-    return [(f"A clip of {phase}: {seen} and the error of the prediction.", path)]
+        phase = max(phase for phase, _, _ in finished)
+        model = finished[min(key for key in finished if key[0] == phase)]
+        draw_panel(model, [Path(wav) for wav in wavs], folder / "clip.png")
+        seen = "its partial mixture, the mask" if phase == "phase2" else "the mask"
+        text = f"A clip of {phase}: {seen} and the error of the prediction."
+        drawn.append((text, folder / "clip.png"))
+    return drawn
+
+
+def grid(
+    number: int, columns: int, width: float, height: float, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `number` panels, of width x height inches each."""
+    columns = max(min(number, columns), 1)
+    rows = max(math.ceil(number / columns), 1)
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for axis in axes.flat[number:]:
+        axis.set_axis_off()
+    return figure, list(axes.flat[:number])
 
 
 def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None:
@@ -125,13 +130,9 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
     """
     curves = {key: train_curves(run, list(CURVES)) for key, run in histories.items()}
     names = [n for n in CURVES if any(len(c[n][0]) for c in curves.values())]
-    columns = min(len(names), 3) or 1
-    rows = -(-len(names) // columns) or 1
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, 2.9 * rows), squeeze=False
-    )
+    figure, axes = grid(len(names), 3, 4.2, 2.9)
     seeds = sorted({seed for _, seed in histories})
-    for axis, name in zip(axes.flat, names, strict=False):
+    for axis, name in zip(axes, names, strict=True):
         for (phase, seed), run in sorted(histories.items()):
             steps, values = thin_out(*curves[phase, seed][name])
             colour, line = COLOURS[phase], SEED_LINES[seeds.index(seed) % 4]
@@ -140,8 +141,6 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
             axis.plot(*run.epoch_curve("valid", name), "o", color=colour, ms=3.5)
         title, unit = CURVES[name]
         axis.set(title=title, ylabel=unit, xlabel="updates")
-    for axis in list(axes.flat)[len(names) :]:
-        axis.set_axis_off()
     # Colours are phases, lines seeds, points validation.
     phases = sorted({phase for phase, _ in histories})
     entries = {phase: {"color": COLOURS[phase], "lw": 3} for phase in phases}
@@ -176,10 +175,9 @@ def plot_per_class(
     by_model = {m: table for m, table in by_model.items() if table["seeds"].any()}
     models = list(by_model)
     reference = by_model[models[0]]
-    order: list[str] = sorted(reference.index[reference["seeds"] > 0])
-    order.sort(
-        key=lambda label: reference["mean"][label]
-    )  # equal ones stay in the order of names
+    # Equal ones in the order of their labels.
+    known = reference[reference["seeds"] > 0].sort_index()
+    order = list(known.sort_values("mean", kind="stable").index)
     if len(order) > 2 * HALF_OF_CLASSES:
         title += f"\nthe {HALF_OF_CLASSES} lowest and highest of {len(order)} classes"
         order = order[:HALF_OF_CLASSES] + order[-HALF_OF_CLASSES:]
@@ -221,14 +219,10 @@ def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
 
     `panels` are frames of `tables.all_series`.
     """
-    columns = min(len(panels), 2)
-    rows = -(-len(panels) // columns)
-    width = (6.4, 10.8)[columns - 1]
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width, 4.0 * rows), sharey=True, squeeze=False
-    )
+    width = 6.4 if len(panels) == 1 else 5.4
+    figure, axes = grid(len(panels), 2, width, 4.0, sharey=True)
     colour = colours(model for series in panels.values() for model in series["model"])
-    for axis, (title, series) in zip(axes.flat, panels.items(), strict=False):
+    for axis, (title, series) in zip(axes, panels.items(), strict=True):
         lines = list(series.groupby("model", sort=False))
         for index, (model, line) in enumerate(lines):
             seeds = int(line["seeds"].max())
@@ -249,9 +243,7 @@ def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
         axis.set(xlabel=AXES.get(name, name), title=title)
         axis.set_xticks(list(chance.index))
         axis.legend(loc="best")
-    for axis in list(axes.flat)[len(panels) :]:
-        axis.remove()
-    for axis in axes[:, 0]:
+    for axis in axes[::2]:
         axis.set_ylabel("mAP (%), bar = spread of the seeds")
         axis.set_ylim(bottom=0)
     figure.tight_layout()
@@ -262,10 +254,8 @@ def plot_curves(
     comparisons: list[Comparison], curve: dict, title: str, path: Path
 ) -> None:
     """Draw a panel per measure: band, the authors' curve and the run's points."""
-    figure, axes = plt.subplots(
-        1, len(comparisons), figsize=(5.2 * len(comparisons), 3.6), squeeze=False
-    )
-    for axis, run in zip(axes.flat, comparisons, strict=True):
+    figure, axes = grid(len(comparisons), 2, 5.2, 3.6)
+    for axis, run in zip(axes, comparisons, strict=True):
         steps = np.array(curve[run.measure]["updates"])
         values, low, high = band(curve, run.measure, steps)
         scale = 100 if run.measure == "mAP" else 1
