@@ -13,8 +13,7 @@ import yaml
 
 from espnet2_sslam.corpus import warnings
 from espnet2_sslam.results import paper
-from espnet2_sslam.results.runs import (RUN_KEYS, Evaluation, Experiment,
-                                        History, select)
+from espnet2_sslam.results.runs import RUN_KEYS, Evaluation, Experiment, History, select
 
 Row = tuple[str, str, str]  # what, ours, papers
 # Options that a config leaves at these values unless it says otherwise.

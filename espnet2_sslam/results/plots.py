@@ -15,9 +15,16 @@ from matplotlib.lines import Line2D
 
 from espnet2_sslam.corpus import read_table
 from espnet2_sslam.results.paper import Comparison, band
-from espnet2_sslam.results.runs import (CELL, Experiment, Frame, History,
-                                        class_precisions, select, thin_out,
-                                        train_curves)
+from espnet2_sslam.results.runs import (
+    CELL,
+    Experiment,
+    Frame,
+    History,
+    class_precisions,
+    select,
+    thin_out,
+    train_curves,
+)
 from espnet2_sslam.results.tables import all_series
 from espnet2_sslam.store import write_bytes
 
@@ -29,18 +36,10 @@ COLOURS = {"random": "#999999", "phase1": "#56B4E9", "phase2": "#D55E00"}
 MORE_COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#0072B2", "#F0E442")
 SEED_LINES = ("-", "--", ":", "-.")
 GREY = "#444444"
-plt.rcParams.update(
-    {
-        "figure.dpi": 110,
-        "font.size": 10,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.alpha": 0.3,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-    }
-)
+look = {"figure.dpi": 110, "font.size": 10, "legend.frameon": False}
+look |= {"axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3}
+look |= {"axes.spines.top": False, "axes.spines.right": False}
+plt.rcParams.update(look)
 HALF_OF_CLASSES = 30  # a plot has room for twice as many
 AXES = {"degree": "degree of polyphony (sources per mixture)"}
 TITLES = {"mAP": "mAP on the test set", "valid_loss": "loss on the test set"}
@@ -148,17 +147,12 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
         entries[f"seed {seed}"] = {"color": GREY, "ls": SEED_LINES[index % 4]}
     entries["validation"] = {"color": GREY, "ls": "", "marker": "o", "ms": 4}
     handles = [Line2D([], [], label=k, **style) for k, style in entries.items()]
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
     figure.legend(handles=handles, loc="upper center", ncols=len(handles))
-    save(figure, path)
+    save(figure, path, rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
 
 
 def plot_per_class(
-    classes: Frame,
-    models: list[str],
-    names: dict[str, str],
-    title: str,
-    path: Path,
+    classes: Frame, models: list[str], names: dict[str, str], title: str, path: Path
 ) -> None:
     """Plot the AP of every class as bars, one per model, with the spread of seeds.
 
@@ -176,22 +170,20 @@ def plot_per_class(
     models = list(by_model)
     reference = by_model[models[0]]
     # Equal ones in the order of their labels.
-    known = reference[reference["seeds"] > 0].sort_index()
-    order = list(known.sort_values("mean", kind="stable").index)
+    scored = reference[reference["seeds"] > 0].sort_index()
+    order = list(scored.sort_values("mean", kind="stable").index)
     if len(order) > 2 * HALF_OF_CLASSES:
         title += f"\nthe {HALF_OF_CLASSES} lowest and highest of {len(order)} classes"
         order = order[:HALF_OF_CLASSES] + order[-HALF_OF_CLASSES:]
     colour = colours(models)
     height = 0.8 / len(models)
-    figure, axis = plt.subplots(
-        figsize=(7, 1.3 + len(order) * 0.16 * (len(models) + 1))
-    )
+    figure, [axis] = grid(1, 1, 7, 1.3 + len(order) * 0.16 * (len(models) + 1))
+    rows = np.arange(len(order))
     for index, model in enumerate(reversed(models)):
-        where = np.arange(len(order)) + (index - (len(models) - 1) / 2) * height
         table = by_model[model].loc[order]
         seeds = int(table["seeds"].max())
         axis.barh(
-            where,
+            rows + (index - (len(models) - 1) / 2) * height,
             100 * table["mean"],
             height,
             xerr=100 * table["spread"].fillna(0.0) if seeds > 1 else None,
@@ -199,18 +191,13 @@ def plot_per_class(
             color=colour[model],
             label=f"{model}, {seeds} seed{'s' * (seeds > 1)}",
         )
-    shown = [textwrap.shorten(names.get(c, c), 40, placeholder=" ...") for c in order]
-    axis.set_yticks(np.arange(len(order)), shown)
-    axis.set(xlim=(0, 100), ylim=(-0.6, len(order) - 0.4))
+    labels = [textwrap.shorten(names.get(c, c), 40, placeholder=" ...") for c in order]
+    axis.set_yticks(rows, labels)
+    axis.set(xlim=(0, 100), ylim=(-0.6, len(order) - 0.4), title=title)
     axis.set_xlabel("average precision (%), line = spread of the seeds")
-    axis.set_title(title)
     axis.grid(False, axis="y")
-    handles, entries = axis.get_legend_handles_labels()
-    figure.tight_layout()
-    axis.legend(
-        handles[::-1], entries[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0)
-    )
-    figure.tight_layout()
+    legend = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "reverse": True}
+    axis.legend(**legend)
     save(figure, path)
 
 
@@ -232,11 +219,8 @@ def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
                 line["number"] + shift,
                 100 * line["mAP"],
                 100 * line["spread"] if seeds > 1 else None,
-                color=colour[model],
-                marker="o",
-                ms=4,
-                capsize=2,
                 label=f"{model}, {seeds} seed{'s' * (seeds > 1)}",
+                **{"color": colour[model], "marker": "o", "ms": 4, "capsize": 2},
             )
         chance = 100 * series.groupby("number")["chance"].mean()
         axis.plot(chance.index, chance, ":", color=GREY, label="chance")
@@ -246,7 +230,6 @@ def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
     for axis in axes[::2]:
         axis.set_ylabel("mAP (%), bar = spread of the seeds")
         axis.set_ylim(bottom=0)
-    figure.tight_layout()
     save(figure, path)
 
 
@@ -257,25 +240,21 @@ def plot_curves(
     figure, axes = grid(len(comparisons), 2, 5.2, 3.6)
     for axis, run in zip(axes, comparisons, strict=True):
         steps = np.array(curve[run.measure]["updates"])
-        values, low, high = band(curve, run.measure, steps)
-        scale = 100 if run.measure == "mAP" else 1
+        scale, unit = (100, " (%)") if run.measure == "mAP" else (1, "")
+        values, low, high = (scale * x for x in band(curve, run.measure, steps))
         authors = COLOURS["phase2"]
-        axis.fill_between(
-            steps, scale * low, scale * high, color=authors, alpha=0.15, label="band"
-        )
-        axis.plot(steps, scale * values, color=authors, label="authors")
-        for shown, colour, name in (
+        axis.fill_between(steps, low, high, color=authors, alpha=0.15, label="band")
+        axis.plot(steps, values, color=authors, label="authors")
+        for part, colour, name in (
             (~run.outside, "#0072B2", "this run"),
             (run.outside, "black", "this run, outside"),
         ):
-            if shown.any():
-                points = run.updates[shown], scale * run.values[shown]
+            if part.any():
+                points = run.updates[part], scale * run.values[part]
                 axis.plot(*points, "o", color=colour, ms=3.5, label=name)
-        unit = " (%)" if scale == 100 else ""
         axis.set(title=TITLES[run.measure] + unit, xlabel="updates")
         axis.legend(loc="best")
     figure.suptitle(title)
-    figure.tight_layout()
     save(figure, path)
 
 
@@ -286,8 +265,10 @@ def colours(models: Iterable[str]) -> dict[str, str]:
     return {**COLOURS, **more}
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, **layout: Any) -> None:
     """Write a figure as PNG, whole or not at all, and close it."""
+    if figure.get_layout_engine() is None:
+        figure.tight_layout(**layout)
     stream = io.BytesIO()
     # Without the software's name the same numbers give the same bytes.
     figure.savefig(stream, format="png", metadata={"Software": None})

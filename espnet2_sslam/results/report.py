@@ -7,8 +7,14 @@ from espnet2_sslam.corpus import warnings
 from espnet2_sslam.results import paper
 from espnet2_sslam.results.differences import differences
 from espnet2_sslam.results.runs import Experiment, History
-from espnet2_sslam.results.tables import (all_series, comparisons, measures,
-                                          render, score_table, write_tables)
+from espnet2_sslam.results.tables import (
+    all_series,
+    comparisons,
+    measures,
+    render,
+    score_table,
+    write_tables,
+)
 from espnet2_sslam.store import sha256
 
 

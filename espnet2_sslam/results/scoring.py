@@ -109,8 +109,7 @@ def score_files(
         ValueError: Clip ids or classes differ, or no class has a positive clip.
     """
     # scikit-learn takes seconds to import; reading results does not need it.
-    from espnet2_sslam.metrics import (accuracy, average_precisions, d_prime,
-                                       roc_auc)
+    from espnet2_sslam.metrics import accuracy, average_precisions, d_prime, roc_auc
 
     labels = {clip: words.split() for clip, words in read_table(text).items()}
     classes = read_classes(class_list)

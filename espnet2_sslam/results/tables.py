@@ -8,9 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from espnet2_sslam.results import paper
-from espnet2_sslam.results.runs import (CELL, CHECKPOINTS, KEY, MEASURES,
-                                        MODELS, Evaluation, Experiment, Frame,
-                                        class_precisions, collect, select)
+from espnet2_sslam.results.runs import (
+    CELL,
+    CHECKPOINTS,
+    KEY,
+    MEASURES,
+    MODELS,
+    Evaluation,
+    Experiment,
+    Frame,
+    class_precisions,
+    collect,
+    select,
+)
 from espnet2_sslam.results.scoring import main_metric
 from espnet2_sslam.store import write_text
 
