@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from espnet2_sslam.bin.sslam_curves import main
-from espnet2_sslam.results import curves, paper, read_history
+from espnet2_sslam.results import paper, read_history
 from tests.corpus_case import error_line
 from tests.results_case import write_history
 
@@ -51,9 +51,9 @@ def test_the_authors_curves_end_at_the_papers_numbers():
 @pytest.mark.parametrize("key", list(paper.authors_curves()))
 def test_the_authors_own_curve_lies_in_its_band(key):
     curve = paper.authors_curves()[key]
-    for measure in curves.OURS:
+    for measure in paper.OURS:
         steps = np.array(curve[measure]["updates"])
-        authors, low, high = curves.band(curve, measure, steps)
+        authors, low, high = paper.band(curve, measure, steps)
         assert (low < authors).all() and (authors < high).all()
         assert (authors == curve[measure]["values"]).all()
 
@@ -63,16 +63,16 @@ def test_a_run_like_the_authors_is_inside_whatever_its_epochs(tmp_path):
     run = write_run(
         tmp_path, updates, at(updates, "mAP") - 0.009, 1.02 * at(updates, "valid_loss")
     )
-    found = curves.compare_run(read_history(run), MARKET)
+    found = paper.compare_run(read_history(run), MARKET)
     assert [c.measure for c in found] == ["mAP", "valid_loss"]
     assert not any(c.outside.any() for c in found)
-    assert "in the band at all 61 points" in curves.verdict(found[0])[0]
+    assert "in the band at all 61 points" in paper.verdict(found[0])[0]
 
 
 def test_a_late_run_is_inside_while_its_delay_is_small(tmp_path):
     updates = np.arange(100, 3906, 63)
     run = write_run(tmp_path, updates, at(updates / 1.1, "mAP"), at(updates, "mAP"))
-    assert not curves.compare_run(read_history(run), MARKET)[0].outside.any()
+    assert not paper.compare_run(read_history(run), MARKET)[0].outside.any()
 
 
 def test_the_first_point_outside_is_named_with_its_side(tmp_path):
@@ -80,12 +80,12 @@ def test_the_first_point_outside_is_named_with_its_side(tmp_path):
     score = at(updates, "mAP") - [0, 0, 0.05, 0.05]
     loss = at(updates, "valid_loss") * [1.2, 1, 1, 1]
     run = write_run(tmp_path, updates, score, loss)
-    accuracy, loss = curves.compare_run(read_history(run), MARKET)
+    accuracy, loss = paper.compare_run(read_history(run), MARKET)
     assert accuracy.outside.tolist() == [False, False, True, True]
-    ours, authors = curves.verdict(accuracy)
+    ours, authors = paper.verdict(accuracy)
     assert "outside the band at 2 of 4 points, first at update 1580: 62.7" in ours
     assert authors.startswith("band there 66.2 to 69.1")
-    assert "first at update 79: 1.459" in curves.verdict(loss)[0]
+    assert "first at update 79: 1.459" in paper.verdict(loss)[0]
 
 
 def test_the_command_finds_the_benchmark_by_the_run_and_writes_all(tmp_path, capsys):

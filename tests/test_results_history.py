@@ -28,16 +28,13 @@ def test_the_machines_of_all_starts_are_read(tmp_path):
     assert (here, there) == ("A CPU, 2 cores, 24 GiB", "B, 16 cores, 128 GiB; 1 x GPU")
 
 
-def test_updates_are_iterations_over_accumulation(tmp_path):
-    write_history(tmp_path, [3.0, 2.0], accum_grad=5)
-    assert read_history(tmp_path).updates == 4
-
-
 def test_a_run_cut_short_is_not_finished_unless_it_may_stop_early(tmp_path):
     write_history(tmp_path, [3.0, 2.0], max_epoch=9)
     assert not read_history(tmp_path).finished
-    write_history(tmp_path, [3.0, 2.0], max_epoch=9, patience=1)
+    assert read_history(tmp_path).updates == 20
+    write_history(tmp_path, [3.0, 2.0], max_epoch=9, patience=1, accum_grad=5)
     assert read_history(tmp_path).finished
+    assert read_history(tmp_path).updates == 4  # iterations over accumulation
 
 
 def test_settings_hash_ignores_seed_and_paths_and_nothing_else(tmp_path):
@@ -76,42 +73,27 @@ def write_events(folder, points):
     writer.close()
 
 
-def test_logged_intervals_are_used_without_the_epoch_means(tmp_path):
+# Intervals of 5 iterations; ESPnet adds the epoch's mean at its last iteration.
+FIRST = [(5, 3.5), (10, 2.5), (10, 3.0)]
+LAST = [(15, 2.2), (20, 1.8), (20, 2.0)]
+
+
+@pytest.mark.parametrize(
+    "points, expected",
+    [
+        (FIRST + LAST, {5: 3.5, 10: 2.5, 15: 2.2, 20: 1.8}),
+        ([*FIRST, (15, 9.9), *LAST], {5: 3.5, 10: 2.5, 15: 2.2, 20: 1.8}),
+        ([(10, 3.0), (15, 2.2), (20, 2.0)], {10: 3.0, 15: 2.2}),
+        ([], {10: 3.0, 20: 2.0}),
+    ],
+    ids=["intervals", "resumed", "epochs where nothing finer", "epochs"],
+)
+def test_curves_are_as_fine_as_logged(tmp_path, points, expected):
     write_history(tmp_path, [3.0, 2.0])
-    # Intervals of 5 iterations; ESPnet adds the epoch's mean at its last iteration.
-    points = [(5, 3.5), (10, 2.5), (10, 3.0), (15, 2.2), (20, 1.8), (20, 2.0)]
-    write_events(tmp_path / "tensorboard/train", points)
+    if points:
+        write_events(tmp_path / "tensorboard/train", points)
     steps, values = train_curves(read_history(tmp_path), ["loss"])["loss"]
-    assert steps.tolist() == [5, 10, 15, 20]
-    assert values == pytest.approx([3.5, 2.5, 2.2, 1.8])
-
-
-def test_epoch_means_are_used_where_nothing_finer_was_logged(tmp_path):
-    write_history(tmp_path, [3.0, 2.0])
-    write_events(tmp_path / "tensorboard/train", [(10, 3.0), (15, 2.2), (20, 2.0)])
-    steps, values = train_curves(read_history(tmp_path), ["loss"])["loss"]
-    assert steps.tolist() == [10, 15] and values == pytest.approx([3.0, 2.2])
-    write_history(tmp_path / "bare", [3.0, 2.0])
-    assert train_curves(read_history(tmp_path / "bare"), ["loss"])["loss"][
-        1
-    ].tolist() == [3.0, 2.0]
-
-
-def test_after_a_resume_the_later_value_counts(tmp_path):
-    write_history(tmp_path, [3.0, 2.0])
-    points = [
-        (5, 3.5),
-        (10, 2.5),
-        (10, 3.0),
-        (15, 9.9),
-        (15, 2.2),
-        (20, 1.8),
-        (20, 2.0),
-    ]
-    write_events(tmp_path / "tensorboard/train", points)
-    steps, values = train_curves(read_history(tmp_path), ["loss"])["loss"]
-    assert steps.tolist() == [5, 10, 15, 20]
-    assert values[2] == pytest.approx(2.2)
+    assert dict(zip(steps.tolist(), values, strict=True)) == pytest.approx(expected)
 
 
 def test_thinning_averages_neighbours():

@@ -1,12 +1,14 @@
 """Scoring: numbers by hand, and every way labels and predictions can disagree."""
 
 import json
+import time
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from espnet2_sslam.results import read_predictions, score_files
+from espnet2_sslam.metrics import accuracy, mean_average_precision
+from espnet2_sslam.results import ResampledPrecision, bootstrap, score_files
 
 CLASSES = ["bell", "dog", "rain", "siren"]
 TEXT = {"a": ["bell"], "b": ["dog", "bell"], "c": [], "d": ["rain"]}
@@ -21,15 +23,17 @@ SCORES = np.array(
 )
 
 
-def write_case(folder, text=TEXT, ids=tuple(TEXT), scores=SCORES, classes=CLASSES):
+def write_case(
+    folder,
+    text=TEXT,
+    ids=tuple(TEXT),
+    scores=SCORES,
+    classes=CLASSES,
+    task="multi_label",
+):
     """Write the three input files and return the arguments of score_files."""
-    np.savez(
-        folder / "predictions.npz",
-        ids=np.array(ids),
-        scores=scores,
-        logits=scores,
-        classes=np.array(classes),
-    )
+    arrays = {"ids": ids, "scores": scores, "classes": classes}
+    np.savez(folder / "predictions.npz", **arrays)
     lines = [" ".join([clip, *labels]) for clip, labels in text.items()]
     (folder / "text").write_text("\n".join(lines) + "\n")
     (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
@@ -37,13 +41,15 @@ def write_case(folder, text=TEXT, ids=tuple(TEXT), scores=SCORES, classes=CLASSE
         "predictions": folder / "predictions.npz",
         "text": folder / "text",
         "class_list": folder / "classes.txt",
-        "task": "multi_label",
+        "task": task,
         "output_dir": folder / "out",
     }
 
 
 def test_multi_label_scores_equal_the_hand_computed_ones(tmp_path):
-    metrics = score_files(**write_case(tmp_path))
+    order = [2, 0, 3, 1]  # of the predictions does not matter
+    ids = [list(TEXT)[row] for row in order]
+    metrics = score_files(**write_case(tmp_path, ids=ids, scores=SCORES[order]))
     # bell: ranked a(+) c(-) b(+) d(-): (1/1 + 2/3) / 2; dog: c(-) b(+): 1/2; rain: 1.
     expected = {"bell": 5 / 6, "dog": 0.5, "rain": 1.0, "siren": None}
     assert metrics["per_class"] == pytest.approx(expected)
@@ -59,18 +65,8 @@ def test_multi_label_scores_equal_the_hand_computed_ones(tmp_path):
 
 def test_multi_class_scores_accuracy_over_all_clips(tmp_path):
     text = {"a": ["bell"], "b": ["dog"], "c": ["bell"], "d": ["rain"]}
-    metrics = score_files(**{**write_case(tmp_path, text), "task": "multi_class"})
+    metrics = score_files(**write_case(tmp_path, text, task="multi_class"))
     assert metrics["accuracy"] == pytest.approx(3 / 4)
-
-
-def test_order_of_the_clips_does_not_matter(tmp_path):
-    here, there = tmp_path / "1", tmp_path / "2"
-    here.mkdir(), there.mkdir()
-    order = [2, 0, 3, 1]
-    ids = [list(TEXT)[i] for i in order]
-    one = score_files(**write_case(here))
-    two = score_files(**write_case(there, ids=ids, scores=SCORES[order]))
-    assert one["per_class"] == two["per_class"]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +81,7 @@ def test_order_of_the_clips_does_not_matter(tmp_path):
         ({"scores": np.where(SCORES == 0.7, np.nan, SCORES)}, "not finite.* d;"),
         ({"classes": CLASSES[::-1]}, "another order"),
         ({"classes": ["bell", "dog", "rain", "wind"]}, "siren is missing"),
+        ({"task": "multi_class"}, "clip b has 2 labels"),
     ],
 )
 def test_disagreement_is_an_error_and_writes_nothing(tmp_path, change, message):
@@ -95,26 +92,20 @@ def test_disagreement_is_an_error_and_writes_nothing(tmp_path, change, message):
     assert not arguments["output_dir"].exists()
 
 
-def test_multi_class_refuses_clips_without_exactly_one_label(tmp_path):
-    arguments = {**write_case(tmp_path), "task": "multi_class"}
-    with pytest.raises(ValueError, match="clip b has 2 labels"):
+def test_clips_that_text_lists_twice_are_refused(tmp_path):
+    arguments = write_case(tmp_path)
+    arguments["text"].write_text("a bell\nb dog\na dog\n")
+    with pytest.raises(ValueError, match="'a' occurs twice"):
         score_files(**arguments)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04half", b"no archive"])
 def test_damaged_predictions_are_named(tmp_path, content):
-    path = tmp_path / "predictions.npz"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"predictions\.npz: not a complete") as error:
-        read_predictions(path)
-    assert "\n" not in str(error.value)
-
-
-def test_duplicate_clips_in_text_are_an_error(tmp_path):
     arguments = write_case(tmp_path)
-    arguments["text"].write_text("a bell\nb dog\na dog\n")
-    with pytest.raises(ValueError, match="'a' occurs twice"):
+    arguments["predictions"].write_bytes(content)
+    with pytest.raises(ValueError, match=r"predictions\.npz: not a complete") as error:
         score_files(**arguments)
+    assert "\n" not in str(error.value)
 
 
 def test_areas_and_intervals_are_scored(tmp_path):
@@ -133,3 +124,47 @@ def test_a_perfect_ranking_has_no_finite_d_prime(tmp_path):
     scores = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]])
     metrics = score_files(**write_case(tmp_path, scores=scores))
     assert metrics["auc"] == 1.0 and metrics["d_prime"] is None
+
+
+def random_case(clips=60, classes=5, ties=True):
+    rng = np.random.default_rng(0)
+    targets = (rng.random((clips, classes)) < 0.3).astype(int)
+    targets[:, -2:] = 0  # a class without a positive clip,
+    targets[3, -2] = 1  # and one that some draws miss
+    scores = rng.random((clips, classes)) + 0.3 * targets
+    return targets, np.round(scores, 1) if ties else scores
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_intervals_are_those_of_scikit_learn_on_the_drawn_clips(ties):
+    targets, scores = random_case(ties=ties)
+    bounds = bootstrap(targets, scores, resamples=100, seed=3, accuracy=True)
+    precision = ResampledPrecision(targets, scores)
+    rng = np.random.default_rng(3)
+    draws = [rng.integers(len(targets), size=len(targets)) for _ in range(100)]
+    for rows in draws:
+        expected = mean_average_precision(targets[rows], scores[rows])
+        counts = np.bincount(rows, minlength=len(targets))
+        assert precision(counts) == pytest.approx(expected, rel=1e-12)
+    for name, metric in ("mAP", mean_average_precision), ("accuracy", accuracy):
+        values = [metric(targets[rows], scores[rows]) for rows in draws]
+        assert bounds[name] == pytest.approx(np.percentile(values, (2.5, 97.5)))
+    assert bounds == bootstrap(targets, scores, resamples=100, seed=3, accuracy=True)
+    assert bounds != bootstrap(targets, scores, resamples=100, seed=4, accuracy=True)
+
+
+def test_draws_without_positives_have_no_precision_and_one_draw_no_interval():
+    precision = ResampledPrecision(np.zeros((3, 2)), np.zeros((3, 2)))
+    assert np.isnan(precision(np.ones(3, dtype=int)))
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        bootstrap(*random_case(), resamples=1, seed=0)
+
+
+@pytest.mark.slow
+def test_a_draw_of_audioset_takes_no_minute_as_with_scikit_learn():
+    precision = ResampledPrecision(*random_case(18_886, 527, ties=False))
+    rows = np.random.default_rng(0).integers(18_886, size=18_886)
+    counts = np.bincount(rows, minlength=18_886)
+    start = time.perf_counter()
+    precision(counts)
+    assert time.perf_counter() - start < 2

@@ -15,16 +15,10 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    several = {"nargs": 2, "action": "append", "metavar": ("EXPDIR", "DUMP")}
+    text = "experiment and formatted data of a benchmark; may be given several times"
     add = parser.add_argument
-    add(
-        "--benchmark",
-        type=Path,
-        nargs=2,
-        action="append",
-        required=True,
-        metavar=("EXPDIR", "DUMP"),
-        help="experiment and formatted data of a benchmark; may be given several times",
-    )
+    add("--benchmark", type=Path, required=True, help=text, **several)
     add("--output", type=Path, required=True, help="Markdown file to write")
     add("--models", nargs="+", default=MODELS, help="models to expect")
     add("--seeds", type=int, nargs="+", help="seeds to expect (default: those there)")
@@ -33,14 +27,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(cmd: Sequence[str] | None = None) -> None:
     """Write the table."""
-    args = get_parser().parse_args(cmd)
-    rows = write_benchmarks(
-        [tuple(pair) for pair in args.benchmark],
-        args.output,
-        models=tuple(args.models),
-        seeds=args.seeds,
-    )
-    print(f"wrote {args.output}: {rows} rows")
+    args = vars(get_parser().parse_args(cmd))
+    rows = write_benchmarks(args.pop("benchmark"), **args)
+    print(f"wrote {args['output']}: {rows} rows")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,8 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", type=Path, required=True, help="config.yaml of the training")
     add("--model_file", type=Path, required=True, help="weights, e.g. latest.pth")
-    add(
-        "--data_path_and_name_and_type",
-        required=True,
-        help="DIR/wav.scp,speech,sound or DIR/feats.scp,speech,kaldi_ark",
-    )
+    text = "DIR/wav.scp,speech,sound or DIR/feats.scp,speech,kaldi_ark"
+    add("--data_path_and_name_and_type", required=True, help=text)
     add("--output_dir", type=Path, required=True, help="where predictions.npz goes")
     add("--key_file", help="list of the clips to predict; all of the data by default")
     add("--batch_size", type=int, default=32, help="clips per batch")
@@ -39,63 +36,21 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_classifier(config_file: Path, model_file: Path, build: Callable | None = None):
-    """Return the classifier in evaluation mode and its configuration.
-
-    Args:
-        config_file: config.yaml of the training.
-        model_file: Its weights.
-        build: Makes the classifier of the configuration; SSLAM's by default.
-
-    Raises:
-        ValueError: a file is missing, or the weights do not fit the configuration.
-    """
-    from espnet2_sslam.checkpoint import load_weights
-    from espnet2_sslam.classifier import classifier_from_config
-
-    for path in (config_file, model_file):
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist: train the classifier first")
-    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or not isinstance(config.get("class_list"), list):
-        raise ValueError(f"{config_file} is not the config.yaml of a classifier")
-    model = (build or classifier_from_config)(config)
-    load_weights(model, model_file)
-    return model.eval(), config
-
-
-def batches(
-    config: dict,
-    data: str,
-    keys: list[str],
-    *,
-    batch_size: int,
-    num_workers: int,
-) -> Iterable[tuple[list[str], dict[str, torch.Tensor]]]:
-    """Return (ids, batch) over all clips in the order of `keys`."""
-    from espnet2_sslam.tasks import ClipDataset, ClipPreprocessor, collate_clips
-
-    preprocess = ClipPreprocessor(
-        False, max_samples=config["max_samples"], input_size=config["input_size"]
-    )
-    path, name, kind = data.split(",")
-    # ESPnet's annotation of `preprocess` is narrower than what it takes.
-    dataset = ClipDataset([(path, name, kind)], preprocess=preprocess)  # type: ignore
-    dataset.check_keys(keys)
-    rows = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
-    return torch.utils.data.DataLoader(
-        dataset, batch_sampler=rows, collate_fn=collate_clips, num_workers=num_workers
-    )
-
-
 def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> None:
     """Load, predict, write; `build` is for classifiers on other encoders."""
-    from espnet2_sslam.tasks import read_keys
+    from espnet2_sslam.checkpoint import load_weights
+    from espnet2_sslam.classifier import classifier_from_config
+    from espnet2_sslam.tasks import (
+        ClipDataset,
+        ClipPreprocessor,
+        collate_clips,
+        read_keys,
+    )
 
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     data = args.data_path_and_name_and_type
-    if len(data.split(",")) != 3 or data.split(",")[1] != "speech":
+    if data.split(",")[1:2] != ["speech"] or data.count(",") != 2:
         raise ValueError(
             f"--data_path_and_name_and_type needs PATH,speech,TYPE: {data}"
         )
@@ -105,16 +60,36 @@ def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> Non
     if not list_file.is_file():
         raise ValueError(f"{list_file} does not exist: prepare the data first")
     keys = read_keys(list_file)
-    model, config = load_classifier(args.config, args.model_file, build)
+    for path in (args.config, args.model_file):
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist: train the classifier first")
+    config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or not isinstance(config.get("class_list"), list):
+        raise ValueError(f"{args.config} is not the config.yaml of a classifier")
+    model = (build or classifier_from_config)(config).eval()
+    load_weights(model, args.model_file)
     device = torch.device("cuda" if args.ngpu else "cpu")
     model.to(device)
-
+    preprocess = ClipPreprocessor(
+        False, max_samples=config["max_samples"], input_size=config["input_size"]
+    )
+    # ESPnet's annotation of `preprocess` is narrower than what it takes.
+    source = [tuple(data.split(","))]
+    dataset = ClipDataset(source, preprocess=preprocess)  # type: ignore
+    dataset.check_keys(keys)
+    size = args.batch_size
+    batches = torch.utils.data.DataLoader(
+        dataset,
+        batch_sampler=[keys[i : i + size] for i in range(0, len(keys), size)],
+        collate_fn=collate_clips,
+        num_workers=args.num_workers,
+    )
     ids, logits, scores = [], [], []
-    options = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+    hidden = not sys.stderr.isatty()
     with torch.inference_mode(), tqdm(
-        total=len(keys), unit="clip", disable=not sys.stderr.isatty()
+        total=len(keys), unit="clip", disable=hidden
     ) as progress:
-        for names, batch in batches(config, data, keys, **options):
+        for names, batch in batches:
             lengths = batch["speech_lengths"].to(device)
             out = model.inference(batch["speech"].to(device), lengths)
             ids += names
@@ -122,14 +97,9 @@ def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> Non
             scores.append(model.scores(out).cpu().numpy())
             progress.update(len(names))
     path = args.output_dir / "predictions.npz"
+    arrays = {"scores": np.concatenate(scores), "logits": np.concatenate(logits)}
     with writing(path, "wb") as stream:
-        np.savez(
-            stream,
-            ids=np.array(ids),
-            scores=np.concatenate(scores),
-            logits=np.concatenate(logits),
-            classes=np.array(model.classes),
-        )
+        np.savez(stream, ids=np.array(ids), **arrays, classes=np.array(model.classes))
     logging.info("%d clips -> %s", len(ids), path)
 
 

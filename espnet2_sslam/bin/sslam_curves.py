@@ -3,7 +3,7 @@
 Prints for each measure whether the run stays in the band around the authors' curve, and
 where it leaves it. The band: what their curve passes between update / 1.15 and
 1.15 x update, and beyond that 1 point of mAP or 3 % of the loss; the reasons are in
-espnet2_sslam/results/curves.py. There are curves for as2m, as20k and the five SPASS
+espnet2_sslam/results/paper.py. There are curves for as2m, as20k and the five SPASS
 scenes. The authors validate on the test set, so a run must do so, too.
 """
 

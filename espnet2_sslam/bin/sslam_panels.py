@@ -18,13 +18,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model_dir", type=Path, required=True, help="directory of a pre-training run")
-    add(
-        "--wav",
-        type=Path,
-        nargs="+",
-        required=True,
-        help="audio files; the first is drawn, mixed with the last (phase 2 needs two)",
-    )
+    text = "audio files; the first is drawn, mixed with the last (phase 2 needs two)"
+    add("--wav", type=Path, nargs="+", required=True, help=text)
     add("--output", type=Path, default=Path("panel.png"), help="PNG file to write")
     add("--seed", type=int, default=0, help="of the mask, the regions and the noise")
     return parser

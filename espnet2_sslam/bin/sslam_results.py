@@ -25,29 +25,21 @@ def get_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, help="Markdown file to write")
     add("--seeds", type=int, nargs="+", help="seeds to expect (default: those there)")
     add("--models", nargs="+", default=MODELS, help="models to expect")
-    add(
-        "--pretrain_from", type=Path, help="experiment that pre-trained them [--expdir]"
-    )
+    add("--pretrain_from", type=Path, help="where they were pre-trained [--expdir]")
     add("--tags", nargs="+", help="fine-tuning tags (default: those there)")
     return parser
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
     """Write the report."""
-    args = get_parser().parse_args(cmd)
+    args = vars(get_parser().parse_args(cmd))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     logging.getLogger("tensorboard").setLevel(logging.WARNING)
-    experiment = collect(
-        args.expdir,
-        args.dump,
-        seeds=args.seeds,
-        models=tuple(args.models),
-        tags=args.tags,
-        pretrain_from=args.pretrain_from,
-    )
-    write_all(experiment, args.output)
+    output = args.pop("output")
+    experiment = collect(**args)
+    write_all(experiment, output)
     missing = len(experiment.missing) + len(experiment.unfinished)
-    print(f"wrote {args.output}: {len(experiment.scored)} scores, {missing} missing")
+    print(f"wrote {output}: {len(experiment.scored)} scores, {missing} missing")
 
 
 if __name__ == "__main__":

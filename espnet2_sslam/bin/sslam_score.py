@@ -32,17 +32,14 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd: Sequence[str] | None = None) -> None:
     """Score and print the main number."""
     metrics = score_files(**vars(get_parser().parse_args(cmd)))
-    shown = [f"mAP {metrics['mAP']:.4f}"]
-    if "accuracy" in metrics:
-        shown.insert(0, f"accuracy {metrics['accuracy']:.4f}")
+    names = [name for name in ("accuracy", "mAP") if name in metrics]
+    facts = [f"{name} {metrics[name]:.4f}" for name in names]
     if "intervals" in metrics:
-        name = "accuracy" if "accuracy" in metrics else "mAP"
-        low, high = metrics["intervals"][name]
-        shown.append(f"95 % interval of {name} {low:.4f} to {high:.4f}")
-    empty = metrics["classes_without_positives"]
-    if empty:
-        shown.append(f"{len(empty)} classes without a positive clip left out")
-    print(f"{', '.join(shown)}, {metrics['num_clips']} clips")
+        low, high = metrics["intervals"][names[0]]
+        facts.append(f"95 % interval of {names[0]} {low:.4f} to {high:.4f}")
+    if empty := metrics["classes_without_positives"]:
+        facts.append(f"{len(empty)} classes without a positive clip left out")
+    print(", ".join([*facts, f"{metrics['num_clips']} clips"]))
 
 
 if __name__ == "__main__":

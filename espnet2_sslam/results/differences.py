@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from espnet2_sslam.corpus import Downstream, warnings
-from espnet2_sslam.results import curves, paper
-from espnet2_sslam.results.runs import RUN_KEYS, Experiment, History, select
-from espnet2_sslam.results.scoring import main_metric
+from espnet2_sslam.corpus import warnings
+from espnet2_sslam.results import paper
+from espnet2_sslam.results.runs import RUN_KEYS, Evaluation, Experiment, History, select
 
 Row = tuple[str, str, str]  # what, ours, papers
 # Options that a config leaves at these values unless it says otherwise.
@@ -22,25 +21,18 @@ DEFAULTS = {"accum_grad": 1, "patience": None, "freeze_param": [], "max_samples"
 
 
 def differences(
-    experiment: Experiment,
-    tag: str,
-    data_set: str,
-    line: Downstream,
-    report: dict | None,
+    experiment: Experiment, evaluation: Evaluation, report: dict | None
 ) -> list[Row]:
-    """Return the table of a tag and data set, empty without published numbers.
+    """Return the table of an evaluation, empty without published numbers.
 
-    Args:
-        experiment: All runs.
-        tag, data_set, line: An item of `experiment.evaluations`.
-        report: The data report, where there is one.
+    `report` is the data report, where there is one.
     """
-    kind, metric = experiment.kind(tag), main_metric(line.task)
+    tag, data_set, _, metric, kind = evaluation
     if not paper.all_numbers(data_set, metric, kind):
         return []
-    rows = [*_scores(experiment, tag, data_set, metric)]
+    rows = [*_scores(experiment, evaluation)]
     if report is not None:
-        rows += _clips(experiment.downstream, data_set, report)
+        rows += _clips(experiment, data_set, report)
     scored = select(experiment.scored, tag=tag, data_set=data_set)
     # Models with no published number have none to differ from.
     known = scored["model"].map(paper.published_model).isin(list(paper.NAMES))
@@ -48,57 +40,52 @@ def differences(
     models_by_row: dict[Row, dict[str, None]] = {}  # runs that are alike are one row
     for run in runs.itertuples():
         if history := experiment.finetuning.get(run.run):
-            phase = paper.published_model(run.model)
-            for row in _run(history, phase, run.seed, data_set, kind):
+            for row in _run(history, run.model, run.seed, data_set, kind):
                 models_by_row.setdefault(row, {})[run.model] = None
-    for row, models in models_by_row.items():
+    for (name, *values), models in models_by_row.items():
         alike = set(models) == set(runs["model"])
-        what = row[0] if alike else f"{row[0]}, {', '.join(models)}"
-        rows.append((what, *row[1:]))
+        rows.append((name if alike else f"{name}, {', '.join(models)}", *values))
     return rows
 
 
-def _scores(
-    experiment: Experiment, tag: str, data_set: str, metric: str
-) -> Iterator[Row]:
+def _scores(experiment: Experiment, evaluation: Evaluation) -> Iterator[Row]:
     """Yield the last checkpoints of every comparable model, split by split."""
+    tag, data_set, _, metric, kind = evaluation
     here = {"tag": tag, "data_set": data_set, "checkpoint": "last"}
     cells = select(experiment.summary, **here, metric=metric)
     folds = select(experiment.scores, **here)["fold"].nunique()
     for cell in cells[cells["mean"].notna()].itertuples():
-        entries = paper.entries(data_set, metric, experiment.kind(tag), cell.model)
         score, seeds = 100 * cell.mean, len(cell.values)
-        text = f"{score:.1f} ("
         runs = select(experiment.scored, **here, model=cell.model, split=cell.split)
         low, high = 100 * runs[["low", "high"]].mean(skipna=False)
         if folds > 1:  # each has test clips of its own
             low = high = np.nan
-        if np.isfinite(low):
-            text += f"95 % interval {low:.1f} to {high:.1f}, "
-        text += f"± {100 * cell.spread:.1f} over {seeds} seeds" if seeds > 1 else ""
-        text += ")" if seeds > 1 else "one seed)"
-        for entry in entries:
+        facts = [f"95 % interval {low:.1f} to {high:.1f}"] if np.isfinite(low) else []
+        spread = f"± {100 * cell.spread:.1f} over {seeds} seeds"
+        facts.append(spread if seeds > 1 else "one seed")
+        for entry in paper.entries(data_set, metric, kind, cell.model):
             lowest, highest = paper.bounds(entry)
-            gap = score - np.clip(score, lowest, highest)
+            apart = f"ours {score - np.clip(score, lowest, highest):+.1f}"
             if lowest <= round(score, 1) <= highest:
                 apart = "the same"
-            else:
-                apart = f"ours {gap:+.1f}"
-                if low <= highest and high >= lowest:
-                    apart += ", which is in the interval"
-            what = f"{metric} of {cell.model}, {cell.split}"
-            yield what, text, f"{entry['value']} ({entry['source']}): {apart}"
+            elif low <= highest and high >= lowest:
+                apart += ", which is in the interval"
+            yield (
+                f"{metric} of {cell.model}, {cell.split}",
+                f"{score:.1f} ({', '.join(facts)})",
+                f"{entry['value']} ({entry['source']}): {apart}",
+            )
 
 
-def _clips(downstream: list[Downstream], data_set: str, report: dict) -> Iterator[Row]:
+def _clips(experiment: Experiment, data_set: str, report: dict) -> Iterator[Row]:
     """Yield how many clips were trained and tested on, and what the report warns of."""
-    lines = [line for line in downstream if line.name.partition("/")[0] == data_set]
+    lines = [x for x in experiment.downstream if x.name.partition("/")[0] == data_set]
     splits = {
         "training": {line.train for line in lines},
         "test": {test for line in lines for test in line.tests},
     }
+    known = paper.load()["clips"].get(data_set, {})
     for role, names in splits.items():
-        known = paper.clips(data_set, role)
         names_by_text: dict[str, list[str]] = {}  # folds that are alike are one row
         for name in sorted(names & set(report["splits"])):
             split = report["splits"][name]
@@ -109,11 +96,11 @@ def _clips(downstream: list[Downstream], data_set: str, report: dict) -> Iterato
                 text += "usable)"
             names_by_text.setdefault(text, []).append(name)
         for text, alike in names_by_text.items():
-            what = ", ".join(alike)
-            if len(alike) > 2:
-                what = f"{alike[0]} to {alike[-1]} ({len(alike)})"
-            papers = "not known" if known is None else str(known)
-            yield f"{role} clips, {what}", text, papers
+            few = len(alike) <= 2
+            name = (
+                ", ".join(alike) if few else f"{alike[0]} to {alike[-1]} ({len(alike)})"
+            )
+            yield f"{role} clips, {name}", text, str(known.get(role, "not known"))
     for text in warnings(report):
         if any(name in text for names in splits.values() for name in names):
             yield "data report", text, "-"
@@ -122,77 +109,69 @@ def _clips(downstream: list[Downstream], data_set: str, report: dict) -> Iterato
 def _run(
     history: History, model: str, seed: int, data_set: str, kind: str
 ) -> Iterator[Row]:
-    """Yield encoder, settings and learning curve of one run."""
+    """Yield encoder, weights, settings and learning curve of one run."""
     config = history.config
     sizes = config.get("encoder_conf") or {}
     blocks, channels = sizes.get("depth", 12), sizes.get("embed_dim", 768)
     yield "encoder", f"{blocks} blocks of {channels} channels", "12 of 768"
     if config.get("init_param"):
         folder = Path(config["init_param"][0].split(":")[0]).parent
-        yield "weights", _origin(folder), "pre-trained on AudioSet-2M"
-    yield from _settings(config, data_set, kind)
+        path = folder / "config.yaml"
+        text = path.read_text(encoding="utf-8") if path.exists() else "{}"
+        if origin := yaml.safe_load(text).get("origin"):
+            weights = origin.get("file", "unknown")
+            if origin.get("sha256"):
+                weights += f", SHA-256 {origin['sha256'][:10]}"
+        else:
+            weights = re.sub(r"_seed\d+$", "", folder.name) + ", pre-trained here"
+        yield "weights", weights, "pre-trained on AudioSet-2M"
+    yield from _settings(config, f"{kind}_{data_set.split('_')[0]}.yaml")
     if not history.finished:
         text = f"{history.epochs} of {config['max_epoch']} trained"
         yield f"epochs, seed {seed}", text, "-"
     curve = paper.authors_curves().get((data_set, kind))
-    if model == "phase2" and curve is not None:
+    if paper.published_model(model) == "phase2" and curve is not None:
         try:
-            for comparison in curves.compare_run(history, curve):
-                what = f"curve of {comparison.measure}, seed {seed}"
-                yield what, *curves.verdict(comparison)
+            for comparison in paper.compare_run(history, curve):
+                name = f"curve of {comparison.measure}, seed {seed}"
+                yield name, *paper.verdict(comparison)
         except ValueError:
             updates = curve["mAP"]["updates"]
             text = f"updates {updates[0]} to {updates[-1]}"
             yield f"curve, seed {seed}", "no validation among the authors'", text
 
 
-def _origin(folder: Path) -> str:
-    """Return where the weights in a folder come from, as its config.yaml has it."""
-    path = folder / "config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-    origin = config.get("origin")
-    if origin:
-        code = f", SHA-256 {origin['sha256'][:10]}" if origin.get("sha256") else ""
-        return f"{origin.get('file', 'unknown')}{code}"
-    return re.sub(r"_seed\d+$", "", folder.name) + ", pre-trained here"
+def _settings(config: dict, benchmark: str) -> Iterator[Row]:
+    """Yield which YAML a run was trained with, and its options that differ from it.
 
-
-def _settings(config: dict, data_set: str, kind: str) -> Iterator[Row]:
-    """Yield which YAML a run was trained with, and its options that differ from it."""
+    Only options that the YAML names are compared, and those of `DEFAULTS`.
+    """
     path = Path(config.get("config") or "")
-    benchmark = f"{kind}_{data_set.split('_')[0]}.yaml"
-    text = path.name or "no config"
     if not path.is_file():
-        yield "settings", f"{text}, not there to compare", benchmark
+        text = f"{path.name or 'no config'}, not there to compare"
+        yield "settings", text, benchmark
         return
-    changed = list(_changed_options(path, config))
-    yield "settings", f"{text}, {'changed' if changed else 'unchanged'}", benchmark
-    for name, before, now in changed:
-        yield f"option {name}", f"{now} ({path.name}: {before})", "-"
+    planned = yaml.safe_load(path.read_text(encoding="utf-8"))
+    changed = []
+    for name, value in {**DEFAULTS, **planned}.items():
+        if RUN_KEYS.fullmatch(name) or name == "use_amp":  # of no matter, or told below
+            continue
+        options = [(name, value, config.get(name, value))]
+        if isinstance(value, dict):
+            used = config.get(name) or {}
+            options = [(f"{name}.{k}", v, used.get(k)) for k, v in value.items()]
+        for option, before, now in options:
+            if _plain(before) != _plain(now):
+                text = f"{_plain(now)} ({path.name}: {_plain(before)})"
+                changed.append((f"option {option}", text, "-"))
+    text = f"{path.name}, {'changed' if changed else 'unchanged'}"
+    yield "settings", text, benchmark
+    yield from changed
     device = f"{config['ngpu']} GPU" if config.get("ngpu") else "CPU"
     # Mixed precision has no effect on a CPU.
     mixed = config.get("use_amp") and device != "CPU"
     precision = "mixed precision" if mixed else "float32"
     yield "trained on", f"{device}, {precision}", "1 GPU, float16"
-
-
-def _changed_options(path: Path, used: dict) -> Iterator[tuple[str, object, object]]:
-    """Yield name, planned and used value of every option that differs from a YAML.
-
-    Only options that the YAML names are compared, and those of `DEFAULTS`.
-    """
-    planned = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for name, value in {**DEFAULTS, **planned}.items():
-        if RUN_KEYS.fullmatch(name) or name == "use_amp":  # of no matter, or told above
-            continue
-        if isinstance(value, dict):
-            inside = used.get(name) or {}
-            pairs = [(f"{name}.{k}", v, inside.get(k)) for k, v in value.items()]
-        else:
-            pairs = [(name, value, used.get(name, value))]
-        for option, before, now in pairs:
-            if _plain(before) != _plain(now):
-                yield option, _plain(before), _plain(now)
 
 
 def _plain(value: object) -> object:

@@ -52,9 +52,6 @@ def compute_panel(
         clips: 16 kHz waveforms; the neighbour of a clip is the one before it, so two
             clips are mixed with each other.
         seed: Of the mask, the regions and the noise.
-
-    Raises:
-        ValueError: for fewer than two clips with a model of mixtures.
     """
     waves = [torch.as_tensor(np.asarray(clip), dtype=torch.float32) for clip in clips]
     lengths = torch.tensor([len(wave) for wave in waves])
@@ -99,18 +96,23 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
 
     def show(axis: Axes, values: np.ndarray, text: str, **style: Any) -> AxesImage:
         """Draw (T, 128) or (S, 8): time to the right, low frequencies below."""
-        style = {"cmap": "magma", "vmin": low, "vmax": high, **style}
-        extent = (0.0, end, 0, NUM_MEL_BINS)
-        image = np.swapaxes(values, 0, 1)
-        axis.set_title(text)
         look = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
-        return axis.imshow(image, extent=extent, **look, **style)
+        look |= {"cmap": "magma", "vmin": low, "vmax": high, **style}
+        axis.set_title(text)
+        image = np.swapaxes(values, 0, 1)
+        return axis.imshow(image, extent=(0.0, end, 0, NUM_MEL_BINS), **look)
 
-    dashed = ", dashed: its end" if panel.frames < len(panel.clip) else ""
-    image = show(axes[0], panel.clip, f"clip{dashed}")
+    shorter = panel.frames < len(panel.clip)
+    image = show(axes[0], panel.clip, f"clip{', dashed: its end' * shorter}")
     if panel.mixture is not None and panel.unmixed is not None:
         show(axes[1], panel.mixture, "partial mixture with its neighbour")
-        _mark_unmixed(axes[1], panel.unmixed)
+        steps = np.concatenate([[0], panel.unmixed.astype(int), [0]])
+        edges = np.flatnonzero(np.diff(steps)).reshape(-1, 2)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
+        for begin, stop in edges * PATCH_SIZE * SECONDS_PER_FRAME:
+            axes[1].axvspan(begin, stop, fill=False, edgecolor="#56B4E9", lw=2.5)
+            place = {"x": (begin + stop) / 2, "y": 118, "ha": "center", "va": "top"}
+            axes[1].text(s="unmixed", bbox=box, **place)
     share = 100 * (1 - panel.mask.mean())
     text = f"what the student sees: {share:.0f} % of the patches"
     show(axes[-2], seen, text)
@@ -120,14 +122,13 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
     text = "squared error of the predicted patches (hatched: visible), mean "
     text += f"{np.nanmean(panel.error):.3f}"
     axes[-1].patch.set(hatch="///", facecolor="#eeeeee", edgecolor="#cccccc")
-    style = {"cmap": "viridis", "vmin": None, "vmax": None}
-    errors = show(axes[-1], panel.error, text, **style)
+    errors = show(axes[-1], panel.error, text, cmap="viridis", vmin=None, vmax=None)
     axes[-1].set_xlabel("time (s)")
     for axis in axes:
         axis.set_ylabel("mel bin")
         axis.set_yticks([0, 32, 64, 96, 128])
         axis.grid(False)
-        if panel.frames < len(panel.clip):
+        if shorter:
             axis.axvline(panel.frames * SECONDS_PER_FRAME, color="w", ls="--", lw=1.5)
     figure.colorbar(image, ax=list(axes[:-1]), label="normalised log-mel", aspect=40)
     figure.colorbar(errors, ax=axes[-1], label="patch loss")
@@ -141,7 +142,7 @@ def draw_panel(
     """Load a model and audio files and draw the first clip's panels as PNG.
 
     Raises:
-        ValueError: for unusable audio, or one file only with a model of mixtures.
+        ValueError: Unusable audio, or one file only with a model of mixtures.
     """
     # Imported here: only this one plot of the results needs to read weights.
     from espnet2_sslam.checkpoint import load_pretrain_model
@@ -156,18 +157,3 @@ def draw_panel(
     if panel.mixture is not None:
         title += f"\nwith {Path(wavs[-1]).name}"
     plot_panel(panel, output, title)
-
-
-def _mark_unmixed(axis, unmixed: np.ndarray) -> None:
-    """Frame the unmixed regions and name them."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], unmixed.astype(int), [0]])))
-    for begin, end in edges.reshape(-1, 2) * PATCH_SIZE * SECONDS_PER_FRAME:
-        axis.axvspan(begin, end, fill=False, edgecolor="#56B4E9", lw=2.5)
-        axis.text(
-            (begin + end) / 2,
-            118,
-            "unmixed",
-            ha="center",
-            va="top",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
-        )

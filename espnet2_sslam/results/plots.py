@@ -1,17 +1,20 @@
 """All plots: training curves, AP per class, series of test splits, authors' curves."""
 
 import io
+import math
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from espnet2_sslam.corpus import read_table
-from espnet2_sslam.results.curves import Comparison, band
+from espnet2_sslam.results.paper import Comparison, band
 from espnet2_sslam.results.runs import (
     CELL,
     Experiment,
@@ -33,18 +36,10 @@ COLOURS = {"random": "#999999", "phase1": "#56B4E9", "phase2": "#D55E00"}
 MORE_COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#0072B2", "#F0E442")
 SEED_LINES = ("-", "--", ":", "-.")
 GREY = "#444444"
-plt.rcParams.update(
-    {
-        "figure.dpi": 110,
-        "font.size": 10,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.alpha": 0.3,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-    }
-)
+look = {"figure.dpi": 110, "font.size": 10, "legend.frameon": False}
+look |= {"axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3}
+look |= {"axes.spines.top": False, "axes.spines.right": False}
+plt.rcParams.update(look)
 HALF_OF_CLASSES = 30  # a plot has room for twice as many
 AXES = {"degree": "degree of polyphony (sources per mixture)"}
 TITLES = {"mAP": "mAP on the test set", "valid_loss": "loss on the test set"}
@@ -74,12 +69,11 @@ def draw_figures(experiment: Experiment, folder: Path) -> list[tuple[str, Path]]
             for (phase, tag, seed), run in experiment.pretraining.items()
             if (phase, tag) in group
         }
-        name = "" if together else "_" + "_".join(group[0])
-        path = folder / f"pretraining{name}.png"
-        plot_training(runs, path)
+        name = "pretraining" if together else "_".join(["pretraining", *group[0]])
+        plot_training(runs, folder / f"{name}.png")
         names = ", ".join(" ".join(one) for one in group)
         text = f"Pre-training ({names}): losses and spreads over updates."
-        drawn.append((text, path))
+        drawn.append((text, folder / f"{name}.png"))
     panels: dict[tuple[str, str], dict] = {}
     for tag, data_set, name, series in all_series(experiment):
         panels.setdefault((data_set, name), {})[tag] = series
@@ -97,24 +91,34 @@ def draw_figures(experiment: Experiment, folder: Path) -> list[tuple[str, Path]]
         names = experiment.label_names(data_set)
         plot_per_class(classes, experiment.models(tag), names, title, path)
         drawn.append((f"{tag}: AP per class, {data_set} {split}.", path))
-    return drawn + _draw_clip(experiment, folder / "clip.png")
-
-
-def _draw_clip(experiment: Experiment, path: Path) -> list[tuple[str, Path]]:
-    """Draw the first validation clip as the first model of the last phase meets it."""
+    # The first validation clip as the first model of the last phase meets it.
     finished = {k: r.path for k, r in experiment.pretraining.items() if r.finished}
     wav_scp = experiment.dump / "pretrain" / "valid" / "wav.scp"
     wavs = list(read_table(wav_scp).values())[:2] if wav_scp.exists() else []
-    if not finished or len(wavs) < 2:
-        return []
-    # Imported here: it takes torch and the method, the other plots do not.
-    from espnet2_sslam.results.panels import draw_panel
+    if finished and len(wavs) == 2:
+        # Imported here: it takes torch and the method, the other plots do not.
+        from espnet2_sslam.results.panels import draw_panel
 
-    phase = max(phase for phase, _, _ in finished)
-    key = min(key for key in finished if key[0] == phase)
-    draw_panel(finished[key], [Path(wav) for wav in wavs], path)
-    seen = "its partial mixture, the mask" if phase == "phase2" else "the mask"
-    return [(f"A clip of {phase}: {seen} and the error of the prediction.", path)]
+        phase = max(phase for phase, _, _ in finished)
+        model = finished[min(key for key in finished if key[0] == phase)]
+        draw_panel(model, [Path(wav) for wav in wavs], folder / "clip.png")
+        seen = "its partial mixture, the mask" if phase == "phase2" else "the mask"
+        text = f"A clip of {phase}: {seen} and the error of the prediction."
+        drawn.append((text, folder / "clip.png"))
+    return drawn
+
+
+def grid(
+    number: int, columns: int, width: float, height: float, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `number` panels, of width x height inches each."""
+    columns = max(min(number, columns), 1)
+    rows = max(math.ceil(number / columns), 1)
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for axis in axes.flat[number:]:
+        axis.set_axis_off()
+    return figure, list(axes.flat[:number])
 
 
 def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None:
@@ -125,13 +129,9 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
     """
     curves = {key: train_curves(run, list(CURVES)) for key, run in histories.items()}
     names = [n for n in CURVES if any(len(c[n][0]) for c in curves.values())]
-    columns = min(len(names), 3) or 1
-    rows = -(-len(names) // columns) or 1
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, 2.9 * rows), squeeze=False
-    )
+    figure, axes = grid(len(names), 3, 4.2, 2.9)
     seeds = sorted({seed for _, seed in histories})
-    for axis, name in zip(axes.flat, names, strict=False):
+    for axis, name in zip(axes, names, strict=True):
         for (phase, seed), run in sorted(histories.items()):
             steps, values = thin_out(*curves[phase, seed][name])
             colour, line = COLOURS[phase], SEED_LINES[seeds.index(seed) % 4]
@@ -140,8 +140,6 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
             axis.plot(*run.epoch_curve("valid", name), "o", color=colour, ms=3.5)
         title, unit = CURVES[name]
         axis.set(title=title, ylabel=unit, xlabel="updates")
-    for axis in list(axes.flat)[len(names) :]:
-        axis.set_axis_off()
     # Colours are phases, lines seeds, points validation.
     phases = sorted({phase for phase, _ in histories})
     entries = {phase: {"color": COLOURS[phase], "lw": 3} for phase in phases}
@@ -149,17 +147,12 @@ def plot_training(histories: dict[tuple[str, int], History], path: Path) -> None
         entries[f"seed {seed}"] = {"color": GREY, "ls": SEED_LINES[index % 4]}
     entries["validation"] = {"color": GREY, "ls": "", "marker": "o", "ms": 4}
     handles = [Line2D([], [], label=k, **style) for k, style in entries.items()]
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
     figure.legend(handles=handles, loc="upper center", ncols=len(handles))
-    save(figure, path)
+    save(figure, path, rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
 
 
 def plot_per_class(
-    classes: Frame,
-    models: list[str],
-    names: dict[str, str],
-    title: str,
-    path: Path,
+    classes: Frame, models: list[str], names: dict[str, str], title: str, path: Path
 ) -> None:
     """Plot the AP of every class as bars, one per model, with the spread of seeds.
 
@@ -176,24 +169,21 @@ def plot_per_class(
     by_model = {m: table for m, table in by_model.items() if table["seeds"].any()}
     models = list(by_model)
     reference = by_model[models[0]]
-    order: list[str] = sorted(reference.index[reference["seeds"] > 0])
-    order.sort(
-        key=lambda label: reference["mean"][label]
-    )  # equal ones stay in the order of names
+    # Equal ones in the order of their labels.
+    scored = reference[reference["seeds"] > 0].sort_index()
+    order = list(scored.sort_values("mean", kind="stable").index)
     if len(order) > 2 * HALF_OF_CLASSES:
         title += f"\nthe {HALF_OF_CLASSES} lowest and highest of {len(order)} classes"
         order = order[:HALF_OF_CLASSES] + order[-HALF_OF_CLASSES:]
     colour = colours(models)
     height = 0.8 / len(models)
-    figure, axis = plt.subplots(
-        figsize=(7, 1.3 + len(order) * 0.16 * (len(models) + 1))
-    )
+    figure, [axis] = grid(1, 1, 7, 1.3 + len(order) * 0.16 * (len(models) + 1))
+    rows = np.arange(len(order))
     for index, model in enumerate(reversed(models)):
-        where = np.arange(len(order)) + (index - (len(models) - 1) / 2) * height
         table = by_model[model].loc[order]
         seeds = int(table["seeds"].max())
         axis.barh(
-            where,
+            rows + (index - (len(models) - 1) / 2) * height,
             100 * table["mean"],
             height,
             xerr=100 * table["spread"].fillna(0.0) if seeds > 1 else None,
@@ -201,18 +191,13 @@ def plot_per_class(
             color=colour[model],
             label=f"{model}, {seeds} seed{'s' * (seeds > 1)}",
         )
-    shown = [textwrap.shorten(names.get(c, c), 40, placeholder=" ...") for c in order]
-    axis.set_yticks(np.arange(len(order)), shown)
-    axis.set(xlim=(0, 100), ylim=(-0.6, len(order) - 0.4))
+    labels = [textwrap.shorten(names.get(c, c), 40, placeholder=" ...") for c in order]
+    axis.set_yticks(rows, labels)
+    axis.set(xlim=(0, 100), ylim=(-0.6, len(order) - 0.4), title=title)
     axis.set_xlabel("average precision (%), line = spread of the seeds")
-    axis.set_title(title)
     axis.grid(False, axis="y")
-    handles, entries = axis.get_legend_handles_labels()
-    figure.tight_layout()
-    axis.legend(
-        handles[::-1], entries[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0)
-    )
-    figure.tight_layout()
+    legend = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "reverse": True}
+    axis.legend(**legend)
     save(figure, path)
 
 
@@ -221,14 +206,10 @@ def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
 
     `panels` are frames of `tables.all_series`.
     """
-    columns = min(len(panels), 2)
-    rows = -(-len(panels) // columns)
-    width = (6.4, 10.8)[columns - 1]
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width, 4.0 * rows), sharey=True, squeeze=False
-    )
+    width = 6.4 if len(panels) == 1 else 5.4
+    figure, axes = grid(len(panels), 2, width, 4.0, sharey=True)
     colour = colours(model for series in panels.values() for model in series["model"])
-    for axis, (title, series) in zip(axes.flat, panels.items(), strict=False):
+    for axis, (title, series) in zip(axes, panels.items(), strict=True):
         lines = list(series.groupby("model", sort=False))
         for index, (model, line) in enumerate(lines):
             seeds = int(line["seeds"].max())
@@ -238,23 +219,17 @@ def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
                 line["number"] + shift,
                 100 * line["mAP"],
                 100 * line["spread"] if seeds > 1 else None,
-                color=colour[model],
-                marker="o",
-                ms=4,
-                capsize=2,
                 label=f"{model}, {seeds} seed{'s' * (seeds > 1)}",
+                **{"color": colour[model], "marker": "o", "ms": 4, "capsize": 2},
             )
         chance = 100 * series.groupby("number")["chance"].mean()
         axis.plot(chance.index, chance, ":", color=GREY, label="chance")
         axis.set(xlabel=AXES.get(name, name), title=title)
         axis.set_xticks(list(chance.index))
         axis.legend(loc="best")
-    for axis in list(axes.flat)[len(panels) :]:
-        axis.remove()
-    for axis in axes[:, 0]:
+    for axis in axes[::2]:
         axis.set_ylabel("mAP (%), bar = spread of the seeds")
         axis.set_ylim(bottom=0)
-    figure.tight_layout()
     save(figure, path)
 
 
@@ -262,30 +237,24 @@ def plot_curves(
     comparisons: list[Comparison], curve: dict, title: str, path: Path
 ) -> None:
     """Draw a panel per measure: band, the authors' curve and the run's points."""
-    figure, axes = plt.subplots(
-        1, len(comparisons), figsize=(5.2 * len(comparisons), 3.6), squeeze=False
-    )
-    for axis, run in zip(axes.flat, comparisons, strict=True):
+    figure, axes = grid(len(comparisons), 2, 5.2, 3.6)
+    for axis, run in zip(axes, comparisons, strict=True):
         steps = np.array(curve[run.measure]["updates"])
-        values, low, high = band(curve, run.measure, steps)
-        scale = 100 if run.measure == "mAP" else 1
+        scale, unit = (100, " (%)") if run.measure == "mAP" else (1, "")
+        values, low, high = (scale * x for x in band(curve, run.measure, steps))
         authors = COLOURS["phase2"]
-        axis.fill_between(
-            steps, scale * low, scale * high, color=authors, alpha=0.15, label="band"
-        )
-        axis.plot(steps, scale * values, color=authors, label="authors")
-        for shown, colour, name in (
+        axis.fill_between(steps, low, high, color=authors, alpha=0.15, label="band")
+        axis.plot(steps, values, color=authors, label="authors")
+        for part, colour, name in (
             (~run.outside, "#0072B2", "this run"),
             (run.outside, "black", "this run, outside"),
         ):
-            if shown.any():
-                points = run.updates[shown], scale * run.values[shown]
+            if part.any():
+                points = run.updates[part], scale * run.values[part]
                 axis.plot(*points, "o", color=colour, ms=3.5, label=name)
-        unit = " (%)" if scale == 100 else ""
         axis.set(title=TITLES[run.measure] + unit, xlabel="updates")
         axis.legend(loc="best")
     figure.suptitle(title)
-    figure.tight_layout()
     save(figure, path)
 
 
@@ -296,8 +265,10 @@ def colours(models: Iterable[str]) -> dict[str, str]:
     return {**COLOURS, **more}
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, **layout: Any) -> None:
     """Write a figure as PNG, whole or not at all, and close it."""
+    if figure.get_layout_engine() is None:
+        figure.tight_layout(**layout)
     stream = io.BytesIO()
     # Without the software's name the same numbers give the same bytes.
     figure.savefig(stream, format="png", metadata={"Software": None})

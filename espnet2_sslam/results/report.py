@@ -3,18 +3,16 @@
 import json
 from pathlib import Path
 
-from espnet2_sslam.corpus import Downstream, warnings
+from espnet2_sslam.corpus import warnings
 from espnet2_sslam.results import paper
 from espnet2_sslam.results.differences import differences
 from espnet2_sslam.results.runs import Experiment, History
-from espnet2_sslam.results.scoring import main_metric
 from espnet2_sslam.results.tables import (
     all_series,
     comparisons,
     measures,
     render,
     score_table,
-    series_table,
     write_tables,
 )
 from espnet2_sslam.store import sha256
@@ -24,7 +22,7 @@ def write_all(experiment: Experiment, output: Path) -> None:
     """Write RESULTS.md, and CSV files and plots into a folder beside it.
 
     Raises:
-        ValueError: for an output without a suffix, which would be the folder's name.
+        ValueError: An output without a suffix, which would be the folder's name.
     """
     from espnet2_sslam.results.plots import draw_figures  # matplotlib
 
@@ -34,16 +32,25 @@ def write_all(experiment: Experiment, output: Path) -> None:
         raise ValueError(f"--output {output} needs a suffix, such as {output}.md")
     write_tables(experiment, folder)
     figures = draw_figures(experiment, folder)
-    report_path = experiment.dump / "report" / "report.json"
-    report = (
-        json.loads(report_path.read_text(encoding="utf-8"))
-        if report_path.exists()
-        else None
-    )
-    sections = [
-        _section(experiment, tag, data_set, line, report)
-        for tag, data_set, line in experiment.evaluations
-    ]
+    path = experiment.dump / "report" / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    sections = []
+    for evaluation in experiment.evaluations:
+        tag, data_set, line, metric, kind = evaluation
+        valid = Path(line.valid).name
+        sections.append(
+            {
+                "tag": tag,
+                "data_set": data_set,
+                "metric": metric,
+                "table": score_table(experiment, evaluation),
+                "only_test": list(line.tests) == [line.valid],
+                "chosen_on": valid if line.valid in line.tests else "",
+                "published": paper.all_numbers(data_set, metric, kind),
+                "differences": differences(experiment, evaluation, report),
+                "notes": paper.notes(data_set, kind),
+            }
+        )
     missing: dict[str, list[str]] = {}
     for row in experiment.missing.itertuples():
         fold = f"/{row.fold}" if row.fold else ""
@@ -58,68 +65,44 @@ def write_all(experiment: Experiment, output: Path) -> None:
         comparisons=comparisons(experiment),
         sections=sections,
         sources=paper.sources([section["published"] for section in sections]),
-        series=[
-            {"tag": t, "data_set": d, "name": name, "table": series_table(s, name)}
-            for t, d, name, s in all_series(experiment)
-        ],
+        series=list(all_series(experiment)),
         measures=measures(experiment),
         missing=missing,
         unfinished=experiment.unfinished,
         pretraining=_pretraining(experiment),
         downstream=_downstream(experiment),
         report=report,
-        report_hash=sha256(report_path)[:10] if report else "",
+        report_hash=sha256(path)[:10] if report else "",
         data_table=_data(report) if report else [],
         warnings=warnings(report) if report else [],
         figures=[(caption, path.name) for caption, path in figures],
     )
 
 
-def _section(
-    experiment: Experiment,
-    tag: str,
-    data_set: str,
-    line: Downstream,
-    report: dict | None,
-) -> dict:
-    """Return the facts of one tag and data set."""
-    metric, kind = main_metric(line.task), experiment.kind(tag)
-    tests = [Path(test).name for test in line.tests]
-    valid = Path(line.valid).name
-    return {
-        "tag": tag,
-        "data_set": data_set,
-        "metric": metric,
-        "table": score_table(experiment, tag, data_set, line),
-        "only_test": line.valid in line.tests and tests == [valid],
-        "chosen_on": valid if line.valid in line.tests else "",
-        "published": paper.all_numbers(data_set, metric, kind),
-        "differences": differences(experiment, tag, data_set, line, report),
-        "notes": paper.notes(data_set, kind),
-    }
-
-
 def _pretraining(experiment: Experiment) -> list[dict]:
     """Return settings, time and final validation values of each pre-training."""
-    rows = []
-    for (phase, tag, seed), run in experiment.pretraining.items():
-        loss, spread = (
-            [f"{value:.4f}" for value in run.epoch_curve("valid", name)[1][-1:]]
-            for name in ("loss", "target_var")
-        )
-        rows.append(
-            {
-                **{"phase": phase, "tag": tag, "seed": seed, "epochs": run.epochs},
-                **{"updates": run.updates, "hours": f"{run.hours:.3f}"},
-                "settings": run.settings_hash,
-                "torch": run.torch_version or "-",
-                "espnet": run.config.get("version", "-"),
-                "machine": "; ".join(run.machines) or "-",
-                "validation loss": loss[0] if loss else "-",
-                "target spread": spread[0] if spread else "-",
-            }
-        )
-    return rows
+
+    def last(run: History, name: str) -> str:
+        values = run.epoch_curve("valid", name)[1]
+        return f"{values[-1]:.4f}" if len(values) else "-"
+
+    return [
+        {
+            "phase": phase,
+            "tag": tag,
+            "seed": seed,
+            "epochs": run.epochs,
+            "updates": run.updates,
+            "hours": f"{run.hours:.3f}",
+            "settings": run.settings_hash,
+            "torch": run.torch_version or "-",
+            "espnet": run.config.get("version", "-"),
+            "machine": "; ".join(run.machines) or "-",
+            "validation loss": last(run, "loss"),
+            "target spread": last(run, "target_var"),
+        }
+        for (phase, tag, seed), run in experiment.pretraining.items()
+    ]
 
 
 def _downstream(experiment: Experiment) -> list[dict]:
@@ -145,21 +128,18 @@ def _downstream(experiment: Experiment) -> list[dict]:
 
 def _data(report: dict) -> list[dict]:
     """Return clips and hashes of all splits, as the data report has them."""
-    rows = []
-    for name, split in sorted(report["splits"].items()):
-        expected = split["compared"]["expected"]
-        rows.append(
-            {
-                "split": name,
-                "clips": split["usable"],
-                "listed": split["listed"],
-                "missing": split["missing"],
-                "left out": sum(split["left_out"].values()),
-                "expected": expected["clips"] if expected else "-",
-                "hours": f"{split['hours']:.3f}",
-                "classes": len(split.get("label_counts", {})) or "-",
-                "without a positive": len(split.get("classes_without_positives", [])),
-                "hash": split["content_sha256"][:10],
-            }
-        )
-    return rows
+    return [
+        {
+            "split": name,
+            "clips": split["usable"],
+            "listed": split["listed"],
+            "missing": split["missing"],
+            "left out": sum(split["left_out"].values()),
+            "expected": (split["compared"]["expected"] or {}).get("clips", "-"),
+            "hours": f"{split['hours']:.3f}",
+            "classes": len(split.get("label_counts", {})) or "-",
+            "without a positive": len(split.get("classes_without_positives", [])),
+            "hash": split["content_sha256"][:10],
+        }
+        for name, split in sorted(report["splits"].items())
+    ]

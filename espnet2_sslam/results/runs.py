@@ -12,22 +12,17 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
-from espnet2_sslam.corpus import (
-    Downstream,
-    read_downstream,
-    read_label_names,
-    read_table,
-)
-from espnet2_sslam.results.scoring import main_metric, read_predictions
+from espnet2_sslam.corpus import Downstream, read_downstream, read_label_names
+from espnet2_sslam.results.scoring import main_metric
 from espnet2_sslam.store import sha256
 
 MODELS = ("random", "phase1", "phase2")  # others have the names of --models
@@ -122,7 +117,7 @@ class History:
 
 
 def read_history(run_dir: Path) -> History:
-    """Read config.yaml, checkpoint.pth and train.log of an ESPnet output directory.
+    """Read config.yaml, checkpoint.pth and the logs of an ESPnet output directory.
 
     Raises:
         FileNotFoundError: The run has not finished an epoch.
@@ -135,13 +130,46 @@ def read_history(run_dir: Path) -> History:
             raise FileNotFoundError(
                 f"{path} is missing: no finished epoch there; train the model first"
             )
+    # ESPnet's launcher renames the log of an earlier start to train.1.log and so on.
+    logs = [run_dir / "train.log", *sorted(run_dir.glob("train.*.log"))]
+    versions, machines = [], []
+    for log in filter(Path.exists, logs):
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                versions += TORCH_LINE.findall(line)
+                machines += MACHINE_LINE.findall(line)
     return History(
         path=run_dir,
         config=yaml.safe_load(config.read_text(encoding="utf-8")),
         stats=_read_reporter(checkpoint),
-        torch_version=next(_logged(run_dir, TORCH_LINE), None),
-        machines=tuple(dict.fromkeys(_logged(run_dir, MACHINE_LINE))),
+        torch_version=versions[0] if versions else None,
+        machines=tuple(dict.fromkeys(machines)),
     )
+
+
+def _read_reporter(checkpoint: Path) -> dict:
+    """Return the epoch means of ESPnet's reporter; tensors stay on disk."""
+    import torch
+
+    scalar = np.float64(0).__reduce__()[0]
+    allowed = [datetime.timedelta, scalar, np.dtype, type(np.dtype(np.float64))]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            states = torch.load(
+                checkpoint, map_location="cpu", weights_only=True, mmap=True
+            )
+        stats = states["reporter"]["stats"]
+    except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoint} is not a readable checkpoint "
+            f"({type(error).__name__}); train again or remove the run"
+        ) from None
+    for epoch in stats.values():
+        for part in epoch.values():
+            if isinstance(part["time"], dict):  # ESPnet >= 202607 stores seconds
+                seconds = part["time"]["__timedelta_seconds__"]
+                part["time"] = datetime.timedelta(seconds=seconds)
+    return stats
 
 
 def train_curves(history: History, names: list[str]) -> dict[str, Curve]:
@@ -151,21 +179,29 @@ def train_curves(history: History, names: list[str]) -> dict[str, Curve]:
     the interval means too (espnet2/train/reporter.py): it is used only for an epoch
     without another point. After a resume the later value of an update counts.
     """
-    points = _tensorboard_points(history.path / "tensorboard" / "train", names)
+    points: dict[str, list] = {}
+    folder = history.path / "tensorboard" / "train"
+    if folder.is_dir():
+        # Imported here: it takes a second, and tables do not need it.
+        from tensorboard.backend.event_processing import event_accumulator
+
+        events = event_accumulator.EventAccumulator(
+            str(folder), size_guidance={event_accumulator.SCALARS: 0}
+        ).Reload()
+        for name in set(names) & set(events.Tags()["scalars"]):
+            points[name] = sorted(events.Scalars(name), key=lambda e: e.wall_time)
     accum_grad = history.config.get("accum_grad", 1)
     curves = {}
     for name in names:
         ends, means = history.epoch_curve("train", name)
-        logged = [(step // accum_grad, value) for step, value in points.get(name, [])]
-        kept = dict(logged)
+        mean_at = dict(zip(ends.tolist(), means.tolist(), strict=True))
+        kept = {}
+        for point in points.get(name, []):
+            update = point.step // accum_grad
+            if not np.isclose(point.value, mean_at.get(update, np.nan), rtol=1e-6):
+                kept[update] = point.value
         previous = 0
-        for end, mean in zip(ends.tolist(), means.tolist(), strict=True):
-            if end in kept and np.isclose(kept[end], mean, rtol=1e-6):
-                del kept[end]
-                at_end = [value for update, value in logged if update == end]
-                finer = [v for v in at_end if not np.isclose(v, mean, rtol=1e-6)]
-                if finer:
-                    kept[end] = finer[-1]
+        for end, mean in mean_at.items():
             if not any(previous < update <= end for update in kept):
                 kept[end] = mean
             previous = end
@@ -176,13 +212,32 @@ def train_curves(history: History, names: list[str]) -> dict[str, Curve]:
 
 def thin_out(steps: np.ndarray, values: np.ndarray, max_points: int = 400) -> Curve:
     """Average neighbouring points until at most max_points are left."""
-    width = -(-len(steps) // max_points) if len(steps) else 1
-    if width == 1:
+    width = -(-len(steps) // max_points)
+    if width <= 1:
         return steps, values
     edges = np.arange(0, len(steps), width)
     counts = np.diff(np.append(edges, len(steps)))
     means = [np.add.reduceat(x, edges) / counts for x in (steps, values)]
     return means[0], means[1]
+
+
+class Evaluation(NamedTuple):
+    """A tag and data set with scores, there or missing.
+
+    `line` is the data set's first of downstream.txt, `metric` the one that papers
+    report, `kind` is `probe` (our own), `linear` (frozen encoder) or `finetune`.
+    """
+
+    tag: str
+    data_set: str
+    line: Downstream
+    metric: str
+    kind: str
+
+    @property
+    def tests(self) -> list[str]:
+        """The names of the test splits."""
+        return [Path(test).name for test in self.line.tests]
 
 
 @dataclass
@@ -217,12 +272,7 @@ class Experiment:
         """The rows of `scores` that are."""
         return self.scores[self.scores["clips"].isna()]
 
-    @property
-    def tags(self) -> list[str]:
-        """The fine-tuning tags with scores or missing scores."""
-        return sorted(set(self.scores["tag"]))
-
-    @property
+    @cached_property
     def data_sets(self) -> dict[str, Downstream]:
         """{data set: the first of its lines of downstream.txt}."""
         lines: dict[str, Downstream] = {}
@@ -230,10 +280,15 @@ class Experiment:
             lines.setdefault(line.name.partition("/")[0], line)
         return lines
 
-    @property
-    def evaluations(self) -> list[tuple[str, str, Downstream]]:
-        """(tag, data set, its line) of everything that has or should have scores."""
-        return [(t, *item) for t in self.tags for item in self.data_sets.items()]
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """Everything that has or should have scores, by tag and data set."""
+        return [
+            Evaluation(tag, data_set, line, main_metric(line.task), kind)
+            for tag in sorted(set(self.scores["tag"]))
+            for kind in [self._kind(tag)]
+            for data_set, line in self.data_sets.items()
+        ]
 
     def models(self, tag: str) -> list[str]:
         """The models of a tag, with a score or a missing one, in order."""
@@ -244,8 +299,7 @@ class Experiment:
         class_list = self.dump / self.data_sets[data_set].class_list
         return read_label_names(class_list.parent)
 
-    def kind(self, tag: str) -> str:
-        """Return `probe` (our own), `linear` (frozen encoder) or `finetune`."""
+    def _kind(self, tag: str) -> str:
         for path, run in self.finetuning.items():
             if path.parent.parent.name == tag:
                 config = Path(run.config.get("config") or "").name
@@ -258,7 +312,7 @@ def collect(
     dump: Path,
     *,
     seeds: list[int] | None = None,
-    models: tuple[str, ...] = MODELS,
+    models: Sequence[str] = MODELS,
     tags: list[str] | None = None,
     pretrain_from: Path | None = None,
 ) -> Experiment:
@@ -310,22 +364,20 @@ def collect_scores(
     dump: Path,
     *,
     seeds: list[int] | None = None,
-    models: tuple[str, ...] = MODELS,
+    models: Sequence[str] = MODELS,
     tags: list[str] | None = None,
 ) -> Frame:
     """Read every score that the experiment should have: `Experiment.scores`.
 
     Expected are all models x seeds x lines of downstream.txt x test splits x {last,
     best}, for each fine-tuning tag. Without `seeds`, a tag's seeds are those of any of
-    its runs.
-
-    Raises:
-        ValueError: Scores that do not belong to the predictions or labels there.
+    its runs. Arguments and errors are those of `collect`.
     """
     import pandas as pd
 
+    expdir, dump = Path(expdir), Path(dump)
     seeds_by_tag: dict[str, set[int]] = {}
-    for path in sorted(Path(expdir).glob("*/*_seed*")):
+    for path in expdir.glob("*/*_seed*"):
         match = MODEL_DIR.fullmatch(path.name)
         if match and path.parent.name != "pretrain" and path.is_dir():
             seeds_by_tag.setdefault(path.parent.name, set()).add(int(match[2]))
@@ -334,23 +386,45 @@ def collect_scores(
     for tag in tags or sorted(seeds_by_tag):
         tag_seeds = seeds or sorted(seeds_by_tag.get(tag, ()))
         for model, seed, line in itertools.product(models, tag_seeds, downstream):
-            run = Path(expdir) / tag / f"{model}_seed{seed}"
-            run = run / line.name.replace("/", "_")
+            run = expdir / tag / f"{model}_seed{seed}" / line.name.replace("/", "_")
             data_set, _, fold = line.name.partition("/")
             for test, checkpoint in itertools.product(line.tests, CHECKPOINTS):
                 folder = run / checkpoint / Path(test).name
-                values = (tag, model, seed, data_set, fold, folder.name, checkpoint)
-                row = {
-                    **dict(zip(KEY, values, strict=True)),
-                    "run": run,
-                    "metrics": None,
-                }
+                key = (tag, model, seed, data_set, fold, folder.name, checkpoint)
+                row = dict(zip(KEY, key, strict=True), run=run, metrics=None)
                 if (folder / "metrics.json").exists():
-                    metrics = _read_metrics(folder, Path(dump) / test / "text", line)
-                    row |= {**_measures(metrics), "metrics": metrics}
+                    row |= _read_metrics(folder, dump / test / "text", line.task)
                 rows.append(row)
     frame = pd.DataFrame(rows, columns=pd.Index([*KEY, *MEASURES, "run", "metrics"]))
     return frame.astype(dict.fromkeys(MEASURES, float))
+
+
+def _read_metrics(folder: Path, text: Path, task: str) -> dict:
+    """Return metrics.json and the columns MEASURES; low and high of the main metric.
+
+    Raises:
+        ValueError: The scores are of other predictions, other labels or another task.
+            (That predictions and labels have the same clips was checked in scoring.)
+    """
+    path, predictions = folder / "metrics.json", folder / "predictions.npz"
+    remedy = "score the predictions again"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        hashes, scored_as = metrics["sha256"], metrics["task"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path} is not a complete metrics file; {remedy}") from None
+    if not predictions.exists():
+        raise ValueError(f"{predictions} is missing beside its scores; infer again")
+    if scored_as != task:
+        raise ValueError(f"{path}: scored as {scored_as}, needed {task}; {remedy}")
+    for name, source in (("predictions", predictions), ("text", text)):
+        if hashes.get(name) != sha256(source):
+            raise ValueError(
+                f"{path}: {source} has changed since it was scored; {remedy}"
+            )
+    low, high = metrics.get("intervals", {}).get(main_metric(task)) or (None, None)
+    values = {**metrics, "low": low, "high": high, "clips": metrics["num_clips"]}
+    return {**{name: values.get(name) for name in MEASURES}, "metrics": metrics}
 
 
 def in_order(models: Iterable[str]) -> list[str]:
@@ -378,30 +452,28 @@ def summarise(scores: Frame) -> Frame:
             and that of all runs.
     """
     long = scores.melt(KEY, ["mAP", "accuracy"], var_name="metric", value_name="score")
-
-    def cell(group: Frame) -> dict:
-        by_seed = {seed: part.to_numpy() for seed, part in group.groupby("seed").score}
+    group_by = [*CELL, "metric"]
+    rows = []
+    for key, group in long.groupby(group_by, sort=False):
+        by_seed = group.groupby("seed").score
         # The mean of NumPy, other than that of pandas, is NaN when a fold is missing.
-        means_by_seed = {int(s): float(part.mean()) for s, part in by_seed.items()}
-        values = {s: mean for s, mean in means_by_seed.items() if np.isfinite(mean)}
-        means, runs = list(values.values()), group.score.dropna().to_numpy()
-        return {
-            "values": values,
-            "mean": float(np.mean(means)) if means else np.nan,
-            "spread": float(np.std(means, ddof=1)) if len(means) > 1 else np.nan,
-            "expected": len(by_seed),
-            "part": float(np.mean(runs)) if len(runs) else np.nan,
-            "part_runs": len(runs),
-            "runs": len(group),
-        }
-
-    groups = long.groupby([*CELL, "metric"], sort=False)
-    rows = [
-        dict(zip([*CELL, "metric"], key, strict=True), **cell(part))
-        for key, part in groups
-    ]
+        means = {int(seed): float(part.to_numpy().mean()) for seed, part in by_seed}
+        values = {seed: mean for seed, mean in means.items() if np.isfinite(mean)}
+        complete, runs = list(values.values()), group.score.dropna().to_numpy()
+        rows.append(
+            {
+                **dict(zip(group_by, key, strict=True)),
+                "values": values,
+                "mean": float(np.mean(complete)) if values else np.nan,
+                "spread": float(np.std(complete, ddof=1)) if complete[1:] else np.nan,
+                "expected": len(means),
+                "part": float(np.mean(runs)) if len(runs) else np.nan,
+                "part_runs": len(runs),
+                "runs": len(group),
+            }
+        )
     columns = ["values", "mean", "spread", "expected", "part", "part_runs", "runs"]
-    return type(scores)(rows, columns=[*CELL, "metric", *columns])
+    return type(scores)(rows, columns=[*group_by, *columns])
 
 
 def class_precisions(scored: Frame) -> Frame:
@@ -417,102 +489,3 @@ def class_precisions(scored: Frame) -> Frame:
     long = statistics.stack(level=0, future_stack=True).reset_index()
     long.columns = ["model", "class", "mean", "spread", "seeds"]
     return long
-
-
-def _read_metrics(folder: Path, text: Path, line: Downstream) -> dict:
-    """Read metrics.json and check that it belongs to its predictions and labels.
-
-    Raises:
-        ValueError: naming the folder, when the scores are of other predictions, other
-            labels, another task, or the predictions are not of the test set's clips.
-    """
-    path, remedy = folder / "metrics.json", "score the predictions again"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        hashes, scored_as = metrics["sha256"], metrics["task"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"{path} is not a complete metrics file; {remedy}") from None
-    predictions = folder / "predictions.npz"
-    if not predictions.exists():
-        raise ValueError(f"{predictions} is missing beside its scores; infer again")
-    if scored_as != line.task:
-        raise ValueError(f"{path}: scored as {scored_as}, needed {line.task}; {remedy}")
-    different = set(read_predictions(predictions).ids) ^ set(read_table(text))
-    if different:
-        raise ValueError(
-            f"{predictions}: its clips are not those of {text} ({len(different)} "
-            f"differ, e.g. {min(different)}); infer again"
-        )
-    for name, source in (("predictions", predictions), ("text", text)):
-        if hashes.get(name) != sha256(source):
-            raise ValueError(
-                f"{path}: {source} has changed since it was scored; {remedy}"
-            )
-    return metrics
-
-
-def _measures(metrics: dict) -> dict:
-    """Return the columns MEASURES; low and high are the main metric's interval."""
-    bounds = metrics.get("intervals", {}).get(main_metric(metrics["task"]))
-    low, high = bounds or (None, None)
-    values = {"low": low, "high": high, "clips": metrics["num_clips"]}
-    return {name: values.get(name, metrics.get(name)) for name in MEASURES}
-
-
-def _read_reporter(checkpoint: Path) -> dict:
-    """Return the epoch means of ESPnet's reporter; tensors stay on disk."""
-    import torch
-
-    scalar = np.float64(0).__reduce__()[0]
-    allowed = [datetime.timedelta, scalar, np.dtype, type(np.dtype(np.float64))]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            states = torch.load(
-                checkpoint, map_location="cpu", weights_only=True, mmap=True
-            )
-        stats = states["reporter"]["stats"]
-    except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{checkpoint} is not a readable checkpoint "
-            f"({type(error).__name__}); train again or remove the run"
-        ) from None
-    for epoch in stats.values():
-        for part in epoch.values():
-            if isinstance(part["time"], dict):  # ESPnet >= 202607 stores seconds
-                seconds = part["time"]["__timedelta_seconds__"]
-                part["time"] = datetime.timedelta(seconds=seconds)
-    return stats
-
-
-def _tensorboard_points(
-    folder: Path, names: list[str]
-) -> dict[str, list[tuple[int, float]]]:
-    """Return {name: [(iteration, value), ...]} in the order of writing."""
-    if not folder.is_dir():
-        return {}
-    # Imported here: it takes a second, and tables do not need it.
-    from tensorboard.backend.event_processing import event_accumulator
-
-    events = event_accumulator.EventAccumulator(
-        str(folder), size_guidance={event_accumulator.SCALARS: 0}
-    ).Reload()
-    return {
-        name: [
-            (event.step, event.value)
-            for event in sorted(events.Scalars(name), key=lambda e: e.wall_time)
-        ]
-        for name in set(names) & set(events.Tags()["scalars"])
-    }
-
-
-def _logged(run_dir: Path, pattern: re.Pattern) -> Iterator[str]:
-    """Yield what a pattern finds in the lines of the logs, the newest one first.
-
-    ESPnet's launcher renames the log of an earlier start to train.1.log and so on.
-    """
-    for log in [run_dir / "train.log", *sorted(run_dir.glob("train.*.log"))]:
-        if log.exists():
-            with log.open(encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    if match := pattern.search(line):
-                        yield match[1]

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from espnet2_sslam.corpus import Downstream
 from espnet2_sslam.results import paper
 from espnet2_sslam.results.runs import (
     CELL,
@@ -14,6 +14,7 @@ from espnet2_sslam.results.runs import (
     KEY,
     MEASURES,
     MODELS,
+    Evaluation,
     Experiment,
     Frame,
     class_precisions,
@@ -68,41 +69,35 @@ def show(cell: Frame, one_seed: str = " (one seed)") -> str:
     Without a complete seed it is the mean over the runs (folds) that are scored, with
     their number: not comparable with others, but better than nothing.
     """
-    if not cell["values"]:
+    seeds, expected = len(cell["values"]), cell["expected"]
+    if not seeds:
         if not cell["part_runs"]:
             return "missing"
         return f"{100 * cell['part']:.1f} ({cell['part_runs']} of {cell['runs']} runs)"
-    spread = cell["spread"]
-    text = f"{100 * cell['mean']:.1f}"
-    text += one_seed if np.isnan(spread) else f" ± {100 * spread:.1f}"
-    if len(cell["values"]) < cell["expected"]:
-        text += f" ({len(cell['values'])} of {cell['expected']})"
-    return text
+    spread = one_seed if seeds == 1 else f" ± {100 * cell['spread']:.1f}"
+    part = f" ({seeds} of {expected})" if seeds < expected else ""
+    return f"{100 * cell['mean']:.1f}{spread}{part}"
 
 
-def score_table(
-    experiment: Experiment, tag: str, data_set: str, line: Downstream
-) -> Frame:
+def score_table(experiment: Experiment, evaluation: Evaluation) -> Frame:
     """Return one data set's table: a row per model, a column per split and checkpoint.
 
     The papers' column stands beside where they report the metric for the data set.
     """
-    main = main_metric(line.task)
+    tag, data_set, _, main, kind = evaluation
     cells = select(experiment.summary, tag=tag, data_set=data_set)
     cells = cells.assign(text=[show(cell) for _, cell in cells.iterrows()])
     columns = [
-        (metric, Path(test).name, checkpoint)
+        (metric, split, checkpoint)
         for metric in dict.fromkeys([main, "mAP"])
-        for test in line.tests
+        for split in evaluation.tests
         for checkpoint in CHECKPOINTS
     ]
     keys = ["metric", "split", "checkpoint"]
     table = cells.pivot(index="model", columns=keys, values="text")
     table = table.reindex(index=experiment.models(tag), columns=columns)
     table.columns = [f"{split}, {metric}, {last}" for metric, split, last in columns]
-    published = [
-        paper.numbers(data_set, main, experiment.kind(tag), m) for m in table.index
-    ]
+    published = [paper.numbers(data_set, main, kind, model) for model in table.index]
     if set(published) != {"-"}:
         table[f"papers, {main}"] = published
     return table.reset_index(names="model")
@@ -116,39 +111,35 @@ def comparisons(experiment: Experiment) -> list[dict]:
     seed; `distinct` whether the intervals mean ± spread do not overlap, None for one
     seed; `higher` of the `pairs` seeds that both have, in how many the model is above.
     """
-    tasks = {name: line.task for name, line in experiment.data_sets.items()}
     scored = select(experiment.scored, checkpoint="last")
     groups = scored[["tag", "data_set", "split"]].drop_duplicates()
     compared = []
     for row in groups.sort_values("tag", kind="stable").to_dict("records"):
-        row["metric"] = main_metric(tasks[row["data_set"]])
+        row["metric"] = main_metric(experiment.data_sets[row["data_set"]].task)
         cells = select(experiment.summary, checkpoint="last", **row).set_index("model")
         models = experiment.models(row["tag"])
         named = [(model, "random") for model in models if model not in MODELS]
         for model, other in [*COMPARISONS, *named]:
-            if model in models and other in models:
-                pair = cells.loc[[model, other]]
-                compared.append({**row, "model": model, "other": other, **_gap(pair)})
+            if model not in models or other not in models:
+                continue
+            pair = cells.loc[[model, other]]
+            means, spreads = (
+                100 * pair[name].to_numpy() for name in ("mean", "spread")
+            )
+            difference = means[0] - means[1]
+            values, others = pair["values"]
+            both = [seed for seed in values if seed in others]
+            one_seed = np.isnan(spreads).any()
+            facts = {
+                "difference": None if np.isnan(difference) else difference,
+                "means": means,
+                "spreads": spreads,
+                "distinct": None if one_seed else bool(abs(difference) > spreads.sum()),
+                "higher": sum(values[seed] > others[seed] for seed in both),
+                "pairs": len(both),
+            }
+            compared.append({**row, "model": model, "other": other, **facts})
     return compared
-
-
-def _gap(pair: Frame) -> dict:
-    """Compare two rows of the summary; see `comparisons`."""
-    ours, other = pair["values"]
-    if not ours or not other:
-        return {"difference": None}
-    means, spreads = (100 * pair[name].to_numpy() for name in ("mean", "spread"))
-    both = [seed for seed in ours if seed in other]
-    difference = means[0] - means[1]
-    one_seed = np.isnan(spreads).any()
-    return {
-        "difference": difference,
-        "means": means,
-        "spreads": spreads,
-        "distinct": None if one_seed else bool(abs(difference) > spreads.sum()),
-        "higher": sum(ours[seed] > other[seed] for seed in both),
-        "pairs": len(both),
-    }
 
 
 def measures(experiment: Experiment) -> Frame:
@@ -162,75 +153,76 @@ def measures(experiment: Experiment) -> Frame:
     group = ["tag", "data_set", "split", "model"]
     rows = []
     for key, part in scored.groupby(group, sort=False):
-        row = dict(zip(group, key, strict=True))
-        task = experiment.data_sets[row["data_set"]].task
         mean = part[["low", "high", "auc", "d_prime"]].mean(skipna=False)
-        low, high = 100 * mean["low"], 100 * mean["high"]
-        known = folds[row["data_set"]] == 1 and np.isfinite(low)
-        row["95 % interval"] = (
-            f"{main_metric(task)} {low:.1f} to {high:.1f}" if known else "-"
-        )
-        for name, title in (("auc", "ROC area"), ("d_prime", "d'")):
-            row[title] = "-" if np.isnan(mean[name]) else f"{mean[name]:.3f}"
-        rows.append(row)
-    columns = [*group, "95 % interval", "ROC area", "d'"]
-    frame = type(scored)(rows, columns=columns).rename(columns={"data_set": "data set"})
+        interval = "-"
+        if folds[key[1]] == 1 and np.isfinite(mean["low"]):
+            metric = main_metric(experiment.data_sets[key[1]].task)
+            interval = f"{metric} {100 * mean['low']:.1f} to {100 * mean['high']:.1f}"
+        areas = ["-" if np.isnan(x) else f"{x:.3f}" for x in mean[["auc", "d_prime"]]]
+        rows.append([*key, interval, *areas])
+    columns = ["tag", "data set", "split", "model", "95 % interval", "ROC area", "d'"]
+    frame = type(scored)(rows, columns=columns)
     return frame.sort_values(["tag", "data set", "split"], kind="stable")
 
 
-def all_series(
-    experiment: Experiment,
-) -> Iterator[tuple[str, str, str, Frame]]:
-    """Yield test splits that differ by a number, such as degree_1, degree_2.
+class Series(NamedTuple):
+    """Test splits that differ by a number, such as degree_1, degree_2 (name: degree).
 
-    As (tag, data set, name, frame) of each that was scored, by the last checkpoints;
-    columns `model`, `number`, `mAP`, `spread`, `seeds`, and `chance`: the mAP of random
-    scores, which is the mean share of positive clips per class that has any.
+    Columns of `frame`: `model`, `number`, `mAP` of the last checkpoints, `spread`,
+    `seeds`, and `chance`: the mAP of random scores, which is the mean share of positive
+    clips per class that has any.
     """
-    for tag, data_set, line in experiment.evaluations:
+
+    tag: str
+    data_set: str
+    name: str
+    frame: Frame
+
+    @property
+    def table(self) -> Frame:
+        """A row per model, a column per number, and chance as the last row."""
+        texts = [
+            f"{100 * p.mAP:.1f}"
+            + ("" if np.isnan(p.spread) else f" ± {100 * p.spread:.1f}")
+            for p in self.frame.itertuples()
+        ]
+        table = self.frame.assign(text=texts)
+        table = table.pivot(index="model", columns="number", values="text")
+        table = table.reindex(self.frame["model"].unique()).fillna("missing")
+        chance = self.frame.groupby("number")["chance"].mean()
+        table.loc["chance"] = [f"{100 * share:.1f}" for share in chance]
+        return table.rename(columns=str).reset_index(names=self.name)
+
+
+def all_series(experiment: Experiment) -> Iterator[Series]:
+    """Yield every series of two splits or more with a score."""
+
+    def chance_of(metrics: dict) -> float:
+        counts = [count for count in metrics["positives"].values() if count]
+        return float(np.mean(counts)) / metrics["num_clips"]
+
+    for evaluation in experiment.evaluations:
         numbers: dict[str, dict[str, int]] = {}
-        for test in line.tests:
-            if match := NUMBERED.fullmatch(Path(test).name):
-                numbers.setdefault(match[1], {})[match[0]] = int(match[2])
-        here = {"tag": tag, "data_set": data_set}
+        for split in evaluation.tests:
+            if match := NUMBERED.fullmatch(split):
+                numbers.setdefault(match[1], {})[split] = int(match[2])
+        here = {"tag": evaluation.tag, "data_set": evaluation.data_set}
         scored = select(experiment.scored, **here)
-        shares = scored["metrics"].map(_chance).groupby(scored["split"]).mean()
+        shares = scored["metrics"].map(chance_of).groupby(scored["split"]).mean()
         cells = select(experiment.summary, **here, checkpoint="last", metric="mAP")
         cells = cells[cells["mean"].notna()].rename(columns={"mean": "mAP"})
         for name, number_of in numbers.items():
             frame = cells[cells["split"].isin(list(number_of))]
             if len(number_of) > 1 and len(frame):
+                places = experiment.models(evaluation.tag).index
                 frame = frame.assign(
                     number=frame["split"].map(number_of),
                     seeds=frame["values"].map(len),
                     chance=frame["split"].map(shares),
-                    place=frame["model"].map(experiment.models(tag).index),
+                    place=frame["model"].map(places),
                 ).sort_values(["place", "number"])
                 columns = ["model", "number", "mAP", "spread", "seeds", "chance"]
-                yield tag, data_set, name, frame[columns]
-
-
-def _chance(metrics: dict) -> float:
-    """Return the mean share of positive clips of the classes that have any."""
-    counts = [count for count in metrics["positives"].values() if count]
-    return float(np.mean(counts)) / metrics["num_clips"]
-
-
-def series_table(series: Frame, name: str) -> Frame:
-    """Return a row per model, a column per number, and chance as the last row."""
-    texts = [
-        f"{100 * p.mAP:.1f}"
-        + ("" if np.isnan(p.spread) else f" ± {100 * p.spread:.1f}")
-        for p in series.itertuples()
-    ]
-    models = list(dict.fromkeys(series["model"]))
-    table = series.assign(text=texts).pivot(
-        index="model", columns="number", values="text"
-    )
-    table = table.reindex(models).fillna("missing")
-    chance = series.groupby("number")["chance"].mean()
-    table.loc["chance"] = [f"{100 * share:.1f}" for share in chance]
-    return table.rename(columns=str).reset_index(names=name)
+                yield Series(**here, name=name, frame=frame[columns])
 
 
 def write_scores_csv(path: Path, scores: Frame) -> None:
@@ -249,28 +241,28 @@ def write_tables(experiment: Experiment, folder: Path) -> None:
     for key, part in experiment.scored.groupby(CELL[:4]):
         tag, data_set = key[:2]
         names = experiment.label_names(data_set)
-        long = class_precisions(part)
-        table = long.pivot(index="class", columns="model", values=["mean", "spread"])
+        table = class_precisions(part).pivot(
+            index="class", columns="model", values=["mean", "spread"]
+        )
         table = table.sort_index().swaplevel(axis="columns")
-        columns = [
-            (m, name) for m in experiment.models(tag) for name in ("mean", "spread")
-        ]
+        models = experiment.models(tag)
+        columns = [(model, name) for model in models for name in ("mean", "spread")]
         table = table.reindex(columns=columns)
         table.columns = [f"{m}_{name.replace('mean', 'AP')}" for m, name in columns]
         table.insert(0, "name", [names.get(label, label) for label in table.index])
         text = table.to_csv(float_format="%.6f")
         write_text(folder / f"per_class_ap_{'_'.join(key)}.csv", text)
-    for tag, data_set, name, series in all_series(experiment):
-        rows = series.rename(columns={"number": name})
+    for tag, data_set, name, frame in all_series(experiment):
+        rows = frame.rename(columns={"number": name})
         path = folder / f"series_{tag}_{data_set}_{name}.csv"
         write_text(path, rows.to_csv(index=False, float_format="%.6f"))
 
 
 def write_benchmarks(
-    folders: list[tuple[Path, Path]],
+    folders: Iterable[Iterable[Path]],
     output: Path,
     *,
-    models: tuple[str, ...],
+    models: Iterable[str],
     seeds: list[int] | None = None,
 ) -> int:
     """Write one table of several benchmarks and return its number of rows.
@@ -283,26 +275,23 @@ def write_benchmarks(
     Raises:
         ValueError: Nothing was scored, or scores do not belong to their labels.
     """
-    rows = []
+    rows, models = [], tuple(models)
     for expdir, dump in folders:
         experiment = collect(expdir, dump, seeds=seeds, models=models)
-        for tag, data_set, line in experiment.evaluations:
-            metric = main_metric(line.task)
-            published = paper.all_numbers(data_set, metric, experiment.kind(tag))
+        for tag, data_set, line, metric, kind in experiment.evaluations:
+            published = paper.all_numbers(data_set, metric, kind)
             for test in line.tests:
                 split = Path(test).name
                 where = {"tag": tag, "data_set": data_set, "split": split}
                 cells = select(experiment.summary, **where, metric=metric)
-                texts = {}
+                name = data_set if len(line.tests) == 1 else f"{data_set}, {split}"
+                row = {"data set": name, "evaluation": tag, "measure": metric}
                 for model in models:
                     by = select(cells, model=model).set_index("checkpoint")
                     last, best = (show(by.loc[name], "") for name in CHECKPOINTS)
                     star = "*" if test == line.valid else ""
-                    missing = last == "missing"
-                    texts[model] = last if missing else f"{last} ({best}{star})"
-                name = data_set if len(line.tests) == 1 else f"{data_set}, {split}"
-                first = {"data set": name, "evaluation": tag, "measure": metric}
-                rows.append({**first, **texts, "published": published or "-"})
+                    row[model] = last if last == "missing" else f"{last} ({best}{star})"
+                rows.append({**row, "published": published or "-"})
     cited = paper.sources([row["published"] for row in rows])
     render("BENCHMARKS.md.j2", Path(output), rows=rows, sources=cited)
     return len(rows)
