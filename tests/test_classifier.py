@@ -191,6 +191,7 @@ def test_loss_weights_make_means_over_batches_exact(batch):
 
 
 def test_validation_counts_every_clip_once_in_odd_batches_and_over_ranks(batch):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     rng = np.random.default_rng(0)
     clips = torch.from_numpy(rng.normal(size=(7, 4000)).astype(np.float32))
     labels = torch.from_numpy((rng.random((7, 3)) < 0.5).astype(np.float32))
@@ -217,6 +218,8 @@ def test_validation_counts_every_clip_once_in_odd_batches_and_over_ranks(batch):
 
 @torch.no_grad()
 def test_validation_reports_accuracy_and_leaves_out_classes_without_positives(batch):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+
     def validate(labels, **options):
         model = build(**options).eval()
         model.begin_validation()

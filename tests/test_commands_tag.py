@@ -172,6 +172,7 @@ def test_a_model_without_a_classifier_is_refused(clips, capsys):
 
 
 def test_a_picture_of_a_clip(clips, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     options = ["clips/clip001.wav", "-o", "pictures/a.svg", "--top_k", "2"]
     status, out, err = _plot(capsys, *options)
     assert (status, out, err) == (0, "wrote pictures/a.svg\n", "")
@@ -182,6 +183,7 @@ def test_a_picture_of_a_clip(clips, capsys):
 
 
 def test_a_long_recording_is_drawn_by_windows(clips, capsys, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     monkeypatch.setattr(cli, "PLOT_SHORT", 0.1)
     assert _plot(capsys, "clips/clip001.wav", "-o", "a.svg")[0] == 0
     assert "windows of 10 s" in Path("a.svg").read_text()
@@ -212,12 +214,14 @@ def test_a_long_recording_is_drawn_by_windows(clips, capsys, monkeypatch):
     ],
 )
 def test_wrong_options_of_a_picture_are_one_line(clips, capsys, options, words):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     status, out, err = _plot(capsys, *options.split())
     assert (status, out, err.count("\n")) == (1, "", 1) and words in err
     assert not Path("a.png").exists()
 
 
 def test_labels_events_and_picture_of_real_clips_by_a_real_model(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     from espnet2_sslam.checkpoint import save_model
     from espnet2_sslam.inference import SSLAM
 

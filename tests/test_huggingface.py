@@ -14,9 +14,9 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
+    pipeline,
 )
 from transformers import AutoModelForAudioClassification as AutoClassifier
-from transformers import pipeline
 
 import espnet2_sslam.integrations.huggingface as ours
 from espnet2_sslam.checkpoint import load_model, save_model

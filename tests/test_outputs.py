@@ -195,7 +195,7 @@ def test_a_full_disk_is_said_with_the_place(tmp_path, items):
     with ResultFolder(tmp_path / "out.csv", JOB, items) as folder:
         folder.add(items[0], _result(0))
         folder._data.close()
-        folder._data = open("/dev/full", "wb")  # noqa: SIM115
+        folder._data = open("/dev/full", "wb")
         with pytest.raises(OSError) as failure:
             for _ in range(3):
                 folder.add(items[1], _result(1, rows=10_000))

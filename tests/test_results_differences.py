@@ -8,8 +8,7 @@ import yaml
 
 from espnet2_sslam.results import collect, paper
 from espnet2_sslam.results.differences import differences
-from tests.results_case import (BAD, GOOD, write_dump, write_history,
-                                write_scores)
+from tests.results_case import BAD, GOOD, write_dump, write_history, write_scores
 from tests.test_results_curves import at, write_run
 
 CONFIG = {

@@ -10,13 +10,20 @@ import pandas as pd
 import pytest
 
 from espnet2_sslam.bin import sslam_benchmarks, sslam_results
-from espnet2_sslam.results import (all_series, collect, comparisons, plots,
-                                   write_all)
+from espnet2_sslam.results import all_series, collect, comparisons, plots, write_all
 from espnet2_sslam.results.runs import summarise
 from tests.corpus_case import error_line
-from tests.results_case import (BAD, CLASSES, GOOD, LABELS, SWAPPED,
-                                write_dump, write_experiment, write_history,
-                                write_scores)
+from tests.results_case import (
+    BAD,
+    CLASSES,
+    GOOD,
+    LABELS,
+    SWAPPED,
+    write_dump,
+    write_experiment,
+    write_history,
+    write_scores,
+)
 
 NAMED = {"sslam": [GOOD, GOOD], "random": [BAD, BAD], "mine": [SWAPPED, GOOD]}
 # mAP of the rankings, over bell and dog: rain has no positive clip.

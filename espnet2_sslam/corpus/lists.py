@@ -172,7 +172,7 @@ def read_values(
         subset: Other ids may be in the list, too.
 
     Raises:
-        ValueError: The list has other ids, one twice, or a value that `convert` refuses.
+        ValueError: The list has other ids, one twice, or a value `convert` refuses.
     """
     unread = object()
     values: dict[str, Any] = dict.fromkeys(ids, unread)
@@ -383,7 +383,7 @@ def _read_speakers(folder: Path, wav: Mapping[str, str]) -> dict[str, str]:
         return {}
     speakers: dict[str, str] = {}
     count, extra = 0, False
-    for count, (_, key, name) in enumerate(table_lines(path), 1):
+    for count, (_, key, name) in enumerate(table_lines(path), 1):  # noqa: B007
         extra = extra or key not in wav
         if name != key:
             speakers[key] = name
@@ -420,7 +420,7 @@ def read_corpus(datadir: str | Path) -> Iterator[Split]:
 def write_speakers(
     folder: Path, keys: Sequence[str], speakers: Mapping[str, str]
 ) -> None:
-    """Write utt2spk and spk2utt of sorted ids; who is not in `speakers` is their own."""
+    """Write utt2spk and spk2utt of sorted ids; an id without a speaker is its own."""
     write_table(folder / "utt2spk", ((key, speakers.get(key, key)) for key in keys))
     # No table by speaker in the memory where all are their own.
     by_speaker: dict[str, list[str]] = {}

@@ -243,8 +243,8 @@ def choose_task(clips: dict[str, ListedFile], task: str) -> str:
         return "multi_class" if many is None else "multi_label"
     if task == "multi_class" and many is not None:
         raise ValueError(
-            f"{many.name} has {len(many.labels or ())} labels: --task multi_class needs "
-            "exactly one for every file"
+            f"{many.name} has {len(many.labels or ())} labels: --task multi_class "
+            "needs exactly one for every file"
         )
     return task
 

@@ -76,7 +76,7 @@ class Upstream(NamedTuple):
     seed: int
     entry: str  # s3prl's name of it
     ckpt: str = ""  # our model's folder
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {}  # noqa: RUF012 (never changed)
     sha256: str = ""  # of the weights
     origin: str = ""  # what the user named
 
