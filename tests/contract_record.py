@@ -622,7 +622,7 @@ def pretrain_model(encoder: SSLAMEncoder, **options) -> SSLAMPretrainModel:
 @record(rtol=1e-5)
 def pretraining_options(work: Workspace) -> dict:
     """Two steps and a validation under every option; gradients of the first step."""
-    cases = {}
+    cases: dict = {}
     for name, options in CASES["pretraining_options"].items():
         options = {"clone_batch": 2, "mask_block_size": 2, **options}
         encoder = SSLAMEncoder(**SIZE, drop_path=0.2)
@@ -662,7 +662,7 @@ def states(work: Workspace) -> dict:
     for name, options in heads.items():
         model = SSLAMClassifier(SSLAMEncoder(**SIZE), ["a", "b", "c"], **options)
         models[f"classifier, {name}"] = model
-    cases = {}
+    cases: dict = {}
     for name, model in models.items():
         state = shapes(model.state_dict())
         trained = sorted(n for n, p in model.named_parameters() if p.requires_grad)
@@ -688,7 +688,7 @@ def states(work: Workspace) -> dict:
 @torch.no_grad()
 def encoder_outputs(work: Workspace) -> dict:
     """Outputs and lengths of the encoder under its options."""
-    cases = {}
+    cases: dict = {}
     for name, options in CASES["encoder_outputs"].items():
         encoder = fill(SSLAMEncoder(**{**SIZE, **options})).eval()
         out, lengths, _ = encoder(*batch(3))
@@ -863,7 +863,7 @@ def steady(work: Workspace, text: str, exact: bool) -> dict:
 @record()
 def layouts(work: Workspace) -> dict:
     """`sslam convert` from the authors' checkpoints and our trainings to everything."""
-    cases = {}
+    cases: dict = {}
     for name, text in CASES["layouts"].items():
         source, *words = text.split()
         exact = source in ("pretrained", "finetuned")
@@ -936,7 +936,7 @@ def path_hashes(text: str) -> str:
 def stages(work: Workspace) -> dict:
     """Stage 1 of every corpus on a miniature; stages 2 and 3 of the embedded one."""
     data, mini = work.new("corpora"), work.new("miniatures")
-    cases = {}
+    cases: dict = {}
 
     def prepare(name: str, script: str, *options) -> None:
         words = [*options, "--datadir", data / name]
@@ -1021,7 +1021,7 @@ def keyword_options(cls: type, config: type | None = None) -> dict:
 @record()
 def configurations(work: Workspace) -> dict:
     """What every YAML sets, as the training commands read it; all keys they take."""
-    cases = {}
+    cases: dict = {}
     for path in sorted(CONF.glob("*.yaml")):
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         kind = path.stem.partition("_")[0]
@@ -1127,7 +1127,7 @@ OWN_OPTIONS += ("encoder_config", "max_samples")
 @record(rtol=1e-5)
 def folders(work: Workspace) -> dict:
     """Files of save_model and of trainings; predictions and scores of a classifier."""
-    cases = {}
+    cases: dict = {}
     encoder = fill(SSLAMEncoder(**SIZE, fbank_mean=-5.0, fbank_std=3.0))
     options = {"pooling": "attentive", "weighted_layers": True, "task": "multi_class"}
     classifier = fill(SSLAMClassifier(encoder, ["a", "b"], **options))
@@ -1467,7 +1467,7 @@ def results_lines(text: str) -> list:
 
 def main() -> None:
     """Write records, or list them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Write records, or list them.")
     parser.add_argument("--write", nargs="*", metavar="NAME", help="all by default")
     args = parser.parse_args()
     if args.write is None:

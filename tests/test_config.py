@@ -64,7 +64,7 @@ def test_a_configuration_survives_a_dictionary_and_changes_only_as_a_copy():
     with pytest.raises(ValueError, match="max_layer"):
         config.replace(max_layer=3)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.depth = 3
+        config.depth = 3  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

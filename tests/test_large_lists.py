@@ -17,17 +17,15 @@ import data_audioset
 
 GIB = 2**30
 CLIPS = 2_063_949  # training segments of AudioSet-2M
+# A small process in between: a child starts with the memory of its parent.
 MEASURED = """
-import json, resource, sys
-%s
-usage = resource.getrusage(resource.%s)
-print(json.dumps([value, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]))
-"""
-PREPARE = """
-import subprocess
-value = subprocess.run(sys.argv[1:], check=True).returncode
+import json, resource, subprocess, sys
+said = subprocess.run(sys.argv[1:], check=True, capture_output=True, text=True).stdout
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([said, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]))
 """
 START = """
+import sys
 from espnet2_sslam.tasks import ClipDataset, ClipSampler, EpochIterFactory
 from espnet2_sslam.tasks import read_keys, read_weights
 
@@ -40,10 +38,11 @@ weights = read_weights(f"{folder}/weights", keys)
 options = {"train": True, "weights": weights, "num_samples": len(keys) // 10}
 sampler = ClipSampler(keys, 96, **options)
 batches = EpochIterFactory(dataset, sampler).build_iter(1).batch_sampler
-value = len(next(iter(batches)))
+print(len(next(iter(batches))))
 """
 STEPS = {  # without audio
     "formatting": """
+import sys
 from pathlib import Path
 from espnet2_sslam.corpus import RecordBook, dump
 from tests.corpora.large import fake_record
@@ -53,39 +52,40 @@ folder = Path(sys.argv[1])
 dump.make_dump(folder / "data", folder / "dump")
 assert "torch" not in sys.modules, "it takes 650 MiB"
 lists = folder / "dump/as2m/train"
-value = sum(len((lists / n).open().readlines()) for n in ("wav.scp", "missing.csv")) - 1
+print(sum(len((lists / n).open().readlines()) for n in ("wav.scp", "missing.csv")) - 1)
 """,
     "report": """
+import sys
 from pathlib import Path
 from espnet2_sslam.bin import data_report
 from espnet2_sslam.corpus import report
 
 report._has_size = lambda path, size: True
-value = report.collect(Path(sys.argv[1]) / "dump")["splits"]["as2m/train"]["listed"]
+print(report.collect(Path(sys.argv[1]) / "dump")["splits"]["as2m/train"]["listed"])
 """,
 }
 
 
-def measure(code, *words, usage="RUSAGE_SELF"):
-    """Run code in a fresh process: its value, CPU seconds, the largest memory."""
+def measure(*command):
+    """Run Python in a fresh process: its last word, CPU seconds, largest memory."""
     result = subprocess.run(
-        [sys.executable, "-c", MEASURED % (code, usage), *map(str, words)],
+        [sys.executable, "-c", MEASURED, sys.executable, *map(str, command)],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    said, seconds, memory = json.loads(result.stdout)
+    return int(said.split()[-1]) if said[:1].isdigit() else said, seconds, memory
 
 
 def prepare(tmp_path, scale):
     """Prepare a synthetic list; CPU seconds and the largest memory in bytes."""
     datadir = tmp_path / "data"
     large.make(tmp_path / "corpus", datadir / ".index.jsonl", scale)
-    command = [sys.executable, LOCAL / "data_audioset.py", "--subsets", "2m"]
+    command = [LOCAL / "data_audioset.py", "--subsets", "2m"]
     command += ["--corpus_dir", tmp_path / "corpus", "--datadir", datadir]
-    # a small process in between: a child starts with the memory of its parent
-    return measure(PREPARE, *command, usage="RUSAGE_CHILDREN")[1:]
+    return measure(*command)[1:]
 
 
 def write_lists(folder, count):
@@ -118,7 +118,9 @@ def test_preparation_of_a_quarter_of_audioset_stays_below_its_share(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_start_on_two_million_clips_takes_less_than_30_seconds(tmp_path):
-    clips, seconds, memory = measure(START, write_lists(tmp_path / "train", CLIPS))
+    clips, seconds, memory = measure(
+        "-c", START, write_lists(tmp_path / "train", CLIPS)
+    )
     assert 95 <= clips <= 97
     assert seconds < 30  # of one CPU, imports included
     assert memory < 3 * GIB
@@ -166,8 +168,8 @@ def test_formatting_and_report_of_two_million_clips_would_stay_below_2_gib(tmp_p
     prepare(tmp_path / "small", scale=0.001)
     prepare(tmp_path / "large", scale=0.25)
     for step in STEPS:
-        base = measure(STEPS[step], tmp_path / "small")[2]
-        clips, _, memory = measure(STEPS[step], tmp_path / "large")
+        base = measure("-c", STEPS[step], tmp_path / "small")[2]
+        clips, _, memory = measure("-c", STEPS[step], tmp_path / "large")
         assert clips == 515_987
         assert base + 4 * (memory - base) < 2 * GIB, step
 
