@@ -199,7 +199,7 @@ def pluck(rng, num_samples):
         noise[:period] = rng.uniform(-1, 1, min(period, limit))
         loop = np.zeros(period + 2)
         loop[0], loop[period], loop[period + 1] = 1.0, -damping / 2, -damping / 2
-        return _fade(lfilter([1.0], loop, noise), 0.002)
+        return _fade(np.asarray(lfilter([1.0], loop, noise)), 0.002)
 
     return _repeat(rng, num_samples, rng.uniform(0.25, 0.7), note)
 
