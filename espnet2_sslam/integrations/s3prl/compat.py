@@ -368,8 +368,8 @@ class _CTCJudge:
                 f"CTC cannot learn {len(lost)} of {len(self.clips)} clips, for example "
                 f"{lost[0][0]} labels in {lost[0][2]} steps ({lost[0][1]} of them "
                 "equal to the one before), and s3prl would count their loss as 0: "
-                "raise upsample (8 gives 320 samples per step), take longer units (BPE) or "
-                "another upstream"
+                "raise upsample (8 gives 320 samples per step), take longer units "
+                "(BPE) or another upstream"
             )
 
 
