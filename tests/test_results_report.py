@@ -186,7 +186,7 @@ def test_a_set_without_labels_gives_a_report_of_pretraining_alone(tmp_path):
     write_all(collect(tmp_path / "exp", tmp_path / "dump"), tmp_path / "RESULTS.md")
     text = (tmp_path / "RESULTS.md").read_text()
     row = table_rows(text, "Pre-training runs")[2]
-    assert row[:5] == "phase1 tiny 1 2 20".split()
+    assert row[:5] == ["phase1", "tiny", "1", "2", "20"]
 
 
 def test_comparisons_are_no_stronger_than_the_numbers(tmp_path):

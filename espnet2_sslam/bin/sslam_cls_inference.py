@@ -97,9 +97,14 @@ def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> Non
             scores.append(model.scores(out).cpu().numpy())
             progress.update(len(names))
     path = args.output_dir / "predictions.npz"
-    arrays = {"scores": np.concatenate(scores), "logits": np.concatenate(logits)}
     with writing(path, "wb") as stream:
-        np.savez(stream, ids=np.array(ids), **arrays, classes=np.array(model.classes))
+        np.savez(
+            stream,
+            ids=np.array(ids),
+            scores=np.concatenate(scores),
+            logits=np.concatenate(logits),
+            classes=np.array(model.classes),
+        )
     logging.info("%d clips -> %s", len(ids), path)
 
 

@@ -42,9 +42,9 @@ def differences(
         if history := experiment.finetuning.get(run.run):
             for row in _run(history, run.model, run.seed, data_set, kind):
                 models_by_row.setdefault(row, {})[run.model] = None
-    for (name, *values), models in models_by_row.items():
+    for (name, ours, papers), models in models_by_row.items():
         alike = set(models) == set(runs["model"])
-        rows.append((name if alike else f"{name}, {', '.join(models)}", *values))
+        rows.append((name if alike else f"{name}, {', '.join(models)}", ours, papers))
     return rows
 
 

@@ -96,7 +96,11 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
 
     def show(axis: Axes, values: np.ndarray, text: str, **style: Any) -> AxesImage:
         """Draw (T, 128) or (S, 8): time to the right, low frequencies below."""
-        look = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
+        look: dict[str, Any] = {
+            "origin": "lower",
+            "aspect": "auto",
+            "interpolation": "nearest",
+        }
         look |= {"cmap": "magma", "vmin": low, "vmax": high, **style}
         axis.set_title(text)
         image = np.swapaxes(values, 0, 1)
@@ -111,7 +115,12 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
         for begin, stop in edges * PATCH_SIZE * SECONDS_PER_FRAME:
             axes[1].axvspan(begin, stop, fill=False, edgecolor="#56B4E9", lw=2.5)
-            place = {"x": (begin + stop) / 2, "y": 118, "ha": "center", "va": "top"}
+            place: dict[str, Any] = {
+                "x": (begin + stop) / 2,
+                "y": 118,
+                "ha": "center",
+                "va": "top",
+            }
             axes[1].text(s="unmixed", bbox=box, **place)
     share = 100 * (1 - panel.mask.mean())
     text = f"what the student sees: {share:.0f} % of the patches"

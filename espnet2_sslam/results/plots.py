@@ -36,7 +36,7 @@ COLOURS = {"random": "#999999", "phase1": "#56B4E9", "phase2": "#D55E00"}
 MORE_COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#0072B2", "#F0E442")
 SEED_LINES = ("-", "--", ":", "-.")
 GREY = "#444444"
-look = {"figure.dpi": 110, "font.size": 10, "legend.frameon": False}
+look: dict[Any, Any] = {"figure.dpi": 110, "font.size": 10, "legend.frameon": False}
 look |= {"axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3}
 look |= {"axes.spines.top": False, "axes.spines.right": False}
 plt.rcParams.update(look)
@@ -171,7 +171,7 @@ def plot_per_class(
     reference = by_model[models[0]]
     # Equal ones in the order of their labels.
     scored = reference[reference["seeds"] > 0].sort_index()
-    order = list(scored.sort_values("mean", kind="stable").index)
+    order: list[str] = list(scored.sort_values("mean", kind="stable").index)
     if len(order) > 2 * HALF_OF_CLASSES:
         title += f"\nthe {HALF_OF_CLASSES} lowest and highest of {len(order)} classes"
         order = order[:HALF_OF_CLASSES] + order[-HALF_OF_CLASSES:]
