@@ -19,6 +19,7 @@ from espnet2_sslam.results.scoring import ResampledPrecision, bootstrap, score_f
 from espnet2_sslam.results.tables import (
     all_series,
     comparisons,
+    markdown,
     write_benchmarks,
     write_scores_csv,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "collect_scores",
     "compare_run",
     "comparisons",
+    "markdown",
     "read_history",
     "score_files",
     "thin_out",
