@@ -21,7 +21,7 @@ help: ## list the targets
 env: ## build, repair or find the environment
 	@tools/setup_env.sh
 
-demo: ## environment, then the whole recipe on the embedded corpus (10 minutes on 2 cores)
+demo: ## environment, then the whole recipe on the embedded corpus (6 to 10 minutes on 2 cores)
 	@$(ENV); cd egs2/sslam; ./run.sh --stage 1 --stop_stage 7
 
 test: ## environment, then all tests

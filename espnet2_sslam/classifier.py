@@ -99,6 +99,9 @@ class Pooling(nn.Module):
     def log_weight(self, output: EncoderOutput, frames: torch.Tensor) -> torch.Tensor:
         """Logarithm of the weight of one pass among the passes of a long clip.
 
+        The weight is what `forward` divides by: frames, patches, the sum of exp(score)
+        or of sigmoid; so `join` gives what one pass over the whole clip would pool.
+
         Args:
             output: Tokens of the passes.
             frames: Frames of each pass (B,), of which the CLS token stands for all.
@@ -162,6 +165,7 @@ def _mean(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 def _linear_softmax(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """Logit of sum(p^2) / sum(p), p = sigmoid(x), over the real patches: (B, D)."""
     x = F.logsigmoid(x).masked_fill(~real[..., None], float("-inf"))
+    # 1e-6 and the zeros for infinite logits are the authors'
     x = torch.logsumexp(x + x, 1) - torch.logsumexp(x + 1e-6, 1)
     x = x.clamp(max=0)
     return torch.nan_to_num(x - torch.log(-torch.expm1(x)), 0.0, 0.0, 0.0)
@@ -239,7 +243,7 @@ class SSLAMClassifier(nn.Module):
         self.head = nn.Linear(width, len(config.classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        self.num_batches: torch.Tensor
+        self.num_batches: torch.Tensor  # counted by `batch_generator`
         self.register_buffer("num_batches", torch.zeros(()))
         self._collected: ClipScores | None = None
         self._features: dict[tuple[bool, str], torch.Tensor] = {}
@@ -363,7 +367,7 @@ class SSLAMClassifier(nn.Module):
         return collected.summary(gather, single_label=self.config.task == "multi_class")
 
     def _pooled(self, speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """One vector per clip (B, D), clips of any length."""
+        """One vector per clip (B, output_size), clips of any length."""
         trained = torch.is_grad_enabled() and not self.freeze_encoder
         with torch.set_grad_enabled(trained):
             out = self.encoder.hidden_states(speech, lengths, self.pooling.layer)
@@ -375,7 +379,7 @@ class SSLAMClassifier(nn.Module):
         lengths: torch.Tensor,
         utt_id: list[str] | None,
     ) -> torch.Tensor:
-        """The same from memory; clips are encoded alone, so that resume is exact."""
+        """Pooled vectors from memory; clips are encoded alone: resume is exact."""
         utt_id = _known(utt_id)
         for row, name in enumerate(utt_id):
             if (self.training, name) not in self._features:
@@ -386,7 +390,7 @@ class SSLAMClassifier(nn.Module):
     def _augmented(
         self, speech: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors (B, D) of augmented clips, and the targets (B, C) after mixup."""
+        """Vectors (B, output_size) of augmented clips; targets (B, C) after mixup."""
         generator = batch_generator(speech.device, self.seed, self.num_batches)
         speech = self.augmentation.waveform(speech, lengths, generator)
         fbank, frames = self.encoder.fbank(speech, lengths)

@@ -67,6 +67,12 @@ def test_labels_are_given_by_a_table_in_any_order(authors, tmp_path):
     assert config["classifier"]["classes"] == [f"sound, number {i}" for i in range(5)]
 
 
+def test_a_list_of_names_keeps_their_commas(tmp_path):
+    names = ["Male speech, man speaking", "id", "Dog"]
+    (tmp_path / "labels").write_text("\ufeff" + "\r\n".join(names), "utf-8")
+    assert read_labels(tmp_path / "labels") == names
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

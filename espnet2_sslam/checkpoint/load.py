@@ -450,10 +450,14 @@ def read_labels(path: Path, known: Sequence[str] | None = None) -> list[str]:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file of labels {path}")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
-    if rows and rows[0][0].lower() in ("index", "id"):
+    text = path.read_text(encoding="utf-8-sig")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+    if rows and len(rows[0]) > 1 and rows[0][0].lower() in ("index", "id"):
         del rows[0]
+    elif any(len(row) == 1 for row in rows):  # no table: a name may hold commas
+        pairs = zip(rows, lines, strict=True)
+        rows = [row if len(row) == 1 else [line] for row, line in pairs]
     if not rows:
         raise CheckpointError(f"{path} holds no labels")
     if len(rows[0]) > 1:  # in the order of the first column, which counts the classes

@@ -317,7 +317,7 @@ def _complete(
     Args:
         files: Those without a result yet.
         current: The file whose pieces are being taken; what its thread has read
-            already may not be in `done` yet.
+            already may not be in its `computed` yet.
         ended: Whether all of it was taken.
     """
     while files and (files[0] is not current or ended):

@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import itertools
 import json
+import pickle
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -159,7 +160,14 @@ def _read_reporter(checkpoint: Path) -> dict:
                 checkpoint, map_location="cpu", weights_only=True, mmap=True
             )
         stats = states["reporter"]["stats"]
-    except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        KeyError,
+        OSError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         raise ValueError(
             f"{checkpoint} is not a readable checkpoint "
             f"({type(error).__name__}); train again or remove the run"
