@@ -286,10 +286,13 @@ class SSLAMEncoder(nn.Module):
         if max_layer and layer != "all":
             layer = max_layer if layer == -1 else min(int(layer), max_layer)
         result = self.hidden_states(xs_pad, ilens, layer)
+        assert result.frames is not None
+        # not result.steps: torch 2.8 cannot trace a property of a named tuple
+        steps = num_patch_steps(result.frames)
         if layer != "all":
-            return *self.shaped(result.last, result.steps), None
+            return *self.shaped(result.last, steps), None
         layers = result.layers[: 1 + (max_layer or self.config.num_blocks)]
-        shaped = [self.shaped(tokens, result.steps) for tokens in layers]
+        shaped = [self.shaped(tokens, steps) for tokens in layers]
         numbered = [(index, out) for index, (out, _) in enumerate(shaped)]
         return (shaped[-1][0], numbered[1:]), shaped[-1][1], None
 
