@@ -58,7 +58,7 @@ class TestRunPl:
 def once(*words, **options):
     """A running utils/once.py."""
     return subprocess.Popen(
-        [RECIPE / "utils/once.py", *map(str, words)],
+        [sys.executable, RECIPE / "utils/once.py", *map(str, words)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
