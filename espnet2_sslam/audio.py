@@ -1,44 +1,53 @@
 """Audio: which files are audio, and any of it as mono float32 samples at 16 kHz.
 
-soundfile reads (wav, flac, mp3, ogg and the rest of libsndfile), channels are
-averaged, soxr resamples in blocks. A file that claims more audio than it holds is an
-error here: libsndfile would hand out what is left without a word.
+soundfile reads (wav, flac, mp3, ogg and the rest of libsndfile); where it cannot, or
+would hand out a part without a word, PyAV decodes as FFmpeg does, if it is installed.
+Channels are averaged, `resampler` goes to 16 kHz in blocks. A file that claims more
+audio than it holds is an error.
 """
 
+import importlib.util
 import io
 import logging
 import os
+import re
 import struct
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
-import soxr
 
+from espnet2_sslam.resampler import MAX_RATE, MIN_RATE, resampled
 from espnet2_sslam.units import FRAME_LENGTH, SAMPLE_RATE
 
 # What libsndfile decodes, by the usual suffixes; a folder's other files are no audio.
 _DECODED = """.wav .wave .bwf .rf64 .w64 .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff
-.aifc .au .snd .caf .sph .nist .voc .avr .paf .pvf .ircam .sf .iff .svx .8svx .sd2"""
-SUFFIXES = frozenset(_DECODED.split())
-# Audio that it does not decode: left out of folders as well, but not silently.
+.aifc .au .snd .caf .sph .nist .voc .avr .paf .pvf .ircam .sf .iff .svx .8svx"""
+# Audio that PyAV decodes; without it they are left out of folders, and counted.
 _OTHER = ".m4a .m4b .aac .mp4 .wma .webm .mka .mkv .amr .ape .wv .ac3 .3gp .mpc"
-OTHER_AUDIO = frozenset(_OTHER.split())
+OTHER_SUFFIXES = frozenset(_OTHER.split())
+SUFFIXES = frozenset(_DECODED.split()) | OTHER_SUFFIXES
+# FFmpeg's names of the containers that PyAV may open: one that names other files (a
+# playlist, a concatenation) would have them read.
+_CONTAINERS = """wav w64 aiff au caf flac ogg mp3 aac mov,mp4,m4a,3gp,3g2,mj2 asf amr
+matroska,webm ape wv ac3 eac3 mpc mpc8"""
 NAMES = ("path", "file")
 BLOCK_FRAMES = 1 << 18  # frames read at once, 16 s at 16 kHz: bounds the memory
 SILENCE_RANGE = 2.0**-15  # max - min of a silent clip: one step of 16-bit audio
-MAX_PEAK = 2.0  # float samples beyond are not scaled to [-1, 1]
+MAX_PEAK = 2.0  # worth a warning: decoders overshoot 1, but not that far
+INTEGER_PEAK = 100.0  # refused: float samples in the range of integers
 UNKNOWN_FRAMES = 1 << 48  # libsndfile's frame count when the header has none
 MP3_SLACK = 2 * 1152  # frames that an MP3's header may count more than decoders give
 MP3_HEADER = 1 << 16  # bytes at the beginning in which an MP3 counts its frames
-STREAM_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)  # written by programs that pipe
+AV_SLACK = 0.25  # seconds that a container may count more than its decoder gives
 MAX_CHANNELS = 8  # of an array: more rows than that are taken for a batch of clips
 SCALES = {"int16": 2**15, "int32": 2**31, "uint8": 2**7}  # full scale of integers
 
@@ -82,24 +91,37 @@ class AudioSummary:
         """Why the clip is doubtful, as `<category>: <detail>`, or None."""
         if self.highest - self.lowest <= SILENCE_RANGE:
             return "silent: every sample has the same value"
-        if self.peak > MAX_PEAK:
-            return f"overload: peak {self.peak:.1f}, samples beyond [-1, 1] are limited"
+        return peak_problem(self.peak)
+
+
+def peak_problem(peak: float) -> str | None:
+    """What is wrong with the largest absolute value of a clip, or None.
+
+    Beyond `MAX_PEAK` it is worth a warning, beyond `INTEGER_PEAK` the clip is refused:
+    one rule for files, arrays, formatting and the encoder.
+    """
+    if peak <= MAX_PEAK:
         return None
+    reason = f"overload: peak {peak:.1f}, samples are taken to be in [-1, 1]"
+    if peak <= INTEGER_PEAK:
+        return reason
+    return f"{reason}: divide integers in a float file or array by their full scale"
 
 
-def read_audio(path: str | Path) -> np.ndarray:
+def read_audio(path: str | Path, resampler: str = "sinc") -> np.ndarray:
     """Read a whole file as mono float32 at 16 kHz, (N,).
 
     Raises:
         AudioError: See `read_blocks`.
     """
-    return np.concatenate(list(read_blocks(path)))
+    return np.concatenate(list(read_blocks(path, resampler=resampler)))
 
 
 def read_blocks(
     source: AudioFile,
     summary: AudioSummary | None = None,
     name: str | None = None,
+    resampler: str = "sinc",
 ) -> Iterator[np.ndarray]:
     """Blocks of mono float32 samples at 16 kHz, with the memory of a few seconds.
 
@@ -109,36 +131,32 @@ def read_blocks(
             it stands (in memory at once if it cannot seek), and it is left open.
         summary: Filled on the way; complete when the last block is out.
         name: What errors call the file; by default its path or the object's name.
+        resampler: One of `resampler.RESAMPLERS`.
 
     Raises:
-        AudioError: Missing, empty, not audio, truncated, without or with less than
-            25 ms of audio, or with NaN or infinite samples. What has come out before
-            is then to be thrown away.
+        AudioError: Missing, empty, not audio, truncated, with more audio than can be
+            read, without or with less than 25 ms of audio, with NaN, infinite or
+            integer samples. What has come out before is then to be thrown away.
     """
-    if isinstance(source, (str, os.PathLike)):
-        name, opened = name or str(source), os.fspath(source)
-        if not Path(source).is_file():
-            raise AudioError(name, "missing: there is no such file")
-        try:
-            with open(source, "rb") as raw:
-                _check_headers(name, raw)
-        except OSError as error:
-            raise AudioError(name, f"unreadable: {error.strerror}") from None
-    else:
+    if not isinstance(source, (str, os.PathLike)):
         name = name or str(getattr(source, "name", "file object"))
-        opened = source = _seekable(name, source)
-        _check_headers(name, source)
-        source.seek(0)
+        file = _seekable(name, source)
+        yield from _mono_blocks(name, *_decoded(name, file), resampler, summary)
+        return
+    name = name or str(source)
+    if not os.path.exists(source):
+        raise AudioError(name, "missing: there is no such file")
+    if not os.path.isfile(source):
+        raise AudioError(
+            name,
+            "missing: not a file but a folder, pipe or device; write a pipe's audio "
+            "to a file first",
+        )
     try:
-        file = soundfile.SoundFile(opened)
-    except soundfile.SoundFileError as error:
-        raise AudioError(name, f"not audio: {_detail(error)}") from None
-    try:
-        with file:
-            blocks = _file_blocks(name, source, file)
-            yield from _mono_blocks(name, blocks, file.samplerate, summary)
-    except soundfile.SoundFileError as error:
-        raise AudioError(name, f"damaged or truncated: {_detail(error)}") from None
+        with open(source, "rb", buffering=0) as file:
+            yield from _mono_blocks(name, *_decoded(name, file), resampler, summary)
+    except OSError as error:
+        raise AudioError(name, f"unreadable: {error.strerror or error}") from None
 
 
 def is_formatted(path: str | Path) -> bool:
@@ -153,14 +171,27 @@ def is_formatted(path: str | Path) -> bool:
 
 def _mono_blocks(
     name: str,
+    rate: Any,
     blocks: Iterator[np.ndarray],
-    rate: float,
+    resampler: str,
     summary: AudioSummary | None = None,
 ) -> Iterator[np.ndarray]:
     """Mono blocks (n,) at 16 kHz of float32 blocks (n, channels) at another rate."""
+    if isinstance(rate, bool) or not (
+        isinstance(rate, Real) or (_is_array(rate) and rate.ndim == 0)
+    ):
+        raise AudioError(name, f"no rate: need a number of Hz, got {rate!r}")
+    if not MIN_RATE <= float(rate) <= MAX_RATE:
+        raise AudioError(
+            name,
+            f"no rate: need {MIN_RATE} to {MAX_RATE} samples per second (Hz, not kHz), "
+            f"got {float(rate):g}",
+        )
     summary = AudioSummary() if summary is None else summary
-    for block in _resampled(_averaged(name, blocks), rate):
+    for block in resampled(_averaged(name, blocks), float(rate), resampler):
         summary.add(block)
+        if summary.peak > INTEGER_PEAK:
+            raise AudioError(name, str(peak_problem(summary.peak)))
         yield block
     if summary.num_samples < FRAME_LENGTH:
         raise AudioError(
@@ -168,57 +199,6 @@ def _mono_blocks(
             f"too short: {summary.num_samples} samples at 16 kHz, needs {FRAME_LENGTH} "
             "(25 ms)",
         )
-
-
-def _detail(error: Exception) -> str:
-    """The library's message without the path, which the caller names."""
-    return str(getattr(error, "error_string", error)).strip().rstrip(".")
-
-
-def _seekable(name: str, file: BinaryIO) -> BinaryIO:
-    """The object itself, or what it holds where it cannot seek."""
-    if not hasattr(file, "seek") or (hasattr(file, "seekable") and not file.seekable()):
-        file = io.BytesIO(file.read())
-    if not isinstance(file.read(0), bytes):
-        raise AudioError(name, "not audio: the object gives text, open it with 'rb'")
-    return file
-
-
-def _file_blocks(
-    name: str, source: AudioFile, file: soundfile.SoundFile
-) -> Iterator[np.ndarray]:
-    """Blocks (n, channels) of the file's own rate; checks their number."""
-    if file.frames == 0:
-        raise AudioError(name, "no audio: the file has a header and zero frames")
-    expected = _promised_frames(source, file)
-    # The channels share the block, so that many of them need no more memory.
-    size = max(1024, BLOCK_FRAMES // file.channels)
-    frames = 0
-    while len(block := file.read(size, dtype="float32", always_2d=True)):
-        frames += len(block)
-        yield block
-    if frames < expected:
-        raise AudioError(
-            name, f"truncated: the header says {expected} frames, {frames} are there"
-        )
-
-
-def _promised_frames(source: AudioFile, file: soundfile.SoundFile) -> int:
-    """Frames that the header counts; 0 where the number is a mere estimate."""
-    if file.frames >= UNKNOWN_FRAMES:
-        return 0
-    if file.format != "MP3":
-        return file.frames
-    if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as raw:
-            head = raw.read(MP3_HEADER)
-    else:
-        position = source.tell()  # where libsndfile goes on
-        source.seek(0)
-        head = source.read(MP3_HEADER)
-        source.seek(position)
-    counted = any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
-    return file.frames - MP3_SLACK if counted else 0
 
 
 def _averaged(name: str, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -232,19 +212,149 @@ def _averaged(name: str, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         yield block.mean(1) if block.shape[1] > 1 else block[:, 0]
 
 
-def _resampled(blocks: Iterator[np.ndarray], rate: float) -> Iterator[np.ndarray]:
-    """The same audio at 16 kHz."""
-    if rate == SAMPLE_RATE:
-        yield from blocks
-        return
-    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-    for block in blocks:
-        yield stream.resample_chunk(np.ascontiguousarray(block))
-    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+# Decoders: a file's bytes -> its rate and blocks (n, channels)
+
+Decoded = tuple[float, Iterator[np.ndarray]]
 
 
-# Files that end before their own headers say so. These formats name their length and
-# libsndfile does not compare it; FLAC and MP3 show it when they are decoded.
+def _seekable(name: str, file: BinaryIO) -> BinaryIO:
+    """The object itself, or what it holds where it cannot seek."""
+    if not hasattr(file, "seek") or (hasattr(file, "seekable") and not file.seekable()):
+        file = io.BytesIO(file.read())
+    if not isinstance(file.read(0), bytes):
+        raise AudioError(name, "not audio: the object gives text, open it with 'rb'")
+    return file
+
+
+def _decoded(name: str, file: BinaryIO) -> Decoded:
+    """Rate and blocks of an open file, by soundfile or, where that fails, by PyAV."""
+    doubt = _check_headers(name, file)
+    if not doubt:
+        file.seek(0)
+        try:
+            # Of a real file the descriptor: its name would have libsndfile guess.
+            source = os.dup(file.fileno()) if isinstance(file, io.FileIO) else file
+            sound = soundfile.SoundFile(source, closefd=True)
+        except (soundfile.SoundFileError, TypeError) as error:
+            doubt = f"not audio: {_detail(error)}"
+        else:
+            if sound.frames == 0:
+                raise AudioError(
+                    name, "no audio: the file has a header and zero frames"
+                )
+            if sound.frames < UNKNOWN_FRAMES or sound.format != "FLAC":
+                return sound.samplerate, _soundfile_blocks(name, file, sound)
+            sound.close()  # libsndfile fails at the end of such a file
+            doubt = "unknown length: the header counts no samples"
+    if not importlib.util.find_spec("av"):
+        raise AudioError(
+            name,
+            f"{doubt}; if it plays elsewhere, convert it (ffmpeg -i IN OUT.wav) or "
+            "install PyAV (pip install 'espnet2_sslam[av]')",
+        )
+    return _av_decoded(name, file, doubt)
+
+
+def _detail(error: Exception) -> str:
+    """The library's message without the path, which the caller names."""
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None)
+    return " ".join(str(text or error).split()).rstrip(".")
+
+
+def _soundfile_blocks(
+    name: str, file: BinaryIO, sound: soundfile.SoundFile
+) -> Iterator[np.ndarray]:
+    """Blocks (n, channels) of the file's own rate; checks their number."""
+    expected = _promised_frames(file, sound)
+    # The channels share the block, so that many of them need no more memory.
+    size = max(1024, BLOCK_FRAMES // sound.channels)
+    frames = 0
+    with sound:
+        try:
+            while len(block := sound.read(size, dtype="float32", always_2d=True)):
+                frames += len(block)
+                yield block
+        except soundfile.SoundFileError as error:
+            reason = f"damaged or truncated: {_detail(error)}"
+            raise AudioError(name, reason) from None
+    if frames < expected:
+        raise AudioError(
+            name, f"truncated: the header says {expected} frames, {frames} are there"
+        )
+
+
+def _promised_frames(file: BinaryIO, sound: soundfile.SoundFile) -> int:
+    """Frames that the header counts; 0 where the number is a mere estimate."""
+    if sound.frames >= UNKNOWN_FRAMES:
+        return 0
+    if not sound.subtype.startswith("MPEG"):
+        return sound.frames
+    position = file.tell()  # where libsndfile goes on, if it reads the object
+    file.seek(0)
+    header = file.read(MP3_HEADER)
+    file.seek(position)
+    counted = any(tag in header for tag in (b"Xing", b"Info", b"VBRI"))
+    return sound.frames - MP3_SLACK if counted else 0
+
+
+def _av_decoded(name: str, file: BinaryIO, doubt: str) -> Decoded:
+    """Rate and blocks of a file that soundfile cannot read; `doubt` says why."""
+    import av
+
+    file.seek(0)
+    # WAV: the bytes that are there count, not the size in a header that is in doubt.
+    options = {"format_whitelist": ",".join(_CONTAINERS.split()), "ignore_length": "1"}
+    try:
+        container = av.open(file, options=options)
+        stream = container.streams.audio[0]
+        blocks = _av_blocks(name, container, stream)
+        first = next(blocks, None)
+    except (av.error.FFmpegError, IndexError, ValueError):
+        raise AudioError(name, f"{doubt}; FFmpeg cannot read it either") from None
+    if first is None:
+        raise AudioError(name, "no audio: the file has a header and zero frames")
+    return stream.rate, chain([first], blocks)
+
+
+def _av_blocks(name: str, container: Any, stream: Any) -> Iterator[np.ndarray]:
+    """Blocks (n, channels) of one stream, checked against the container's length."""
+    import av
+
+    to_float = av.AudioResampler(format="fltp")
+    rate, frames, waiting, size = stream.rate, 0, [], 0
+    with container:
+        for frame in container.decode(stream):
+            if frame.sample_rate != rate or (
+                waiting and frame.layout.nb_channels != len(waiting[0])
+            ):
+                raise AudioError(
+                    name,
+                    "changes: another rate or number of channels in its middle; "
+                    "convert it with ffmpeg -i IN OUT.wav",
+                )
+            frame.pts = None  # containers round time stamps, which it would refuse
+            for part in to_float.resample(frame):
+                waiting.append(part.to_ndarray())
+                size += waiting[-1].size
+                frames += part.samples
+            if size >= BLOCK_FRAMES:
+                yield np.concatenate(waiting, 1).T
+                waiting, size = [], 0
+        # Exact indexes only: elsewhere the duration is an estimate.
+        indexed = container.format.name.startswith(("mov", "matroska"))
+        expected = (container.duration or 0) / 1e6 if indexed else 0
+    if waiting:
+        yield np.concatenate(waiting, 1).T
+    if frames / rate < expected - AV_SLACK:
+        raise AudioError(
+            name,
+            f"truncated: the header says {expected:.2f} s, {frames / rate:.2f} s are "
+            "there",
+        )
+
+
+# Headers that do not tell the truth. FLAC and MP3 show it when they are decoded; the
+# others name their length, and libsndfile does not compare it with the bytes there.
 
 # By the first four bytes: a chunk's name and length, the first chunk, that of the audio
 CHUNKS = {
@@ -254,32 +364,87 @@ CHUNKS = {
     b"FORM": (">4sI", 12, b"SSND"),  # AIFF
     b"caff": (">4sq", 8, b"data"),
 }
+# Where two files were joined (`cat a.mp3 b.mp3`), the second's header stands in the
+# middle. A frame of an MP3 without such a header is read on by the decoder.
+_XING = rb"\xff[\xe2-\xff][\x10-\xef].\0{9,32}(?:Xing|Info)"
+SECOND = {
+    b"fLaC": rb"fLaC[\0\x80]\0\0\x22",
+    b"OggS": rb"OggS\0[\0-\x07]",
+    b"ID3": _XING,
+    b"\xff": _XING,
+}
 
 
-def _check_headers(name: str, file: BinaryIO) -> None:
-    """Refuse an open file that is empty or ends before its headers say so."""
+def _check_headers(name: str, file: BinaryIO) -> str | None:
+    """Refuse an open file that is empty or ends before its headers say so.
+
+    Returns:
+        Why libsndfile would not read all of it, as `<category>: <detail>`, or None.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(24).ljust(24, b"\0")
-    expected = 0
+    expected, doubt = 0, None
     if size == 0:
         raise AudioError(name, "empty: the file has 0 bytes")
     if head[:4] in CHUNKS:
-        _check_chunks(name, file, size, *CHUNKS[head[:4]])
-    elif head[:4] == b"OggS":
-        _check_ogg(name, file, size)
+        return _check_chunks(name, file, size, *CHUNKS[head[:4]])
+    if head[:4] == b"OggS":
+        _check_ogg(name, file)
     elif head[:4] == b"riff":  # W64: the size of the whole file
         (expected,) = struct.unpack("<Q", head[16:])
     elif head[:4] == b".snd":  # AU: where its audio begins, and how long it is
         start, length = struct.unpack(">II", head[4:12])
-        expected = 0 if length in STREAM_SIZES else start + length
+        expected = 0 if _is_unknown(length) else start + length
+        if 0 < expected < size - 8:
+            doubt = _more(size - expected)
     if expected > size:
         raise AudioError(name, f"truncated: {size} of {expected} bytes are there")
+    for magic in SECOND:
+        if head.startswith(magic):
+            return _second(file, magic)
+    return doubt
+
+
+def _is_unknown(length: int) -> bool:
+    """Whether a program that pipes wrote this, not knowing the length."""
+    return length in (0x7FFFF000, 0x7FFFFFFF, 0x80000000) or length >= 0xFFFFFF00
+
+
+def _more(num_bytes: int) -> str:
+    return (
+        f"more audio: {num_bytes} bytes stand behind what the header counts (of a WAV, "
+        "ffmpeg -ignore_length 1 -i IN OUT.wav reads all)"
+    )
+
+
+def _second(file: BinaryIO, magic: bytes) -> str | None:
+    """Say where a second file begins behind the first, if one does."""
+    ogg, begun = magic == b"OggS", False
+    for start, page in _matches(file, SECOND[magic]):
+        # Several streams that play together begin an Ogg file: at its head, together.
+        is_first_page = not ogg or page[5] & 2
+        if begun and is_first_page:
+            return f"more audio: a second recording begins at byte {start}"
+        begun = begun or not ogg or not is_first_page
+    return None
+
+
+def _matches(file: BinaryIO, pattern: bytes) -> Iterator[tuple[int, bytes]]:
+    """Place and bytes of what matches in an open file, a MiB at a time."""
+    kept, position = b"", file.seek(0)
+    while data := file.read(1 << 20):
+        text = kept + data
+        for match in re.finditer(pattern, text, re.DOTALL):
+            if match.end() > len(kept):
+                yield position - len(kept) + match.start(), match.group()
+        position += len(data)
+        kept = text[-64:]
 
 
 def _check_chunks(
     name: str, file: BinaryIO, size: int, form: str, position: int, audio: bytes
-) -> None:
+) -> str | None:
     """Compare the length of the chunk of the audio to the bytes there."""
     wide_length, header = None, struct.calcsize(form)
     while position + header <= size:
@@ -287,34 +452,57 @@ def _check_chunks(
         chunk, length = struct.unpack(form, file.read(header))
         if chunk == b"ds64":  # 64-bit sizes: of the file, then of the audio
             wide_length = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
-        if chunk == audio:
-            if length == 0xFFFFFFFF and wide_length is not None:
-                length = wide_length
-            rest = size - position - header
-            if length in STREAM_SIZES or length < 0:  # up to the end of the file
-                return
-            if length == 0 and rest > 8:
-                detail = f"the header was never finished ({rest} bytes)"
-            elif length > rest:
-                detail = f"{rest} of {length} bytes of audio are there"
-            else:
-                return
-            raise AudioError(name, f"truncated: {detail}")
-        position += header + max(length, 0)
-        position += position % 2 if header == 8 else 0  # CAF does not pad its chunks
+        if chunk != audio:
+            position += header + max(length, 0)
+            position += position % 2 if header == 8 else 0  # CAF does not pad
+            continue
+        rest = size - position - header
+        if length == 0xFFFFFFFF and wide_length is not None:
+            length = wide_length
+        elif length < 0 or (header == 8 and _is_unknown(length)):
+            return None  # up to the end of the file
+        if length == 0 and rest > 8:
+            file.seek(4)
+            if file.read(4) == b"\x08\0\0\0":  # never closed: libsndfile knows that
+                return None
+            return f"unfinished: the header counts no audio, {rest} bytes are there"
+        # Off by a byte, or the size of the file: what some recorders write.
+        if length - rest >= 8 and length != size:
+            detail = f"{rest} of {length} bytes of audio are there"
+            raise AudioError(
+                name,
+                f"truncated: {detail}; if the file is whole, convert it: ffmpeg -i IN "
+                "OUT.wav",
+            )
+        return _check_rest(name, file, min(position + header + length, size), size)
     raise AudioError(name, "truncated: the file ends before its audio")
 
 
-def _check_ogg(name: str, file: BinaryIO, size: int) -> None:
-    """The last Ogg page must be whole and say that the stream ends."""
-    tail = min(size, 2 * 65_536)  # a page is shorter than 64 KiB
-    file.seek(size - tail)
-    data = file.read(tail)
+def _check_rest(name: str, file: BinaryIO, end: int, size: int) -> str | None:
+    """What stands behind the audio must be other chunks, or padding."""
+    file.seek(end)
+    rest = file.read(1 << 16)
+    begin = rest[:5].lstrip(b"\0")[:4]  # after a byte of padding
+    if size - end <= 8 or not rest.strip(b"\0") or begin in (b"", b"id3 ", b"ID3\3"):
+        return None
+    if begin in CHUNKS:
+        at = end + rest.index(begin)
+        raise AudioError(
+            name, f"more audio: a second file begins at byte {at}; split them"
+        )
+    return None if re.fullmatch(rb"[\w ]{4}", begin) else _more(size - end)
+
+
+def _check_ogg(name: str, file: BinaryIO) -> None:
+    """The last Ogg page must be whole; that it ends the stream, not all writers say."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(size - min(size, 4 * 65_536))  # a page is shorter than 64 KiB
+    data = file.read()
     start = data.rfind(b"OggS")
     page = data[start:]
     segments = page[26] if len(page) > 26 else 255
-    whole = len(page) >= 27 + segments + sum(page[27 : 27 + segments])
-    if start < 0 or not whole or not page[5] & 4:
+    length = 27 + segments + sum(page[27 : 27 + segments])
+    if start < 0 or len(page) < length or page[length:].strip(b"\0"):
         raise AudioError(name, "truncated: the last page of the Ogg stream is missing")
 
 
@@ -324,13 +512,16 @@ def _check_ogg(name: str, file: BinaryIO, size: int) -> None:
 def is_single(audio: Any) -> bool:
     """Whether this is one clip, not several.
 
-    A list, a tuple or another iterable holds several; paths, file objects, arrays,
-    (array, rate) and {"array": ..., "sampling_rate": ...} are one.
+    A list, a tuple, another iterable or an array (B, N) holds several; paths, file
+    objects, arrays (N,) or (N, channels), (array, rate), a decoder and the dictionaries
+    of Hugging Face's datasets are one.
     """
+    if _is_array(audio):
+        return audio.ndim != 2 or audio.shape[1] <= MAX_CHANNELS < audio.shape[0]
     return (
         isinstance(audio, (str, bytes, os.PathLike, Mapping))
         or hasattr(audio, "read")
-        or _is_array(audio)
+        or hasattr(audio, "get_all_samples")
         or _is_pair(audio)
         or not hasattr(audio, "__iter__")
     )
@@ -346,14 +537,18 @@ def source_name(source: Any, index: int) -> str:
     return name if isinstance(name, str) and name else f"audio {index}"
 
 
-def source_blocks(source: Any, name: str, rate: float | None) -> Iterator[np.ndarray]:
+def source_blocks(
+    source: Any, name: str, rate: float | None, resampler: str = "sinc"
+) -> Iterator[np.ndarray]:
     """Blocks (n,) of mono float32 samples at 16 kHz.
 
     Args:
         source: A path, an object open for reading bytes, an array (NumPy or torch),
-            (array, rate), or {"array": ..., "sampling_rate": ...}.
+            (array, rate), or an item of Hugging Face's datasets: {"array": ...,
+            "sampling_rate": ...}, {"bytes": ..., "path": ...} or a decoder.
         name: What errors call it.
         rate: Samples per second of arrays that come without their own rate.
+        resampler: One of `resampler.RESAMPLERS`.
 
     Raises:
         AudioError: What `read_blocks` says, or an array that is not audio.
@@ -361,10 +556,18 @@ def source_blocks(source: Any, name: str, rate: float | None) -> Iterator[np.nda
     audio: Any = source
     if isinstance(source, Mapping) and "array" in source:
         audio, rate = source["array"], source.get("sampling_rate", rate)
+    elif isinstance(source, Mapping) and (source.get("bytes") or source.get("path")):
+        data = source.get("bytes")
+        audio = io.BytesIO(data) if data else source["path"]
+    elif read := getattr(
+        source, "get_all_samples", None
+    ):  # torchcodec's, of datasets 4
+        samples = read()
+        audio, rate = samples.data, samples.sample_rate
     elif _is_pair(source):
         audio, rate = source
     if isinstance(audio, (str, os.PathLike)) or hasattr(audio, "read"):
-        return read_blocks(audio, name=name)
+        return read_blocks(audio, name=name, resampler=resampler)
     if not _is_array(audio):
         raise AudioError(
             name,
@@ -375,14 +578,14 @@ def source_blocks(source: Any, name: str, rate: float | None) -> Iterator[np.nda
         raise AudioError(
             name, "no rate: an array needs its sampling rate, give rate=... in Hz"
         )
-    if not (isinstance(rate, Real) and 0 < float(rate) < float("inf")):
-        raise AudioError(name, f"no rate: need samples per second above 0, got {rate}")
-    return _array_blocks(audio, name, float(rate))
+    return _array_blocks(audio, name, rate, resampler)
 
 
 def _is_array(value: Any) -> bool:
     # A tensor by what it can do: this module must not import torch, 650 MiB.
-    return isinstance(value, np.ndarray) or hasattr(value, "detach")
+    return isinstance(value, np.ndarray) or (
+        hasattr(value, "detach") and hasattr(value, "ndim")  # buffers detach, too
+    )
 
 
 def _is_pair(value: Any) -> bool:
@@ -391,11 +594,13 @@ def _is_pair(value: Any) -> bool:
         isinstance(value, tuple)
         and len(value) == 2
         and _is_array(value[0])
-        and isinstance(value[1], Real)
+        and not (_is_array(value[1]) and value[1].ndim)
     )
 
 
-def _array_blocks(array: Any, name: str, rate: float) -> Iterator[np.ndarray]:
+def _array_blocks(
+    array: Any, name: str, rate: Any, resampler: str
+) -> Iterator[np.ndarray]:
     """Blocks of an array; a peak far beyond 1 is worth a warning."""
     if hasattr(array, "detach"):  # a tensor of any device and dtype
         array = array.detach().cpu()
@@ -418,14 +623,9 @@ def _array_blocks(array: Any, name: str, rate: float) -> Iterator[np.ndarray]:
         for start in range(0, len(samples), BLOCK_FRAMES)
     )
     summary = AudioSummary()
-    yield from _mono_blocks(name, pieces, rate, summary)
-    if summary.peak > MAX_PEAK:
-        logging.warning(
-            "%s: peak %.1f; samples are taken to be in [-1, 1]: integers in a float "
-            "array have to be divided by their full scale",
-            name,
-            summary.peak,
-        )
+    yield from _mono_blocks(name, rate, pieces, resampler, summary)
+    if problem := peak_problem(summary.peak):
+        logging.warning("%s: %s", name, problem)
 
 
 def _time_first(array: np.ndarray, name: str) -> np.ndarray:
@@ -496,8 +696,7 @@ def collect_files(
                 "give them different names (a list NAME.scp has its own)"
             )
     if left_out:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in left_out.items())
-        logging.warning("left out of folders, cannot be decoded: %s", kinds)
+        logging.warning("%s", left_out_words(left_out))
     if not items and not (paths or lists):
         raise ValueError("no audio given: name files, folders or a --list")
     if not items:
@@ -522,33 +721,60 @@ def _everything(
                 yield from ((item, False) for item in _expand(line, left_out))
 
 
-def _expand(path: str, left_out: Counter) -> Iterator[AudioInput]:
-    """The file itself, or the audio files in a folder and those below it."""
+def find_audio(folder: str | Path, left_out: Counter) -> list[str]:
+    """The audio files in a folder and those below it, sorted, by `SUFFIXES`.
+
+    Hidden files and folders are left out, links are followed, each folder once.
+
+    Args:
+        folder: Where to look.
+        left_out: Counts what sounds but cannot be decoded here, and dangling links,
+            by suffix or kind; see `left_out_words`.
+
+    Raises:
+        OSError: A folder that cannot be read.
+    """
 
     def fail(error: OSError) -> None:  # os.walk would pass over it
         raise error
 
-    path = path[2:] if path.startswith("./") and len(path) > 2 else path
-    if not os.path.isdir(path):
-        yield AudioInput(path, path)
-        return
-    names, visited = [], set()
-    for folder, folders, files in os.walk(path, onerror=fail, followlinks=True):
-        status = os.stat(folder)
+    suffixes = SUFFIXES if importlib.util.find_spec("av") else SUFFIXES - OTHER_SUFFIXES
+    paths, visited = [], set()
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        status = os.stat(place)
         if (status.st_dev, status.st_ino) in visited:  # a loop of links would not end
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
-            suffix = os.path.splitext(name)[1].lower()
             if name.startswith("."):
                 continue
-            if suffix in SUFFIXES:
-                names.append(os.path.join(folder, name))
-            elif suffix in OTHER_AUDIO:
+            suffix = os.path.splitext(name)[1].lower()
+            path = os.path.join(place, name)
+            if not os.path.exists(path):
+                left_out["dangling links"] += 1
+            elif suffix in suffixes:
+                paths.append(path)
+            elif suffix in SUFFIXES:
                 left_out[suffix] += 1
-    yield from (AudioInput(name, name) for name in sorted(names))
+    return sorted(paths)
+
+
+def left_out_words(left_out: Counter) -> str:
+    """Say what `find_audio` left out, and what to do."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
+    return (
+        f"left out of folders: {kinds}; formats of FFmpeg are read with PyAV (pip "
+        "install 'espnet2_sslam[av]') or after ffmpeg -i IN OUT.wav"
+    )
+
+
+def _expand(path: str, left_out: Counter) -> Iterator[AudioInput]:
+    """The file itself, or the audio files in a folder and those below it."""
+    path = path[2:] if path.startswith("./") and len(path) > 2 else path
+    names = find_audio(path, left_out) if os.path.isdir(path) else [path]
+    yield from (AudioInput(name, name) for name in names)
 
 
 def _lines(path: str) -> list[str]:

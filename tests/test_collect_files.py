@@ -85,10 +85,14 @@ def test_a_kaldi_list_names_its_files(tree):
     ]
 
 
-def test_audio_that_cannot_be_decoded_is_left_out_of_folders_with_a_word(tree, caplog):
+@pytest.mark.parametrize("av", [False, True])
+def test_what_only_pyav_decodes_is_taken_with_it_or_counted(
+    tree, caplog, monkeypatch, av
+):
     (tree / "clips/song.m4a").write_bytes(b"x")
-    assert "clips/song.m4a" not in _names(["clips"])
-    assert "1 .m4a" in caplog.text
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "av" and av)
+    assert ("clips/song.m4a" in _names(["clips"])) == av
+    assert ("1 .m4a" in caplog.text) != av
 
 
 @pytest.mark.parametrize(

@@ -152,18 +152,18 @@ def test_every_kind_of_audio_gives_the_same(tmp_path, caplog):
 
     source = io.BytesIO(content)
     assert difference(model.embed(Pipe()), wanted) < 1e-6
-    assert difference(model.embed(stereo, rate=8_000), wanted) < 1e-6
+    assert difference(model.embed((stereo, 8_000)), wanted) < 1e-6
     assert difference(model.embed([path, (floats, 8_000)])[1], wanted) < 1e-6
     coarse = ((floats * 128) + 128).astype(np.uint8)
     assert difference(model.embed(coarse, rate=8_000), wanted) < 0.1
     assert not caplog.text
-    model.embed(floats * 2**15, rate=8_000)
-    assert "integers in a float array" in caplog.text
+    model.embed(floats * 2**5, rate=8_000)
+    assert "taken to be in [-1, 1]" in caplog.text
 
 
 BAD = {
     "no rate: an array needs its sampling rate": noise(1.0),
-    "no rate: need samples per second above 0": (noise(1.0), 0),
+    "no rate: need 1000 to 1000000 samples per second": (noise(1.0), 0),
     "too short": (noise(0.02), 16_000),
     "not finite: NaN or infinity at frame 7": (
         np.where(np.arange(9_000) == 7, np.nan, 0.1),
@@ -178,7 +178,7 @@ BAD = {
     "got NoneType": None,
     "got bytes": b"RIFF",
     "got float": [0.1, 0.2],
-    "got dict": {"path": "nowhere.wav"},
+    "nowhere.wav: missing": {"path": "nowhere.wav", "bytes": None},
     "the object gives text": io.StringIO("text"),
     "not audio: ": io.BytesIO(b"this is no audio at all, but has some bytes"),
     "missing: there is no such file": "nowhere.wav",

@@ -10,7 +10,7 @@ Makes a virtual environment with the project and everything it needs (2 to 5 min
 6 to 8 GB; a second run takes a second) and prints its directory on the last line.
 
   --stack STACK full: all hosts, in the versions of constraints/py3.X.txt (default);
-                light: the core and its tests, no host, torch of the day;
+                light: the core, PyAV and its tests, no host, torch of the day;
                 newest: all hosts, in the newest versions that setup.py allows
   --python PY   a Python command, or a version such as 3.11
                 (default: $PYTHON, else the newest that runs: 3.12, 3.11, 3.13)
@@ -53,7 +53,7 @@ case "${stack}" in
         extras=test-hosts,lint
         modules="${modules} espnet2 s3prl scipy sklearn transformers"
         ;;
-    light) extras="test" ;;
+    light) extras="test,av" ;;
     *) die "no stack ${stack}; it is full, light or newest" ;;
 esac
 
