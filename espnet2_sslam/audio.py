@@ -311,8 +311,8 @@ def _av_decoded(name: str, file: BinaryIO, doubt: str) -> Decoded:
         first = next(blocks, None)
     except (av.error.FFmpegError, IndexError, ValueError):
         raise AudioError(name, f"{doubt}; FFmpeg cannot read it either") from None
-    if first is None:
-        raise AudioError(name, "no audio: the file has a header and zero frames")
+    if first is None:  # some text passes for an empty container
+        raise AudioError(name, f"{doubt}; FFmpeg finds no audio in it either")
     return stream.rate, chain([first], blocks)
 
 
@@ -345,7 +345,7 @@ def _av_blocks(name: str, container: Any, stream: Any) -> Iterator[np.ndarray]:
         expected = (container.duration or 0) / 1e6 if indexed else 0
     if waiting:
         yield np.concatenate(waiting, 1).T
-    if frames / rate < expected - AV_SLACK:
+    if frames and frames / rate < expected - AV_SLACK:
         raise AudioError(
             name,
             f"truncated: the header says {expected:.2f} s, {frames / rate:.2f} s are "

@@ -379,8 +379,7 @@ def test_the_pipeline_takes_other_rates_files_and_bytes(classify, tmp_path):
     resampled = _as_pairs(classify({"sampling_rate": 32_000, "raw": wave}))
     results = [classify(str(path)), classify(path), classify(path.read_bytes())]
     for result in results:
-        # another resampler than torchaudio's: close, not equal
-        assert _as_pairs(result) == pytest.approx(resampled, abs=2e-3)
+        assert _as_pairs(result) == pytest.approx(resampled, abs=1e-5)
     path.write_text("no audio")
     with pytest.raises(ValueError, match="not audio"):
         classify(str(path))
