@@ -9,6 +9,7 @@ audio than it holds is an error.
 import importlib.util
 import io
 import logging
+import math
 import os
 import re
 import struct
@@ -52,6 +53,7 @@ MAX_CHANNELS = 8  # of an array: more rows than that are taken for a batch of cl
 SCALES = {"int16": 2**15, "int32": 2**31, "uint8": 2**7}  # full scale of integers
 
 AudioFile = str | os.PathLike | BinaryIO
+_CUT = re.compile(r"(.*)#t=([\d.e-]+),(-?[\d.e-]+)", re.DOTALL)
 
 
 class AudioError(ValueError):
@@ -70,6 +72,7 @@ class AudioError(ValueError):
 class AudioSummary:
     """What was met while a file was read to its end."""
 
+    rate: float = SAMPLE_RATE  # Hz, of the file
     num_samples: int = 0  # at 16 kHz
     lowest: float = np.inf
     highest: float = -np.inf
@@ -108,6 +111,31 @@ def peak_problem(peak: float) -> str | None:
     return f"{reason}: divide integers in a float file or array by their full scale"
 
 
+def cut_name(path: str | Path, start: float, end: float) -> str:
+    """What stands for a part of a file, as in web pages: `<path>#t=<start>,<end>`.
+
+    Args:
+        path: The file.
+        start, end: Seconds; an `end` of -1 is the end of the file.
+
+    Raises:
+        ValueError: Not 0 <= start < end.
+    """
+    if (start, end) == (0, -1):
+        return str(path)
+    if not 0 <= start < (math.inf if end == -1 else end) <= math.inf:
+        raise ValueError(f"need 0 <= start < end in seconds, got {start} and {end}")
+    return f"{path}#t={start},{end}"
+
+
+def split_cut(name: str) -> tuple[str, float | None, float | None]:
+    """Path, start and end in seconds of what `cut_name` made; None of a whole file."""
+    match = _CUT.fullmatch(name)
+    if not match or os.path.exists(name):
+        return name, None, None
+    return match[1], float(match[2]), float(match[3])
+
+
 def read_audio(path: str | Path, resampler: str = "sinc") -> np.ndarray:
     """Read a whole file as mono float32 at 16 kHz, (N,).
 
@@ -126,8 +154,9 @@ def read_blocks(
     """Blocks of mono float32 samples at 16 kHz, with the memory of a few seconds.
 
     Args:
-        source: Audio file of any format, rate and number of channels: its path, or an
-            object open for reading bytes. Of an object everything is read, wherever
+        source: Audio file of any format, rate and number of channels: its path (of a
+            part of it the `cut_name`, for which only that part is read), or an object
+            open for reading bytes. Of an object everything is read, wherever
             it stands (in memory at once if it cannot seek), and it is left open.
         summary: Filled on the way; complete when the last block is out.
         name: What errors call the file; by default its path or the object's name.
@@ -144,6 +173,7 @@ def read_blocks(
         yield from _mono_blocks(name, *_decoded(name, file), resampler, summary)
         return
     name = name or str(source)
+    source, *cut = split_cut(os.fspath(source))
     if not os.path.exists(source):
         raise AudioError(name, "missing: there is no such file")
     if not os.path.isfile(source):
@@ -154,7 +184,8 @@ def read_blocks(
         )
     try:
         with open(source, "rb", buffering=0) as file:
-            yield from _mono_blocks(name, *_decoded(name, file), resampler, summary)
+            decoded = _decoded(name, file, *cut)
+            yield from _mono_blocks(name, *decoded, resampler, summary)
     except OSError as error:
         raise AudioError(name, f"unreadable: {error.strerror or error}") from None
 
@@ -188,6 +219,7 @@ def _mono_blocks(
             f"got {float(rate):g}",
         )
     summary = AudioSummary() if summary is None else summary
+    summary.rate = float(rate)
     for block in resampled(_averaged(name, blocks), float(rate), resampler):
         summary.add(block)
         if summary.peak > INTEGER_PEAK:
@@ -226,7 +258,9 @@ def _seekable(name: str, file: BinaryIO) -> BinaryIO:
     return file
 
 
-def _decoded(name: str, file: BinaryIO) -> Decoded:
+def _decoded(
+    name: str, file: BinaryIO, start: float | None = None, end: float | None = None
+) -> Decoded:
     """Rate and blocks of an open file, by soundfile or, where that fails, by PyAV."""
     doubt = _check_headers(name, file)
     if not doubt:
@@ -243,7 +277,14 @@ def _decoded(name: str, file: BinaryIO) -> Decoded:
                     name, "no audio: the file has a header and zero frames"
                 )
             if sound.frames < UNKNOWN_FRAMES or sound.format != "FLAC":
-                return sound.samplerate, _soundfile_blocks(name, file, sound)
+                rate = sound.samplerate
+                if start is None:
+                    return rate, _soundfile_blocks(name, file, sound)
+                # libsndfile 1.2 does not find its place in MP3 and, near the end, Ogg.
+                lossy = sound.subtype.startswith("MPEG") or sound.format == "OGG"
+                first = 0 if lossy else round(start * rate)
+                blocks = _soundfile_blocks(name, file, sound, first)
+                return rate, _cut(name, blocks, rate, first, start, end)
             sound.close()  # libsndfile fails at the end of such a file
             doubt = "unknown length: the header counts no samples"
     if not importlib.util.find_spec("av"):
@@ -252,7 +293,33 @@ def _decoded(name: str, file: BinaryIO) -> Decoded:
             f"{doubt}; if it plays elsewhere, convert it (ffmpeg -i IN OUT.wav) or "
             "install PyAV (pip install 'espnet2_sslam[av]')",
         )
-    return _av_decoded(name, file, doubt)
+    rate, blocks = _av_decoded(name, file, doubt)
+    return rate, blocks if start is None else _cut(name, blocks, rate, 0, start, end)
+
+
+def _cut(
+    name: str,
+    blocks: Iterator[np.ndarray],
+    rate: float,
+    position: int,
+    start: float,
+    end: float | None,
+) -> Iterator[np.ndarray]:
+    """The part from `start` to `end` of blocks that begin at frame `position`."""
+    first = round(start * rate)
+    last = math.inf if end in (None, -1) else round(end * rate)
+    for block in blocks:
+        low, high = max(first - position, 0), min(last - position, len(block))
+        if low < high:
+            yield block[int(low) : int(high)]
+        position += len(block)
+        if position >= last:
+            return
+    # A table may round up to a tenth of a second.
+    if position < (first if last == math.inf else last - 0.1 * rate):
+        raise AudioError(
+            name, f"cut: it ends at {end} s, the file has {position / rate:.3f} s"
+        )
 
 
 def _detail(error: Exception) -> str:
@@ -262,15 +329,17 @@ def _detail(error: Exception) -> str:
 
 
 def _soundfile_blocks(
-    name: str, file: BinaryIO, sound: soundfile.SoundFile
+    name: str, file: BinaryIO, sound: soundfile.SoundFile, first: int = 0
 ) -> Iterator[np.ndarray]:
     """Blocks (n, channels) of the file's own rate; checks their number."""
-    expected = _promised_frames(file, sound)
+    expected = _promised_frames(file, sound) - first
     # The channels share the block, so that many of them need no more memory.
     size = max(1024, BLOCK_FRAMES // sound.channels)
     frames = 0
     with sound:
         try:
+            if first:
+                sound.seek(min(first, sound.frames))
             while len(block := sound.read(size, dtype="float32", always_2d=True)):
                 frames += len(block)
                 yield block
@@ -279,7 +348,9 @@ def _soundfile_blocks(
             raise AudioError(name, reason) from None
     if frames < expected:
         raise AudioError(
-            name, f"truncated: the header says {expected} frames, {frames} are there"
+            name,
+            f"truncated: the header says {expected + first} frames, {frames + first} "
+            "are there",
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from espnet2_sslam.corpus import (
+    Format,
     hold_out,
     make_dump,
     partition_groups,
@@ -145,5 +146,7 @@ def test_real_esc50_clips_give_balanced_folds(tmp_path):
             lacking[category] += 1
     # A class is missing in no more folds than its number of recordings makes needed.
     assert lacking == {c: 5 - len(s) for c, s in sources.items() if len(s) < 5}
-    summary = make_dump(tmp_path / "data", tmp_path / "dump", link_ok=True, max_bad=0)
+    summary = make_dump(
+        tmp_path / "data", tmp_path / "dump", form=Format(link_ok=True), max_bad=0
+    )
     assert "1200 clips in 12 splits: 1200 usable" in summary

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import kaldiio
 import numpy as np
@@ -15,13 +16,18 @@ import pytest
 import soundfile
 import torch
 
-from espnet2_sslam.audio import read_audio
+from espnet2_sslam.audio import cut_name, read_audio
 from espnet2_sslam.bin.format_audio import main
 from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Format,
     label_vector,
     make_dump,
     read_classes,
+    read_sources,
     read_table,
+    write_table,
 )
 from espnet2_sslam.corpus.fbank import fbank_pieces
 from espnet2_sslam.features import kaldi_fbank
@@ -145,7 +151,10 @@ def test_a_split_without_usable_clips_is_an_error(tmp_path):
         ("toy/train/text", "-1", "toy-train-1 cat dog", "has 2 labels"),
         ("toy/train/text", "-1", "toy-train-1", "has 0 labels"),
         ("toy/train/utt2spk", "-1", "", "toy-train-1"),
-        ("toy/train/segments", None, "toy-train-0 toy-train-0 0.0 0.2\n", "segments"),
+        ("toy/train/segments", None, "x gone 0 1\n", "recording 'gone' is not in"),
+        ("toy/train/segments", None, "x toy-train-0 2 1\n", "line 1: .* <start> <end>"),
+        ("toy/train/segments", None, "x toy-train-0 2\n", "line 1: .* <start> <end>"),
+        ("toy/train/text", None, "toy-train-0 caf\udce9\n", "line 1: no UTF-8 text"),
         ("toy/train/weights", None, "toy-train-0 1.5\n", "5 id.*weights"),
         ("toy/train/weights", None, "toy-train-0 much\n", "'much' is no number"),
         ("toy/classes.txt", "cat", "dog", "'dog' occurs twice"),
@@ -160,7 +169,7 @@ def test_a_split_without_usable_clips_is_an_error(tmp_path):
 def test_wrong_lists_are_named_errors(tmp_path, file, old, new, message):
     datadir = make_corpus(tmp_path)
     if old is None:
-        (datadir / file).write_text(new)
+        (datadir / file).write_bytes(new.encode(errors="surrogateescape"))
     else:
         replace_line(datadir / file, old.replace("-1", "toy-train-1"), new)
     with pytest.raises(ValueError, match=message):
@@ -310,13 +319,129 @@ def test_a_full_disk_is_one_line_and_leaves_no_file_that_looks_finished(
 def test_link_ok_uses_good_files_where_they_lie(tmp_path):
     datadir = make_corpus(tmp_path)
     soundfile.write(tmp_path / "audio/toy-train-2.wav", noise(8000), 8000)
-    make_dump(datadir, tmp_path / "dump", link_ok=True)
+    make_dump(datadir, tmp_path / "dump", form=Format(link_ok=True))
     wav = read_table(tmp_path / "dump/toy/train/wav.scp")
     assert wav["toy-train-1"] == str(tmp_path / "audio/toy-train-1.wav")
     assert wav["toy-train-2"].startswith(str(tmp_path / "dump/audio/"))
     make_dump(datadir, tmp_path / "dump")  # and back to copies
     wav = read_table(tmp_path / "dump/toy/train/wav.scp")
     assert wav["toy-train-1"].startswith(str(tmp_path / "dump/audio/"))
+
+
+def write_split(datadir, name, wav, **tables):
+    """A split of the data folder `datadir` that is not labelled."""
+    folder = datadir / name
+    folder.mkdir(parents=True)
+    write_table(folder / "wav.scp", sorted(wav.items()))
+    for table, rows in tables.items():
+        write_table(folder / table, rows)
+    (datadir / "downstream.txt").touch()
+
+
+def formatted(datadir, dump, split="pretrain/train", **options):
+    """The samples of each clip of the dump, as training reads them."""
+    make_dump(datadir, dump, form=Format(**options))
+    wav = read_table(dump / split / "wav.scp")
+    return {key: soundfile.read(path, dtype="float32") for key, path in wav.items()}
+
+
+@pytest.mark.parametrize("audio_format", ["flac", "wav"])
+@pytest.mark.parametrize("rate, bits, step", [(16000, 16, 15), (8000, 24, 23)])
+def test_what_training_reads_is_what_tagging_reads(
+    tmp_path, audio_format, rate, bits, step
+):
+    """But for the rounding; also where samples go beyond [-1, 1]."""
+    waves = {"quiet": noise(rate), "loud": 1.9 * np.sign(noise(rate, 1))}
+    for name, wave in waves.items():
+        path = tmp_path / f"{name}.wav"
+        soundfile.write(path, wave, rate, subtype="FLOAT")
+        write_split(tmp_path / "data", f"pretrain/{name}", {name: path})
+    for name in waves:
+        samples = formatted(
+            *(tmp_path / "data", tmp_path / "dump", f"pretrain/{name}"),
+            audio_format=audio_format,
+        )
+        step = 2.0**-step / 2 if name == "quiet" else 0
+        expected = read_audio(tmp_path / f"{name}.wav")
+        np.testing.assert_allclose(samples[name][0], expected, atol=step + 1e-9)
+    table = read_table(tmp_path / "dump/pretrain/quiet/wav.scp")
+    assert soundfile.info(table["quiet"]).subtype == f"PCM_{bits}"
+
+
+def test_a_linked_file_is_never_said_to_be_limited_and_then_is_not(tmp_path):
+    for name, scale in (("beyond", 5), ("integers", 10000)):
+        wave = (scale * np.sin(np.arange(16000) / 5)).astype(np.float32)
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16000, subtype="FLOAT")
+    wav = {name: tmp_path / f"{name}.wav" for name in ("beyond", "integers")}
+    write_split(tmp_path / "data", "pretrain/train", wav)
+    make_dump(
+        tmp_path / "data", tmp_path / "dump", form=Format(link_ok=True), max_bad=0.5
+    )
+    assert list(read_table(tmp_path / "dump/pretrain/train/wav.scp")) == ["beyond"]
+    lines = (tmp_path / "dump/problems.tsv").read_text().splitlines()
+    assert "overload: peak 5.0" in lines[1] and lines[1].endswith("kept")
+    assert "divide integers" in lines[2] and lines[2].endswith("left out")
+
+
+def test_another_resampler_or_precision_is_formatted_anew_and_recorded(tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(32000), 32000)
+    write_split(tmp_path / "data", "pretrain/train", {"a": tmp_path / "a.wav"})
+    run = partial(formatted, tmp_path / "data", tmp_path / "dump")
+    first, again = run()["a"][0], run()["a"][0]
+    np.testing.assert_array_equal(first, again)
+    assert (tmp_path / "dump/pretrain/train/resampler").read_text() == "sinc\n"
+    soxr = run(resampler="soxr")["a"][0]
+    assert np.abs(soxr - first).max() > 1e-3
+    assert (tmp_path / "dump/pretrain/train/resampler").read_text() == "soxr\n"
+    assert np.abs(run(bits=24)["a"][0] - first).max() < 2.0**-15
+
+
+@pytest.mark.parametrize("form", ["wav", "flac", "mp3", "ogg"])
+def test_segments_are_cut_from_their_recordings(tmp_path, form):
+    seconds = np.arange(10 * 22050) / 22050
+    sweep = 0.3 * np.sin(2 * np.pi * (200 + 50 * seconds) * seconds)
+    soundfile.write(tmp_path / f"r.{form}", sweep, 22050)
+    times = {"a": (0.0, 2.0), "b": (3.2, 7.6), "c": (8.0, -1)}
+    rows = [(key, f"r {start} {end}") for key, (start, end) in times.items()]
+    rows += [("d", "r 9 12")]  # ends behind the file
+    write_split(
+        tmp_path / "data",
+        "pretrain/train",
+        {"r": tmp_path / f"r.{form}"},
+        segments=rows,
+    )
+    make_dump(tmp_path / "data", tmp_path / "dump", max_bad=0.3)
+    wav = read_table(tmp_path / "dump/pretrain/train/wav.scp")
+    assert list(wav) == ["a", "b", "c"]
+    assert "cut: it ends at 12.0 s" in (tmp_path / "dump/problems.tsv").read_text()
+    whole = read_audio(tmp_path / f"r.{form}")
+    for key, (start, end) in times.items():
+        samples = read_audio(wav[key])
+        expected = whole[int(start * 16000) :][: len(samples)]
+        assert len(samples) == pytest.approx(
+            ((10 if end < 0 else end) - start) * 16000, abs=2 + 2000 * (form == "mp3")
+        )
+        inside = slice(100, min(len(samples), len(expected)) - 100)
+        error = np.abs(samples[inside] - expected[inside]).max()
+        assert error < (1e-3 if form in ("wav", "flac") else 0.05)
+
+
+def test_a_corpus_of_cuts_is_written_as_kaldi_segments(tmp_path):
+    soundfile.write(tmp_path / "r.wav", noise(64000), 16000)
+    writer = CorpusWriter(tmp_path / "data")
+    path = str(tmp_path / "r.wav")
+    clips = [Clip("b", cut_name(path, 1.0, 2.5)), Clip("a", path)]
+    writer.add("pretrain/train", clips, labelled=False)
+    writer.finish([])
+    folder = tmp_path / "data/pretrain/train"
+    assert next(iter(read_table(folder / "segments").values())).endswith(" 0 -1")
+    assert read_table(folder / "segments")["b"].endswith(" 1.0 2.5")
+    assert dict(read_sources(folder)) == {"a": path, "b": f"{path}#t=1.0,2.5"}
+    samples = formatted(tmp_path / "data", tmp_path / "dump")
+    assert {key: len(wave) for key, (wave, _) in samples.items()} == {
+        "a": 64000,
+        "b": 24000,
+    }
 
 
 def test_fbank_ark_holds_the_log_mel_of_the_formatted_audio(tmp_path):

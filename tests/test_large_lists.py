@@ -159,7 +159,7 @@ def test_no_step_on_a_long_list_keeps_a_record_in_memory(tmp_path, monkeypatch):
     assert split["listed"] == 4127 and split["compared"]["is_part"]
     assert split["seconds"] == {"min": 10.0, "mean": 10.0, "max": 10.0}
     book = RecordBook(tmp_path / "dump")
-    assert not book.marked and len(book.places) > split["usable"]
+    assert not book.marked and len(book.offsets) > split["usable"]
 
 
 @pytest.mark.slow

@@ -9,10 +9,12 @@ still valid are kept.
 
 import argparse
 import logging
+from dataclasses import fields
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import AUDIO_FORMATS, make_dump
+from espnet2_sslam.corpus import AUDIO_FORMATS, Format, make_dump
+from espnet2_sslam.resampler import RESAMPLERS
 
 
 def str2bool(value: str) -> bool:
@@ -40,6 +42,20 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--audio_format", choices=AUDIO_FORMATS, default="flac")
     parser.add_argument(
+        "--bits",
+        type=int,
+        choices=(0, 16, 24),
+        default=0,
+        help="0: 24 for sources below 16 kHz, else 16; samples beyond [-1, 1] become "
+        "a WAV of floats",
+    )
+    parser.add_argument(
+        "--resampler",
+        choices=RESAMPLERS,
+        default="sinc",
+        help="of audio at other rates; sinc: as the authors do",
+    )
+    parser.add_argument(
         "--link_ok",
         type=str2bool,
         default=False,
@@ -60,7 +76,9 @@ def main(argv=None) -> None:
     if not 0 <= args.max_bad < 1:
         raise ValueError(f"--max_bad must be in [0, 1), got {args.max_bad:g}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    print(make_dump(**vars(args)))
+    options = vars(args)
+    form = Format(**{field.name: options.pop(field.name) for field in fields(Format)})
+    print(make_dump(form=form, **options))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,13 @@
 Free of torch: two million clips need the memory (`corpus.fbank` is imported by name).
 """
 
-from espnet2_sslam.corpus.dump import AUDIO_FORMATS, Record, RecordBook, make_dump
+from espnet2_sslam.corpus.dump import (
+    AUDIO_FORMATS,
+    Format,
+    Record,
+    RecordBook,
+    make_dump,
+)
 from espnet2_sslam.corpus.lists import (
     TASKS,
     WEIGHT_FILE,
@@ -11,6 +17,8 @@ from espnet2_sslam.corpus.lists import (
     CorpusWriter,
     Downstream,
     class_balanced_weights,
+    class_names,
+    clip_ids,
     find_splits,
     label_name,
     label_vector,
@@ -19,8 +27,10 @@ from espnet2_sslam.corpus.lists import (
     read_corpus,
     read_downstream,
     read_label_names,
+    read_sources,
     read_split,
     read_table,
+    read_text,
     slug,
     table_lines,
     unique_words,
@@ -44,9 +54,12 @@ __all__ = [
     "Clip",
     "CorpusWriter",
     "Downstream",
+    "Format",
     "Record",
     "RecordBook",
     "class_balanced_weights",
+    "class_names",
+    "clip_ids",
     "collect",
     "compare",
     "find_splits",
@@ -61,8 +74,10 @@ __all__ = [
     "read_corpus",
     "read_downstream",
     "read_label_names",
+    "read_sources",
     "read_split",
     "read_table",
+    "read_text",
     "report_text",
     "slug",
     "table_lines",

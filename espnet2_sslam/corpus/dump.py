@@ -1,7 +1,7 @@
 """From the lists of a corpus to a dump folder that training can read.
 
-Every audio file is checked and written as 16 kHz mono 16 bit, whole or not at all; a
-run that was killed goes on from the journal of its records. One split is in memory at
+Every audio file is checked and written as 16 kHz mono, whole or not at all; a run that
+was killed goes on from the journal of its records. One split is in memory at
 a time and the records stay on the disk: two million clips fit.
 """
 
@@ -12,13 +12,20 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from espnet2_sslam.audio import AudioError, AudioSummary, is_formatted, read_blocks
+from espnet2_sslam.audio import (
+    AudioError,
+    AudioSummary,
+    is_formatted,
+    read_blocks,
+    split_cut,
+)
 from espnet2_sslam.corpus.lists import (
     CLASS_FILE,
     DOWNSTREAM_FILE,
@@ -29,6 +36,7 @@ from espnet2_sslam.corpus.lists import (
     WEIGHT_FILE,
     find_splits,
     read_corpus,
+    read_sources,
     read_split,
     read_values,
     slug,
@@ -45,12 +53,14 @@ from espnet2_sslam.store import (
     sha256,
     write_bytes,
     write_lines,
+    write_text,
     writing,
 )
 from espnet2_sslam.units import SAMPLE_RATE
 
 AUDIO_FORMATS = ("flac", "wav")
 RECORD_FILE = "records.jsonl"
+RESAMPLER_FILE = "resampler"  # in every split: what a model must know
 PROBLEM_FILE = "problems.tsv"
 PROBLEM_COLUMNS = "split\tid\tfile\treason\taction"
 
@@ -62,9 +72,9 @@ PROBLEM_COLUMNS = "split\tid\tfile\treason\taction"
 class Record:
     """What became of one source file.
 
-    `problem` says why it cannot be used, `warning` why it is doubtful, both as
-    `<category>: <detail>`. `audio_sha256` is over the 16-bit samples at 16 kHz, so that
-    copies in other containers are found too.
+    `source` may be a part of a file (`audio.cut_name`). `problem` says why it cannot be
+    used, `warning` why it is doubtful, both as `<category>: <detail>`. `audio_sha256`
+    is over the 16-bit samples at 16 kHz, so that copies in other containers are found.
     """
 
     source: str
@@ -77,6 +87,7 @@ class Record:
     num_samples: int = 0
     warning: str = ""
     problem: str = ""
+    settings: str = ""  # how the formatted audio was made
 
 
 def target_path(folder: Path, source: str, audio_format: str) -> Path:
@@ -86,30 +97,62 @@ def target_path(folder: Path, source: str, audio_format: str) -> Path:
     return Path(folder) / "audio" / code[:2] / f"{name}-{code[:12]}.{audio_format}"
 
 
-def format_file(
-    source: str, outdir: Path, audio_format: str, link_ok: bool = False
-) -> Record:
-    """Validate one file and write it as 16 kHz mono 16-bit audio.
+@dataclass(frozen=True)
+class Format:
+    """How audio is written: at 16 kHz, mono.
 
-    With `link_ok` what is 16 kHz mono WAV or FLAC is validated and used where it lies.
+    Args:
+        audio_format: `flac` or `wav`.
+        bits: 16 or 24; 0 takes 24 for sources below 16 kHz, whose silent highest octave
+            16 bits would fill with their rounding, and 16 for all others.
+        resampler: See `resampler.RESAMPLERS`.
+        link_ok: Use files that are 16 kHz mono WAV or FLAC already where they lie.
+    """
+
+    audio_format: str = "flac"
+    bits: int = 0
+    resampler: str = "sinc"
+    link_ok: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.resampler} {self.bits}"
+
+    def places(self, folder: Path, source: str) -> list[str]:
+        """Where the formatted copy of a source may lie."""
+        target = target_path(folder, source, self.audio_format)
+        linked = [source] if self.link_ok else []
+        return [str(target), str(target.with_suffix(".wav")), *linked]
+
+
+def format_file(source: str, outdir: Path, form: Format) -> Record:
+    """Validate one file and write it as 16 kHz mono audio, or use it where it lies.
+
+    Samples beyond [-1, 1] are kept: such a clip becomes a WAV of floats.
 
     Raises:
         OSError: The result cannot be written (a full disk): everything must stop.
     """
-    record = Record(source)
-    if not os.path.isfile(source):
+    record = Record(source, settings=str(form))
+    path, start, _ = split_cut(source)
+    if not os.path.isfile(path):
         return replace(record, problem="missing: there is no such file")
     try:
-        stat = os.stat(source)
-        record = Record(source, "", stat.st_size, stat.st_mtime_ns, sha256(source))
+        stat = os.stat(path)
+        record = replace(
+            record,
+            source_bytes=stat.st_size,
+            source_mtime_ns=stat.st_mtime_ns,
+            source_sha256=_sha256(path, stat.st_size, stat.st_mtime_ns),
+        )
     except OSError as error:
         return replace(record, problem=f"unreadable: {error.strerror}")
     try:
-        if link_ok and is_formatted(source):
-            result = _read_samples(source)
+        if form.link_ok and start is None and is_formatted(path):
+            summary = AudioSummary()
+            result = _read_samples(read_blocks(source, summary), summary)
             result.update(audio=source, audio_bytes=stat.st_size)
         else:
-            result = _convert(source, target_path(outdir, source, audio_format))
+            result = _convert(source, outdir, form)
     except AudioError as error:
         return replace(record, problem=error.reason)
     except soundfile.SoundFileError as error:
@@ -117,15 +160,23 @@ def format_file(
     return replace(record, **result)
 
 
-def _read_samples(source: str, write: Callable | None = None) -> dict:
-    """Read to the end, hand 16-bit blocks to `write`; return fields of the record."""
-    summary, digest = AudioSummary(), hashlib.sha256()
-    for block in read_blocks(source, summary):
-        # Exact for what was 16-bit audio before.
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    """The hash of a file in this state: many clips may be cut from one recording."""
+    return sha256(path)
+
+
+def _read_samples(
+    blocks: Iterable[np.ndarray], summary: AudioSummary, write: Callable | None = None
+) -> dict:
+    """Hand blocks on to `write`, to the end; return fields of the record."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        # In 16 bits: copies of other precision are copies, too.
         samples = np.clip(np.rint(block * 32768.0), -32768, 32767).astype("<i2")
         digest.update(samples.tobytes())
         if write is not None:
-            write(samples)
+            write(block)
     return {
         "audio_sha256": digest.hexdigest(),
         "num_samples": summary.num_samples,
@@ -149,22 +200,53 @@ class _CheckedFile(io.FileIO):
         return len(data) - len(rest)
 
 
-def _convert(source: str, target: Path) -> dict:
+def _convert(source: str, outdir: Path, form: Format) -> dict:
     """Write the formatted file and return the fields of its record."""
+    target = target_path(outdir, source, form.audio_format)
+    summary = AudioSummary()
+    blocks = read_blocks(source, summary, resampler=form.resampler)
+    first = next(blocks)
+    bits = form.bits or (24 if summary.rate < SAMPLE_RATE else 16)
+    # The smallest step up, that 1.0 itself may be rounded to.
+    loudest = 1 + 2.0 ** (1 - bits)
+    result = _write(target, f"PCM_{bits}", chain([first], blocks), summary)
+    if summary.peak > loudest:
+        target.unlink()
+        target, summary = target.with_suffix(".wav"), AudioSummary()
+        blocks = read_blocks(source, summary, resampler=form.resampler)
+        result = _write(target, "FLOAT", blocks, summary)
+    return {**result, "audio": str(target), "audio_bytes": target.stat().st_size}
+
+
+def _write(
+    target: Path, subtype: str, blocks: Iterable[np.ndarray], summary: AudioSummary
+) -> dict:
+    """Write one file, whole or not at all; return fields of the record."""
+    bits = 0 if subtype == "FLOAT" else int(subtype[4:])
+    full = 2.0 ** (bits - 1)
+
+    def write(block: np.ndarray) -> None:
+        # As integers: libsndfile would scale floats by 32767. Exact for what was audio
+        # of so many bits before.
+        if bits:
+            block = np.clip(np.rint(block * full), -full, full - 1).astype(np.int32)
+            block = block.astype(np.int16) if bits == 16 else block << (32 - bits)
+        out.write(block)
+
     with replacing(target, sync=False) as part, _CheckedFile(part, "wb+") as file:
         try:
-            form = target.suffix[1:].upper()
+            container = target.suffix[1:].upper()
             with soundfile.SoundFile(
-                file, "w", SAMPLE_RATE, 1, "PCM_16", format=form
+                file, "w", SAMPLE_RATE, 1, subtype, format=container
             ) as out:
-                result = _read_samples(source, out.write)
+                result = _read_samples(blocks, summary, write)
         except (soundfile.SoundFileError, AssertionError):
             # soundfile asserts that libsndfile wrote everything.
             if file.error is None:
                 raise
         if file.error is not None:
             raise OSError(file.error.errno, file.error.strerror, str(target))
-    return {**result, "audio": str(target), "audio_bytes": target.stat().st_size}
+    return result
 
 
 # The records of all files
@@ -187,22 +269,22 @@ class RecordBook:
         self._index()
 
     def _index(self) -> None:
-        self.places: dict[bytes, int] = {}
+        self.offsets: dict[bytes, int] = {}
         self.marked: dict[str, Record] = {}  # with a problem or a warning, by source
-        for place, record in self._records():
-            self._remember(record, place)
+        for offset, record in self._records():
+            self._remember(record, offset)
 
     def _records(self) -> Iterator[tuple[int, Record]]:
         names = {field.name for field in fields(Record)}
-        for place, values in self.journal:
+        for offset, values in self.journal:
             if set(values) == names:  # not of another version
-                yield place, Record(**values)
+                yield offset, Record(**values)
 
-    def _remember(self, record: Record, place: int) -> None:
+    def _remember(self, record: Record, offset: int) -> None:
         """Note where a record lies; a later one of the same file replaces it."""
         name = getattr(record, self.key)
         if name:
-            self.places[_code(name)] = place
+            self.offsets[_code(name)] = offset
         self.marked.pop(record.source, None)
         if record.problem or record.warning:
             self.marked[record.source] = record
@@ -213,25 +295,28 @@ class RecordBook:
 
     def get(self, name: str) -> Record | None:
         """Return the record of a path, or None."""
-        place = self.places.get(_code(name))
-        return None if place is None else Record(**self.journal.read(place))
+        offset = self.offsets.get(_code(name))
+        return None if offset is None else Record(**self.journal.read(offset))
 
     def __getitem__(self, name: str) -> Record:
         record = self.get(name)
         assert record is not None, name
         return record
 
-    def reusable(self, source: str, places: Sequence[str]) -> bool:
-        """Whether a record's source and result, in one of `places`, are unchanged."""
+    def reusable(self, source: str, folder: Path, form: Format) -> bool:
+        """Whether a record's source and result are unchanged, and made as by `form`."""
         record = self.get(source)
-        if record is None or record.problem or record.audio not in places:
+        if record is None or record.problem or record.settings != str(form):
+            return False
+        if record.audio not in form.places(folder, source):
             return False
         try:
-            stat = os.stat(source)
+            path = split_cut(source)[0]
+            stat = os.stat(path)
             sizes = stat.st_size, os.stat(record.audio).st_size
             return sizes == (record.source_bytes, record.audio_bytes) and (
                 stat.st_mtime_ns == record.source_mtime_ns
-                or sha256(source) == record.source_sha256
+                or sha256(path) == record.source_sha256
             )
         except OSError:
             return False
@@ -268,7 +353,7 @@ class Tally:
         with writing(path) as file:
             file.write(PROBLEM_COLUMNS + "\n")
             for name in names:
-                for _, key, source in table_lines(datadir / name / "wav.scp"):
+                for key, source in read_sources(datadir / name):
                     self.sizes[name] += 1
                     record = book.marked.get(source)
                     if record is None:
@@ -321,8 +406,7 @@ def make_dump(
     outdir: str | Path,
     *,
     feats_type: str = "raw",
-    audio_format: str = "flac",
-    link_ok: bool = False,
+    form: Format | None = None,
     max_bad: float = 0.01,
     nj: int = 1,
 ) -> str:
@@ -332,8 +416,7 @@ def make_dump(
         datadir: The data folder.
         outdir: The dump; downstream.txt appears there last.
         feats_type: `raw`, or `fbank` to write un-normalised log-mel as well.
-        audio_format: `flac` or `wav`, 16 kHz mono 16 bit.
-        link_ok: Use files that are 16 kHz mono already where they lie.
+        form: How the audio is written.
         max_bad: Largest share of clips that may be unusable.
         nj: Processes.
 
@@ -345,6 +428,7 @@ def make_dump(
         OSError: The dump cannot be written.
     """
     datadir, outdir = Path(datadir), Path(outdir).resolve()
+    form = form or Format()
     # All lists are checked before hours are spent on audio.
     paths: set[str] = set()
     for split in read_corpus(datadir):
@@ -358,12 +442,13 @@ def make_dump(
         (outdir / DOWNSTREAM_FILE).unlink(missing_ok=True)
         for folder in (outdir, *outdir.rglob("*/")):
             remove_leftovers(folder)
-        book = _format_all(sources, outdir, audio_format, link_ok, nj)
+        book = _format_all(sources, outdir, form, nj)
         del sources
         tally = Tally(datadir, names, book, outdir / PROBLEM_FILE)
         tally.check_share(max_bad)
         for name in names:
             _write_split(datadir, name, book, outdir)
+            write_text(outdir / name / RESAMPLER_FILE, f"{form.resampler}\n")
         if feats_type == "fbank":
             _write_feats(names, book, outdir, nj)
         for source in sorted(datadir.glob(f"*/{CLASS_FILE}")):
@@ -378,20 +463,15 @@ def make_dump(
 
 
 def _format_all(
-    sources: Sequence[str], outdir: Path, audio_format: str, link_ok: bool, nj: int
+    sources: Sequence[str], outdir: Path, form: Format, nj: int
 ) -> RecordBook:
     """Format every file once, however many splits use it; return the records of all."""
     book = RecordBook(outdir)
-    waiting = []
-    for source in sources:
-        target = str(target_path(outdir, source, audio_format))
-        if not book.reusable(source, (target, source) if link_ok else (target,)):
-            waiting.append(source)
+    waiting = [name for name in sources if not book.reusable(name, outdir, form)]
     if len(waiting) < len(sources):
         done = len(sources) - len(waiting)
         logging.info("%d of %d files are formatted already", done, len(sources))
-    options = {"outdir": outdir, "audio_format": audio_format, "link_ok": link_ok}
-    work = partial(format_file, **options)
+    work = partial(format_file, outdir=outdir, form=form)
     book.append(parallel_map(work, waiting, nj, "audio"))
     book.finish(sources)
     return book

@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
+from espnet2_sslam.audio import cut_name, split_cut
 from espnet2_sslam.store import write_csv, write_lines, write_text
 
 TASKS = ("multi_label", "multi_class")
@@ -32,6 +34,7 @@ CLASS_FILE = "classes.txt"
 LABEL_FILE = "label_names.tsv"
 WEIGHT_FILE = "weights"
 MISSING_FILE = "missing.csv"
+SEGMENT_FILE = "segments"
 
 
 # Tables
@@ -47,11 +50,36 @@ def table_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} is missing: prepare the data first")
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            words = line.strip().split(None, 1)
-            if words:
-                yield number, words[0], words[1] if len(words) > 1 else ""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                words = line.strip().split(None, 1)
+                if words:
+                    yield number, words[0], words[1] if len(words) > 1 else ""
+    except UnicodeDecodeError:
+        read_text(path)  # says which line
+        raise
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a table.
+
+    Raises:
+        ValueError: Not UTF-8: the first line that is not, and what to do.
+    """
+    data = Path(path).read_bytes()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"{path} is UTF-16 text: save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line}: no UTF-8 text (Latin-1?): save the file as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"{path} is no text file")
+    return text
 
 
 def read_table(path: str | Path) -> dict[str, str]:
@@ -91,13 +119,34 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text.strip()).strip("_") or "_"
 
 
+def clip_ids(names: Iterable[str]) -> dict[str, str]:
+    """Make an id of each relative path: one word, without the extension.
+
+    Where two would share an id the extension is added, and then a number.
+    """
+    stems = {name: slug(os.path.splitext(name)[0]) for name in names}
+    count = Counter(stems.values())
+    ids: dict[str, str] = {}
+    used: set[str] = set()
+    for name in sorted(stems):
+        key = stems[name] if count[stems[name]] == 1 else slug(name)
+        base, number = key, 2
+        while key in used:
+            key, number = f"{base}-{number}", number + 1
+        ids[name] = key
+        used.add(key)
+    return ids
+
+
 def label_word(name: str) -> str:
     """Make one word of a label: blanks and `%` are percent-encoded, as in a URL.
+
+    Accents are composed first: macOS and Linux spell them differently.
 
     Raises:
         ValueError: The label is empty.
     """
-    name = name.strip()
+    name = unicodedata.normalize("NFC", name.strip())
     if not name:
         raise ValueError("a label is empty: name it or remove it")
     return re.sub(r"[\s%]", lambda match: quote(match.group(), safe=""), name)
@@ -139,8 +188,21 @@ def read_label_names(folder: str | Path) -> dict[str, str]:
     path = Path(folder) / LABEL_FILE
     if not path.is_file():
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     return dict(line.split("\t", 1) for line in lines if "\t" in line)
+
+
+def class_names(path: str | Path) -> list[str]:
+    """The names to show of a class list's labels, in class order.
+
+    Raises:
+        ValueError: See `read_classes`; two labels of one name.
+    """
+    words, names = read_classes(path), read_label_names(Path(path).parent)
+    shown = [names.get(word, label_name(word)) for word in words]
+    if len(set(shown)) < len(shown):
+        return words  # two labels of one name would be one class
+    return shown
 
 
 def label_vector(words: Iterable[str], index: Mapping[str, int]) -> np.ndarray:
@@ -345,11 +407,32 @@ def read_split(datadir: str | Path, name: str, one_label: bool = False) -> Split
     """Read and check one split; with `one_label` each clip must have exactly one.
 
     Raises:
-        ValueError: No clip, an id without a file or twice, a `segments` file, lists
-            (wav.scp, utt2spk, text) that do not hold the same ids, a label outside
-            classes.txt, or not one label.
+        ValueError: See `read_sources`; lists (wav.scp or segments, utt2spk, text) that
+            do not hold the same ids, a label outside classes.txt, or not one label.
     """
     folder = Path(datadir) / name
+    wav = dict(read_sources(folder))
+    speakers = _read_speakers(folder, wav)
+    labels = read_split_labels(datadir, name, wav)
+    for key, words in (labels or {}).items() if one_label else ():
+        if len(words) != 1:
+            raise ValueError(
+                f"{folder}/text: {key!r} has {len(words)} labels, multi_class needs "
+                "exactly one; correct it or use multi_label in downstream.txt"
+            )
+    return Split(name, wav, speakers, labels)
+
+
+def read_sources(folder: str | Path) -> Iterator[tuple[str, str]]:
+    """The id and the audio of each clip of a split: a path, or a cut of one.
+
+    With Kaldi's `segments` (`<id> <recording> <start> <end>`, seconds) wav.scp names
+    the recordings, and each segment is a clip; see `audio.cut_name`.
+
+    Raises:
+        ValueError: No clip, an id twice or without a file, or a bad segment.
+    """
+    folder = Path(folder)
     wav = read_table(folder / "wav.scp")
     if not wav:
         raise ValueError(f"{folder}/wav.scp is empty: add clips or remove the split")
@@ -360,20 +443,27 @@ def read_split(datadir: str | Path, name: str, one_label: bool = False) -> Split
                 f"{'a command' if path else 'no file'} behind it; an audio file is "
                 "needed"
             )
-    if (folder / "segments").is_file():
-        raise ValueError(
-            f"{folder}/segments is not supported: cut the recordings into one file per "
-            "clip first"
-        )
-    speakers = _read_speakers(folder, wav)
-    labels = read_split_labels(datadir, name, wav)
-    for key, words in (labels or {}).items() if one_label else ():
-        if len(words) != 1:
+    segments = folder / SEGMENT_FILE
+    if not segments.is_file():
+        yield from wav.items()
+        return
+    ids = set()
+    for number, key, rest in table_lines(segments):
+        where, fields = f"{segments}, line {number}", rest.split()
+        if key in ids:
+            raise _occurs_twice(segments, number, key)
+        ids.add(key)
+        try:
+            recording, start, end = fields
+            yield key, cut_name(wav[recording], float(start), float(end))
+        except KeyError:
             raise ValueError(
-                f"{folder}/text: {key!r} has {len(words)} labels, multi_class needs "
-                "exactly one; correct it or use multi_label in downstream.txt"
-            )
-    return Split(name, wav, speakers, labels)
+                f"{where}: the recording {fields[0]!r} is not in wav.scp"
+            ) from None
+        except ValueError as error:
+            raise ValueError(
+                f"{where}: need `<id> <recording> <start> <end>` in seconds ({error})"
+            ) from None
 
 
 def _read_speakers(folder: Path, wav: Mapping[str, str]) -> dict[str, str]:
@@ -434,7 +524,7 @@ class Clip(NamedTuple):
     """One clip of a split."""
 
     key: str  # its id, one word
-    path: str  # absolute path of the audio; "" if there is none
+    path: str  # absolute path of the audio or `audio.cut_name`; "" if there is none
     labels: str = ""  # words separated by one blank
     speaker: str = ""  # the recording that it was cut from; "" for itself
     reason: str = ""  # why there is no audio, if that is known already
@@ -496,13 +586,14 @@ class CorpusWriter:
         for clip in clips:
             if not clip.key or re.search(r"\s", clip.key):
                 raise ValueError(f"{split}: the id {clip.key!r} is empty or has blanks")
-            if re.search(r"^\s|\s$|[\n\r]", clip.path):
+            path = split_cut(clip.path)[0]
+            if re.search(r"^\s|\s$|[\n\r\ud800-\udfff]", path):
                 raise ValueError(
-                    f"{split}: the path {clip.path!r} does not fit into wav.scp (it "
-                    "begins or ends with a blank or holds a line break): rename the "
-                    "file"
+                    f"{split}: the path {path!r} does not fit into wav.scp (it begins "
+                    "or ends with a blank, holds a line break or is no UTF-8): rename "
+                    "the file"
                 )
-            if not clip.path or not (known_to_exist or self.exists(clip.path)):
+            if not path or not (known_to_exist or self.exists(path)):
                 reason = clip.reason or "no such file"
                 missing.append((clip.key, clip.path, reason))
             else:
@@ -521,7 +612,7 @@ class CorpusWriter:
                 f"expected: {self.expected}"
             )
         folder = self.datadir / split
-        write_table(folder / "wav.scp", ((key, path) for key, path, _, _ in rows))
+        self._write_sources(folder, rows)
         speakers = {key: name for key, _, _, name in rows if name}
         write_speakers(folder, [row[0] for row in rows], speakers)
         text = ((key, labels) for key, _, labels, _ in rows) if labelled else None
@@ -542,6 +633,27 @@ class CorpusWriter:
             (folder / MISSING_FILE).unlink(missing_ok=True)
         self.splits.append(split)
         return len(rows)
+
+    def _write_sources(self, folder: Path, rows: Sequence[Sequence[str]]) -> None:
+        """Write wav.scp, and segments where clips are cut from recordings."""
+        cuts = {row[0]: split_cut(row[1]) for row in rows}
+        if all(start is None for _, start, _ in cuts.values()):
+            write_table(folder / SEGMENT_FILE, None)
+            write_table(folder / "wav.scp", ((row[0], row[1]) for row in rows))
+            return
+        ids = clip_ids(path for path, _, _ in cuts.values())
+        write_table(
+            folder / "wav.scp", sorted((key, path) for path, key in ids.items())
+        )
+        segments = (
+            # As in Kaldi, -1 is the end of the recording.
+            (
+                key,
+                f"{ids[path]} 0 -1" if start is None else f"{ids[path]} {start} {end}",
+            )
+            for key, (path, start, end) in cuts.items()
+        )
+        write_table(folder / SEGMENT_FILE, segments)
 
     def classes(self, name: str, labels: Iterable[str]) -> None:
         """Write the class list of a set; a mapping gives each label's name as well."""

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from espnet2_sslam.corpus.lists import read_text
+
 # Column of a table: the names it may have, in lower case and without what stands in
 # brackets ("Begin Time (s)").
 COLUMNS = {
@@ -44,27 +46,6 @@ class Row(NamedTuple):
     group: str | None = None
     start: float | None = None  # seconds; None: the whole file
     end: float | None = None
-
-
-def read_text(path: str | Path) -> str:
-    """The text of a table.
-
-    Raises:
-        ValueError: Not UTF-8: the first line that is not, and what to do.
-    """
-    data = Path(path).read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ValueError(f"{path} is UTF-16 text: save it as UTF-8")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path}, line {line}: no UTF-8 text (Latin-1?): save the file as UTF-8"
-        ) from None
-    if "\0" in text:
-        raise ValueError(f"{path} is no text file")
-    return text
 
 
 def split_labels(cell: str, separator: str = ",;") -> list[str]:

@@ -86,8 +86,10 @@ def write_journal(folder: Path, journal: Path, names: list) -> None:
             file.write(json.dumps(entry) + "\n")
 
 
-def fake_record(source: str, outdir: Path, audio_format: str, link_ok: bool) -> Record:
+def fake_record(source: str, outdir: Path, form: dump.Format) -> Record:
     """What formatting would say of a file, without it."""
     code = hashlib.sha256(source.encode()).hexdigest()
-    audio = str(dump.target_path(outdir, source, audio_format))
-    return Record(source, audio, 10**6, 1, code, 10**5, code, 160000)
+    audio = str(dump.target_path(outdir, source, form.audio_format))
+    return Record(
+        source, audio, 10**6, 1, code, 10**5, code, 160000, settings=str(form)
+    )
