@@ -371,6 +371,7 @@ def _promised_frames(file: BinaryIO, sound: soundfile.SoundFile) -> int:
 def _av_decoded(name: str, file: BinaryIO, doubt: str) -> Decoded:
     """Rate and blocks of a file that soundfile cannot read; `doubt` says why."""
     import av
+    from av.error import FFmpegError
 
     file.seek(0)
     # WAV: the bytes that are there count, not the size in a header that is in doubt.
@@ -380,7 +381,7 @@ def _av_decoded(name: str, file: BinaryIO, doubt: str) -> Decoded:
         stream = container.streams.audio[0]
         blocks = _av_blocks(name, container, stream)
         first = next(blocks, None)
-    except (av.error.FFmpegError, IndexError, ValueError):
+    except (FFmpegError, IndexError, ValueError):
         raise AudioError(name, f"{doubt}; FFmpeg cannot read it either") from None
     if first is None:  # some text passes for an empty container
         raise AudioError(name, f"{doubt}; FFmpeg finds no audio in it either")

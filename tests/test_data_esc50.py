@@ -126,7 +126,7 @@ def test_partition_never_divides_a_group_and_keeps_the_shares(seed):
 def test_hold_out_of_a_tiny_corpus_keeps_one_group_in_each_part():
     parts = hold_out({"a": "a", "b": "b"}, 0.1, np.random.default_rng(0))
     assert sorted(parts.values()) == [0, 1]
-    with pytest.raises(ValueError, match="1 groups"):
+    with pytest.raises(ValueError, match="1 recording"):
         hold_out({"a": "a", "b": "a"}, 0.1, np.random.default_rng(0))
 
 
