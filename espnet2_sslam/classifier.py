@@ -27,15 +27,16 @@ def classifier_from_config(config: Mapping[str, Any]) -> "SSLAMClassifier":
     """Build the classifier that a training configuration describes.
 
     Args:
-        config: input_size, encoder_conf, augment_conf, model_conf, seed and class_list
-            (the names), as in the config.yaml of a training.
+        config: input_size, encoder_conf, augment_conf, model_conf, seed, class_list
+            (the labels in the data) and class_names (what they mean, if that is
+            there), as in the config.yaml of a training.
     """
     encoder = EncoderConfig.from_dict(
         {"input_size": config["input_size"], **config["encoder_conf"]}, "encoder_conf"
     )
     return SSLAMClassifier(
         SSLAMEncoder(encoder),
-        config["class_list"],
+        config.get("class_names") or config["class_list"],
         augmentation=Augmentation(**config["augment_conf"]),
         seed=config["seed"],
         **config["model_conf"],

@@ -11,6 +11,7 @@ import torch
 import yaml
 from sklearn.metrics import average_precision_score
 
+from espnet2_sslam import SSLAM
 from espnet2_sslam.bin import sslam_cls_inference, sslam_cls_train
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
@@ -221,6 +222,19 @@ def test_a_class_list_with_a_byte_order_mark_is_the_same_list(data, tmp_path):
     args = parse(data, tmp_path / "exp", None, *more)
     SSLAMClassificationTask.check_and_complete(args)
     assert args.class_list == CLASSES
+
+
+def test_true_names_of_classes_reach_the_tags_and_labels_the_scoring(data, tmp_path):
+    names = ["Low, with a comma", "caf\u00e9 100 %", "C#"]
+    for file in ("train", "valid"):
+        shutil.copytree(data / file, tmp_path / "data" / file)
+    shutil.copy(data / "classes.txt", tmp_path / "data")
+    rows = [f"{word}\t{name}" for word, name in zip(CLASSES, names, strict=True)]
+    (tmp_path / "data/label_names.tsv").write_text("\n".join(rows) + "\n", "utf-8")
+    train(tmp_path / "data", tmp_path / "exp", max_epoch=1)
+    assert SSLAM.from_pretrained(tmp_path / "exp/latest.pth").classes == names
+    scored = infer(tmp_path / "data", tmp_path / "exp", tmp_path / "out")
+    assert scored["classes"].tolist() == CLASSES
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> Non
             ids=np.array(ids),
             scores=np.concatenate(scores),
             logits=np.concatenate(logits),
-            classes=np.array(model.classes),
+            classes=np.array(config["class_list"]),
         )
     logging.info("%d clips -> %s", len(ids), path)
 

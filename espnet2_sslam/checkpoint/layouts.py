@@ -315,11 +315,12 @@ def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
     parts = Parts(encoder, sizes.to_dict(STORED), teacher=teacher or None)
     if "convs.0.weight" in decoder:  # ConvDecoder's, not that of an ASR model
         parts.decoder = decoder
-    if isinstance(config.get("class_list"), list):
+    names = config.get("class_names") or config.get("class_list")
+    if isinstance(names, list):
         model_conf = config.get("model_conf") or {}
         kept = {name: model_conf[name] for name in HEAD_OPTIONS if name in model_conf}
         parts.head = head
-        parts.head_options = HeadConfig(tuple(config["class_list"]), **kept).to_dict()
+        parts.head_options = HeadConfig(tuple(names), **kept).to_dict()
     elif head:
         logging.info("%s: only the encoder is taken", source)
     return parts

@@ -29,6 +29,11 @@ class SSLAMClassificationTask(SSLAMAbsTask):
         )
         group.add_argument("--class_list", help=text)
         text = (
+            "Names to show of the labels; by default those of label_names.tsv beside "
+            "the class list, and the labels themselves where that has none"
+        )
+        group.add_argument("--class_names", nargs="*", help=text)
+        text = (
             "config.yaml of a pre-training: the encoder gets its size and its fbank "
             "mean and std (for a random encoder to compare with). By default the one "
             "beside the file of --init_param, if there is one"
@@ -51,7 +56,16 @@ class SSLAMClassificationTask(SSLAMAbsTask):
         check_keywords(EncoderConfig, args.encoder_conf, "encoder_conf", ["input_size"])
         if args.model_conf.get("cache_features") and args.max_samples is not None:
             raise ValueError("model_conf cache_features does not go with --max_samples")
+        names = args.class_names
+        if names is None and isinstance(args.class_list, str):
+            names = corpus.class_names(args.class_list)
         args.class_list = read_classes(args.class_list)
+        args.class_names = names or args.class_list
+        if len(args.class_names) != len(args.class_list):
+            raise ValueError(
+                f"--class_names has {len(args.class_names)} names, the class list "
+                f"{len(args.class_list)} labels"
+            )
         args.encoder_conf = {**inherited_options(args), **args.encoder_conf}
         args.encoder_config = None  # its content is in encoder_conf now
 
