@@ -160,7 +160,7 @@ def read_blocks(
             it stands (in memory at once if it cannot seek), and it is left open.
         summary: Filled on the way; complete when the last block is out.
         name: What errors call the file; by default its path or the object's name.
-        resampler: One of `resampler.RESAMPLERS`.
+        resampler: One of `config.RESAMPLERS`.
 
     Raises:
         AudioError: Missing, empty, not audio, truncated, with more audio than can be
@@ -620,7 +620,7 @@ def source_blocks(
             "sampling_rate": ...}, {"bytes": ..., "path": ...} or a decoder.
         name: What errors call it.
         rate: Samples per second of arrays that come without their own rate.
-        resampler: One of `resampler.RESAMPLERS`.
+        resampler: One of `config.RESAMPLERS`.
 
     Raises:
         AudioError: What `read_blocks` says, or an array that is not audio.

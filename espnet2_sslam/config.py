@@ -14,7 +14,8 @@ from espnet2_sslam.units import NUM_MEL_BINS, PATCH_SIZE
 
 # What weights fix: a model that takes weights over takes these from their source.
 SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio", "max_frames")
-STORED = (*SIZES, "target_frames")  # in config.json
+STORED = (*SIZES, "target_frames", "resampler")  # in config.json
+RESAMPLERS = ("sinc", "soxr")  # what resampler.py has; the first is the authors'
 POOLINGS = ("cls", "mean", "concat", "attentive", "lin_softmax")
 TASKS = ("multi_label", "multi_class")
 HEAD_NORMS = ("layer", "batch")
@@ -66,6 +67,8 @@ class EncoderConfig(_Config):
         drop_path: Rate of the last block, rising linearly from 0 (training only).
         fbank_mean, fbank_std: See `features.LogMel`.
         override_fbank_stats: See `features.LogMel`.
+        resampler: How audio at other rates came to 16 kHz in training, and must here:
+            "sinc" (the authors' way) or "soxr".
         max_frames: Longest pass in frames (the position table); longer clips are
             encoded in chunks of this length. A multiple of 16.
         target_frames: Fixed clip length in frames, as in the paper: shorter clips are
@@ -94,6 +97,7 @@ class EncoderConfig(_Config):
     fbank_mean: float | None = None
     fbank_std: float | None = None
     override_fbank_stats: bool = False
+    resampler: str = "sinc"
     max_frames: int = 12_288
     target_frames: int | None = None
     freq: str = "mean"
@@ -110,6 +114,7 @@ class EncoderConfig(_Config):
                 f"input_size must be 1 (waveform) or {NUM_MEL_BINS} (log-mel), "
                 f"got {self.input_size}"
             )
+        check_choice("resampler", self.resampler, RESAMPLERS)
         check_choice("freq", self.freq, ("mean", "concat", "flatten"))
         for name in ("max_frames", "target_frames"):
             frames = getattr(self, name)

@@ -17,7 +17,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from espnet2_sslam.units import SAMPLE_RATE
 
-RESAMPLERS = ("sinc", "soxr")
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz; beyond, a header is damaged or means kHz
 ZERO_CROSSINGS = 6  # torchaudio's lowpass_filter_width
 ROLLOFF = 0.99  # of the lower of both Nyquist frequencies

@@ -4,11 +4,14 @@ tarfile's own `data` filter and zipfile write the files; here everything that is
 plain file or folder is refused, and what comes out is counted while it does.
 """
 
+import lzma
 import os
 import shutil
+import struct
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
@@ -17,6 +20,21 @@ MAX_BYTES = 500 << 30
 MAX_RATIO = 100  # unpacked over packed size; audio and weights hardly shrink
 SMALL_BYTES = 256 << 20  # below this the ratio does not matter
 PIECE = 1 << 20
+# What zipfile and tarfile raise for a damaged archive, besides OSError
+DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    UnicodeDecodeError,
+)
 
 
 def is_archive(path: str | Path) -> bool:
@@ -47,10 +65,11 @@ def unpack(archive: Path, target: Path, into: str | None = None) -> None:
         else:
             _unpack_tar(archive, partial, budget)
         _move(partial, target, into)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError) as e:
+    except DAMAGED as error:
+        reason = " ".join(str(error).split())[:100]
         raise ValueError(
-            f"{archive} is no archive that can be unpacked ({e}): delete it and fetch "
-            "it again"
+            f"{archive} is no archive that can be unpacked ({reason}): delete it and "
+            "fetch it again"
         ) from None
     except RuntimeError as error:  # an encrypted zip
         raise ValueError(f"{archive} cannot be unpacked: {error}") from None

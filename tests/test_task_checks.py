@@ -78,6 +78,22 @@ def test_a_wrong_configuration_file_is_one_line(complaint, tmp_path, content, ex
     assert expected in complaint("--config", str(config))
 
 
+@pytest.mark.parametrize("line", ["clip09 touch RAN |", "clip09 |touch RAN"])
+def test_a_command_in_a_list_is_refused_and_not_run(
+    complaint, tmp_path, monkeypatch, line
+):
+    monkeypatch.chdir(tmp_path)
+    with open(tmp_path / "train/wav.scp", "a") as file:
+        file.write(f"{line}\n")
+    assert "wav.scp, line 6: commands are not run" in complaint()
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_audio_of_another_resampler_than_the_encoders_is_refused(complaint, tmp_path):
+    (tmp_path / "train/resampler").write_text("soxr\n")
+    assert "was resampled by soxr, encoder_conf says sinc" in complaint()
+
+
 def test_missing_kinds_of_data_are_named(complaint, monkeypatch):
     names = classmethod(lambda cls: ("speech", "label"))
     monkeypatch.setattr(ToyTask, "required_data_names", names)

@@ -13,8 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.config import RESAMPLERS
 from espnet2_sslam.corpus import AUDIO_FORMATS, Format, make_dump
-from espnet2_sslam.resampler import RESAMPLERS
 
 
 def str2bool(value: str) -> bool:

@@ -5,6 +5,7 @@ Free of torch: two million clips need the memory (`corpus.fbank` is imported by 
 
 from espnet2_sslam.corpus.dump import (
     AUDIO_FORMATS,
+    RESAMPLER_FILE,
     Format,
     Record,
     RecordBook,
@@ -48,6 +49,7 @@ from espnet2_sslam.corpus.report import (
 
 __all__ = [
     "AUDIO_FORMATS",
+    "RESAMPLER_FILE",
     "STATS_SPLIT",
     "TASKS",
     "WEIGHT_FILE",

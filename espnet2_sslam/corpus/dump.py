@@ -105,7 +105,7 @@ class Format:
         audio_format: `flac` or `wav`.
         bits: 16 or 24; 0 takes 24 for sources below 16 kHz, whose silent highest octave
             16 bits would fill with their rounding, and 16 for all others.
-        resampler: See `resampler.RESAMPLERS`.
+        resampler: See `config.RESAMPLERS`.
         link_ok: Use files that are 16 kHz mono WAV or FLAC already where they lie.
     """
 

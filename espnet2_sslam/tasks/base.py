@@ -54,6 +54,7 @@ with without_flash_attention_note(), _without_s3prl():
         EpochIterFactory,
         batches_per_pass,
         check_data_files,
+        check_resampler,
         collate_clips,
         key_file,
         read_keys,
@@ -175,6 +176,7 @@ class SSLAMAbsTask(AbsTask):
         cls.check_options(args)
         cls.check_configuration(args)
         check_data_files(args, cls.required_data_names())
+        check_resampler(args)
         iterations = cls.iterations_per_epoch(args)
         if iterations % args.accum_grad:
             # ESPnet carries the left-over gradient on, and loses it on resume

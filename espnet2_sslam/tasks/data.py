@@ -18,7 +18,8 @@ from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 
-from espnet2_sslam.corpus import table_lines
+from espnet2_sslam.config import RESAMPLERS
+from espnet2_sslam.corpus import RESAMPLER_FILE, table_lines
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, SAMPLE_RATE
 
 PREPARE = "prepare the data again"
@@ -45,7 +46,7 @@ def check_data_files(args: argparse.Namespace, required: Iterable[str]) -> None:
     Raises:
         ValueError: naming the list or the option.
     """
-    remedies = {}
+    remedies: dict[str, str] = {}
     for part in ("train", "valid"):
         option = f"{part}_data_path_and_name_and_type"
         names = [name for _, name, _ in getattr(args, option)]
@@ -65,6 +66,46 @@ def check_data_files(args: argparse.Namespace, required: Iterable[str]) -> None:
         if not Path(path).is_file() or not Path(path).stat().st_size:
             state = "is empty" if Path(path).is_file() else "does not exist"
             raise ValueError(f"{path} {state}: {remedy}")
+    for part in ("train", "valid"):
+        for path, _, kind in getattr(args, f"{part}_data_path_and_name_and_type"):
+            if not kind.startswith("text"):
+                refuse_commands(path)
+
+
+def refuse_commands(path: str | Path) -> None:
+    """Refuse a list with a `|`: ESPnet's readers of Kaldi files would run a command.
+
+    Raises:
+        ValueError: naming the line.
+    """
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            place = line.partition(b" ")[2].strip()
+            if place.startswith(b"|") or place.endswith(b"|"):
+                raise ValueError(
+                    f"{path}, line {number}: commands are not run: write their output "
+                    "to a file first"
+                )
+
+
+def check_resampler(args: argparse.Namespace) -> None:
+    """Refuse audio that came to 16 kHz in another way than the encoder is told.
+
+    Raises:
+        ValueError: naming the list and both ways.
+    """
+    expected = getattr(args, "encoder_conf", {}).get("resampler", RESAMPLERS[0])
+    for part in ("train", "valid"):
+        for path, name, _ in getattr(args, f"{part}_data_path_and_name_and_type"):
+            record = Path(path).with_name(RESAMPLER_FILE)
+            if name != "speech" or not record.is_file():
+                continue
+            resampler = record.read_text(encoding="utf-8").strip()
+            if resampler != expected:
+                raise ValueError(
+                    f"{path} was resampled by {resampler}, encoder_conf says "
+                    f"{expected}: {PREPARE}, or set encoder_conf resampler={resampler}"
+                )
 
 
 def key_file(data: Sequence[Sequence[str]], shape_files: Sequence[str]) -> str:
@@ -153,6 +194,16 @@ def _refuse_missing(
 class ClipDataset(ESPnetDataset):
     """ESPnetDataset that demands 16 kHz and names the clip in every error."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        try:
+            super().__init__(*args, **kwargs)
+        except Exception as error:  # of ESPnet's many readers of lists
+            if isinstance(error, (ValueError, OSError)):
+                raise
+            raise ValueError(
+                f"{' '.join(str(error).split())}: correct the list or {PREPARE}"
+            ) from error
+
     def __getitem__(self, uid: str) -> tuple[str, dict[str, Any]]:
         """Read and pre-process one clip.
 
@@ -163,7 +214,7 @@ class ClipDataset(ESPnetDataset):
             result = super().__getitem__(uid)
         except ClipError:
             raise
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        except Exception as error:  # whatever the reader of the format raises
             reason = [type(error).__name__, *str(error).strip().splitlines()[:1]]
             raise ClipError(
                 f"clip {uid} cannot be read ({': '.join(reason)}): restore the file or "
