@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from espnet2_sslam.bin import sslam_convert
-from espnet2_sslam.checkpoint import check_init_param, load_model, read_labels
+from espnet2_sslam.checkpoint import check_init_param, load_model
+from espnet2_sslam.corpus import read_class_names
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 from tests.checkpoint_case import FINETUNED, PRETRAIN, unpack
@@ -70,7 +71,7 @@ def test_labels_are_given_by_a_table_in_any_order(authors, tmp_path):
 def test_a_list_of_names_keeps_their_commas(tmp_path):
     names = ["Male speech, man speaking", "id", "Dog"]
     (tmp_path / "labels").write_text("\ufeff" + "\r\n".join(names), "utf-8")
-    assert read_labels(tmp_path / "labels") == names
+    assert read_class_names(tmp_path / "labels") == names
 
 
 @pytest.mark.parametrize(
@@ -79,14 +80,14 @@ def test_a_list_of_names_keeps_their_commas(tmp_path):
         ("", "no labels"),
         ("a\nb\na\nc\nd\n", "a more than once"),
         ("a\nb\n", "has 2 labels, the checkpoint 5"),
-        ("0,a\n2,b\n", "does not number its classes"),
-        ("x,a\ny,b\n", "must be the class's number"),
+        ("0,a\n2,b\n", "must number the classes 0 to 1"),
+        ("x,a\ny,b\n", "must number the classes 0 to 1"),
     ],
 )
 def test_wrong_label_files_are_refused(tmp_path, text, message):
     (tmp_path / "labels").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_labels(tmp_path / "labels", known=list("abcde"))
+        read_class_names(tmp_path / "labels", known=list("abcde"))
 
 
 def test_fbank_and_task_are_set_by_the_user(authors, tmp_path):

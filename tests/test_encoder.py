@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.layers import drop_path, sincos_positions
+from espnet2_sslam.encoder import SSLAMEncoder, drop_path, sincos_positions
 from tests.golden_data import tiny_states
 
 SMALL = dict(embed_dim=24, depth=2, num_heads=2, max_frames=320)

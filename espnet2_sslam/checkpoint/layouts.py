@@ -81,7 +81,6 @@ POOLINGS = {"CLS_TOKEN": "cls", "MEAN_POOLING": "mean", "LIN_SOFTMAX": "lin_soft
 FBANK_BY_FLAG = {"esc50_eval": (-6.627, 5.359), "spcv2_eval": (-6.846, 5.565)}
 # Options of the authors' models that our encoder has built in.
 BUILT_IN = {"layer_norm_first": False, "norm_eps": 1e-6, "norm_affine": True}
-BUILT_IN_EXPORT = {**BUILT_IN, "in_chans": 1, "patch_size": PATCH_SIZE}
 BUILT_IN_IMAGE = {
     "num_extra_tokens": 1,
     "prenet_depth": 0,
@@ -90,8 +89,10 @@ BUILT_IN_IMAGE = {
     "patch_size": PATCH_SIZE,
     "fixed_positions": True,
 }
+BUILT_IN_EXPORT = {**BUILT_IN, "in_chans": 1, "patch_size": PATCH_SIZE}
 # What else the authors' trainer writes and their loader reads; sizes are filled in.
 CFG_FILE = Path(__file__).with_name("fairseq.yaml")
+SHARED_SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio")  # named alike in all
 # What training adds to an encoder and a stored model has no use for.
 TRAINING_ONLY = (
     "drop_path",
@@ -100,7 +101,6 @@ TRAINING_ONLY = (
     "override_fbank_stats",
     "pretrained",
 )
-HEAD_OPTIONS = ("task", "pooling", "head_norm", "weighted_layers")
 COUNTERS = ("num_updates", "num_batches")  # buffers that only training has
 
 
@@ -139,12 +139,10 @@ class Parts:
 
     def state(self) -> State:
         """The content of model.safetensors."""
-        encoder = {f"encoder.{name}": value for name, value in self.encoder.items()}
-        return {**encoder, **(self.head or {})}
+        return {**put_below(self.encoder, "encoder."), **(self.head or {})}
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
-        mean, std = self.fbank
         options = self.head_options
         kind = "SSLAMForAudioClassification" if options else "SSLAMModel"
         config = {
@@ -152,8 +150,8 @@ class Parts:
             "architectures": [kind],
             "format_version": FORMAT_VERSION,
             "encoder": self.sizes,
-            "fbank_mean": mean,
-            "fbank_std": std,
+            "fbank_mean": self.fbank[0],
+            "fbank_std": self.fbank[1],
             "sampling_rate": SAMPLE_RATE,
             "classifier": options,
         }
@@ -181,17 +179,13 @@ class Parts:
         Args:
             source: What errors call it.
             weights: "student" or "teacher" (EMA): whose become the encoder's.
-            num_heads: Attention heads, where the source does not say, or wrongly.
-            classes: Class names instead of the source's.
-            task: "multi_label" or "multi_class" instead of the source's.
-            fbank: (mean, std) instead of the source's.
+            num_heads, classes, task, fbank: Instead of what the source says, if given.
 
         Raises:
             CheckpointError: No teacher; the number of heads or the class names are
-                unknown, or do not fit the weights; class options for a model without
-                a head.
+                unknown, or do not fit the weights; class options without a head.
         """
-        parts = replace(self, sizes=dict(self.sizes))
+        encoder, origin = self.encoder, self.origin
         if weights not in ("student", "teacher"):
             raise CheckpointError(f"weights are student or teacher, not {weights!r}")
         if weights == "teacher":
@@ -199,35 +193,30 @@ class Parts:
                 raise CheckpointError(
                     f"{source} holds no teacher (EMA): take weights student"
                 )
-            parts.encoder = self.teacher
-            parts.origin = {**self.origin, "weights": weights}
-        parts.sizes["num_heads"] = num_heads or parts.sizes.get("num_heads")
-        if parts.sizes["num_heads"] is None:
+            encoder, origin = self.teacher, {**origin, "weights": weights}
+        sizes = {**self.sizes, "num_heads": num_heads or self.sizes.get("num_heads")}
+        if sizes["num_heads"] is None:
             raise CheckpointError(
                 f"{source} does not say how many attention heads it has: convert it "
                 "with sslam convert --num_heads N"
             )
         if fbank is not None:
-            parts.encoder = with_fbank(parts.encoder, fbank)
-            parts.teacher = parts.teacher and with_fbank(parts.teacher, fbank)
-        if parts.head is None:
-            if classes is not None or task is not None:
+            encoder = with_fbank(encoder, fbank)
+        parts = replace(self, encoder=encoder, origin=origin, sizes=sizes)
+        if self.head is None:
+            if classes or task:
                 raise CheckpointError(
                     f"{source} has no classification head: leave labels and task out"
                 )
             return parts
-        options = dict(parts.head_options or {})
+        parts.head_options = options = dict(self.head_options or {})
         options["classes"] = classes or options["classes"]
         options["task"] = task or options["task"]
-        number, named = len(parts.head.get("head.weight", ())), options["classes"]
+        number, named = len(self.head.get("head.weight", ())), options["classes"]
         if not named or len(named) != number:
-            raise CheckpointError(
-                f"{source} has {number} classes, {len(named)} names were given"
-                if named
-                else f"{source} has {number} classes without names: convert it with "
-                "sslam convert --labels FILE"
-            )
-        parts.head_options = options
+            names = f", {len(named)} names were given" if named else " without names: "
+            remedy = "" if named else "convert it with sslam convert --labels FILE"
+            raise CheckpointError(f"{source} has {number} classes{names}{remedy}")
         return parts
 
 
@@ -237,9 +226,14 @@ def with_fbank(encoder: State, fbank: tuple[float, float]) -> State:
     return {**encoder, **dict(zip(FBANK_NAMES, tensors, strict=True))}
 
 
-def below(state: State, prefix: str) -> State:
+def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Entries below a prefix, without it."""
     return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+
+
+def put_below(state: State | None, prefix: str) -> State:
+    """The entries with a prefix; none of None."""
+    return {prefix + name: value for name, value in (state or {}).items()}
 
 
 # --- our folder and our trainings
@@ -295,11 +289,11 @@ def from_folder(state: State, config: Mapping[str, Any], source: str) -> Parts:
 
 
 def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
-    """Take apart a pre-training model or a classifier; of other tasks, the encoder.
+    """Take apart a .pth file; of other tasks than ours, the encoder.
 
     Args:
-        state: The tensors of its .pth file.
-        config: Its config.yaml.
+        state: Its tensors.
+        config: The config.yaml beside it.
         source: What errors call the file.
     """
     conf = config["encoder_conf"].items()
@@ -307,20 +301,17 @@ def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
     sizes = EncoderConfig.from_dict(options, f"encoder_conf beside {source}")
     prefixes = ("encoder.", "decoder.", "teacher.encoder.")
     encoder, decoder, teacher = (below(state, prefix) for prefix in prefixes)
-    head = {
-        name: value
-        for name, value in state.items()
-        if not name.startswith(prefixes) and name not in COUNTERS
-    }
+    others = {k: v for k, v in state.items() if not k.startswith(prefixes)}
+    head = {k: v for k, v in others.items() if k not in COUNTERS}
     parts = Parts(encoder, sizes.to_dict(STORED), teacher=teacher or None)
     if "convs.0.weight" in decoder:  # ConvDecoder's, not that of an ASR model
         parts.decoder = decoder
     names = config.get("class_names") or config.get("class_list")
     if isinstance(names, list):
-        model_conf = config.get("model_conf") or {}
-        kept = {name: model_conf[name] for name in HEAD_OPTIONS if name in model_conf}
+        defaults = HeadConfig(tuple(names)).to_dict()
+        conf = config.get("model_conf") or {}
         parts.head = head
-        parts.head_options = HeadConfig(tuple(names), **kept).to_dict()
+        parts.head_options = {k: conf.get(k, value) for k, value in defaults.items()}
     elif head:
         logging.info("%s: only the encoder is taken", source)
     return parts
@@ -332,13 +323,37 @@ def to_training(parts: Parts) -> State:
     Pre-training: `encoder`, and `decoder` and `teacher.encoder` where they are;
     fine-tuning: `encoder` and the head.
     """
-    state = parts.state()
-    state.update({f"decoder.{k}": v for k, v in (parts.decoder or {}).items()})
-    state.update({f"teacher.encoder.{k}": v for k, v in (parts.teacher or {}).items()})
-    return state
+    decoder = put_below(parts.decoder, "decoder.")
+    return {**parts.state(), **decoder, **put_below(parts.teacher, "teacher.encoder.")}
 
 
 # --- the authors' files
+
+
+class StandIn:
+    """In place of a configuration class: keeps the pickled state, does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.__dict__.update(kwargs)
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+def plain(value: Any) -> Any:
+    """A configuration as plain dicts, lists and values, whatever classes it came in."""
+    if isinstance(value, StandIn):
+        value = vars(value)
+        # omegaconf's containers, omegaconf's values, an enumeration
+        for name in ("_content", "_val", "_value_"):
+            if name in value:
+                return plain(value[name])
+    if isinstance(value, dict):
+        return {str(plain(name)): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def from_fairseq(checkpoint: Any, source: str) -> Parts:
@@ -352,41 +367,40 @@ def from_fairseq(checkpoint: Any, source: str) -> Parts:
         CheckpointError: Not an EAT or SSLAM model; all entries that are too many;
             an architecture that the encoder does not have.
     """
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f"{source} holds a {type(checkpoint).__name__}, no model")
-    state = checkpoint.get("model", checkpoint)
+    content = checkpoint if isinstance(checkpoint, Mapping) else {}
+    state = content.get("model", checkpoint)
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"{source} holds no state dict under `model`")
+        raise CheckpointError(f"{source} holds a {type(state).__name__}, no model")
     state = dict(state)
-    is_nested = isinstance(state.get("_ema"), Mapping)
-    teacher = {**(state.pop("_ema") if is_nested else {}), **below(state, "_ema.")}
-    state = {k: v for k, v in state.items() if not k.startswith("_ema.")}
-    for name, value in {**state, **teacher}.items():
+    if isinstance(state.get("_ema"), Mapping):
+        state.update(put_below(state.pop("_ema"), "_ema."))
+    for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(
                 f"{source} is no model: {name} is a {type(value).__name__}, no tensor"
             )
+    teacher = below(state, "_ema.")
+    state = {k: v for k, v in state.items() if not k.startswith("_ema.")}
     if any(name.startswith("model.modality_encoders.") for name in state):
         # fine-tuned: the pre-trained network is one level down, the head is not
         state = {name.removeprefix("model."): value for name, value in state.items()}
     tables = (ENCODER_NAMES, DECODER_NAMES, HEAD_NAMES)
-    encoder, decoder, head = _known(source, state, *tables)
-    cfg = plain(checkpoint.get("cfg")) or {}
+    encoder, decoder, head = sort_entries(source, state, *tables)
+    cfg = plain(content.get("cfg")) or {}
     model_cfg, task_cfg = cfg.get("model") or {}, cfg.get("task") or {}
     base_cfg = (model_cfg.get("pretrained_model_args") or {}).get("model") or model_cfg
     image_cfg = (base_cfg.get("modalities") or {}).get("image") or {}
     _check_architecture(source, (base_cfg, BUILT_IN), (image_cfg, BUILT_IN_IMAGE))
-    labels = (plain(checkpoint.get("task_state")) or {}).get("labels")
+    labels = (plain(content.get("task_state")) or {}).get("labels")
     classes = None
     if isinstance(labels, Mapping) and labels:  # {name: number}
         classes = sorted(map(str, labels), key=lambda name: int(labels[name]))
     details = {**base_cfg, **task_cfg, **model_cfg}
     parts = _parts(encoder, head, details, base_cfg.get("num_heads"), classes)
-    if decoder:
-        parts.decoder = _float32(decoder)
+    parts.decoder = decoder or None
     if teacher:
-        [teacher] = _known(f"{source} (EMA)", teacher, ENCODER_NAMES)
-        parts.teacher = with_fbank(_float32(teacher), _fbank(details))
+        [teacher] = sort_entries(f"{source} (EMA)", teacher, ENCODER_NAMES)
+        parts.teacher = {**teacher, **{n: parts.encoder[n] for n in FBANK_NAMES}}
     return parts
 
 
@@ -397,7 +411,7 @@ def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Pa
         CheckpointError: As in `from_fairseq`.
     """
     tables = (HUGGINGFACE_NAMES, HUGGINGFACE_HEAD_NAMES)
-    encoder, head = _known(source, state, *tables)
+    encoder, head = sort_entries(source, state, *tables)
     _check_architecture(source, (config, BUILT_IN_EXPORT))
     labels = config.get("id2label") or {}
     classes = [labels[key] for key in sorted(labels, key=int)]
@@ -415,55 +429,36 @@ def to_fairseq(parts: Parts) -> dict[str, Any]:
     Raises:
         CheckpointError: A head that their classifier does not have.
     """
-    student = rename(parts.encoder, reverse(ENCODER_NAMES))
+    student = to_authors(parts.encoder, ENCODER_NAMES)
     stored = yaml.safe_load(CFG_FILE.read_text(encoding="utf-8"))
-    cfg = {
-        "model": _model_cfg(parts, stored),
-        "task": {**stored["task"], "_name": "mae_image_pretraining"},
-    }
-    task_state = {}
-    options = parts.head_options
+    cfg = {"model": _model_cfg(parts, stored), "task": stored["task"]}
+    task_state, options = {}, parts.head_options
+    state: OrderedDict[str, Any] = OrderedDict(student)
     if options is None:
-        state: OrderedDict[str, Any] = OrderedDict(student)
         for name, value in (parts.decoder or {}).items():
             nested = re.sub(r"^convs\.(\d+)\.", r"convs.\1.0.", name)
-            state.update(rename({nested: value}, reverse(DECODER_NAMES)))
+            state.update(to_authors({nested: value}, DECODER_NAMES))
         if parts.teacher is not None:
-            state["_ema"] = rename(parts.teacher, reverse(ENCODER_NAMES))
+            state["_ema"] = to_authors(parts.teacher, ENCODER_NAMES)
     else:
-        state = OrderedDict((f"model.{k}", v) for k, v in student.items())
+        state = OrderedDict(put_below(student, "model."))
         state.update(_head(parts, HEAD_NAMES))
         classes = options["classes"]
         task_state = {"labels": {name: str(i) for i, name in enumerate(classes)}}
-        changed: dict[str, Any] = {
+        both: dict[str, Any] = {
             flag: parts.fbank == values for flag, values in FBANK_BY_FLAG.items()
         }
-        changed["target_length"] = parts.sizes["target_frames"] or 1024
-        cfg = {  # with that of pre-training inside
-            "model": {
-                **stored["classifier"],
-                "num_classes": len(classes),
-                "prediction_mode": reverse(POOLINGS)[options["pooling"]],
-                "pretrained_model_args": cfg,
-                **changed,
-            },
-            "task": {
-                **cfg["task"],
-                "_name": "mae_image_classification",
-                "labels": "lbl",
-                **changed,
-            },
+        both["target_length"] = parts.sizes["target_frames"] or 1024
+        [mode] = [k for k, pooling in POOLINGS.items() if pooling == options["pooling"]]
+        model = {
+            **stored["classifier"],
+            "num_classes": len(classes),
+            "prediction_mode": mode,
+            "pretrained_model_args": cfg,
         }
-    return {
-        "args": None,
-        "cfg": cfg,
-        "model": state,
-        "criterion": None,
-        "optimizer_history": [],
-        "task_state": task_state,
-        "extra_state": {},
-        "last_optimizer_state": None,
-    }
+        task = {**cfg["task"], **stored["classifier_task"]}
+        cfg = {"model": {**model, **both}, "task": {**task, **both}}
+    return {**stored["file"], "cfg": cfg, "model": state, "task_state": task_state}
 
 
 def to_huggingface(parts: Parts) -> tuple[State, dict[str, Any]]:
@@ -472,12 +467,11 @@ def to_huggingface(parts: Parts) -> tuple[State, dict[str, Any]]:
     Raises:
         CheckpointError: As in `to_fairseq`.
     """
-    state = rename(parts.encoder, reverse(HUGGINGFACE_NAMES))
-    sizes = parts.sizes
+    state, sizes = to_authors(parts.encoder, HUGGINGFACE_NAMES), parts.sizes
     config = {
         "model_type": "eat",
         "model_variant": "pretrain" if parts.head is None else "finetune",
-        **{n: sizes[n] for n in ("embed_dim", "depth", "num_heads", "mlp_ratio")},
+        **{name: sizes[name] for name in SHARED_SIZES},
         "max_length": sizes["max_frames"] // PATCH_SIZE,
         **yaml.safe_load(CFG_FILE.read_text(encoding="utf-8"))["export"],
     }
@@ -487,33 +481,6 @@ def to_huggingface(parts: Parts) -> tuple[State, dict[str, Any]]:
         config["num_classes"] = len(classes)
         config["id2label"] = {str(i): name for i, name in enumerate(classes)}
     return state, config
-
-
-class StandIn:
-    """In place of a configuration class: keeps the pickled state, does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        self.__dict__.update(kwargs)
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-
-def plain(value: Any) -> Any:
-    """A configuration as plain dicts, lists and values, whatever classes it came in."""
-    if isinstance(value, StandIn):
-        state = vars(value)
-        # omegaconf's containers, omegaconf's values, an enumeration
-        for name in ("_content", "_val", "_value_"):
-            if name in state:
-                return plain(state[name])
-        return {name: plain(item) for name, item in state.items()}
-    if isinstance(value, dict):
-        return {str(plain(name)): plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def rename(state: State, names: dict[str, str]) -> State:
@@ -526,60 +493,41 @@ def rename(state: State, names: dict[str, str]) -> State:
     return renamed
 
 
-def reverse(names: dict[str, str]) -> dict[str, str]:
-    """The same table from our names to the authors'."""
-    return {ours: theirs for theirs, ours in names.items()}
+def to_authors(state: State, names: dict[str, str]) -> State:
+    """The entries of ours that a table of the authors' names has, under these."""
+    return rename(state, {ours: theirs for theirs, ours in names.items()})
 
 
-def encoder_state_from_authors(state: State) -> State:
-    """A state dict for `SSLAMEncoder` (without fbank mean and std) from fairseq's.
+def sort_entries(source: str, state: State, *tables: dict[str, str]) -> list[State]:
+    """The entries of each table under our names, in float32.
 
     Raises:
-        CheckpointError: An entry that is neither the encoder's nor the decoder's.
+        CheckpointError: Entries that are in none of the tables.
     """
-    return _known("the state dict", state, ENCODER_NAMES, DECODER_NAMES)[0]
-
-
-def decoder_state_from_authors(state: State) -> State:
-    """The decoder's entries of a fairseq state dict under our names."""
-    return _known("the state dict", state, ENCODER_NAMES, DECODER_NAMES)[1]
-
-
-def _float32(state: Mapping[str, torch.Tensor]) -> State:
-    """The tensors in float32, from whatever type they were stored in."""
-    return {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in state.items()
-    }
-
-
-def _known(source: str, state: State, *tables: dict[str, str]) -> list[State]:
-    """The entries of each table, renamed; refuses those of none."""
     parts = [rename(state, table) for table in tables]
-    if DECODER_NAMES in tables:
-        # a block of theirs is a sequence, whose first entry is the convolution
-        index = tables.index(DECODER_NAMES)
-        parts[index] = {k.replace(".0.", ".", 1): v for k, v in parts[index].items()}
     prefixes = [prefix for table in tables for prefix in table]
     known = tuple(prefix for prefix in prefixes if prefix.endswith("."))
-    unknown = [k for k in state if k not in prefixes and not k.startswith(known)]
+    unknown = sorted(k for k in state if k not in prefixes and not k.startswith(known))
     if not any(parts):  # nothing known at all is another model
-        shown = ", ".join(sorted(unknown)[:3]) or "nothing"
         raise CheckpointError(
-            f"{source} is not an EAT or SSLAM model: it holds {shown}, ..."
+            f"{source} is not an EAT or SSLAM model: it holds "
+            f"{', '.join(unknown[:3]) or 'nothing'}, ..."
         )
     if unknown:
         raise CheckpointError(
             f"{source} holds entries that no EAT or SSLAM model has: "
-            f"{', '.join(sorted(unknown))}"
+            f"{', '.join(unknown)}"
         )
-    return parts
-
-
-def _fbank(details: Mapping[str, Any]) -> tuple[float, float]:
-    """Mean and std of the log-mel that the authors' options mean."""
-    flags = [flag for flag in FBANK_BY_FLAG if details.get(flag)]
-    return FBANK_BY_FLAG[flags[-1]] if flags else (AUDIOSET_MEAN, AUDIOSET_STD)
+    # a block of their decoder is a sequence, whose first entry is the convolution
+    return [
+        {
+            re.sub(r"^convs\.(\d+)\.0\.", r"convs.\1.", name): (
+                value.float() if value.is_floating_point() else value
+            )
+            for name, value in part.items()
+        }
+        for part in parts
+    ]
 
 
 def _parts(
@@ -613,14 +561,15 @@ def _parts(
         "num_heads": num_heads,
         "target_frames": None,
     }
-    parts = Parts(with_fbank(_float32(encoder), _fbank(details)), sizes)
+    flags = [flag for flag in FBANK_BY_FLAG if details.get(flag)]
+    fbank = FBANK_BY_FLAG[flags[-1]] if flags else (AUDIOSET_MEAN, AUDIOSET_STD)
+    parts = Parts(with_fbank(encoder, fbank), sizes)
     if head:
-        one_label = details.get("esc50_eval") or details.get("spcv2_eval")
         mode = str(details.get("prediction_mode", "CLS_TOKEN")).split(".")[-1]
-        parts.head = _float32(head)
+        parts.head = head
         parts.head_options = {
             "classes": classes,
-            "task": "multi_class" if one_label else "multi_label",
+            "task": "multi_class" if flags else "multi_label",
             "pooling": POOLINGS.get(mode, mode),
             "head_norm": "layer",
             "weighted_layers": False,
@@ -644,10 +593,10 @@ def _check_architecture(
 
 def _head(parts: Parts, names: dict[str, str]) -> State:
     """fc_norm and head under the authors' names; refuses what they do not have."""
-    options = parts.head_options or {}
-    renamed = rename(parts.head or {}, reverse(names))
+    options, head = parts.head_options or {}, parts.head or {}
+    renamed = to_authors(head, names)
     if (
-        len(renamed) != len(parts.head or {})
+        len(renamed) != len(head)
         or options["pooling"] not in POOLINGS.values()
         or options["head_norm"] != "layer"
         or options["weighted_layers"]
@@ -662,14 +611,13 @@ def _head(parts: Parts, names: dict[str, str]) -> State:
 
 def _model_cfg(parts: Parts, stored: dict[str, Any]) -> dict[str, Any]:
     """Their section `model` of pre-training."""
-    sizes = parts.sizes
+    sizes, decoder = parts.sizes, parts.decoder
     width = sizes["embed_dim"]
     layers, channels, groups, kernel = 6, width, 16, 3  # the paper's
-    if parts.decoder is not None:
-        first = parts.decoder["convs.0.weight"]
-        layers = len([name for name in parts.decoder if name.endswith("weight")]) - 1
-        channels, kernel = len(first), first.shape[-1]
-        groups = width // first.shape[1]
+    if decoder is not None:
+        first = decoder["convs.0.weight"]
+        layers = len([name for name in decoder if name.endswith("weight")]) - 1
+        channels, groups, kernel = len(first), width // first.shape[1], first.shape[-1]
     image = {
         **stored["image"],
         "embed_dim": width,
@@ -686,7 +634,7 @@ def _model_cfg(parts: Parts, stored: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         **stored["model"],
-        **{n: sizes[n] for n in ("embed_dim", "depth", "num_heads", "mlp_ratio")},
+        **{name: sizes[name] for name in SHARED_SIZES},
         "average_top_k_layers": sizes["depth"],
         "modalities": {"_name": None, "image": image},
     }
