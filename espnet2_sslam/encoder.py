@@ -43,13 +43,8 @@ def sincos_positions(embed_dim: int, num_steps: int) -> torch.Tensor:
     The first half of the channels encodes frequency, the second time, each as
     [sin | cos] with wavelengths from 2*pi to 10000 * 2*pi patches.
 
-    Raises:
-        ValueError: `embed_dim` is not a multiple of 4.
-
     Source: cwx-worst-one/EAT@06c1c34, models/images.py (fairseq's get_2d_sincos).
     """
-    if embed_dim % 4:
-        raise ValueError(f"embed_dim must be a multiple of 4, got {embed_dim}")
     quarter = embed_dim // 4
     omega = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
     time = torch.arange(num_steps).repeat_interleave(PATCHES_PER_STEP)
@@ -78,10 +73,6 @@ class Attention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int):
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(
-                f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}"
-            )
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.proj = nn.Linear(embed_dim, embed_dim)
@@ -119,19 +110,14 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
-        norm_eps: float = 1e-6,
+        self, embed_dim: int, num_heads: int, mlp_ratio: float, drop_path: float
     ):
         super().__init__()
         self.drop_path = drop_path
         self.attn = Attention(embed_dim, num_heads)
-        self.norm1 = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
-        self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
 
     def forward(
         self,
@@ -209,8 +195,7 @@ class SSLAMEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()
         self.blocks = nn.ModuleList(
-            Block(width, config.num_heads, config.mlp_ratio, rate, NORM_EPS)
-            for rate in rates
+            Block(width, config.num_heads, config.mlp_ratio, rate) for rate in rates
         )
         self.positions: torch.Tensor
         table = sincos_positions(width, config.max_frames // PATCH_SIZE)
@@ -257,7 +242,11 @@ class SSLAMEncoder(nn.Module):
             target_frames: As in the configuration, whose value is the default.
         """
         target_frames = target_frames or self.config.target_frames
-        raw, frames = self.raw_fbank(xs_pad, ilens)
+        if self.config.input_size == 1:
+            xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
+            raw, frames = kaldi_fbank(xs_pad, ilens)
+        else:
+            raw, frames = checked_fbank(xs_pad, ilens)
         if target_frames is not None:
             raw = fit_frames(raw, target_frames)
             frames = torch.full_like(frames, target_frames)
@@ -266,15 +255,6 @@ class SSLAMEncoder(nn.Module):
         else:
             raw = fit_frames(raw, int(num_patch_steps(frames.max())) * PATCH_SIZE)
         return self.log_mel.normalize(raw), frames
-
-    def raw_fbank(
-        self, xs_pad: torch.Tensor, ilens: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Un-normalised log-mel (B, T, 128), zero beyond a clip's end, and frames."""
-        if self.config.input_size == 1:
-            xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
-            return kaldi_fbank(xs_pad, ilens)
-        return checked_fbank(xs_pad, ilens)
 
     def embed(self, fbank: torch.Tensor) -> torch.Tensor:
         """Patch embedding plus positions: (B, T, 128) -> (B, N, D), without CLS."""
@@ -328,29 +308,15 @@ class SSLAMEncoder(nn.Module):
         return EncoderOutput(x, layers, ffn, valid, frames)
 
     def encode_fbank(
-        self,
-        fbank: torch.Tensor,
-        frames: torch.Tensor,
-        *,
-        num_blocks: int | None = None,
-        collect: bool = False,
-        generator: torch.Generator | None = None,
+        self, fbank: torch.Tensor, frames: torch.Tensor, **options: Any
     ) -> EncoderOutput:
-        """Encode clips of at most one pass; padding is not attended to.
+        """Encode what `fbank` gives of clips of at most one pass, as `encode` does.
 
-        Args:
-            fbank, frames: From `fbank`.
-            num_blocks, collect, generator: As for `encode`.
+        Padding is not attended to.
         """
         patches = self.embed(fbank)
-        return self.encode(
-            patches,
-            self.patch_mask(frames, patches.shape[1]),
-            num_blocks=num_blocks,
-            collect=collect,
-            generator=generator,
-            frames=frames,
-        )
+        valid = self.patch_mask(frames, patches.shape[1])
+        return self.encode(patches, valid, frames=frames, **options)
 
     def hidden_states(
         self,
@@ -368,12 +334,11 @@ class SSLAMEncoder(nn.Module):
         everything, num_blocks = layer == "all", self.config.num_blocks
         if layer not in (-1, "all"):
             num_blocks = min(int(layer), num_blocks)
+        options = {"num_blocks": num_blocks, "collect": everything}
         fbank, frames = self.fbank(xs_pad, ilens)
         max_frames = self.config.max_frames
         if fbank.shape[1] <= max_frames:
-            return self.encode_fbank(
-                fbank, frames, num_blocks=num_blocks, collect=everything
-            )
+            return self.encode_fbank(fbank, frames, **options)
         chunks = []
         for start in range(0, fbank.shape[1], max_frames):
             rows = (frames > start).nonzero()[:, 0]
@@ -381,9 +346,7 @@ class SSLAMEncoder(nn.Module):
             length = (frames - start).clamp(max=max_frames)
             if len(rows) < len(fbank):
                 part, length = part[rows], length[rows]
-            out = self.encode_fbank(
-                part, length, num_blocks=num_blocks, collect=everything
-            )
+            out = self.encode_fbank(part, length, **options)
             chunks.append((rows, length, out.layers or [out.last]))
         layers = _join_chunks(chunks, len(fbank))
         valid = self.patch_mask(frames, layers[-1].shape[1] - 1)
@@ -435,20 +398,17 @@ class SSLAMEncoder(nn.Module):
         Returns:
             Output (B, L, output_size), zero beyond a clip's end, and lengths (B,).
         """
-        freq, upsample = self.config.freq, self.config.upsample
+        freq, repeats = self.config.freq, self.config.upsample
         cls, patches = tokens[:, :1], tokens[:, 1:]
         B, N, D = patches.shape
         S = N // PATCHES_PER_STEP
         grid = patches.reshape(B, S, PATCHES_PER_STEP, D)
-        if freq == "mean":
-            grid, width = grid.mean(2), 1
-        elif freq == "concat":
-            grid, width = grid.flatten(2), 1
+        grid = grid.mean(2) if freq == "mean" else grid.flatten(2)
+        out = grid.repeat_interleave(repeats, 1)
+        if freq == "concat":
             cls = cls.repeat(1, 1, PATCHES_PER_STEP)
-        else:
-            grid, width = grid.flatten(2), PATCHES_PER_STEP
-        repeats = upsample * width
-        out = grid.repeat_interleave(upsample, 1)
+        elif freq == "flatten":
+            repeats *= PATCHES_PER_STEP
         out = out.reshape(B, S * repeats, cls.shape[-1])
         olens = steps * repeats
         if self.config.cls_token:

@@ -256,7 +256,7 @@ def test_training_clip_beyond_the_position_table_is_refused(batch):
         ({"loss": "cross_entropy"}, "multi_class"),
         ({"label_smoothing": 0.1}, "cross_entropy"),
         ({"frozen_drop_path": True}, "freeze_encoder"),
-        ({"augmentation": {"mixup_per": "pair"}}, "batch or clip"),
+        ({"augmentation": {"mixup_per": "pair"}}, "batch, clip"),
         ({"augmentation": {"mask_ratio": 2.0}}, "0..1"),
         ({"augmentation": {"noise": -1.0}}, "negative"),
         (

@@ -185,15 +185,15 @@ class Parts:
             CheckpointError: No teacher; the number of heads or the class names are
                 unknown, or do not fit the weights; class options without a head.
         """
-        encoder, origin = self.encoder, self.origin
+        encoder, teacher, origin = self.encoder, self.teacher, self.origin
         if weights not in ("student", "teacher"):
             raise CheckpointError(f"weights are student or teacher, not {weights!r}")
         if weights == "teacher":
-            if self.teacher is None:
+            if teacher is None:
                 raise CheckpointError(
                     f"{source} holds no teacher (EMA): take weights student"
                 )
-            encoder, origin = self.teacher, {**origin, "weights": weights}
+            encoder, origin = teacher, {**origin, "weights": weights}
         sizes = {**self.sizes, "num_heads": num_heads or self.sizes.get("num_heads")}
         if sizes["num_heads"] is None:
             raise CheckpointError(
@@ -202,7 +202,9 @@ class Parts:
             )
         if fbank is not None:
             encoder = with_fbank(encoder, fbank)
-        parts = replace(self, encoder=encoder, origin=origin, sizes=sizes)
+            teacher = teacher and with_fbank(teacher, fbank)
+        parts = replace(self, encoder=encoder, teacher=teacher, sizes=sizes)
+        parts.origin = origin
         if self.head is None:
             if classes or task:
                 raise CheckpointError(
