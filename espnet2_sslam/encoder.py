@@ -308,15 +308,27 @@ class SSLAMEncoder(nn.Module):
         return EncoderOutput(x, layers, ffn, valid, frames)
 
     def encode_fbank(
-        self, fbank: torch.Tensor, frames: torch.Tensor, **options: Any
+        self,
+        fbank: torch.Tensor,
+        frames: torch.Tensor,
+        *,
+        num_blocks: int | None = None,
+        collect: bool = False,
+        generator: torch.Generator | None = None,
     ) -> EncoderOutput:
         """Encode what `fbank` gives of clips of at most one pass, as `encode` does.
 
         Padding is not attended to.
         """
         patches = self.embed(fbank)
-        valid = self.patch_mask(frames, patches.shape[1])
-        return self.encode(patches, valid, frames=frames, **options)
+        return self.encode(
+            patches,
+            self.patch_mask(frames, patches.shape[1]),
+            num_blocks=num_blocks,
+            collect=collect,
+            generator=generator,
+            frames=frames,
+        )
 
     def hidden_states(
         self,
