@@ -1,9 +1,6 @@
 """Names to files: local paths, Hugging Face ids, ESPnet tags, packed models."""
 
 import io
-import os
-import subprocess
-import sys
 import tarfile
 import time
 import zipfile
@@ -13,7 +10,6 @@ import pytest
 import yaml
 from huggingface_hub import constants, hf_hub_download
 
-import espnet2_sslam.unpack as unpacking
 from espnet2_sslam.checkpoint import CheckpointError, resolve
 from tests.hub_case import COMMIT, Hub
 
@@ -152,16 +148,15 @@ def test_what_another_program_has_downloaded_is_used_offline(get, server, tmp_pa
         get()
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_again(get, server, caplog):
-    path = get() / "model.safetensors"
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_file_is_fetched_again_and_a_wrong_one_refused(
+    get, server, caplog, name
+):
+    path = get() / name
     path.resolve().chmod(0o644)
     path.resolve().write_bytes(b"x" * path.stat().st_size)
-    assert (get() / "model.safetensors").read_bytes() == FILES["model.safetensors"]
-    assert "damaged" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_file_that_is_not_what_the_hub_lists_is_refused(get, server, name):
+    assert (get() / name).read_bytes() == FILES[name] and "damaged" in caplog.text
+    path.resolve().write_bytes(b"x" * path.stat().st_size)
     server.broken[name] = FILES[name].replace(b"s", b"z")
     with pytest.raises(CheckpointError) as error:
         get()
@@ -241,20 +236,6 @@ def test_the_best_weights_of_a_repository_are_chosen(get, server, files, name):
     assert ("config.yaml" in beside) == (name == "latest.pth")
 
 
-def test_hf_hub_offline_in_the_environment_is_heeded(get, server, tmp_path):
-    folder = get()
-    server.requests.clear()
-    code = (
-        "from espnet2_sslam.checkpoint import resolve\n"
-        f"print(resolve('{REPO}', cache_dir='{tmp_path / 'hf'}'))"
-    )
-    env = {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert run.stdout.strip() == str(folder), run.stderr
-    assert server.requests == []
-
-
 # --- packed models
 
 
@@ -277,64 +258,17 @@ def test_a_packed_model_is_unpacked_once(tmp_path):
     assert resolve(path, cache_dir=tmp_path / "cache").read_bytes() == b"other weights"
 
 
-@pytest.mark.parametrize("suffix, mode", [(".tar", "w"), (".tgz", "w:gz")])
-def test_tar_files_are_read_as_well_but_no_links(tmp_path, suffix, mode):
+def test_a_packed_tar_is_read_as_well(tmp_path):
     # an absolute path in meta.yaml is one of the archive, where it has no first slash
     meta = {section: {k: f"/{v}" for k, v in META[section].items()} for section in META}
-    for link in (False, True):
-        path = tmp_path / f"model{link}{suffix}"
-        with tarfile.open(path, mode) as file:
-            for name, content in {**PACK, "meta.yaml": yaml.safe_dump(meta)}.items():
-                content = content.encode() if isinstance(content, str) else content
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                file.addfile(info, io.BytesIO(content))
-            if link:
-                info = tarfile.TarInfo("link")
-                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-                file.addfile(info)
-        if link:
-            with pytest.raises(CheckpointError, match="not safe to unpack"):
-                resolve(path, cache_dir=tmp_path / "cache")
-        else:
-            weights = resolve(path, cache_dir=tmp_path / "cache")
-            assert weights.read_bytes() == b"weights"
-
-
-def _link_in_zip(file):
-    info = zipfile.ZipInfo("link")
-    info.external_attr = 0o120777 << 16
-    file.writestr(info, "/etc/passwd")
-
-
-EVIL = {
-    "parent": lambda file: file.writestr("../evil.txt", "x"),
-    "absolute": lambda file: file.writestr("/tmp/evil.txt", "x"),
-    "windows": lambda file: file.writestr("..\\evil.txt", "x"),
-    "link": _link_in_zip,
-    "twice": lambda file: file.writestr("exp/cls/latest.pth", b"other"),
-}
-
-
-@pytest.mark.parametrize("kind", EVIL)
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, kind):
-    path = _zip(tmp_path / "model.zip")
-    with zipfile.ZipFile(path, "a") as file:
-        EVIL[kind](file)
-    with pytest.raises(CheckpointError, match="not safe to unpack"):
-        resolve(path, cache_dir=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpacking, "SMALL_BYTES", 1 << 20)
-    path = tmp_path / "model.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for member, content in {**PACK, "bomb": bytes(4 << 20)}.items():
-            file.writestr(member, content)
-    with pytest.raises(CheckpointError, match="more than its size lets expect"):
-        resolve(path, cache_dir=tmp_path / "cache")
+    files = {**PACK, "meta.yaml": yaml.safe_dump(meta).encode()}
+    with tarfile.open(tmp_path / "model.tgz", "w:gz") as file:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    weights = resolve(tmp_path / "model.tgz", cache_dir=tmp_path / "cache")
+    assert weights.read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize(
@@ -351,14 +285,17 @@ def test_an_archive_without_a_model_says_so(tmp_path, files, line):
         resolve(_zip(tmp_path / "m.zip", files), cache_dir=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("name", ["m.zip", "m.tar"])
-def test_a_damaged_archive_says_so(tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(b"PK\3\4 cut off")
-    with pytest.raises(CheckpointError, match="no archive that can be unpacked"):
-        resolve(path, cache_dir=tmp_path / "cache")
-    _zip(path)
-    path.write_bytes(path.read_bytes().replace(b"weights", b"changed"))
-    if name.endswith(".zip"):  # a wrong checksum inside
-        with pytest.raises(CheckpointError, match="no archive that can be unpacked"):
-            resolve(path, cache_dir=tmp_path / "cache")
+def test_a_damaged_or_evil_archive_is_refused_and_leaves_nothing(tmp_path):
+    damaged = _zip(tmp_path / "damaged.zip")
+    content = damaged.read_bytes().replace(b"weights", b"changed")
+    damaged.write_bytes(content)  # a wrong checksum inside
+    (tmp_path / "cut.tar").write_bytes(b"PK\3\4 cut off")
+    _zip(tmp_path / "evil.zip", {**PACK, "../evil.txt": b"x"})
+    for name, line in {
+        "damaged.zip": "no archive that can be unpacked",
+        "cut.tar": "no archive that can be unpacked",
+        "evil.zip": "not safe to unpack",
+    }.items():
+        with pytest.raises(CheckpointError, match=line):
+            resolve(tmp_path / name, cache_dir=tmp_path / "cache")
+        assert list((tmp_path / "cache").iterdir()) == []
