@@ -276,7 +276,7 @@ def test_a_packed_tar_is_read_as_well(tmp_path):
     [
         ({"a.txt": b"x"}, "holds no meta.yaml"),
         ({"meta.yaml": b"[]"}, "not that of ESPnet's pack"),
-        ({"meta.yaml": b"{yaml_files: {}, files: {}}"}, "must name one train_config"),
+        ({"meta.yaml": b"files: {}"}, "must name one model_file"),
         ({"meta.yaml": PACK["meta.yaml"]}, "lacks exp/cls/config.yaml"),
     ],
 )

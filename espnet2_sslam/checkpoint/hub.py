@@ -24,7 +24,8 @@ HUB_URL = "https://huggingface.co/"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TIMEOUT = 20  # seconds for the list of a repository's files
 UNPACKED = Path("~/.cache/espnet2_sslam/unpacked")
-META_FILE = "meta.yaml"  # of ESPnet's pack: it names config.yaml and the weights
+META_FILE = "meta.yaml"  # of ESPnet's pack: it names the weights
+MODEL_FILE = "model_file"  # so ends the weights' key in it
 FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".yaml", ".json", ".onnx", ".bin")
 WEIGHTS = ("model.safetensors", "*.safetensors", "*.pt", "*.pth")  # first kind found
 CONFIGS = ("config.json", "config.yaml", "preprocessor_config.json", "classes.txt")
@@ -129,7 +130,7 @@ def unpack_model(archive: Path, cache_dir: Path) -> Path:
 
 
 def packed_files(text: bytes, files: Iterable[str], source: str) -> tuple[str, str]:
-    """Paths of the config.yaml and of the weights beside it that a meta.yaml names.
+    """Paths of the weights that a meta.yaml names and the config.yaml beside them.
 
     Args:
         text: Content of meta.yaml.
@@ -140,34 +141,23 @@ def packed_files(text: bytes, files: Iterable[str], source: str) -> tuple[str, s
         CheckpointError: Not ESPnet's meta.yaml, or one of another kind of model.
     """
     try:
-        meta = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError):
-        meta = None
-    paths = []
-    for section, ending in ("yaml_files", "train_config"), ("files", "model_file"):
-        named = meta.get(section) if isinstance(meta, dict) else None
-        if not isinstance(named, dict):
-            raise CheckpointError(
-                f"{source}: its {META_FILE} is not that of ESPnet's pack"
-            )
-        several = len(named) != 1
-        chosen = [v for k, v in named.items() if not several or k.endswith(ending)]
-        if len(chosen) != 1 or not isinstance(chosen[0], str):
-            raise CheckpointError(
-                f"{source}: its {META_FILE} must name one {ending}, it names "
-                f"{', '.join(map(str, named)) or 'nothing'}: this is not one of our "
-                "models"
-            )
-        # An absolute path is stored without its first slash, as every archiver does it.
-        paths.append(chosen[0].lstrip("/"))
-        if paths[-1] not in files:
-            raise CheckpointError(f"{source} lacks {paths[-1]}, see its {META_FILE}")
-    config, weights = paths
-    if Path(config) != Path(weights).with_name("config.yaml"):
+        named = dict(yaml.safe_load(text)["files"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{source}: {config} is not the config.yaml beside {weights}: this is not "
-            "one of our models"
+            f"{source}: its {META_FILE} is not that of ESPnet's pack"
+        ) from None
+    models = [v for k, v in named.items() if len(named) == 1 or k.endswith(MODEL_FILE)]
+    if len(models) != 1:
+        raise CheckpointError(
+            f"{source}: its {META_FILE} must name one {MODEL_FILE}, it names "
+            f"{', '.join(map(str, named)) or 'nothing'}: this is not one of our models"
         )
+    # An absolute path is stored without its first slash, as every archiver does it.
+    weights = str(models[0]).lstrip("/")
+    config = Path(weights).with_name("config.yaml").as_posix()
+    for name in (config, weights):
+        if name not in files:
+            raise CheckpointError(f"{source} lacks {name}, see its {META_FILE}")
     return config, weights
 
 

@@ -94,13 +94,7 @@ BUILT_IN_EXPORT = {**BUILT_IN, "in_chans": 1, "patch_size": PATCH_SIZE}
 CFG_FILE = Path(__file__).with_name("fairseq.yaml")
 SHARED_SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio")  # named alike in all
 # What training adds to an encoder and a stored model has no use for.
-TRAINING_ONLY = (
-    "drop_path",
-    "freeze",
-    "input_size",
-    "override_fbank_stats",
-    "pretrained",
-)
+TRAINING_ONLY = "drop_path freeze input_size override_fbank_stats pretrained".split()
 COUNTERS = ("num_updates", "num_batches")  # buffers that only training has
 
 
