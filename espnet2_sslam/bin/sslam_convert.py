@@ -125,7 +125,7 @@ def describe(parts: "Parts") -> str:
             f"classifier: {len(head['classes'])} classes ({head['classes'][0]}, ...), "
             f"{head['task']}, pooling {head['pooling']}"
         )
-    others = [name for name in ("decoder", "teacher") if getattr(parts, name)]
+    others = [name for name in ("decoder", "teacher") if parts.below(f"{name}.")]
     if others:
         lines.append(f"in the source beside it: {' and '.join(others)}")
     return "\n".join(lines)

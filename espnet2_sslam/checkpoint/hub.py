@@ -130,7 +130,7 @@ def unpack_model(archive: Path, cache_dir: Path) -> Path:
 
 
 def packed_files(text: bytes, files: Iterable[str], source: str) -> tuple[str, str]:
-    """Paths of the weights that a meta.yaml names and the config.yaml beside them.
+    """Paths of the config.yaml beside the weights that a meta.yaml names, and of these.
 
     Args:
         text: Content of meta.yaml.

@@ -13,11 +13,10 @@ rebuilds the network from; the exports' layout as their public loaders read it.
 
 import json
 import logging
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,29 +50,32 @@ PREPROCESSOR = {  # the model computes the fbank itself: audio is only padded
     "return_attention_mask": True,
     "sampling_rate": SAMPLE_RATE,
 }
-FBANK_NAMES = ("log_mel.mean", "log_mel.std")  # entries of an encoder's state
+ENCODERS = ("encoder.", "teacher.encoder.")
+FBANK_NAMES = ("log_mel.mean", "log_mel.std")  # below these
 
-# authors' prefix -> ours; a trailing dot stands for everything below
+# Authors' prefix -> ours; a trailing dot stands for everything below. (A block of their
+# decoder is a sequence, whose first entry is the convolution: see `rename`.)
 ENCODER_NAMES = {
-    "modality_encoders.IMAGE.extra_tokens": "cls_token",
-    "modality_encoders.IMAGE.local_encoder.proj.": "patch_embed.proj.",
-    "modality_encoders.IMAGE.fixed_positional_encoder.positions": "positions",
-    "modality_encoders.IMAGE.context_encoder.norm.": "norm.",
-    "blocks.": "blocks.",
+    "modality_encoders.IMAGE.extra_tokens": "encoder.cls_token",
+    "modality_encoders.IMAGE.local_encoder.proj.": "encoder.patch_embed.proj.",
+    "modality_encoders.IMAGE.fixed_positional_encoder.positions": "encoder.positions",
+    "modality_encoders.IMAGE.context_encoder.norm.": "encoder.norm.",
+    "blocks.": "encoder.blocks.",
 }
 DECODER_NAMES = {
-    "modality_encoders.IMAGE.decoder.blocks.": "convs.",
-    "modality_encoders.IMAGE.decoder.proj.": "proj.",
+    "modality_encoders.IMAGE.decoder.blocks.": "decoder.convs.",
+    "modality_encoders.IMAGE.decoder.proj.": "decoder.proj.",
 }
 HEAD_NAMES = {"fc_norm.": "fc_norm.", "head.": "head."}
 HUGGINGFACE_NAMES = {
-    "model.extra_tokens": "cls_token",
-    "model.local_encoder.proj.": "patch_embed.proj.",
-    "model.fixed_positional_encoder.positions": "positions",
-    "model.pre_norm.": "norm.",
-    "model.blocks.": "blocks.",
+    "model.extra_tokens": "encoder.cls_token",
+    "model.local_encoder.proj.": "encoder.patch_embed.proj.",
+    "model.fixed_positional_encoder.positions": "encoder.positions",
+    "model.pre_norm.": "encoder.norm.",
+    "model.blocks.": "encoder.blocks.",
+    "model.fc_norm.": "fc_norm.",
+    "model.head.": "head.",
 }
-HUGGINGFACE_HEAD_NAMES = {"model.fc_norm.": "fc_norm.", "model.head.": "head."}
 
 HEAD_WIDTH = 64  # channels per attention head in every released model
 POOLINGS = {"CLS_TOKEN": "cls", "MEAN_POOLING": "mean", "LIN_SOFTMAX": "lin_softmax"}
@@ -104,48 +106,49 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Parts:
-    """A model taken apart: states under our names, whatever the file's layout was.
+    """A model taken apart: tensors under our names, whatever the file's layout was.
 
     Args:
-        encoder: State of `SSLAMEncoder`.
+        tensors: By the names of our trainings: `encoder.`; from pre-training `decoder.`
+            and `teacher.encoder.`; of a classifier `fc_norm.`, `head.`, `pooling.`.
         sizes: Fields of `EncoderConfig` that config.json keeps; num_heads may be None,
             where the file does not say.
-        head: The classifier's state beside the encoder's (fc_norm, head, pooling).
-        head_options: Fields of `HeadConfig`; classes may be None.
-        decoder: State of `ConvDecoder`, from pre-training.
-        teacher: Like `encoder`, from pre-training.
+        head_options: Of a classifier, the fields of `HeadConfig`; classes may be None.
         origin: Where the weights come from (file, sha256, layout, ...).
     """
 
-    encoder: State
+    tensors: State
     sizes: dict[str, Any]
-    head: State | None = None
     head_options: dict[str, Any] | None = None
-    decoder: State | None = None
-    teacher: State | None = None
     origin: dict[str, Any] = field(default_factory=dict)
+
+    def below(self, prefix: str) -> State:
+        """The tensors below a prefix, without it."""
+        return below(self.tensors, prefix)
 
     @property
     def fbank(self) -> tuple[float, float]:
         """Mean and std of the log-mel, as many digits as float32 has."""
-        mean, std = (round(float(self.encoder[name]), 6) for name in FBANK_NAMES)
+        encoder = self.below("encoder.")
+        mean, std = (round(float(encoder[name]), 6) for name in FBANK_NAMES)
         return mean, std
 
     def state(self) -> State:
         """The content of model.safetensors."""
-        return {**put_below(self.encoder, "encoder."), **(self.head or {})}
+        training = ("decoder.", "teacher.")
+        return {k: v for k, v in self.tensors.items() if not k.startswith(training)}
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
-        options = self.head_options
+        (mean, std), options = self.fbank, self.head_options
         kind = "SSLAMForAudioClassification" if options else "SSLAMModel"
         config = {
             "model_type": "sslam",
             "architectures": [kind],
             "format_version": FORMAT_VERSION,
             "encoder": self.sizes,
-            "fbank_mean": self.fbank[0],
-            "fbank_std": self.fbank[1],
+            "fbank_mean": mean,
+            "fbank_std": std,
             "sampling_rate": SAMPLE_RATE,
             "classifier": options,
         }
@@ -179,15 +182,18 @@ class Parts:
             CheckpointError: No teacher; the number of heads or the class names are
                 unknown, or do not fit the weights; class options without a head.
         """
-        encoder, teacher, origin = self.encoder, self.teacher, self.origin
+        tensors, origin = self.tensors, self.origin
         if weights not in ("student", "teacher"):
             raise CheckpointError(f"weights are student or teacher, not {weights!r}")
         if weights == "teacher":
-            if teacher is None:
+            teacher, origin = self.below("teacher.encoder."), {**origin}
+            if not teacher:
                 raise CheckpointError(
                     f"{source} holds no teacher (EMA): take weights student"
                 )
-            encoder, origin = teacher, {**origin, "weights": weights}
+            others = {k: v for k, v in tensors.items() if not k.startswith("encoder.")}
+            tensors = {**put_below(teacher, "encoder."), **others}
+            origin["weights"] = weights
         sizes = {**self.sizes, "num_heads": num_heads or self.sizes.get("num_heads")}
         if sizes["num_heads"] is None:
             raise CheckpointError(
@@ -195,31 +201,32 @@ class Parts:
                 "with sslam convert --num_heads N"
             )
         if fbank is not None:
-            encoder = with_fbank(encoder, fbank)
-            teacher = teacher and with_fbank(teacher, fbank)
-        parts = replace(self, encoder=encoder, teacher=teacher, sizes=sizes)
-        parts.origin = origin
-        if self.head is None:
+            tensors = with_fbank(tensors, fbank)
+        if self.head_options is None:
             if classes or task:
                 raise CheckpointError(
                     f"{source} has no classification head: leave labels and task out"
                 )
-            return parts
-        parts.head_options = options = dict(self.head_options or {})
+            return Parts(tensors, sizes, origin=origin)
+        options = dict(self.head_options)
         options["classes"] = classes or options["classes"]
         options["task"] = task or options["task"]
-        number, named = len(self.head.get("head.weight", ())), options["classes"]
+        number, named = len(tensors.get("head.weight", ())), options["classes"]
         if not named or len(named) != number:
             names = f", {len(named)} names were given" if named else " without names: "
             remedy = "" if named else "convert it with sslam convert --labels FILE"
             raise CheckpointError(f"{source} has {number} classes{names}{remedy}")
-        return parts
+        return Parts(tensors, sizes, options, origin)
 
 
-def with_fbank(encoder: State, fbank: tuple[float, float]) -> State:
-    """An encoder's state with this mean and std of the log-mel."""
-    tensors = (torch.tensor(float(value)) for value in fbank)
-    return {**encoder, **dict(zip(FBANK_NAMES, tensors, strict=True))}
+def with_fbank(tensors: State, fbank: tuple[float, float]) -> State:
+    """The tensors, each encoder with this mean and std of the log-mel."""
+    tensors = dict(tensors)
+    for prefix in ENCODERS:
+        if any(name.startswith(prefix) for name in tensors):
+            for name, value in zip(FBANK_NAMES, fbank, strict=True):
+                tensors[prefix + name] = torch.tensor(float(value))
+    return tensors
 
 
 def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -227,9 +234,9 @@ def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
 
 
-def put_below(state: State | None, prefix: str) -> State:
-    """The entries with a prefix; none of None."""
-    return {prefix + name: value for name, value in (state or {}).items()}
+def put_below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries with a prefix."""
+    return {prefix + name: value for name, value in state.items()}
 
 
 # --- our folder and our trainings
@@ -265,15 +272,13 @@ def from_folder(state: State, config: Mapping[str, Any], source: str) -> Parts:
         CheckpointError: Weights and config.json that contradict each other.
     """
     options = config.get("classifier")
-    head = {k: v for k, v in state.items() if not k.startswith("encoder.")}
+    head = [name for name in state if not name.startswith("encoder.")]
     if head and not options:
         raise CheckpointError(f"{source} holds more than an encoder: {', '.join(head)}")
-    encoder = below(state, "encoder.")
-    missing = [name for name in FBANK_NAMES if name not in encoder]
+    missing = [name for name in FBANK_NAMES if f"encoder.{name}" not in state]
     if missing:
         raise CheckpointError(f"{source} lacks {', '.join(missing)} of its encoder")
-    parts = Parts(encoder, config["encoder"], head or None, options)
-    parts.origin = config.get("origin") or {}
+    parts = Parts(state, config["encoder"], options, config.get("origin") or {})
     stated = config["fbank_mean"], config["fbank_std"]
     if not np.allclose(parts.fbank, stated, rtol=1e-4, atol=1e-4):
         raise CheckpointError(
@@ -295,20 +300,19 @@ def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
     conf = config["encoder_conf"].items()
     options = {name: value for name, value in conf if name not in TRAINING_ONLY}
     sizes = EncoderConfig.from_dict(options, f"encoder_conf beside {source}")
-    prefixes = ("encoder.", "decoder.", "teacher.encoder.")
-    encoder, decoder, teacher = (below(state, prefix) for prefix in prefixes)
-    others = {k: v for k, v in state.items() if not k.startswith(prefixes)}
-    head = {k: v for k, v in others.items() if k not in COUNTERS}
-    parts = Parts(encoder, sizes.to_dict(STORED), teacher=teacher or None)
-    if "convs.0.weight" in decoder:  # ConvDecoder's, not that of an ASR model
-        parts.decoder = decoder
+    tensors = {name: value for name, value in state.items() if name not in COUNTERS}
+    parts = Parts(tensors, sizes.to_dict(STORED))
     names = config.get("class_names") or config.get("class_list")
     if isinstance(names, list):
         defaults = HeadConfig(tuple(names)).to_dict()
         conf = config.get("model_conf") or {}
-        parts.head = head
         parts.head_options = {k: conf.get(k, value) for k, value in defaults.items()}
-    elif head:
+        return parts
+    # ConvDecoder's, not that of an ASR model
+    has_decoder = "decoder.convs.0.weight" in tensors
+    prefixes = (*ENCODERS, "decoder.") if has_decoder else ENCODERS
+    parts.tensors = {k: v for k, v in tensors.items() if k.startswith(prefixes)}
+    if len(parts.tensors) < len(tensors):
         logging.info("%s: only the encoder is taken", source)
     return parts
 
@@ -319,8 +323,7 @@ def to_training(parts: Parts) -> State:
     Pre-training: `encoder`, and `decoder` and `teacher.encoder` where they are;
     fine-tuning: `encoder` and the head.
     """
-    decoder = put_below(parts.decoder, "decoder.")
-    return {**parts.state(), **decoder, **put_below(parts.teacher, "teacher.encoder.")}
+    return dict(parts.tensors)
 
 
 # --- the authors' files
@@ -380,8 +383,11 @@ def from_fairseq(checkpoint: Any, source: str) -> Parts:
     if any(name.startswith("model.modality_encoders.") for name in state):
         # fine-tuned: the pre-trained network is one level down, the head is not
         state = {name.removeprefix("model."): value for name, value in state.items()}
-    tables = (ENCODER_NAMES, DECODER_NAMES, HEAD_NAMES)
-    encoder, decoder, head = sort_entries(source, state, *tables)
+    names = {**ENCODER_NAMES, **DECODER_NAMES, **HEAD_NAMES}
+    tensors = from_authors(source, state, names)
+    if teacher:
+        teacher = from_authors(f"{source} (EMA)", teacher, ENCODER_NAMES)
+        tensors.update(put_below(teacher, "teacher."))
     cfg = plain(content.get("cfg")) or {}
     model_cfg, task_cfg = cfg.get("model") or {}, cfg.get("task") or {}
     base_cfg = (model_cfg.get("pretrained_model_args") or {}).get("model") or model_cfg
@@ -392,12 +398,7 @@ def from_fairseq(checkpoint: Any, source: str) -> Parts:
     if isinstance(labels, Mapping) and labels:  # {name: number}
         classes = sorted(map(str, labels), key=lambda name: int(labels[name]))
     details = {**base_cfg, **task_cfg, **model_cfg}
-    parts = _parts(encoder, head, details, base_cfg.get("num_heads"), classes)
-    parts.decoder = decoder or None
-    if teacher:
-        [teacher] = sort_entries(f"{source} (EMA)", teacher, ENCODER_NAMES)
-        parts.teacher = {**teacher, **{n: parts.encoder[n] for n in FBANK_NAMES}}
-    return parts
+    return _parts(tensors, details, base_cfg.get("num_heads"), classes)
 
 
 def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Parts:
@@ -406,14 +407,13 @@ def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Pa
     Raises:
         CheckpointError: As in `from_fairseq`.
     """
-    tables = (HUGGINGFACE_NAMES, HUGGINGFACE_HEAD_NAMES)
-    encoder, head = sort_entries(source, state, *tables)
+    tensors = from_authors(source, state, HUGGINGFACE_NAMES)
     _check_architecture(source, (config, BUILT_IN_EXPORT))
     labels = config.get("id2label") or {}
     classes = [labels[key] for key in sorted(labels, key=int)]
     if all(name.startswith("LABEL_") for name in classes):
         classes = None
-    return _parts(encoder, head, {}, config.get("num_heads"), classes)
+    return _parts(tensors, {}, config.get("num_heads"), classes)
 
 
 def to_fairseq(parts: Parts) -> dict[str, Any]:
@@ -425,20 +425,19 @@ def to_fairseq(parts: Parts) -> dict[str, Any]:
     Raises:
         CheckpointError: A head that their classifier does not have.
     """
-    student = to_authors(parts.encoder, ENCODER_NAMES)
     stored = yaml.safe_load(CFG_FILE.read_text(encoding="utf-8"))
     cfg = {"model": _model_cfg(parts, stored), "task": stored["task"]}
     task_state, options = {}, parts.head_options
-    state: OrderedDict[str, Any] = OrderedDict(student)
     if options is None:
-        for name, value in (parts.decoder or {}).items():
-            nested = re.sub(r"^convs\.(\d+)\.", r"convs.\1.0.", name)
-            state.update(to_authors({nested: value}, DECODER_NAMES))
-        if parts.teacher is not None:
-            state["_ema"] = to_authors(parts.teacher, ENCODER_NAMES)
+        names = {**ENCODER_NAMES, **DECODER_NAMES}
+        state: OrderedDict[str, Any] = OrderedDict(to_authors(parts.tensors, names))
+        if teacher := parts.below("teacher."):
+            state["_ema"] = to_authors(teacher, ENCODER_NAMES)
     else:
-        state = OrderedDict(put_below(student, "model."))
-        state.update(_head(parts, HEAD_NAMES))
+        _check_head(parts)
+        student = to_authors(parts.tensors, ENCODER_NAMES)
+        head = to_authors(parts.tensors, HEAD_NAMES)
+        state = OrderedDict({**put_below(student, "model."), **head})
         classes = options["classes"]
         task_state = {"labels": {name: str(i) for i, name in enumerate(classes)}}
         both: dict[str, Any] = {
@@ -463,48 +462,54 @@ def to_huggingface(parts: Parts) -> tuple[State, dict[str, Any]]:
     Raises:
         CheckpointError: As in `to_fairseq`.
     """
-    state, sizes = to_authors(parts.encoder, HUGGINGFACE_NAMES), parts.sizes
+    options, sizes = parts.head_options, parts.sizes
     config = {
         "model_type": "eat",
-        "model_variant": "pretrain" if parts.head is None else "finetune",
+        "model_variant": "finetune" if options else "pretrain",
         **{name: sizes[name] for name in SHARED_SIZES},
         "max_length": sizes["max_frames"] // PATCH_SIZE,
         **yaml.safe_load(CFG_FILE.read_text(encoding="utf-8"))["export"],
     }
-    if parts.head_options is not None:
-        state.update(_head(parts, HUGGINGFACE_HEAD_NAMES))
-        classes = parts.head_options["classes"]
-        config["num_classes"] = len(classes)
-        config["id2label"] = {str(i): name for i, name in enumerate(classes)}
-    return state, config
+    if options is not None:
+        _check_head(parts)
+        config["num_classes"] = len(options["classes"])
+        names = enumerate(options["classes"])
+        config["id2label"] = {str(i): name for i, name in names}
+    return to_authors(parts.tensors, HUGGINGFACE_NAMES), config
 
 
-def rename(state: State, names: dict[str, str]) -> State:
-    """The entries whose names begin as in `names`, renamed."""
-    renamed = {}
-    for name, value in state.items():
-        for prefix in names:
-            if name == prefix or (prefix.endswith(".") and name.startswith(prefix)):
-                renamed[names[prefix] + name[len(prefix) :]] = value
-    return renamed
+def rename(name: str, names: dict[str, str]) -> str | None:
+    """A name that begins as in `names`, with the other beginning; None if it does not.
+
+    Among the decoder's also between convs.N.0.weight, theirs, and convs.N.weight.
+    """
+    for prefix, other in names.items():
+        if name == prefix or (prefix.endswith(".") and name.startswith(prefix)):
+            rest = name[len(prefix) :]
+            if other == "decoder.convs.":
+                rest = rest.replace(".0.", ".", 1)
+            elif prefix == "decoder.convs.":
+                rest = rest.replace(".", ".0.", 1)
+            return other + rest
+    return None
 
 
 def to_authors(state: State, names: dict[str, str]) -> State:
     """The entries of ours that a table of the authors' names has, under these."""
-    return rename(state, {ours: theirs for theirs, ours in names.items()})
+    ours = {ours: theirs for theirs, ours in names.items()}
+    renamed = ((rename(name, ours), value) for name, value in state.items())
+    return {name: value for name, value in renamed if name is not None}
 
 
-def sort_entries(source: str, state: State, *tables: dict[str, str]) -> list[State]:
-    """The entries of each table under our names, in float32.
+def from_authors(source: str, state: State, names: dict[str, str]) -> State:
+    """The authors' entries under our names, in float32.
 
     Raises:
-        CheckpointError: Entries that are in none of the tables.
+        CheckpointError: Entries that are not in the table, or none that is.
     """
-    parts = [rename(state, table) for table in tables]
-    prefixes = [prefix for table in tables for prefix in table]
-    known = tuple(prefix for prefix in prefixes if prefix.endswith("."))
-    unknown = sorted(k for k in state if k not in prefixes and not k.startswith(known))
-    if not any(parts):  # nothing known at all is another model
+    renamed = {name: rename(name, names) for name in state}
+    unknown = sorted(name for name, ours in renamed.items() if ours is None)
+    if len(unknown) == len(state):  # nothing known at all is another model
         raise CheckpointError(
             f"{source} is not an EAT or SSLAM model: it holds "
             f"{', '.join(unknown[:3]) or 'nothing'}, ..."
@@ -514,26 +519,19 @@ def sort_entries(source: str, state: State, *tables: dict[str, str]) -> list[Sta
             f"{source} holds entries that no EAT or SSLAM model has: "
             f"{', '.join(unknown)}"
         )
-    # a block of their decoder is a sequence, whose first entry is the convolution
-    return [
-        {
-            re.sub(r"^convs\.(\d+)\.0\.", r"convs.\1.", name): (
-                value.float() if value.is_floating_point() else value
-            )
-            for name, value in part.items()
-        }
-        for part in parts
-    ]
+    return {
+        str(renamed[name]): value.float() if value.is_floating_point() else value
+        for name, value in state.items()
+    }
 
 
 def _parts(
-    encoder: State,
-    head: State,
+    tensors: State,
     details: Mapping[str, Any],
     num_heads: int | None,
     classes: list[str] | None,
 ) -> Parts:
-    """Put renamed states together with what shapes and configuration say of them.
+    """Put renamed tensors together with what shapes and configuration say of them.
 
     Args:
         details: Options of the authors' configuration, by name.
@@ -542,6 +540,7 @@ def _parts(
     Raises:
         CheckpointError: The entries that tell the sizes are missing.
     """
+    encoder = below(tensors, "encoder.")
     needed = ("patch_embed.proj.weight", "positions", "blocks.0.mlp.fc1.weight")
     missing = [name for name in needed if name not in encoder]
     if missing:
@@ -559,10 +558,9 @@ def _parts(
     }
     flags = [flag for flag in FBANK_BY_FLAG if details.get(flag)]
     fbank = FBANK_BY_FLAG[flags[-1]] if flags else (AUDIOSET_MEAN, AUDIOSET_STD)
-    parts = Parts(with_fbank(encoder, fbank), sizes)
-    if head:
+    parts = Parts(with_fbank(tensors, fbank), sizes)
+    if any(name.startswith("head.") for name in tensors):
         mode = str(details.get("prediction_mode", "CLS_TOKEN")).split(".")[-1]
-        parts.head = head
         parts.head_options = {
             "classes": classes,
             "task": "multi_class" if flags else "multi_label",
@@ -587,12 +585,11 @@ def _check_architecture(
         raise CheckpointError(f"{source} has another architecture: {', '.join(wrong)}")
 
 
-def _head(parts: Parts, names: dict[str, str]) -> State:
-    """fc_norm and head under the authors' names; refuses what they do not have."""
-    options, head = parts.head_options or {}, parts.head or {}
-    renamed = to_authors(head, names)
+def _check_head(parts: Parts) -> None:
+    """Refuse a classifier that the authors' code does not have."""
+    options = parts.head_options or {}
     if (
-        len(renamed) != len(head)
+        any(name.startswith("pooling.") for name in parts.tensors)
         or options["pooling"] not in POOLINGS.values()
         or options["head_norm"] != "layer"
         or options["weighted_layers"]
@@ -602,15 +599,14 @@ def _head(parts: Parts, names: dict[str, str]) -> State:
             f"layer and a layer norm; this one has pooling {options['pooling']}, "
             f"{options['head_norm']} norm, weighted_layers {options['weighted_layers']}"
         )
-    return renamed
 
 
 def _model_cfg(parts: Parts, stored: dict[str, Any]) -> dict[str, Any]:
     """Their section `model` of pre-training."""
-    sizes, decoder = parts.sizes, parts.decoder
+    sizes, decoder = parts.sizes, parts.below("decoder.")
     width = sizes["embed_dim"]
     layers, channels, groups, kernel = 6, width, 16, 3  # the paper's
-    if decoder is not None:
+    if decoder:
         first = decoder["convs.0.weight"]
         layers = len([name for name in decoder if name.endswith("weight")]) - 1
         channels, groups, kernel = len(first), width // first.shape[1], first.shape[-1]

@@ -8,7 +8,6 @@ import json
 import logging
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from espnet2_sslam.checkpoint.layouts import (
     StandIn,
     State,
     below,
+    put_below,
     write_folder,
 )
 from espnet2_sslam.classifier import SSLAMClassifier
@@ -90,12 +90,13 @@ def load_model(
     parts = parts.complete(str(source), weights=weights)
     config = parts.config()
     if "max_frames" in encoder_options:
-        stored = parts.encoder["positions"]  # (1, steps * 8, D), rounded as they may be
+        name = "encoder.positions"
+        stored = parts.tensors[name]  # (1, steps * 8, D), rounded as they may be
         steps = encoder_options["max_frames"] // PATCH_SIZE
         table = sincos_positions(stored.shape[-1], steps)
         both = min(table.shape[1], stored.shape[1])
         table[:, :both] = stored[:, :both]  # rows beyond the stored ones are computed
-        parts = replace(parts, encoder={**parts.encoder, "positions": table})
+        parts.tensors = {**parts.tensors, name: table}
     return Loaded(assemble(parts, str(source), **encoder_options), config)
 
 
@@ -273,24 +274,18 @@ def assemble(parts: Parts, source: str, **encoder_options: Any) -> Model:
     if isinstance(model, SSLAMClassifier):
         model.load_state_dict(parts.state(), strict=False)  # the counters are left out
     else:
-        model.load_state_dict(parts.encoder)
+        model.load_state_dict(parts.below("encoder."))
     return model.eval()
 
 
 def take_apart(model: Model, origin: Mapping[str, Any] | None = None) -> Parts:
     """The parts of a model; `origin` says where its weights come from."""
-    encoder = model.encoder if isinstance(model, SSLAMClassifier) else model
-    parts = Parts(
-        encoder.state_dict(), encoder.config.to_dict(STORED), origin=dict(origin or {})
-    )
     if isinstance(model, SSLAMClassifier):
-        parts.head_options = model.config.to_dict()
-        parts.head = {
-            name: value
-            for name, value in model.state_dict().items()
-            if not name.startswith("encoder.") and name not in COUNTERS
-        }
-    return parts
+        encoder, state, head = model.encoder, model.state_dict(), model.config.to_dict()
+    else:
+        encoder, state, head = model, put_below(model.state_dict(), "encoder."), None
+    tensors = {name: value for name, value in state.items() if name not in COUNTERS}
+    return Parts(tensors, encoder.config.to_dict(STORED), head, dict(origin or {}))
 
 
 def model_config(
