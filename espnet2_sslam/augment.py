@@ -196,16 +196,14 @@ def mask_spectrogram(
     generator: torch.Generator,
     *,
     ratio: float,
-    value: float = 0.0,
 ) -> torch.Tensor:
-    """Overwrite one frequency band and one time band of every clip.
+    """Overwrite one frequency and one time band of every clip with 0 (as the paper).
 
     Args:
         fbank: Normalised log-mel (B, T, F).
         frames: Frames of each clip (B,); the time band lies inside them.
         generator: Source of widths and places.
         ratio: A width is floor(U(0, ratio * size)), size = F or the clip's frames.
-        value: What is written, in normalised units (paper: 0, not the padding).
 
     Source: cwx-worst-one/EAT@06c1c34, models/EAT_audio_classification.py
     (mask_ratio; torchaudio's FrequencyMasking and TimeMasking with iid_masks).
@@ -213,7 +211,7 @@ def mask_spectrogram(
     bins = torch.full_like(frames, fbank.shape[2])
     frequency = _band(fbank.shape[2], bins, ratio, generator)[:, None, :]
     time = _band(fbank.shape[1], frames, ratio, generator)[:, :, None]
-    return fbank.masked_fill(frequency | time, value)
+    return fbank.masked_fill(frequency | time, 0.0)
 
 
 def beta(count: int, shape: float, generator: torch.Generator) -> torch.Tensor:

@@ -81,9 +81,11 @@ HEAD_WIDTH = 64  # channels per attention head in every released model
 POOLINGS = {"CLS_TOKEN": "cls", "MEAN_POOLING": "mean", "LIN_SOFTMAX": "lin_softmax"}
 # The authors' loader chooses the fbank mean and std by these flags of the task.
 FBANK_BY_FLAG = {"esc50_eval": (-6.627, 5.359), "spcv2_eval": (-6.846, 5.565)}
-# Options of the authors' models that our encoder has built in.
-BUILT_IN = {"layer_norm_first": False, "norm_eps": 1e-6, "norm_affine": True}
-BUILT_IN_IMAGE = {
+# Options of the authors' models, in any section, that our encoder has built in.
+BUILT_IN = {
+    "layer_norm_first": False,
+    "norm_eps": 1e-6,
+    "norm_affine": True,
     "num_extra_tokens": 1,
     "prenet_depth": 0,
     "use_alibi_encoder": False,
@@ -91,7 +93,6 @@ BUILT_IN_IMAGE = {
     "patch_size": PATCH_SIZE,
     "fixed_positions": True,
 }
-BUILT_IN_EXPORT = {**BUILT_IN, "in_chans": 1, "patch_size": PATCH_SIZE}
 # What else the authors' trainer writes and their loader reads; sizes are filled in.
 CFG_FILE = Path(__file__).with_name("fairseq.yaml")
 SHARED_SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio")  # named alike in all
@@ -182,11 +183,11 @@ class Parts:
             CheckpointError: No teacher; the number of heads or the class names are
                 unknown, or do not fit the weights; class options without a head.
         """
-        tensors, origin = self.tensors, self.origin
+        tensors, origin = self.tensors, dict(self.origin)
         if weights not in ("student", "teacher"):
             raise CheckpointError(f"weights are student or teacher, not {weights!r}")
         if weights == "teacher":
-            teacher, origin = self.below("teacher.encoder."), {**origin}
+            teacher = self.below("teacher.encoder.")
             if not teacher:
                 raise CheckpointError(
                     f"{source} holds no teacher (EMA): take weights student"
@@ -392,7 +393,7 @@ def from_fairseq(checkpoint: Any, source: str) -> Parts:
     model_cfg, task_cfg = cfg.get("model") or {}, cfg.get("task") or {}
     base_cfg = (model_cfg.get("pretrained_model_args") or {}).get("model") or model_cfg
     image_cfg = (base_cfg.get("modalities") or {}).get("image") or {}
-    _check_architecture(source, (base_cfg, BUILT_IN), (image_cfg, BUILT_IN_IMAGE))
+    _check_architecture(source, base_cfg, image_cfg)
     labels = (plain(content.get("task_state")) or {}).get("labels")
     classes = None
     if isinstance(labels, Mapping) and labels:  # {name: number}
@@ -408,7 +409,7 @@ def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Pa
         CheckpointError: As in `from_fairseq`.
     """
     tensors = from_authors(source, state, HUGGINGFACE_NAMES)
-    _check_architecture(source, (config, BUILT_IN_EXPORT))
+    _check_architecture(source, config)
     labels = config.get("id2label") or {}
     classes = [labels[key] for key in sorted(labels, key=int)]
     if all(name.startswith("LABEL_") for name in classes):
@@ -571,14 +572,12 @@ def _parts(
     return parts
 
 
-def _check_architecture(
-    source: str, *sections: tuple[Mapping[str, Any], dict[str, Any]]
-) -> None:
+def _check_architecture(source: str, *sections: Mapping[str, Any]) -> None:
     """Refuse options that change the network in ways our encoder does not have."""
     wrong = [
         f"{name}: {section[name]} (not {value})"
-        for section, built_in in sections
-        for name, value in built_in.items()
+        for section in sections
+        for name, value in BUILT_IN.items()
         if section.get(name) not in (None, value)
     ]
     if wrong:
