@@ -269,17 +269,16 @@ class SSLAMClassifier(nn.Module):
                 self.frozen_drop_path and not self.freeze_encoder
             ),
         }
-        # features that would change from one epoch to the next are not kept
-        changing = {
-            "freeze_encoder: false": not self.freeze_encoder,
-            "frozen_drop_path: true": self.frozen_drop_path,
-            "weighted_layers: true": config.weighted_layers,
-            "this pooling": any(True for _ in self.pooling.parameters()),
-            "augmentation": self.augmentation.is_active(),
-        }
-        for name, changes in changing.items():
-            message = f"cache_features does not go with {name}"
-            at_odds[message] = self.cache_features and changes
+        if self.cache_features:  # they must not change from one epoch to the next
+            changing = {
+                "freeze_encoder: false": not self.freeze_encoder,
+                "frozen_drop_path: true": self.frozen_drop_path,
+                "weighted_layers: true": config.weighted_layers,
+                "this pooling": any(True for _ in self.pooling.parameters()),
+                "augmentation": self.augmentation.is_active(),
+            }
+            for name, changes in changing.items():
+                at_odds[f"cache_features does not go with {name}"] = changes
         for message, is_wrong in at_odds.items():
             if is_wrong:
                 raise ValueError(message)
