@@ -107,6 +107,18 @@ def test_a_pinned_commit_needs_no_network_the_second_time(get, server):
     assert server.requests == []
 
 
+def test_a_commit_of_which_only_the_weights_are_there_is_completed(
+    get, server, tmp_path
+):
+    options = {"revision": COMMIT, "cache_dir": tmp_path / "hf"}
+    hf_hub_download(REPO, "model.safetensors", **options)
+    assert (get(revision=COMMIT) / "config.json").is_file()
+    server.add("someone/bare", {"model.safetensors": b"weights"})  # an old export
+    folder = get("someone/bare")
+    server.close()
+    assert get("someone/bare") == folder == get(f"someone/bare@{COMMIT}")
+
+
 def test_a_revision_chooses_the_commit(get, server):
     server.add(REPO, {**FILES, "config.json": b'{"new": 1}'}, OTHER)
     assert b"new" in (get() / "config.json").read_bytes()

@@ -187,7 +187,9 @@ class _Repository:
         if COMMIT.fullmatch(self.commit):  # it never changes: no need to ask the Hub
             with suppress(CheckpointError):
                 names = self._choose(self._cached())
-        if not names:
+        # other programs fetch files one by one: the configuration may be lacking
+        is_safe = bool(names) and names[-1].endswith(".safetensors")
+        if not names or (is_safe and "config.json" not in names):
             names = self._choose(self._list())
         path = [self._file(name) for name in names][-1]
         return path.parent if path.suffix == ".safetensors" else path
@@ -236,8 +238,7 @@ class _Repository:
         """Those of a commit's files that make the model, the weights last.
 
         Raises:
-            CheckpointError: No weights, several, or not all that belongs to them: other
-                programs fetch files one by one into the cache.
+            CheckpointError: No weights, or several.
         """
         if META_FILE in files:  # as ESPnet's model zoo puts models on the Hub
             text = self._file(META_FILE).read_bytes()
@@ -250,9 +251,7 @@ class _Repository:
                 f"{self.label} holds several files of weights ({', '.join(weights)}): "
                 f"fetch one with `hf download {self.repo} FILE` and name it"
             )
-        is_pickle = weights and Path(weights[0]).suffix in (".pt", ".pth")
-        whole = is_pickle or (weights and "config.json" in top)
-        if not self.online and not whole:
+        if not weights and not self.online:
             raise CheckpointError(
                 f"{self.label}: the weights are not in the cache ({self.cache}) and "
                 "the Hub cannot be reached: connect to the network and run again"
