@@ -6,11 +6,17 @@ which must live on that device. The order in a step is the order of this file.
 Shapes: B clips, N samples, T frames, F mel bins, C classes.
 """
 
+from dataclasses import dataclass
+
 import torch
+
+from espnet2_sslam.config import check_choice
+from espnet2_sslam.features import zero_padding
 
 GAIN_SHAPE = 10  # the gain of `roll_and_gain` is Beta(10, 10) + 0.5: 0.5 .. 1.5
 
 
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """What is done to a training batch, in the order of the arguments.
 
@@ -29,33 +35,24 @@ class Augmentation:
         ValueError: An option outside its range.
     """
 
-    def __init__(
-        self,
-        *,
-        roll_and_gain: bool = False,
-        noise: float = 0.0,
-        noise_shift: int = 10,
-        mixup_alpha: float = 0.0,
-        mixup_probability: float = 0.9,
-        mixup_per: str = "batch",
-        mask_ratio: float = 0.0,
-    ):
-        if min(noise, noise_shift, mixup_alpha) < 0:
+    roll_and_gain: bool = False
+    noise: float = 0.0
+    noise_shift: int = 10
+    mixup_alpha: float = 0.0
+    mixup_probability: float = 0.9
+    mixup_per: str = "batch"
+    mask_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.noise, self.noise_shift, self.mixup_alpha) < 0:
             raise ValueError("noise, noise_shift and mixup_alpha must not be negative")
-        if not (0 <= mixup_probability <= 1 and 0 <= mask_ratio <= 1):
+        if not (0 <= self.mixup_probability <= 1 and 0 <= self.mask_ratio <= 1):
             raise ValueError("mixup_probability and mask_ratio must be in 0..1")
-        if mixup_per not in ("batch", "clip"):
-            raise ValueError(f"mixup_per must be batch or clip, got {mixup_per!r}")
-        self.roll_and_gain = roll_and_gain
-        self.noise, self.noise_shift = noise, noise_shift
-        self.mixup_alpha, self.mixup_probability = mixup_alpha, mixup_probability
-        self.mixup_per = mixup_per
-        self.mask_ratio = mask_ratio
+        check_choice("mixup_per", self.mixup_per, ("batch", "clip"))
 
     def is_active(self) -> bool:
         """Say whether anything at all is done."""
-        parts = self.roll_and_gain, self.noise, self.mixup_alpha, self.mask_ratio
-        return any(parts)
+        return any((self.roll_and_gain, self.noise, self.mixup_alpha, self.mask_ratio))
 
     def waveform(
         self, speech: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator
@@ -106,7 +103,8 @@ def roll_and_gain(
 
     Source: cwx-worst-one/EAT@06c1c34, data/raw_audio_dataset.py, _roll_mag_aug.
     """
-    speech = _without_mean(speech, lengths)
+    speech = zero_padding(speech, lengths)
+    speech = zero_padding(speech - speech.sum(1, True) / lengths[:, None], lengths)
     shift = (_uniform(len(speech), generator) * lengths).long()
     gain = beta(len(speech), GAIN_SHAPE, generator) + 0.5
     return _roll(speech, lengths, shift) * gain[:, None]
@@ -132,12 +130,9 @@ def add_noise(
     Source: the authors' `noise: true` of Speech Commands (0.1, 10 frames),
     cwx-worst-one/EAT@06c1c34, data/raw_audio_dataset.py, end of __getitem__.
     """
-    real = (torch.arange(fbank.shape[1], device=fbank.device) < frames[:, None])[
-        ..., None
-    ]
     strength = amount * _uniform(len(fbank), generator)[:, None, None]
     noise = torch.rand(fbank.shape, generator=generator, device=fbank.device)
-    noisy = torch.where(real, fbank + strength * noise, fbank)
+    noisy = fbank + zero_padding(strength * noise, frames)
     if not max_shift:
         return noisy
     shift = (_uniform(len(fbank), generator) * 2 * max_shift).floor().long() - max_shift
@@ -201,16 +196,14 @@ def mask_spectrogram(
     generator: torch.Generator,
     *,
     ratio: float,
-    value: float = 0.0,
 ) -> torch.Tensor:
-    """Overwrite one frequency band and one time band of every clip.
+    """Overwrite one frequency and one time band of every clip with 0 (as the paper).
 
     Args:
         fbank: Normalised log-mel (B, T, F).
         frames: Frames of each clip (B,); the time band lies inside them.
         generator: Source of widths and places.
         ratio: A width is floor(U(0, ratio * size)), size = F or the clip's frames.
-        value: What is written, in normalised units (paper: 0, not the padding).
 
     Source: cwx-worst-one/EAT@06c1c34, models/EAT_audio_classification.py
     (mask_ratio; torchaudio's FrequencyMasking and TimeMasking with iid_masks).
@@ -218,7 +211,7 @@ def mask_spectrogram(
     bins = torch.full_like(frames, fbank.shape[2])
     frequency = _band(fbank.shape[2], bins, ratio, generator)[:, None, :]
     time = _band(fbank.shape[1], frames, ratio, generator)[:, :, None]
-    return fbank.masked_fill(frequency | time, value)
+    return fbank.masked_fill(frequency | time, 0.0)
 
 
 def beta(count: int, shape: float, generator: torch.Generator) -> torch.Tensor:
@@ -244,14 +237,6 @@ def _band(
     start = (_uniform(len(lengths), generator) * (lengths - width)).floor()[:, None]
     index = torch.arange(size, device=lengths.device)
     return (index >= start) & (index < start + width.floor()[:, None])
-
-
-def _without_mean(speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Subtract each clip's mean over its own length; the padding becomes zero."""
-    real = torch.arange(speech.shape[1], device=speech.device) < lengths[:, None]
-    speech = torch.where(real, speech, 0.0)
-    mean = speech.sum(1, keepdim=True) / lengths[:, None]
-    return torch.where(real, speech - mean, 0.0)
 
 
 def _roll(x: torch.Tensor, lengths: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

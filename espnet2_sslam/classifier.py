@@ -87,15 +87,21 @@ class Pooling(nn.Module):
             return x[:, 0]
         x = x[:, 1:]
         if self.kind == "lin_softmax":
-            return _linear_softmax(x.float(), real).to(x.dtype)
+            # logit of sum(p^2) / sum(p), p = sigmoid(x); 1e-6 and the zeros for
+            # infinite logits are the authors'
+            logs = F.logsigmoid(x.float()).masked_fill(~real[..., None], float("-inf"))
+            logs = torch.logsumexp(logs + logs, 1) - torch.logsumexp(logs + 1e-6, 1)
+            logs = logs.clamp(max=0)
+            logits = logs - torch.log(-torch.expm1(logs))
+            return torch.nan_to_num(logits, 0.0, 0.0, 0.0).to(x.dtype)
+        if self.kind == "attentive":
+            scores = self.attention(x)[..., 0]
+            weights = scores.float().masked_fill(~real, float("-inf")).softmax(1)
+            return (weights[..., None].to(x.dtype) * x).sum(1)
         if self.kind == "concat":
-            bands = x.unflatten(1, (-1, PATCHES_PER_STEP)).flatten(2)
-            return _mean(bands, real[:, ::PATCHES_PER_STEP])
-        if self.kind == "mean":
-            return _mean(x, real)
-        scores = self.attention(x)[..., 0]
-        weights = scores.float().masked_fill(~real, float("-inf")).softmax(1)
-        return (weights[..., None].to(x.dtype) * x).sum(1)
+            x = x.unflatten(1, (-1, PATCHES_PER_STEP)).flatten(2)
+            real = real[:, ::PATCHES_PER_STEP]
+        return torch.where(real[..., None], x, 0.0).sum(1) / real.sum(1, keepdim=True)
 
     def log_weight(self, output: EncoderOutput, frames: torch.Tensor) -> torch.Tensor:
         """Logarithm of the weight of one pass among the passes of a long clip.
@@ -155,21 +161,6 @@ def weighted_sum(layers: Sequence[torch.Tensor], weights: torch.Tensor) -> torch
     for share, layer in zip(shares[1:], layers[1:], strict=True):
         total = total + share * layer
     return total
-
-
-def _mean(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Mean over the real rows (B, N) of (B, N, D): (B, D)."""
-    x = torch.where(real[..., None], x, 0.0)
-    return x.sum(1) / real.sum(1, keepdim=True)
-
-
-def _linear_softmax(x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """Logit of sum(p^2) / sum(p), p = sigmoid(x), over the real patches: (B, D)."""
-    x = F.logsigmoid(x).masked_fill(~real[..., None], float("-inf"))
-    # 1e-6 and the zeros for infinite logits are the authors'
-    x = torch.logsumexp(x + x, 1) - torch.logsumexp(x + 1e-6, 1)
-    x = x.clamp(max=0)
-    return torch.nan_to_num(x - torch.log(-torch.expm1(x)), 0.0, 0.0, 0.0)
 
 
 class SSLAMClassifier(nn.Module):
@@ -232,8 +223,6 @@ class SSLAMClassifier(nn.Module):
         self.cache_features = cache_features
         self.seed = seed
         self.encoder = encoder
-        self._check_options()
-
         width = encoder.config.embed_dim
         num_layers = encoder.config.num_blocks + 1 if config.weighted_layers else 1
         self.pooling = Pooling(config.pooling, width, num_layers)
@@ -248,7 +237,7 @@ class SSLAMClassifier(nn.Module):
         self.register_buffer("num_batches", torch.zeros(()))
         self._collected: ClipScores | None = None
         self._features: dict[tuple[bool, str], torch.Tensor] = {}
-        self._check_cache()
+        self._check_options()
         if freeze_encoder:
             encoder.requires_grad_(False)
             self.train(self.training)
@@ -262,31 +251,37 @@ class SSLAMClassifier(nn.Module):
         """Refuse options outside their range or at odds with each other."""
         check_choice("loss", self.loss, LOSSES)
         check_choice("loss_reduction", self.loss_reduction, LOSS_REDUCTIONS)
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing {self.label_smoothing} is not in 0..1")
-        if self.label_smoothing and self.loss != "cross_entropy":
-            raise ValueError("label_smoothing needs loss: cross_entropy")
-        if self.config.task == "multi_label" and self.loss == "cross_entropy":
-            raise ValueError("loss: cross_entropy needs task: multi_class")
-        if self.augmentation.roll_and_gain and self.encoder.config.input_size != 1:
-            raise ValueError("roll_and_gain needs waveforms (input_size: 1)")
-        if self.frozen_drop_path and not self.freeze_encoder:
-            raise ValueError("frozen_drop_path needs freeze_encoder: true")
-
-    def _check_cache(self) -> None:
-        """Refuse to keep features that would change from one epoch to the next."""
-        if not self.cache_features:
-            return
-        changing = {
-            "freeze_encoder: false": not self.freeze_encoder,
-            "frozen_drop_path: true": self.frozen_drop_path,
-            "weighted_layers: true": self.config.weighted_layers,
-            "this pooling": any(True for _ in self.pooling.parameters()),
-            "augmentation": self.augmentation.is_active(),
+        cross_entropy, config = self.loss == "cross_entropy", self.config
+        at_odds = {
+            f"label_smoothing {self.label_smoothing} is not in 0..1": not (
+                0 <= self.label_smoothing < 1
+            ),
+            "label_smoothing needs loss: cross_entropy": (
+                self.label_smoothing and not cross_entropy
+            ),
+            "loss: cross_entropy needs task: multi_class": (
+                cross_entropy and config.task == "multi_label"
+            ),
+            "roll_and_gain needs waveforms (input_size: 1)": (
+                self.augmentation.roll_and_gain and self.encoder.config.input_size != 1
+            ),
+            "frozen_drop_path needs freeze_encoder: true": (
+                self.frozen_drop_path and not self.freeze_encoder
+            ),
         }
-        found = [name for name, changes in changing.items() if changes]
-        if found:
-            raise ValueError(f"cache_features does not go with {', '.join(found)}")
+        if self.cache_features:  # they must not change from one epoch to the next
+            changing = {
+                "freeze_encoder: false": not self.freeze_encoder,
+                "frozen_drop_path: true": self.frozen_drop_path,
+                "weighted_layers: true": config.weighted_layers,
+                "this pooling": any(True for _ in self.pooling.parameters()),
+                "augmentation": self.augmentation.is_active(),
+            }
+            for name, changes in changing.items():
+                at_odds[f"cache_features does not go with {name}"] = changes
+        for message, is_wrong in at_odds.items():
+            if is_wrong:
+                raise ValueError(message)
 
     def train(self, mode: bool = True):
         """Set the mode; a frozen encoder stays in evaluation mode."""
@@ -318,6 +313,8 @@ class SSLAMClassifier(nn.Module):
             that weighted means over batches and ranks are exact; 0-dimensional.
         """
         self._check_labels(label)
+        if utt_id is None and (self.cache_features or self._collected is not None):
+            raise ValueError("validation and cache_features need the clips' utt_id")
         targets = label.float()
         if self.cache_features:
             pooled = self._cached(speech, speech_lengths, utt_id)
@@ -328,7 +325,7 @@ class SSLAMClassifier(nn.Module):
         logits = self.logits(pooled)
         if not self.training and self._collected is not None:
             scores = self.scores(logits.detach()).cpu().numpy()
-            self._collected.add(_known(utt_id), scores, label.cpu().numpy())
+            self._collected.add(utt_id or (), scores, label.cpu().numpy())
         smoothing = self.label_smoothing if self.training else 0.0
         total = classification_loss(logits, targets, self.loss, smoothing)
         weight = loss_weight(targets, self.loss_reduction)
@@ -381,7 +378,7 @@ class SSLAMClassifier(nn.Module):
         utt_id: list[str] | None,
     ) -> torch.Tensor:
         """Pooled vectors from memory; clips are encoded alone: resume is exact."""
-        utt_id = _known(utt_id)
+        assert utt_id is not None
         for row, name in enumerate(utt_id):
             if (self.training, name) not in self._features:
                 clip = speech[row : row + 1, : lengths[row]], lengths[row : row + 1]
@@ -404,11 +401,9 @@ class SSLAMClassifier(nn.Module):
             fbank, frames, targets, generator
         )
         with torch.set_grad_enabled(not self.freeze_encoder):
+            collect = self.config.weighted_layers
             out = self.encoder.encode_fbank(
-                fbank,
-                frames,
-                collect=self.config.weighted_layers,
-                generator=generator,
+                fbank, frames, collect=collect, generator=generator
             )
         return self.pooling(out), targets
 
@@ -424,10 +419,3 @@ class SSLAMClassifier(nn.Module):
                 "task: multi_class needs exactly one label per clip: correct the text "
                 "file or use task: multi_label"
             )
-
-
-def _known(utt_id: list[str] | None) -> list[str]:
-    """Return the clips' names, which the caller must have given."""
-    if utt_id is None:
-        raise ValueError("validation and cache_features need utt_id: name the clips")
-    return utt_id

@@ -6,6 +6,7 @@ A YAML section becomes one with `from_dict`, which names the key that nobody kno
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -19,6 +20,7 @@ RESAMPLERS = ("sinc", "soxr")  # what resampler.py has; the first is the authors
 POOLINGS = ("cls", "mean", "concat", "attentive", "lin_softmax")
 TASKS = ("multi_label", "multi_class")
 HEAD_NORMS = ("layer", "batch")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 class _Config:
@@ -26,22 +28,16 @@ class _Config:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any], where: str = "") -> Self:
-        """Make one of a dictionary.
+        """Make one of a dictionary by the names of the fields.
 
         Args:
-            options: By the names of the fields.
-            where: The section of the YAML or JSON file, for the message.
+            options: A section of a YAML or JSON file.
+            where: Its name, for the message.
 
         Raises:
             ValueError: A key that is no field, by name; an impossible value.
         """
-        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore
-        for key in options:
-            if key not in known:
-                raise ValueError(
-                    f"{where or cls.__name__} has no key {key}: use one of "
-                    f"{', '.join(sorted(known))}"
-                )
+        _refuse_unknown(where or cls.__name__, options, _names(cls))
         return cls(**options)
 
     def replace(self, **changes: Any) -> Self:
@@ -50,8 +46,7 @@ class _Config:
 
     def to_dict(self, names: Iterable[str] | None = None) -> dict[str, Any]:
         """The fields of these names, all by default."""
-        fields = [field.name for field in dataclasses.fields(self)]  # type: ignore
-        return {name: getattr(self, name) for name in (names or fields)}
+        return {name: getattr(self, name) for name in (names or _names(type(self)))}
 
 
 @dataclass(frozen=True)
@@ -109,42 +104,31 @@ class EncoderConfig(_Config):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
-        if self.input_size not in (1, NUM_MEL_BINS):
-            raise ValueError(
-                f"input_size must be 1 (waveform) or {NUM_MEL_BINS} (log-mel), "
-                f"got {self.input_size}"
-            )
+        kinds = f"input_size (1: waveforms, {NUM_MEL_BINS}: log-mel)"
+        check_choice(kinds, self.input_size, (1, NUM_MEL_BINS))
         check_choice("resampler", self.resampler, RESAMPLERS)
         check_choice("freq", self.freq, ("mean", "concat", "flatten"))
+        check_choice("layer", self.layer, ("all", *range(-1, self.depth + 1)))
+        check_choice("max_layer", self.max_layer, (None, *range(1, self.depth + 1)))
         for name in ("max_frames", "target_frames"):
             frames = getattr(self, name)
             if frames is not None and (frames <= 0 or frames % PATCH_SIZE):
                 raise ValueError(
                     f"{name} must be a positive multiple of {PATCH_SIZE}, got {frames}"
                 )
-        if self.target_frames is not None and self.target_frames > self.max_frames:
+        if (self.target_frames or 0) > self.max_frames:
             raise ValueError(
                 f"target_frames {self.target_frames} is above max_frames "
                 f"{self.max_frames}"
             )
         if self.depth < 1 or self.upsample < 1 or not 0 <= self.drop_path < 1:
             raise ValueError("need depth >= 1, upsample >= 1 and 0 <= drop_path < 1")
-        if self.embed_dim % 4:  # the position table has four parts
-            raise ValueError(f"embed_dim must be a multiple of 4, got {self.embed_dim}")
-        if self.embed_dim % self.num_heads:
-            raise ValueError(
-                f"embed_dim {self.embed_dim} is not a multiple of num_heads "
-                f"{self.num_heads}"
-            )
-        if self.layer != "all":
-            if not (isinstance(self.layer, int) and -1 <= self.layer <= self.depth):
+        # the position table has four parts
+        for name, divisor in ("4", 4), (f"num_heads {self.num_heads}", self.num_heads):
+            if self.embed_dim % divisor:
                 raise ValueError(
-                    f'layer must be "all" or in -1..{self.depth}, got {self.layer!r}'
+                    f"embed_dim {self.embed_dim} is not a multiple of {name}"
                 )
-        if self.max_layer is not None and not 1 <= self.max_layer <= self.depth:
-            raise ValueError(
-                f"max_layer must be in 1..{self.depth}, got {self.max_layer}"
-            )
 
     @property
     def num_blocks(self) -> int:
@@ -211,26 +195,27 @@ def check_keywords(
     signatures = [inspect.signature(function) for function in several]
     parameters = [p for s in signatures for p in s.parameters.values()]
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    known = [p.name for p in parameters if p.kind in kinds and p.name not in given]
+    known = {p.name for p in parameters if p.kind in kinds} - set(given)
     # of several, one takes what the others know
-    open_end = len(several) == 1 and any(p.kind == p.VAR_KEYWORD for p in parameters)
-    for key in conf:
-        if key not in known and not open_end:
-            raise ValueError(
-                f"--{option} has no key {key}: use one of {', '.join(sorted(known))}"
-            )
+    if len(several) > 1 or all(p.kind != p.VAR_KEYWORD for p in parameters):
+        _refuse_unknown(f"--{option}", conf, known)
     for key, value in conf.items():
-        if isinstance(value, str) and _is_number(value):
+        if isinstance(value, str) and NUMBER.fullmatch(value):
             raise ValueError(
                 f"--{option} {key} is the text '{value}', not a number: YAML wants a "
                 f"point, as in {float(value):.1e}"
             )
 
 
-def _is_number(text: str) -> bool:
-    """Tell whether a text reads as a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text.lower() not in ("nan", "inf", "-inf")
+def _names(config: type[Any]) -> list[str]:
+    """Names of a dataclass's fields."""
+    return [field.name for field in dataclasses.fields(config)]
+
+
+def _refuse_unknown(where: str, conf: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError for a key that is not known."""
+    for key in conf:
+        if key not in known:
+            raise ValueError(
+                f"{where} has no key {key}: use one of {', '.join(sorted(known))}"
+            )

@@ -1,6 +1,6 @@
 """SSLAMEncoder: audio or log-mel in, tokens out, any length, padding-aware.
 
-Shapes: B clips, T frames, S time patches, N = 8 * S patches, D channels.
+Shapes: B clips, T frames, S time patches, N = 8 * S patches, L tokens, D channels.
 """
 
 from typing import Any, NamedTuple
@@ -18,10 +18,123 @@ from espnet2_sslam.features import (
     num_patch_steps,
     zero_padding,
 )
-from espnet2_sslam.layers import Block, PatchEmbedding, sincos_positions
 from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
 
 NORM_EPS = 1e-6
+
+
+class PatchEmbedding(nn.Module):
+    """Project patches of 16 frames x 16 mel bins to tokens.
+
+    (B, T, 128) with T a multiple of 16 -> (B, N, D), index = time * 8 + frequency.
+    """
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(1, embed_dim, PATCH_SIZE, stride=PATCH_SIZE)
+
+    def forward(self, fbank: torch.Tensor) -> torch.Tensor:
+        return self.proj(fbank[:, None]).flatten(2).transpose(1, 2)
+
+
+def sincos_positions(embed_dim: int, num_steps: int) -> torch.Tensor:
+    """Fixed 2-D sine-cosine positions (1, num_steps * 8, D).
+
+    The first half of the channels encodes frequency, the second time, each as
+    [sin | cos] with wavelengths from 2*pi to 10000 * 2*pi patches.
+
+    Source: cwx-worst-one/EAT@06c1c34, models/images.py (fairseq's get_2d_sincos).
+    """
+    quarter = embed_dim // 4
+    omega = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    time = torch.arange(num_steps).repeat_interleave(PATCHES_PER_STEP)
+    frequency = torch.arange(PATCHES_PER_STEP).repeat(num_steps)
+    angles = [place[:, None] * omega for place in (frequency, time)]
+    parts = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
+    return torch.cat(parts, 1).float()[None]
+
+
+def drop_path(
+    x: torch.Tensor, rate: float, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Zero the whole residual branch of some clips and scale up the others.
+
+    Args:
+        x: Residual branch (B, L, D).
+        rate: Probability that a clip's branch is dropped.
+        generator: Source of randomness on x's device.
+    """
+    keep = torch.rand(len(x), 1, 1, generator=generator, device=x.device) >= rate
+    return x * (keep / (1 - rate)).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens (B, L, D)."""
+
+    def __init__(self, embed_dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(
+        self, x: torch.Tensor, key_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Attend; `key_mask` (B, 1, 1, L) is True for the tokens to look at."""
+        B, L, D = x.shape
+        heads = 3, self.num_heads, D // self.num_heads
+        q, k, v = self.qkv(x).view(B, L, *heads).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
+        return self.proj(x.transpose(1, 2).reshape(B, L, D))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, embed_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Post-norm transformer block that also returns its feed-forward output.
+
+    (B, L, D) -> (B, L, D) and the raw feed-forward output (B, L, D), from which the
+    teacher's targets are made.
+
+    Source: AltBlock with layer_norm_first false, EAT@06c1c34, models/modules.py.
+    """
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, mlp_ratio: float, drop_path: float
+    ):
+        super().__init__()
+        self.drop_path = drop_path
+        self.attn = Attention(embed_dim, num_heads)
+        self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
+        self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        key_mask: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x = x + self._maybe_drop(self.attn(x, key_mask), generator)
+        residual = self.norm1(x)
+        feed_forward = self.mlp(residual)
+        x = self.norm2(residual + self._maybe_drop(feed_forward, generator))
+        return x, feed_forward
+
+    def _maybe_drop(self, branch, generator):
+        if self.drop_path == 0.0 or not self.training:
+            return branch
+        return drop_path(branch, self.drop_path, generator)
 
 
 class EncoderOutput(NamedTuple):
@@ -82,8 +195,7 @@ class SSLAMEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         rates = torch.linspace(0, config.drop_path, config.depth).tolist()
         self.blocks = nn.ModuleList(
-            Block(width, config.num_heads, config.mlp_ratio, rate, NORM_EPS)
-            for rate in rates
+            Block(width, config.num_heads, config.mlp_ratio, rate) for rate in rates
         )
         self.positions: torch.Tensor
         table = sincos_positions(width, config.max_frames // PATCH_SIZE)
@@ -130,7 +242,11 @@ class SSLAMEncoder(nn.Module):
             target_frames: As in the configuration, whose value is the default.
         """
         target_frames = target_frames or self.config.target_frames
-        raw, frames = self.raw_fbank(xs_pad, ilens)
+        if self.config.input_size == 1:
+            xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
+            raw, frames = kaldi_fbank(xs_pad, ilens)
+        else:
+            raw, frames = checked_fbank(xs_pad, ilens)
         if target_frames is not None:
             raw = fit_frames(raw, target_frames)
             frames = torch.full_like(frames, target_frames)
@@ -139,15 +255,6 @@ class SSLAMEncoder(nn.Module):
         else:
             raw = fit_frames(raw, int(num_patch_steps(frames.max())) * PATCH_SIZE)
         return self.log_mel.normalize(raw), frames
-
-    def raw_fbank(
-        self, xs_pad: torch.Tensor, ilens: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Un-normalised log-mel (B, T, 128), zero beyond a clip's end, and frames."""
-        if self.config.input_size == 1:
-            xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
-            return kaldi_fbank(xs_pad, ilens)
-        return checked_fbank(xs_pad, ilens)
 
     def embed(self, fbank: torch.Tensor) -> torch.Tensor:
         """Patch embedding plus positions: (B, T, 128) -> (B, N, D), without CLS."""
@@ -209,11 +316,9 @@ class SSLAMEncoder(nn.Module):
         collect: bool = False,
         generator: torch.Generator | None = None,
     ) -> EncoderOutput:
-        """Encode clips of at most one pass; padding is not attended to.
+        """Encode what `fbank` gives of clips of at most one pass, as `encode` does.
 
-        Args:
-            fbank, frames: From `fbank`.
-            num_blocks, collect, generator: As for `encode`.
+        Padding is not attended to.
         """
         patches = self.embed(fbank)
         return self.encode(
@@ -241,12 +346,11 @@ class SSLAMEncoder(nn.Module):
         everything, num_blocks = layer == "all", self.config.num_blocks
         if layer not in (-1, "all"):
             num_blocks = min(int(layer), num_blocks)
+        options = {"num_blocks": num_blocks, "collect": everything}
         fbank, frames = self.fbank(xs_pad, ilens)
         max_frames = self.config.max_frames
         if fbank.shape[1] <= max_frames:
-            return self.encode_fbank(
-                fbank, frames, num_blocks=num_blocks, collect=everything
-            )
+            return self.encode_fbank(fbank, frames, **options)
         chunks = []
         for start in range(0, fbank.shape[1], max_frames):
             rows = (frames > start).nonzero()[:, 0]
@@ -254,9 +358,7 @@ class SSLAMEncoder(nn.Module):
             length = (frames - start).clamp(max=max_frames)
             if len(rows) < len(fbank):
                 part, length = part[rows], length[rows]
-            out = self.encode_fbank(
-                part, length, num_blocks=num_blocks, collect=everything
-            )
+            out = self.encode_fbank(part, length, **options)
             chunks.append((rows, length, out.layers or [out.last]))
         layers = _join_chunks(chunks, len(fbank))
         valid = self.patch_mask(frames, layers[-1].shape[1] - 1)
@@ -308,20 +410,17 @@ class SSLAMEncoder(nn.Module):
         Returns:
             Output (B, L, output_size), zero beyond a clip's end, and lengths (B,).
         """
-        freq, upsample = self.config.freq, self.config.upsample
+        freq, repeats = self.config.freq, self.config.upsample
         cls, patches = tokens[:, :1], tokens[:, 1:]
         B, N, D = patches.shape
         S = N // PATCHES_PER_STEP
         grid = patches.reshape(B, S, PATCHES_PER_STEP, D)
-        if freq == "mean":
-            grid, width = grid.mean(2), 1
-        elif freq == "concat":
-            grid, width = grid.flatten(2), 1
+        grid = grid.mean(2) if freq == "mean" else grid.flatten(2)
+        out = grid.repeat_interleave(repeats, 1)
+        if freq == "concat":
             cls = cls.repeat(1, 1, PATCHES_PER_STEP)
-        else:
-            grid, width = grid.flatten(2), PATCHES_PER_STEP
-        repeats = upsample * width
-        out = grid.repeat_interleave(upsample, 1)
+        elif freq == "flatten":
+            repeats *= PATCHES_PER_STEP
         out = out.reshape(B, S * repeats, cls.shape[-1])
         olens = steps * repeats
         if self.config.cls_token:

@@ -54,7 +54,8 @@ def kaldi_fbank(
         Un-normalised log-mel (B, T, 128), zero beyond a clip's end, and frames (B,).
 
     Raises:
-        ValueError: A clip is shorter than one window (400 samples, 25 ms).
+        ValueError: A clip is shorter than one window (400 samples, 25 ms); not looked
+            at while tracing, where the result is as long as the padding allows.
 
     Source: torchaudio.compliance.kaldi.fbank with the arguments of
     cwx-worst-one/EAT@06c1c34, data/raw_audio_dataset.py.
@@ -64,45 +65,30 @@ def kaldi_fbank(
     if lengths is None:
         lengths = torch.full((len(speech),), speech.shape[1])
     lengths = lengths.to(speech.device)
-    if torch.compiler.is_compiling():
-        return _traceable_fbank(speech, lengths)
-    if len(speech) == 0 or int(lengths.min()) < FRAME_LENGTH:
+    # for `torch.compile`, `torch.export` and ONNX, where values decide no step
+    traced = torch.compiler.is_compiling()
+    if not traced and (len(speech) == 0 or int(lengths.min()) < FRAME_LENGTH):
         shortest = int(lengths.min()) if len(speech) else 0
         raise ValueError(
             f"a clip has {shortest} samples, at least {FRAME_LENGTH} (25 ms at 16 kHz) "
             "are needed: pad it or leave it out"
         )
+    frames = num_frames(lengths)
     with torch.autocast(speech.device.type, enabled=False):
         speech = zero_padding(speech.float(), lengths)
-        # clip by clip: another order of summation shows in nearly silent bins
-        means = [
-            clip[:n].mean() for clip, n in zip(speech, lengths.tolist(), strict=True)
-        ]
-        mean = torch.stack(means)[:, None]
+        if traced:
+            mean = speech.sum(1, keepdim=True) / lengths[:, None]
+        else:  # clip by clip: another order of summation shows in nearly silent bins
+            clips = zip(speech, lengths.tolist(), strict=True)
+            mean = torch.stack([clip[:n].mean() for clip, n in clips])[:, None]
         speech = zero_padding(speech - mean, lengths)
         windows = speech.unfold(1, FRAME_LENGTH, FRAME_SHIFT)
+        if traced:
+            return zero_padding(_log_mel(windows), frames), frames
         cpu = speech.device.type == "cpu"
         step = (FRAMES_PER_PASS if cpu else FRAMES_PER_PASS_GPU) // len(speech)
-        step = max(1, step)
-        fbank = torch.cat([_log_mel(part) for part in windows.split(step, 1)], 1)
-    frames = num_frames(lengths)
+        fbank = torch.cat([_log_mel(x) for x in windows.split(max(1, step), 1)], 1)
     return zero_padding(fbank[:, : int(frames.max())], frames), frames
-
-
-def _traceable_fbank(
-    speech: torch.Tensor, lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same for `torch.compile`, `torch.export` and ONNX: values decide no step.
-
-    The result is as long as the padded waveforms allow; `lengths` are not checked.
-    """
-    with torch.autocast(speech.device.type, enabled=False):
-        speech = zero_padding(speech.float(), lengths)
-        mean = speech.sum(1, keepdim=True) / lengths[:, None]
-        speech = zero_padding(speech - mean, lengths)
-        fbank = _log_mel(speech.unfold(1, FRAME_LENGTH, FRAME_SHIFT))
-    frames = num_frames(lengths)
-    return zero_padding(fbank, frames), frames
 
 
 def _log_mel(windows: torch.Tensor) -> torch.Tensor:
@@ -213,15 +199,12 @@ class LogMel(torch.nn.Module):
         if override and mean is None:
             raise ValueError("override_fbank_stats needs fbank_mean and fbank_std")
         self.explicit = mean is not None
+        self.override = override
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        self.override = override
-        self.register_buffer(
-            "mean", torch.tensor(mean if self.explicit else AUDIOSET_MEAN)
-        )
-        self.register_buffer(
-            "std", torch.tensor(std if self.explicit else AUDIOSET_STD)
-        )
+        values = (mean, std) if self.explicit else (AUDIOSET_MEAN, AUDIOSET_STD)
+        for name, value in zip(("mean", "std"), values, strict=True):
+            self.register_buffer(name, torch.tensor(value))
         self.register_load_state_dict_pre_hook(_before_loading)
 
     def forward(
@@ -241,8 +224,8 @@ def _before_loading(log_mel: LogMel, state_dict: dict, prefix: str, *_: Any) -> 
     names = [prefix + "mean", prefix + "std"]
     if not all(name in state_dict for name in names):
         return
-    own = (float(log_mel.mean), float(log_mel.std))
-    new = tuple(float(state_dict[name]) for name in names)
+    own = [float(log_mel.mean), float(log_mel.std)]
+    new = [float(state_dict[name]) for name in names]
     differs = any(
         abs(a - b) > 1e-4 * max(1.0, abs(b)) for a, b in zip(own, new, strict=True)
     )
@@ -251,8 +234,8 @@ def _before_loading(log_mel: LogMel, state_dict: dict, prefix: str, *_: Any) -> 
             logging.warning(
                 "fbank mean/std %s kept as asked; the checkpoint has %s", own, new
             )
-        state_dict[prefix + "mean"] = log_mel.mean.detach().clone()
-        state_dict[prefix + "std"] = log_mel.std.detach().clone()
+        values = (log_mel.mean.detach().clone(), log_mel.std.detach().clone())
+        state_dict.update(zip(names, values, strict=True))
     elif log_mel.explicit and differs:
         raise ValueError(
             f"fbank mean/std are {own} in the config, {new} in the checkpoint: "

@@ -6,10 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet2_sslam.checkpoint import (
-    decoder_state_from_authors,
-    encoder_state_from_authors,
-)
+from espnet2_sslam.checkpoint import DECODER_NAMES, ENCODER_NAMES, from_authors
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 
@@ -61,26 +58,30 @@ def tiny_model(**options):
         decoder_conf=dict(num_layers=2, groups=4),
         **options,
     )
-    model.decoder.load_state_dict(decoder_state_from_authors(student))
+    model.decoder.load_state_dict(below(ours(student), "decoder."))
     load_encoder(model.teacher.encoder, teacher)
     return model.train()
 
 
+def ours(state):
+    """The authors' entries under our names."""
+    return from_authors("the golden state", state, {**ENCODER_NAMES, **DECODER_NAMES})
+
+
+def below(state, prefix):
+    """The entries below a prefix, without it."""
+    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+
+
 def load_encoder(encoder, state):
     """Load all but the fbank mean and std, which the authors do not store."""
-    report = encoder.load_state_dict(encoder_state_from_authors(state), strict=False)
+    report = encoder.load_state_dict(below(ours(state), "encoder."), strict=False)
     assert report.missing_keys == FBANK_NAMES and not report.unexpected_keys
 
 
 def our_name(name):
     """Our parameter name in the pre-training model for one of the authors' names."""
-    for prefix, rename in (
-        ("encoder.", encoder_state_from_authors),
-        ("decoder.", decoder_state_from_authors),
-    ):
-        for renamed in rename({name: None}):
-            return prefix + renamed
-    raise KeyError(name)
+    return next(iter(ours({name: torch.empty(0)})))
 
 
 def relative_error(value, golden):

@@ -1,9 +1,6 @@
 """Names to files: local paths, Hugging Face ids, ESPnet tags, packed models."""
 
 import io
-import os
-import subprocess
-import sys
 import tarfile
 import time
 import zipfile
@@ -13,8 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import constants, hf_hub_download
 
-import espnet2_sslam.unpack as unpacking
-from espnet2_sslam.checkpoint import CheckpointError, hub, resolve
+from espnet2_sslam.checkpoint import CheckpointError, resolve
 from tests.hub_case import COMMIT, Hub
 
 REPO = "someone/sslam"
@@ -111,6 +107,18 @@ def test_a_pinned_commit_needs_no_network_the_second_time(get, server):
     assert server.requests == []
 
 
+def test_a_commit_of_which_only_the_weights_are_there_is_completed(
+    get, server, tmp_path
+):
+    options = {"revision": COMMIT, "cache_dir": tmp_path / "hf"}
+    hf_hub_download(REPO, "model.safetensors", **options)
+    assert (get(revision=COMMIT) / "config.json").is_file()
+    server.add("someone/bare", {"model.safetensors": b"weights"})  # an old export
+    folder = get("someone/bare")
+    server.close()
+    assert get("someone/bare") == folder == get(f"someone/bare@{COMMIT}")
+
+
 def test_a_revision_chooses_the_commit(get, server):
     server.add(REPO, {**FILES, "config.json": b'{"new": 1}'}, OTHER)
     assert b"new" in (get() / "config.json").read_bytes()
@@ -152,16 +160,15 @@ def test_what_another_program_has_downloaded_is_used_offline(get, server, tmp_pa
         get()
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_again(get, server, caplog):
-    path = get() / "model.safetensors"
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_file_is_fetched_again_and_a_wrong_one_refused(
+    get, server, caplog, name
+):
+    path = get() / name
     path.resolve().chmod(0o644)
     path.resolve().write_bytes(b"x" * path.stat().st_size)
-    assert (get() / "model.safetensors").read_bytes() == FILES["model.safetensors"]
-    assert "damaged" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_file_that_is_not_what_the_hub_lists_is_refused(get, server, name):
+    assert (get() / name).read_bytes() == FILES[name] and "damaged" in caplog.text
+    path.resolve().write_bytes(b"x" * path.stat().st_size)
     server.broken[name] = FILES[name].replace(b"s", b"z")
     with pytest.raises(CheckpointError) as error:
         get()
@@ -187,7 +194,7 @@ def test_an_interrupted_download_leaves_nothing_half_and_can_be_repeated(get, se
         (401, None, "does not exist, or is private"),
         (403, "GatedRepo", "is gated: accept its terms"),
         (403, None, "may not be read with this token"),
-        (404, "RevisionNotFound", "has no revision"),
+        (404, "RevisionNotFound", "has no such revision"),
         (503, None, "the Hub answers 503"),
     ],
 )
@@ -205,7 +212,7 @@ def test_a_full_disk_is_said_in_one_line(get, monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
     with pytest.raises(CheckpointError) as error:
         get()
-    assert "no space left on the disk (/cache/x)" in _line(error)
+    assert "No space left on device (/cache/x): free some" in _line(error)
 
 
 @pytest.mark.parametrize(
@@ -241,20 +248,6 @@ def test_the_best_weights_of_a_repository_are_chosen(get, server, files, name):
     assert ("config.yaml" in beside) == (name == "latest.pth")
 
 
-def test_hf_hub_offline_in_the_environment_is_heeded(get, server, tmp_path):
-    folder = get()
-    server.requests.clear()
-    code = (
-        "from espnet2_sslam.checkpoint import resolve\n"
-        f"print(resolve('{REPO}', cache_dir='{tmp_path / 'hf'}'))"
-    )
-    env = {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert run.stdout.strip() == str(folder), run.stderr
-    assert server.requests == []
-
-
 # --- packed models
 
 
@@ -277,64 +270,17 @@ def test_a_packed_model_is_unpacked_once(tmp_path):
     assert resolve(path, cache_dir=tmp_path / "cache").read_bytes() == b"other weights"
 
 
-@pytest.mark.parametrize("suffix, mode", [(".tar", "w"), (".tgz", "w:gz")])
-def test_tar_files_are_read_as_well_but_no_links(tmp_path, suffix, mode):
+def test_a_packed_tar_is_read_as_well(tmp_path):
     # an absolute path in meta.yaml is one of the archive, where it has no first slash
     meta = {section: {k: f"/{v}" for k, v in META[section].items()} for section in META}
-    for link in (False, True):
-        path = tmp_path / f"model{link}{suffix}"
-        with tarfile.open(path, mode) as file:
-            for name, content in {**PACK, "meta.yaml": yaml.safe_dump(meta)}.items():
-                content = content.encode() if isinstance(content, str) else content
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                file.addfile(info, io.BytesIO(content))
-            if link:
-                info = tarfile.TarInfo("link")
-                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-                file.addfile(info)
-        if link:
-            with pytest.raises(CheckpointError, match="not safe to unpack"):
-                resolve(path, cache_dir=tmp_path / "cache")
-        else:
-            weights = resolve(path, cache_dir=tmp_path / "cache")
-            assert weights.read_bytes() == b"weights"
-
-
-def _link_in_zip(file):
-    info = zipfile.ZipInfo("link")
-    info.external_attr = 0o120777 << 16
-    file.writestr(info, "/etc/passwd")
-
-
-EVIL = {
-    "parent": lambda file: file.writestr("../evil.txt", "x"),
-    "absolute": lambda file: file.writestr("/tmp/evil.txt", "x"),
-    "windows": lambda file: file.writestr("..\\evil.txt", "x"),
-    "link": _link_in_zip,
-    "twice": lambda file: file.writestr("exp/cls/latest.pth", b"other"),
-}
-
-
-@pytest.mark.parametrize("kind", EVIL)
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, kind):
-    path = _zip(tmp_path / "model.zip")
-    with zipfile.ZipFile(path, "a") as file:
-        EVIL[kind](file)
-    with pytest.raises(CheckpointError, match="not safe to unpack"):
-        resolve(path, cache_dir=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpacking, "SMALL_BYTES", 1 << 20)
-    path = tmp_path / "model.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for member, content in {**PACK, "bomb": bytes(4 << 20)}.items():
-            file.writestr(member, content)
-    with pytest.raises(CheckpointError, match="more than its size lets expect"):
-        resolve(path, cache_dir=tmp_path / "cache")
+    files = {**PACK, "meta.yaml": yaml.safe_dump(meta).encode()}
+    with tarfile.open(tmp_path / "model.tgz", "w:gz") as file:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    weights = resolve(tmp_path / "model.tgz", cache_dir=tmp_path / "cache")
+    assert weights.read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize(
@@ -342,7 +288,7 @@ def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     [
         ({"a.txt": b"x"}, "holds no meta.yaml"),
         ({"meta.yaml": b"[]"}, "not that of ESPnet's pack"),
-        ({"meta.yaml": b"{yaml_files: {}, files: {}}"}, "must name one train_config"),
+        ({"meta.yaml": b"files: {}"}, "must name one model_file"),
         ({"meta.yaml": PACK["meta.yaml"]}, "lacks exp/cls/config.yaml"),
     ],
 )
@@ -351,53 +297,17 @@ def test_an_archive_without_a_model_says_so(tmp_path, files, line):
         resolve(_zip(tmp_path / "m.zip", files), cache_dir=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("name", ["m.zip", "m.tar"])
-def test_a_damaged_archive_says_so(tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(b"PK\3\4 cut off")
-    with pytest.raises(CheckpointError, match="no archive that can be unpacked"):
-        resolve(path, cache_dir=tmp_path / "cache")
-    _zip(path)
-    path.write_bytes(path.read_bytes().replace(b"weights", b"changed"))
-    if name.endswith(".zip"):  # a wrong checksum inside
-        with pytest.raises(CheckpointError, match="no archive that can be unpacked"):
-            resolve(path, cache_dir=tmp_path / "cache")
-
-
-# --- ESPnet's model zoo
-
-
-@pytest.fixture
-def zoo(tmp_path, monkeypatch):
-    """espnet_model_zoo with one tag more, whose file is already in its cache."""
-    pytest.importorskip("espnet_model_zoo", reason="the model zoo is not installed")
-    from espnet_model_zoo import downloader
-
-    url = "http://127.0.0.1:9/files/sslam.zip?download=1"
-    table = Path(downloader.__file__).with_name("table.csv").read_text()
-    table += f"\n,,someone/packed sslam,{url},,,,,,,true\n"
-    (tmp_path / "zoo").mkdir()
-    (tmp_path / "zoo" / "table.csv").write_text(table)
-    (tmp_path / "zoo" / "downloader.py").write_text("")
-    monkeypatch.setattr(downloader, "__file__", str(tmp_path / "zoo" / "downloader.py"))
-    known = hub.zoo_table()
-    assert any(address.startswith("https://zenodo.org/") for address in known.values())
-    monkeypatch.setattr(
-        hub, "zoo_table", lambda: {**known, "someone/packed sslam": url}
-    )
-    return downloader.str_to_hash(url)
-
-
-def test_a_zoo_tag_in_the_cache_needs_no_network(zoo, tmp_path):
-    folder = tmp_path / "cache" / zoo
-    folder.mkdir(parents=True)
-    _zip(folder / "sslam.zip")
-    (folder / "url").write_text("...")
-    weights = resolve("someone/packed sslam", cache_dir=tmp_path / "cache")
-    assert weights.read_bytes() == b"weights"
-
-
-def test_a_zoo_tag_without_network_says_so(zoo, tmp_path):
-    with pytest.raises(CheckpointError) as error:
-        resolve("someone/packed sslam", cache_dir=tmp_path / "cache")
-    assert "neither in the cache" in _line(error)
+def test_a_damaged_or_evil_archive_is_refused_and_leaves_nothing(tmp_path):
+    damaged = _zip(tmp_path / "damaged.zip")
+    content = damaged.read_bytes().replace(b"weights", b"changed")
+    damaged.write_bytes(content)  # a wrong checksum inside
+    (tmp_path / "cut.tar").write_bytes(b"PK\3\4 cut off")
+    _zip(tmp_path / "evil.zip", {**PACK, "../evil.txt": b"x"})
+    for name, line in {
+        "damaged.zip": "no archive that can be unpacked",
+        "cut.tar": "no archive that can be unpacked",
+        "evil.zip": "not safe to unpack",
+    }.items():
+        with pytest.raises(CheckpointError, match=line):
+            resolve(tmp_path / name, cache_dir=tmp_path / "cache")
+        assert list((tmp_path / "cache").iterdir()) == []

@@ -6,9 +6,12 @@ import resource
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from espnet2_sslam import store
 
@@ -163,3 +166,13 @@ def test_a_journal_is_rewritten_from_its_own_records(tmp_path):
         assert [record["piece"] for _, record in journal] == [3, 1]
         journal.append({"piece": 9})
         assert [record["piece"] for _, record in journal] == [3, 1, 9]
+
+
+def test_a_checkpoint_of_a_training_is_read_without_running_code(tmp_path):
+    states = {"reporter": {1: {"time": timedelta(seconds=2), "mAP": np.float64(0.5)}}}
+    torch.save({**states, "model": torch.ones(2)}, tmp_path / "checkpoint.pth")
+    content = store.read_pickle(tmp_path / "checkpoint.pth")
+    assert {"reporter": content["reporter"]} == states
+    torch.save({**states, "schedule": Path("x")}, tmp_path / "checkpoint.pth")
+    with pytest.raises(ValueError, match=r"asks for pathlib\S*Path: .*not read"):
+        store.read_pickle(tmp_path / "checkpoint.pth")

@@ -389,7 +389,7 @@ def _parser(command: str, purpose: str, epilog: str) -> argparse.ArgumentParser:
         f"sslam {command}", description=purpose, epilog=epilog, formatter_class=style
     )
     text = "model folder, checkpoint of the authors, training folder or its .pth, "
-    text += "Hugging Face id or ESPnet model zoo tag"
+    text += "packed .zip or Hugging Face id"
     parser.add_argument("model", metavar="MODEL", help=text)
     add = parser.add_argument_group("model").add_argument
     text = "which weights of a pre-training checkpoint (default: student)"

@@ -4,7 +4,7 @@ SOURCE is one of
   - the authors' .pt file (EAT or SSLAM, pre-trained or fine-tuned)
   - their safetensors export (a folder, a file, or its Hugging Face id)
   - a training of ours (its folder, or a .pth file with config.yaml beside)
-  - a folder in our format, a packed .zip, or an ESPnet model zoo tag
+  - a folder in our format, or a packed .zip
 
 OUTPUT's suffix says what to write, or --to:
   folder       model.safetensors and config.json, for every other command (default)
@@ -64,12 +64,15 @@ def main(cmd: Sequence[str] | None = None) -> None:
     in_use = any(output.iterdir()) if output.is_dir() else output.exists()
     if in_use and not args.overwrite:
         raise ValueError(f"{output} is there already: --overwrite replaces it")
-    from espnet2_sslam.checkpoint import assemble, read_labels, read_parts
+    from espnet2_sslam.checkpoint import assemble, read_parts
 
     parts = read_parts(args.source, revision=args.revision, cache_dir=args.cache_dir)
     classes = None
     if args.labels is not None:
-        classes = read_labels(args.labels, (parts.head_options or {}).get("classes"))
+        from espnet2_sslam.corpus import read_class_names
+
+        known = (parts.head_options or {}).get("classes")
+        classes = read_class_names(args.labels, known)
     parts = parts.complete(
         args.source,
         weights=args.weights,
@@ -122,7 +125,7 @@ def describe(parts: "Parts") -> str:
             f"classifier: {len(head['classes'])} classes ({head['classes'][0]}, ...), "
             f"{head['task']}, pooling {head['pooling']}"
         )
-    others = [name for name in ("decoder", "teacher") if getattr(parts, name)]
+    others = [name for name in ("decoder", "teacher") if parts.below(f"{name}.")]
     if others:
         lines.append(f"in the source beside it: {' and '.join(others)}")
     return "\n".join(lines)

@@ -36,7 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
     number = {"type": int, "metavar": "N"}
     add = parser.add_argument
     text = "model folder, checkpoint of the authors, training folder or its .pth, "
-    text += "Hugging Face id or ESPnet model zoo tag"
+    text += "packed .zip or Hugging Face id"
     add("model", metavar="MODEL", help=text)
     add("output", metavar="OUT.onnx", type=Path, help="file to write")
     add("--weights", choices=("student", "teacher"), default="student")

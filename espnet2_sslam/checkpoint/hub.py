@@ -1,16 +1,14 @@
-"""From what a user names (path, Hugging Face id, ESPnet tag) to files on this disk.
+"""From what a user names (path, packed model, Hugging Face id) to files on this disk.
 
 Downloads are of one exact commit, and every file is checked against the hash that the
 Hub lists for it. With the files in Hugging Face's cache no network is needed.
 """
 
-import csv
 import errno
 import hashlib
-import importlib.util
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,8 +24,8 @@ HUB_URL = "https://huggingface.co/"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TIMEOUT = 20  # seconds for the list of a repository's files
 UNPACKED = Path("~/.cache/espnet2_sslam/unpacked")
-ZOO_FILES = Path("~/.cache/espnet_model_zoo")  # espnet_model_zoo's own default
-META_FILE = "meta.yaml"  # of ESPnet's pack: it names config.yaml and the weights
+META_FILE = "meta.yaml"  # of ESPnet's pack: it names the weights
+MODEL_FILE = "model_file"  # so ends the weights' key in it
 FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".yaml", ".json", ".onnx", ".bin")
 WEIGHTS = ("model.safetensors", "*.safetensors", "*.pt", "*.pth")  # first kind found
 CONFIGS = ("config.json", "config.yaml", "preprocessor_config.json", "classes.txt")
@@ -35,7 +33,7 @@ TEXTS = (*CONFIGS, "*label*.csv", "*label*.txt", "*label*.json")
 NO_REPOSITORY = "does not exist, or is private: check the name, or `hf auth login`"
 REFUSALS = {  # by huggingface_hub's error or the status of the answer
     "GatedRepoError": "is gated: accept its terms on its page, then `hf auth login`",
-    "RevisionNotFoundError": "has no revision {revision}: see its list of commits",
+    "RevisionNotFoundError": "has no such revision: see its list of commits",
     "RepositoryNotFoundError": NO_REPOSITORY,
     401: NO_REPOSITORY,
     403: "may not be read with this token: `hf auth login` with another",
@@ -52,13 +50,12 @@ def resolve(
     """Find or fetch a model; afterwards its files are on this disk.
 
     Args:
-        source: In this order: a local path; a tag of espnet_model_zoo's table; a
-            Hugging Face id, "user/repo" or "user/repo@revision". A packed model (.zip)
-            is unpacked into a cache folder, wherever it comes from.
+        source: A local path, or else a Hugging Face id, "user/repo" or
+            "user/repo@revision". A packed model (.zip) is unpacked into a cache folder.
         revision: Branch, tag or commit of a Hugging Face id. A branch is resolved to
             its commit, which is logged, so that it can be pinned.
-        cache_dir: Where downloads and unpacked models go; by default the caches of
-            Hugging Face and espnet_model_zoo, and ~/.cache/espnet2_sslam/unpacked.
+        cache_dir: Where downloads and unpacked models go; by default Hugging Face's
+            cache and ~/.cache/espnet2_sslam/unpacked.
 
     Returns:
         The local path; or a folder with the model's files; or, of a packed model and of
@@ -71,15 +68,14 @@ def resolve(
     unpacked = Path(cache_dir or UNPACKED).expanduser()
     try:
         if text and path.exists():
-            _refuse_revision(f"{text} is a local path", revision)
+            if revision is not None:
+                raise CheckpointError(
+                    f"{text} is a local path: revision is for a Hugging Face id, leave "
+                    "it out"
+                )
             packed = path.is_file() and is_archive(path)
             return unpack_model(path, unpacked) if packed else path
-        url = zoo_table().get(text, HUB_URL)
-        if not url.startswith(("huggingface.co", HUB_URL)):
-            _refuse_revision(f"{text} is an ESPnet tag with a fixed file", revision)
-            return unpack_model(_zoo_download(text, cache_dir), unpacked)
-        page = url.removeprefix(HUB_URL).strip("/") if url.startswith(HUB_URL) else ""
-        name = page or text.removeprefix(HUB_URL)
+        name = text.removeprefix(HUB_URL)
         is_file = isinstance(source, Path) or name.endswith((*FILE_SUFFIXES, ".zip"))
         if is_file or not HUB_ID.fullmatch(name):
             raise CheckpointError(
@@ -93,25 +89,15 @@ def resolve(
             )
         return _Repository(repo, inside or revision, cache_dir).fetch()
     except OSError as error:  # what the disk has to say, in one line
-        where = f" ({error.filename})" if error.filename else ""
-        reason = (error.strerror or " ".join(str(error).split())) + where
+        reason = error.strerror or " ".join(str(error).split())
+        if error.filename:
+            reason += f" ({error.filename})"
         if error.errno == errno.ENOSPC:
-            reason = (
-                f"no space left on the disk{where}: free some, or name another folder "
-                "as cache_dir, and run again"
-            )
+            reason += ": free some, or name another folder as cache_dir, and run again"
         raise CheckpointError(f"{text}: {reason}") from error
 
 
-def _refuse_revision(source: str, revision: str | None) -> None:
-    """A revision that would not be looked at is a mistake."""
-    if revision is not None:
-        raise CheckpointError(
-            f"{source}: revision is for a Hugging Face id, leave it out"
-        )
-
-
-# --- packed models and ESPnet's model zoo
+# --- packed models
 
 
 def unpack_model(archive: Path, cache_dir: Path) -> Path:
@@ -143,10 +129,8 @@ def unpack_model(archive: Path, cache_dir: Path) -> Path:
     return folder / weights
 
 
-def packed_files(
-    text: str | bytes, files: Iterable[str], source: str
-) -> tuple[str, str]:
-    """Paths of the config.yaml and of the weights beside it that a meta.yaml names.
+def packed_files(text: bytes, files: Iterable[str], source: str) -> tuple[str, str]:
+    """Paths of the config.yaml beside the weights that a meta.yaml names, and of these.
 
     Args:
         text: Content of meta.yaml.
@@ -157,71 +141,24 @@ def packed_files(
         CheckpointError: Not ESPnet's meta.yaml, or one of another kind of model.
     """
     try:
-        meta = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError):
-        meta = None
-    paths = []
-    for section, ending in ("yaml_files", "train_config"), ("files", "model_file"):
-        named = meta.get(section) if isinstance(meta, dict) else None
-        if not isinstance(named, dict):
-            raise CheckpointError(
-                f"{source}: its {META_FILE} is not that of ESPnet's pack"
-            )
-        several = len(named) != 1
-        chosen = [v for k, v in named.items() if not several or k.endswith(ending)]
-        if len(chosen) != 1 or not isinstance(chosen[0], str):
-            raise CheckpointError(
-                f"{source}: its {META_FILE} must name one {ending}, it names "
-                f"{', '.join(map(str, named)) or 'nothing'}: this is not one of our "
-                "models"
-            )
-        # An absolute path is stored without its first slash, as every archiver does it.
-        paths.append(chosen[0].lstrip("/"))
-        if paths[-1] not in files:
-            raise CheckpointError(f"{source} lacks {paths[-1]}, see its {META_FILE}")
-    config, weights = paths
-    if Path(config) != Path(weights).with_name("config.yaml"):
+        named = dict(yaml.safe_load(text)["files"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{source}: {config} is not the config.yaml beside {weights}: this is not "
-            "one of our models"
+            f"{source}: its {META_FILE} is not that of ESPnet's pack"
+        ) from None
+    models = [v for k, v in named.items() if len(named) == 1 or k.endswith(MODEL_FILE)]
+    if len(models) != 1:
+        raise CheckpointError(
+            f"{source}: its {META_FILE} must name one {MODEL_FILE}, it names "
+            f"{', '.join(map(str, named)) or 'nothing'}: this is not one of our models"
         )
+    # An absolute path is stored without its first slash, as every archiver does it.
+    weights = str(models[0]).lstrip("/")
+    config = Path(weights).with_name("config.yaml").as_posix()
+    for name in (config, weights):
+        if name not in files:
+            raise CheckpointError(f"{source} lacks {name}, see its {META_FILE}")
     return config, weights
-
-
-def zoo_table() -> dict[str, str]:
-    """Tags of the installed espnet_model_zoo and where their files are."""
-    package = importlib.util.find_spec("espnet_model_zoo")
-    if package is None or package.origin is None:
-        return {}
-    table = Path(package.origin).with_name("table.csv")
-    if not table.is_file():
-        return {}
-    with open(table, encoding="utf-8", newline="") as stream:
-        return {row["name"]: row["url"] for row in csv.DictReader(stream)}
-
-
-def _zoo_download(tag: str, cache_dir: str | Path | None) -> Path:
-    """The archive of a tag; from espnet_model_zoo's cache if it is there."""
-    from espnet_model_zoo.downloader import ModelDownloader, str_to_hash
-
-    folder = Path(cache_dir or ZOO_FILES).expanduser()
-    downloader = ModelDownloader(folder)
-    url = downloader.get_url(name=tag)
-    # ESPnet writes `url` after the whole archive; its own look at it asks the network.
-    done = folder / str_to_hash(url) / "url"
-    if done.is_file():
-        archives = [path for path in done.parent.iterdir() if is_archive(path)]
-        if len(archives) == 1:
-            return archives[0]
-    try:
-        return Path(downloader.download(tag))
-    except OSError as error:  # what requests raises is one, too
-        if error.errno == errno.ENOSPC:
-            raise
-        raise CheckpointError(
-            f"{tag} is neither in the cache ({folder}) nor can it be fetched from "
-            f"{url} ({type(error).__name__}): connect to the network and run again"
-        ) from error
 
 
 # --- Hugging Face
@@ -230,9 +167,7 @@ def _zoo_download(tag: str, cache_dir: str | Path | None) -> Path:
 class _Repository:
     """One repository at one revision, in a cache folder (Hugging Face's by default)."""
 
-    def __init__(
-        self, repo: str, revision: str | None, cache_dir: str | Path | None = None
-    ):
+    def __init__(self, repo: str, revision: str | None, cache_dir: str | Path | None):
         from huggingface_hub import constants
 
         self.repo, self.revision = repo, revision
@@ -241,7 +176,6 @@ class _Repository:
         self.storage = self.cache / f"models--{repo.replace('/', '--')}"
         self.online = False
         self.commit: str = revision or constants.DEFAULT_REVISION
-        self.files: list[str] = []
 
     def fetch(self) -> Path:
         """Folder of the commit; of a repository with .pt or .pth weights, that file.
@@ -249,23 +183,19 @@ class _Repository:
         Raises:
             CheckpointError: It cannot be had, or is not what it should be.
         """
-        if COMMIT.fullmatch(self.commit):
-            self.files = self._cached()
-        if not self._is_whole():  # else: a commit never changes, no need to ask the Hub
-            self._list()
-        if META_FILE in self.files:  # as ESPnet's model zoo puts models on the Hub
-            text = self._file(META_FILE).read_bytes()
-            names = list(packed_files(text, self.files, self.label))
-        else:
-            top = [name for name in self.files if "/" not in name]
-            names = [n for n in top if any(fnmatch(n, pattern) for pattern in TEXTS)]
-            # last: then the rest is there, see `_is_whole`
-            names.append(self._choose_weights(top))
+        names: Sequence[str] = ()
+        if COMMIT.fullmatch(self.commit):  # it never changes: no need to ask the Hub
+            with suppress(CheckpointError):
+                names = self._choose(self._cached())
+        # other programs fetch files one by one: the configuration may be lacking
+        is_safe = bool(names) and names[-1].endswith(".safetensors")
+        if not names or (is_safe and "config.json" not in names):
+            names = self._choose(self._list())
         path = [self._file(name) for name in names][-1]
         return path.parent if path.suffix == ".safetensors" else path
 
-    def _list(self) -> None:
-        """Ask the Hub for the commit and its files, or look into the cache."""
+    def _list(self) -> list[str]:
+        """The files of the commit: ask the Hub, or look into the cache."""
         from huggingface_hub import HfApi, errors
 
         try:
@@ -278,18 +208,16 @@ class _Repository:
             reason = self._reason(error)
             ref = self.storage / "refs" / self.commit
             self.commit = ref.read_text().strip() if ref.is_file() else self.commit
-            self.files = self._cached()
-            if not self.files:
+            files = self._cached()
+            if not files:
                 raise CheckpointError(
                     f"{self.label} is not in the cache ({self.cache}) and {reason}: "
                     "connect to the network and run again"
                 ) from error
             logging.info("%s: commit %s from the cache", self.label, self.commit)
-            return
+            return files
         assert info.sha, "the Hub names the commit"
         self.online = True
-        names = [file.rfilename for file in info.siblings or ()]
-        self.files = [name for name in names if ".." not in name.split("/")]
         if self.revision != info.sha:
             # as the Hub's own client keeps it, which so finds it without network
             with suppress(OSError):  # a cache that is read-only
@@ -297,6 +225,8 @@ class _Repository:
             pin = f"{self.repo}@{info.sha}"
             logging.info("%s is commit %s: pin it with %s", self.label, info.sha, pin)
         self.commit = info.sha
+        names = [file.rfilename for file in info.siblings or ()]
+        return [name for name in names if ".." not in name.split("/")]
 
     def _cached(self) -> list[str]:
         """The files of the commit that are on this disk."""
@@ -304,61 +234,43 @@ class _Repository:
         files = (path for path in snapshot.rglob("*") if path.is_file())
         return [path.relative_to(snapshot).as_posix() for path in files]
 
-    def _is_whole(self) -> bool:
-        """Whether the files are a whole model: other programs fetch them one by one."""
-        suffixes = {Path(name).suffix for name in self.files}
-        names = {Path(name).name for name in self.files}
-        if META_FILE in self.files:
-            return "config.yaml" in names and not suffixes.isdisjoint((".pt", ".pth"))
-        top = {Path(name).suffix for name in self.files if "/" not in name}
-        if ".safetensors" in top:
-            return "config.json" in names
-        return not top.isdisjoint((".pt", ".pth"))
+    def _choose(self, files: list[str]) -> Sequence[str]:
+        """Those of a commit's files that make the model, the weights last.
 
-    def _choose_weights(self, names: list[str]) -> str:
-        """The one file of weights in the repository's first folder."""
-        for pattern in WEIGHTS:
-            weights = sorted(name for name in names if fnmatch(name, pattern))
-            if len(weights) == 1:
-                return weights[0]
-            if weights:
-                raise CheckpointError(
-                    f"{self.label} holds several files of weights "
-                    f"({', '.join(weights)}): fetch one with `hf download "
-                    f"{self.repo} FILE` and name it"
-                )
-        if not self.online:
+        Raises:
+            CheckpointError: No weights, or several.
+        """
+        if META_FILE in files:  # as ESPnet's model zoo puts models on the Hub
+            text = self._file(META_FILE).read_bytes()
+            return packed_files(text, files, self.label)
+        top = [name for name in files if "/" not in name]
+        kinds = [sorted(n for n in top if fnmatch(n, kind)) for kind in WEIGHTS]
+        weights = next((names for names in kinds if names), [])
+        if len(weights) > 1:
+            raise CheckpointError(
+                f"{self.label} holds several files of weights ({', '.join(weights)}): "
+                f"fetch one with `hf download {self.repo} FILE` and name it"
+            )
+        if not weights and not self.online:
             raise CheckpointError(
                 f"{self.label}: the weights are not in the cache ({self.cache}) and "
                 "the Hub cannot be reached: connect to the network and run again"
             )
-        raise CheckpointError(
-            f"{self.label} holds no weights ({', '.join(WEIGHTS)}), but "
-            f"{', '.join(sorted(self.files)[:5]) or 'nothing'}"
-        )
-
-    def _file(self, name: str) -> Path:
-        """One file of the commit, checked; what is damaged is fetched once more."""
-        path = self.storage / "snapshots" / self.commit / name
-        if not path.is_file():
-            self._download(name)
-        elif self.online and not _is_sound(path):
-            logging.warning("%s in the cache is damaged: it is fetched again", path)
-            self._download(name, force=True)
-        if not _is_sound(path):
+        if not weights:
             raise CheckpointError(
-                f"{self.label}: {name} does not have the hash that the Hub lists: "
-                f"delete {path.resolve()} and run again"
+                f"{self.label} holds no weights ({', '.join(WEIGHTS)}), but "
+                f"{', '.join(sorted(files)[:5]) or 'nothing'}"
             )
-        return path
+        texts = [n for n in top if any(fnmatch(n, pattern) for pattern in TEXTS)]
+        return [*texts, *weights]
 
-    def _download(self, name: str, force: bool = False) -> None:
-        """Bring a file of the commit into the cache."""
+    def _file(self, name: str, again: bool = False) -> Path:
+        """One file of the commit, checked; what is damaged is fetched once more."""
         from huggingface_hub import errors, hf_hub_download
 
-        options = {"cache_dir": self.cache, "force_download": force}
+        options = {"cache_dir": self.cache, "force_download": again}
         try:
-            hf_hub_download(self.repo, name, revision=self.commit, **options)
+            path = hf_hub_download(self.repo, name, revision=self.commit, **options)
         except (errors.HTTPError, OSError, RuntimeError) as error:  # type: ignore
             if getattr(error, "errno", None) is not None:
                 raise  # the disk's, not the network's
@@ -367,6 +279,16 @@ class _Repository:
                 f"could not be fetched, {self._reason(error)}: run again, whole "
                 "files are kept"
             ) from error
+        path = Path(path)
+        if _is_sound(path):
+            return path
+        if self.online and not again:
+            logging.warning("%s is damaged: it is fetched again", path)
+            return self._file(name, again=True)
+        raise CheckpointError(
+            f"{self.label}: {name} does not have the hash that the Hub lists: "
+            f"delete {path.resolve()} and run again"
+        )
 
     def _reason(self, error: BaseException | None) -> str:
         """Why the Hub gave nothing, in a few words.
@@ -380,8 +302,7 @@ class _Repository:
         if status is not None and 400 <= status < 500 and status not in BUSY:
             line = line or f"cannot be had: the Hub answers {status}"
         if line:
-            line = line.format(revision=self.revision)
-            raise CheckpointError(f"{self.repo} {line}") from error
+            raise CheckpointError(f"{self.label} {line}") from error
         if status is not None:
             return f"the Hub answers {status}"
         while error is not None:

@@ -13,11 +13,10 @@ rebuilds the network from; the exports' layout as their public loaders read it.
 
 import json
 import logging
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,38 +50,42 @@ PREPROCESSOR = {  # the model computes the fbank itself: audio is only padded
     "return_attention_mask": True,
     "sampling_rate": SAMPLE_RATE,
 }
-FBANK_NAMES = ("log_mel.mean", "log_mel.std")  # entries of an encoder's state
+ENCODERS = ("encoder.", "teacher.encoder.")
+FBANK_NAMES = ("log_mel.mean", "log_mel.std")  # below these
 
-# authors' prefix -> ours; a trailing dot stands for everything below
+# Authors' prefix -> ours; a trailing dot stands for everything below. (A block of their
+# decoder is a sequence, whose first entry is the convolution: see `rename`.)
 ENCODER_NAMES = {
-    "modality_encoders.IMAGE.extra_tokens": "cls_token",
-    "modality_encoders.IMAGE.local_encoder.proj.": "patch_embed.proj.",
-    "modality_encoders.IMAGE.fixed_positional_encoder.positions": "positions",
-    "modality_encoders.IMAGE.context_encoder.norm.": "norm.",
-    "blocks.": "blocks.",
+    "modality_encoders.IMAGE.extra_tokens": "encoder.cls_token",
+    "modality_encoders.IMAGE.local_encoder.proj.": "encoder.patch_embed.proj.",
+    "modality_encoders.IMAGE.fixed_positional_encoder.positions": "encoder.positions",
+    "modality_encoders.IMAGE.context_encoder.norm.": "encoder.norm.",
+    "blocks.": "encoder.blocks.",
 }
 DECODER_NAMES = {
-    "modality_encoders.IMAGE.decoder.blocks.": "convs.",
-    "modality_encoders.IMAGE.decoder.proj.": "proj.",
+    "modality_encoders.IMAGE.decoder.blocks.": "decoder.convs.",
+    "modality_encoders.IMAGE.decoder.proj.": "decoder.proj.",
 }
 HEAD_NAMES = {"fc_norm.": "fc_norm.", "head.": "head."}
 HUGGINGFACE_NAMES = {
-    "model.extra_tokens": "cls_token",
-    "model.local_encoder.proj.": "patch_embed.proj.",
-    "model.fixed_positional_encoder.positions": "positions",
-    "model.pre_norm.": "norm.",
-    "model.blocks.": "blocks.",
+    "model.extra_tokens": "encoder.cls_token",
+    "model.local_encoder.proj.": "encoder.patch_embed.proj.",
+    "model.fixed_positional_encoder.positions": "encoder.positions",
+    "model.pre_norm.": "encoder.norm.",
+    "model.blocks.": "encoder.blocks.",
+    "model.fc_norm.": "fc_norm.",
+    "model.head.": "head.",
 }
-HUGGINGFACE_HEAD_NAMES = {"model.fc_norm.": "fc_norm.", "model.head.": "head."}
 
 HEAD_WIDTH = 64  # channels per attention head in every released model
 POOLINGS = {"CLS_TOKEN": "cls", "MEAN_POOLING": "mean", "LIN_SOFTMAX": "lin_softmax"}
 # The authors' loader chooses the fbank mean and std by these flags of the task.
 FBANK_BY_FLAG = {"esc50_eval": (-6.627, 5.359), "spcv2_eval": (-6.846, 5.565)}
-# Options of the authors' models that our encoder has built in.
-BUILT_IN = {"layer_norm_first": False, "norm_eps": 1e-6, "norm_affine": True}
-BUILT_IN_EXPORT = {**BUILT_IN, "in_chans": 1, "patch_size": PATCH_SIZE}
-BUILT_IN_IMAGE = {
+# Options of the authors' models, in any section, that our encoder has built in.
+BUILT_IN = {
+    "layer_norm_first": False,
+    "norm_eps": 1e-6,
+    "norm_affine": True,
     "num_extra_tokens": 1,
     "prenet_depth": 0,
     "use_alibi_encoder": False,
@@ -92,15 +95,9 @@ BUILT_IN_IMAGE = {
 }
 # What else the authors' trainer writes and their loader reads; sizes are filled in.
 CFG_FILE = Path(__file__).with_name("fairseq.yaml")
+SHARED_SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio")  # named alike in all
 # What training adds to an encoder and a stored model has no use for.
-TRAINING_ONLY = (
-    "drop_path",
-    "freeze",
-    "input_size",
-    "override_fbank_stats",
-    "pretrained",
-)
-HEAD_OPTIONS = ("task", "pooling", "head_norm", "weighted_layers")
+TRAINING_ONLY = "drop_path freeze input_size override_fbank_stats pretrained".split()
 COUNTERS = ("num_updates", "num_batches")  # buffers that only training has
 
 
@@ -110,42 +107,41 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Parts:
-    """A model taken apart: states under our names, whatever the file's layout was.
+    """A model taken apart: tensors under our names, whatever the file's layout was.
 
     Args:
-        encoder: State of `SSLAMEncoder`.
+        tensors: By the names of our trainings: `encoder.`; from pre-training `decoder.`
+            and `teacher.encoder.`; of a classifier `fc_norm.`, `head.`, `pooling.`.
         sizes: Fields of `EncoderConfig` that config.json keeps; num_heads may be None,
             where the file does not say.
-        head: The classifier's state beside the encoder's (fc_norm, head, pooling).
-        head_options: Fields of `HeadConfig`; classes may be None.
-        decoder: State of `ConvDecoder`, from pre-training.
-        teacher: Like `encoder`, from pre-training.
+        head_options: Of a classifier, the fields of `HeadConfig`; classes may be None.
         origin: Where the weights come from (file, sha256, layout, ...).
     """
 
-    encoder: State
+    tensors: State
     sizes: dict[str, Any]
-    head: State | None = None
     head_options: dict[str, Any] | None = None
-    decoder: State | None = None
-    teacher: State | None = None
     origin: dict[str, Any] = field(default_factory=dict)
+
+    def below(self, prefix: str) -> State:
+        """The tensors below a prefix, without it."""
+        return below(self.tensors, prefix)
 
     @property
     def fbank(self) -> tuple[float, float]:
         """Mean and std of the log-mel, as many digits as float32 has."""
-        mean, std = (round(float(self.encoder[name]), 6) for name in FBANK_NAMES)
+        encoder = self.below("encoder.")
+        mean, std = (round(float(encoder[name]), 6) for name in FBANK_NAMES)
         return mean, std
 
     def state(self) -> State:
         """The content of model.safetensors."""
-        encoder = {f"encoder.{name}": value for name, value in self.encoder.items()}
-        return {**encoder, **(self.head or {})}
+        training = ("decoder.", "teacher.")
+        return {k: v for k, v in self.tensors.items() if not k.startswith(training)}
 
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
-        mean, std = self.fbank
-        options = self.head_options
+        (mean, std), options = self.fbank, self.head_options
         kind = "SSLAMForAudioClassification" if options else "SSLAMModel"
         config = {
             "model_type": "sslam",
@@ -181,65 +177,67 @@ class Parts:
         Args:
             source: What errors call it.
             weights: "student" or "teacher" (EMA): whose become the encoder's.
-            num_heads: Attention heads, where the source does not say, or wrongly.
-            classes: Class names instead of the source's.
-            task: "multi_label" or "multi_class" instead of the source's.
-            fbank: (mean, std) instead of the source's.
+            num_heads, classes, task, fbank: Instead of what the source says, if given.
 
         Raises:
             CheckpointError: No teacher; the number of heads or the class names are
-                unknown, or do not fit the weights; class options for a model without
-                a head.
+                unknown, or do not fit the weights; class options without a head.
         """
-        parts = replace(self, sizes=dict(self.sizes))
+        tensors, origin = self.tensors, dict(self.origin)
         if weights not in ("student", "teacher"):
             raise CheckpointError(f"weights are student or teacher, not {weights!r}")
         if weights == "teacher":
-            if self.teacher is None:
+            teacher = self.below("teacher.encoder.")
+            if not teacher:
                 raise CheckpointError(
                     f"{source} holds no teacher (EMA): take weights student"
                 )
-            parts.encoder = self.teacher
-            parts.origin = {**self.origin, "weights": weights}
-        parts.sizes["num_heads"] = num_heads or parts.sizes.get("num_heads")
-        if parts.sizes["num_heads"] is None:
+            others = {k: v for k, v in tensors.items() if not k.startswith("encoder.")}
+            tensors = {**put_below(teacher, "encoder."), **others}
+            origin["weights"] = weights
+        sizes = {**self.sizes, "num_heads": num_heads or self.sizes.get("num_heads")}
+        if sizes["num_heads"] is None:
             raise CheckpointError(
                 f"{source} does not say how many attention heads it has: convert it "
                 "with sslam convert --num_heads N"
             )
         if fbank is not None:
-            parts.encoder = with_fbank(parts.encoder, fbank)
-            parts.teacher = parts.teacher and with_fbank(parts.teacher, fbank)
-        if parts.head is None:
-            if classes is not None or task is not None:
+            tensors = with_fbank(tensors, fbank)
+        if self.head_options is None:
+            if classes or task:
                 raise CheckpointError(
                     f"{source} has no classification head: leave labels and task out"
                 )
-            return parts
-        options = dict(parts.head_options or {})
+            return Parts(tensors, sizes, origin=origin)
+        options = dict(self.head_options)
         options["classes"] = classes or options["classes"]
         options["task"] = task or options["task"]
-        number, named = len(parts.head.get("head.weight", ())), options["classes"]
+        number, named = len(tensors.get("head.weight", ())), options["classes"]
         if not named or len(named) != number:
-            raise CheckpointError(
-                f"{source} has {number} classes, {len(named)} names were given"
-                if named
-                else f"{source} has {number} classes without names: convert it with "
-                "sslam convert --labels FILE"
-            )
-        parts.head_options = options
-        return parts
+            names = f", {len(named)} names were given" if named else " without names: "
+            remedy = "" if named else "convert it with sslam convert --labels FILE"
+            raise CheckpointError(f"{source} has {number} classes{names}{remedy}")
+        return Parts(tensors, sizes, options, origin)
 
 
-def with_fbank(encoder: State, fbank: tuple[float, float]) -> State:
-    """An encoder's state with this mean and std of the log-mel."""
-    tensors = (torch.tensor(float(value)) for value in fbank)
-    return {**encoder, **dict(zip(FBANK_NAMES, tensors, strict=True))}
+def with_fbank(tensors: State, fbank: tuple[float, float]) -> State:
+    """The tensors, each encoder with this mean and std of the log-mel."""
+    tensors = dict(tensors)
+    for prefix in ENCODERS:
+        if any(name.startswith(prefix) for name in tensors):
+            for name, value in zip(FBANK_NAMES, fbank, strict=True):
+                tensors[prefix + name] = torch.tensor(float(value))
+    return tensors
 
 
-def below(state: State, prefix: str) -> State:
+def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Entries below a prefix, without it."""
     return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+
+
+def put_below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries with a prefix."""
+    return {prefix + name: value for name, value in state.items()}
 
 
 # --- our folder and our trainings
@@ -275,15 +273,13 @@ def from_folder(state: State, config: Mapping[str, Any], source: str) -> Parts:
         CheckpointError: Weights and config.json that contradict each other.
     """
     options = config.get("classifier")
-    head = {k: v for k, v in state.items() if not k.startswith("encoder.")}
+    head = [name for name in state if not name.startswith("encoder.")]
     if head and not options:
         raise CheckpointError(f"{source} holds more than an encoder: {', '.join(head)}")
-    encoder = below(state, "encoder.")
-    missing = [name for name in FBANK_NAMES if name not in encoder]
+    missing = [name for name in FBANK_NAMES if f"encoder.{name}" not in state]
     if missing:
         raise CheckpointError(f"{source} lacks {', '.join(missing)} of its encoder")
-    parts = Parts(encoder, config["encoder"], head or None, options)
-    parts.origin = config.get("origin") or {}
+    parts = Parts(state, config["encoder"], options, config.get("origin") or {})
     stated = config["fbank_mean"], config["fbank_std"]
     if not np.allclose(parts.fbank, stated, rtol=1e-4, atol=1e-4):
         raise CheckpointError(
@@ -295,33 +291,29 @@ def from_folder(state: State, config: Mapping[str, Any], source: str) -> Parts:
 
 
 def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
-    """Take apart a pre-training model or a classifier; of other tasks, the encoder.
+    """Take apart a .pth file; of other tasks than ours, the encoder.
 
     Args:
-        state: The tensors of its .pth file.
-        config: Its config.yaml.
+        state: Its tensors.
+        config: The config.yaml beside it.
         source: What errors call the file.
     """
     conf = config["encoder_conf"].items()
     options = {name: value for name, value in conf if name not in TRAINING_ONLY}
     sizes = EncoderConfig.from_dict(options, f"encoder_conf beside {source}")
-    prefixes = ("encoder.", "decoder.", "teacher.encoder.")
-    encoder, decoder, teacher = (below(state, prefix) for prefix in prefixes)
-    head = {
-        name: value
-        for name, value in state.items()
-        if not name.startswith(prefixes) and name not in COUNTERS
-    }
-    parts = Parts(encoder, sizes.to_dict(STORED), teacher=teacher or None)
-    if "convs.0.weight" in decoder:  # ConvDecoder's, not that of an ASR model
-        parts.decoder = decoder
+    tensors = {name: value for name, value in state.items() if name not in COUNTERS}
+    parts = Parts(tensors, sizes.to_dict(STORED))
     names = config.get("class_names") or config.get("class_list")
     if isinstance(names, list):
-        model_conf = config.get("model_conf") or {}
-        kept = {name: model_conf[name] for name in HEAD_OPTIONS if name in model_conf}
-        parts.head = head
-        parts.head_options = HeadConfig(tuple(names), **kept).to_dict()
-    elif head:
+        defaults = HeadConfig(tuple(names)).to_dict()
+        conf = config.get("model_conf") or {}
+        parts.head_options = {k: conf.get(k, value) for k, value in defaults.items()}
+        return parts
+    # ConvDecoder's, not that of an ASR model
+    has_decoder = "decoder.convs.0.weight" in tensors
+    prefixes = (*ENCODERS, "decoder.") if has_decoder else ENCODERS
+    parts.tensors = {k: v for k, v in tensors.items() if k.startswith(prefixes)}
+    if len(parts.tensors) < len(tensors):
         logging.info("%s: only the encoder is taken", source)
     return parts
 
@@ -332,161 +324,10 @@ def to_training(parts: Parts) -> State:
     Pre-training: `encoder`, and `decoder` and `teacher.encoder` where they are;
     fine-tuning: `encoder` and the head.
     """
-    state = parts.state()
-    state.update({f"decoder.{k}": v for k, v in (parts.decoder or {}).items()})
-    state.update({f"teacher.encoder.{k}": v for k, v in (parts.teacher or {}).items()})
-    return state
+    return dict(parts.tensors)
 
 
 # --- the authors' files
-
-
-def from_fairseq(checkpoint: Any, source: str) -> Parts:
-    """Take apart what the authors' trainer wrote.
-
-    Args:
-        checkpoint: The unpickled file: a dict with `model`, or a bare state dict.
-        source: What errors call the file.
-
-    Raises:
-        CheckpointError: Not an EAT or SSLAM model; all entries that are too many;
-            an architecture that the encoder does not have.
-    """
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f"{source} holds a {type(checkpoint).__name__}, no model")
-    state = checkpoint.get("model", checkpoint)
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{source} holds no state dict under `model`")
-    state = dict(state)
-    is_nested = isinstance(state.get("_ema"), Mapping)
-    teacher = {**(state.pop("_ema") if is_nested else {}), **below(state, "_ema.")}
-    state = {k: v for k, v in state.items() if not k.startswith("_ema.")}
-    for name, value in {**state, **teacher}.items():
-        if not isinstance(value, torch.Tensor):
-            raise CheckpointError(
-                f"{source} is no model: {name} is a {type(value).__name__}, no tensor"
-            )
-    if any(name.startswith("model.modality_encoders.") for name in state):
-        # fine-tuned: the pre-trained network is one level down, the head is not
-        state = {name.removeprefix("model."): value for name, value in state.items()}
-    tables = (ENCODER_NAMES, DECODER_NAMES, HEAD_NAMES)
-    encoder, decoder, head = _known(source, state, *tables)
-    cfg = plain(checkpoint.get("cfg")) or {}
-    model_cfg, task_cfg = cfg.get("model") or {}, cfg.get("task") or {}
-    base_cfg = (model_cfg.get("pretrained_model_args") or {}).get("model") or model_cfg
-    image_cfg = (base_cfg.get("modalities") or {}).get("image") or {}
-    _check_architecture(source, (base_cfg, BUILT_IN), (image_cfg, BUILT_IN_IMAGE))
-    labels = (plain(checkpoint.get("task_state")) or {}).get("labels")
-    classes = None
-    if isinstance(labels, Mapping) and labels:  # {name: number}
-        classes = sorted(map(str, labels), key=lambda name: int(labels[name]))
-    details = {**base_cfg, **task_cfg, **model_cfg}
-    parts = _parts(encoder, head, details, base_cfg.get("num_heads"), classes)
-    if decoder:
-        parts.decoder = _float32(decoder)
-    if teacher:
-        [teacher] = _known(f"{source} (EMA)", teacher, ENCODER_NAMES)
-        parts.teacher = with_fbank(_float32(teacher), _fbank(details))
-    return parts
-
-
-def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Parts:
-    """Take apart an export of the authors; `config` may be empty.
-
-    Raises:
-        CheckpointError: As in `from_fairseq`.
-    """
-    tables = (HUGGINGFACE_NAMES, HUGGINGFACE_HEAD_NAMES)
-    encoder, head = _known(source, state, *tables)
-    _check_architecture(source, (config, BUILT_IN_EXPORT))
-    labels = config.get("id2label") or {}
-    classes = [labels[key] for key in sorted(labels, key=int)]
-    if all(name.startswith("LABEL_") for name in classes):
-        classes = None
-    return _parts(encoder, head, {}, config.get("num_heads"), classes)
-
-
-def to_fairseq(parts: Parts) -> dict[str, Any]:
-    """The content of a .pt file that the authors' code loads.
-
-    Tensors are the same objects as in `parts`. A classifier becomes their fine-tuned
-    layout; an encoder their pre-training layout, with decoder and EMA where they are.
-
-    Raises:
-        CheckpointError: A head that their classifier does not have.
-    """
-    student = rename(parts.encoder, reverse(ENCODER_NAMES))
-    stored = yaml.safe_load(CFG_FILE.read_text(encoding="utf-8"))
-    cfg = {
-        "model": _model_cfg(parts, stored),
-        "task": {**stored["task"], "_name": "mae_image_pretraining"},
-    }
-    task_state = {}
-    options = parts.head_options
-    if options is None:
-        state: OrderedDict[str, Any] = OrderedDict(student)
-        for name, value in (parts.decoder or {}).items():
-            nested = re.sub(r"^convs\.(\d+)\.", r"convs.\1.0.", name)
-            state.update(rename({nested: value}, reverse(DECODER_NAMES)))
-        if parts.teacher is not None:
-            state["_ema"] = rename(parts.teacher, reverse(ENCODER_NAMES))
-    else:
-        state = OrderedDict((f"model.{k}", v) for k, v in student.items())
-        state.update(_head(parts, HEAD_NAMES))
-        classes = options["classes"]
-        task_state = {"labels": {name: str(i) for i, name in enumerate(classes)}}
-        changed: dict[str, Any] = {
-            flag: parts.fbank == values for flag, values in FBANK_BY_FLAG.items()
-        }
-        changed["target_length"] = parts.sizes["target_frames"] or 1024
-        cfg = {  # with that of pre-training inside
-            "model": {
-                **stored["classifier"],
-                "num_classes": len(classes),
-                "prediction_mode": reverse(POOLINGS)[options["pooling"]],
-                "pretrained_model_args": cfg,
-                **changed,
-            },
-            "task": {
-                **cfg["task"],
-                "_name": "mae_image_classification",
-                "labels": "lbl",
-                **changed,
-            },
-        }
-    return {
-        "args": None,
-        "cfg": cfg,
-        "model": state,
-        "criterion": None,
-        "optimizer_history": [],
-        "task_state": task_state,
-        "extra_state": {},
-        "last_optimizer_state": None,
-    }
-
-
-def to_huggingface(parts: Parts) -> tuple[State, dict[str, Any]]:
-    """The tensors and the config.json of the authors' exports.
-
-    Raises:
-        CheckpointError: As in `to_fairseq`.
-    """
-    state = rename(parts.encoder, reverse(HUGGINGFACE_NAMES))
-    sizes = parts.sizes
-    config = {
-        "model_type": "eat",
-        "model_variant": "pretrain" if parts.head is None else "finetune",
-        **{n: sizes[n] for n in ("embed_dim", "depth", "num_heads", "mlp_ratio")},
-        "max_length": sizes["max_frames"] // PATCH_SIZE,
-        **yaml.safe_load(CFG_FILE.read_text(encoding="utf-8"))["export"],
-    }
-    if parts.head_options is not None:
-        state.update(_head(parts, HUGGINGFACE_HEAD_NAMES))
-        classes = parts.head_options["classes"]
-        config["num_classes"] = len(classes)
-        config["id2label"] = {str(i): name for i, name in enumerate(classes)}
-    return state, config
 
 
 class StandIn:
@@ -503,12 +344,11 @@ class StandIn:
 def plain(value: Any) -> Any:
     """A configuration as plain dicts, lists and values, whatever classes it came in."""
     if isinstance(value, StandIn):
-        state = vars(value)
+        value = vars(value)
         # omegaconf's containers, omegaconf's values, an enumeration
         for name in ("_content", "_val", "_value_"):
-            if name in state:
-                return plain(state[name])
-        return {name: plain(item) for name, item in state.items()}
+            if name in value:
+                return plain(value[name])
     if isinstance(value, dict):
         return {str(plain(name)): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -516,80 +356,183 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def rename(state: State, names: dict[str, str]) -> State:
-    """The entries whose names begin as in `names`, renamed."""
-    renamed = {}
-    for name, value in state.items():
-        for prefix in names:
-            if name == prefix or (prefix.endswith(".") and name.startswith(prefix)):
-                renamed[names[prefix] + name[len(prefix) :]] = value
-    return renamed
+def from_fairseq(checkpoint: Any, source: str) -> Parts:
+    """Take apart what the authors' trainer wrote.
 
-
-def reverse(names: dict[str, str]) -> dict[str, str]:
-    """The same table from our names to the authors'."""
-    return {ours: theirs for theirs, ours in names.items()}
-
-
-def encoder_state_from_authors(state: State) -> State:
-    """A state dict for `SSLAMEncoder` (without fbank mean and std) from fairseq's.
+    Args:
+        checkpoint: The unpickled file: a dict with `model`, or a bare state dict.
+        source: What errors call the file.
 
     Raises:
-        CheckpointError: An entry that is neither the encoder's nor the decoder's.
+        CheckpointError: Not an EAT or SSLAM model; all entries that are too many;
+            an architecture that the encoder does not have.
     """
-    return _known("the state dict", state, ENCODER_NAMES, DECODER_NAMES)[0]
+    content = checkpoint if isinstance(checkpoint, Mapping) else {}
+    state = content.get("model", checkpoint)
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{source} holds a {type(state).__name__}, no model")
+    state = dict(state)
+    if isinstance(state.get("_ema"), Mapping):
+        state.update(put_below(state.pop("_ema"), "_ema."))
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"{source} is no model: {name} is a {type(value).__name__}, no tensor"
+            )
+    teacher = below(state, "_ema.")
+    state = {k: v for k, v in state.items() if not k.startswith("_ema.")}
+    if any(name.startswith("model.modality_encoders.") for name in state):
+        # fine-tuned: the pre-trained network is one level down, the head is not
+        state = {name.removeprefix("model."): value for name, value in state.items()}
+    names = {**ENCODER_NAMES, **DECODER_NAMES, **HEAD_NAMES}
+    tensors = from_authors(source, state, names)
+    if teacher:
+        teacher = from_authors(f"{source} (EMA)", teacher, ENCODER_NAMES)
+        tensors.update(put_below(teacher, "teacher."))
+    cfg = plain(content.get("cfg")) or {}
+    model_cfg, task_cfg = cfg.get("model") or {}, cfg.get("task") or {}
+    base_cfg = (model_cfg.get("pretrained_model_args") or {}).get("model") or model_cfg
+    image_cfg = (base_cfg.get("modalities") or {}).get("image") or {}
+    _check_architecture(source, base_cfg, image_cfg)
+    labels = (plain(content.get("task_state")) or {}).get("labels")
+    classes = None
+    if isinstance(labels, Mapping) and labels:  # {name: number}
+        classes = sorted(map(str, labels), key=lambda name: int(labels[name]))
+    details = {**base_cfg, **task_cfg, **model_cfg}
+    return _parts(tensors, details, base_cfg.get("num_heads"), classes)
 
 
-def decoder_state_from_authors(state: State) -> State:
-    """The decoder's entries of a fairseq state dict under our names."""
-    return _known("the state dict", state, ENCODER_NAMES, DECODER_NAMES)[1]
+def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Parts:
+    """Take apart an export of the authors; `config` may be empty.
+
+    Raises:
+        CheckpointError: As in `from_fairseq`.
+    """
+    tensors = from_authors(source, state, HUGGINGFACE_NAMES)
+    _check_architecture(source, config)
+    labels = config.get("id2label") or {}
+    classes = [labels[key] for key in sorted(labels, key=int)]
+    if all(name.startswith("LABEL_") for name in classes):
+        classes = None
+    return _parts(tensors, {}, config.get("num_heads"), classes)
 
 
-def _float32(state: Mapping[str, torch.Tensor]) -> State:
-    """The tensors in float32, from whatever type they were stored in."""
-    return {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in state.items()
+def to_fairseq(parts: Parts) -> dict[str, Any]:
+    """The content of a .pt file that the authors' code loads.
+
+    Tensors are the same objects as in `parts`. A classifier becomes their fine-tuned
+    layout; an encoder their pre-training layout, with decoder and EMA where they are.
+
+    Raises:
+        CheckpointError: A head that their classifier does not have.
+    """
+    stored = yaml.safe_load(CFG_FILE.read_text(encoding="utf-8"))
+    cfg = {"model": _model_cfg(parts, stored), "task": stored["task"]}
+    task_state, options = {}, parts.head_options
+    if options is None:
+        names = {**ENCODER_NAMES, **DECODER_NAMES}
+        state: OrderedDict[str, Any] = OrderedDict(to_authors(parts.tensors, names))
+        if teacher := parts.below("teacher."):
+            state["_ema"] = to_authors(teacher, ENCODER_NAMES)
+    else:
+        _check_head(parts)
+        student = to_authors(parts.tensors, ENCODER_NAMES)
+        head = to_authors(parts.tensors, HEAD_NAMES)
+        state = OrderedDict({**put_below(student, "model."), **head})
+        classes = options["classes"]
+        task_state = {"labels": {name: str(i) for i, name in enumerate(classes)}}
+        both: dict[str, Any] = {
+            flag: parts.fbank == values for flag, values in FBANK_BY_FLAG.items()
+        }
+        both["target_length"] = parts.sizes["target_frames"] or 1024
+        [mode] = [k for k, pooling in POOLINGS.items() if pooling == options["pooling"]]
+        model = {
+            **stored["classifier"],
+            "num_classes": len(classes),
+            "prediction_mode": mode,
+            "pretrained_model_args": cfg,
+        }
+        task = {**cfg["task"], **stored["classifier_task"]}
+        cfg = {"model": {**model, **both}, "task": {**task, **both}}
+    return {**stored["file"], "cfg": cfg, "model": state, "task_state": task_state}
+
+
+def to_huggingface(parts: Parts) -> tuple[State, dict[str, Any]]:
+    """The tensors and the config.json of the authors' exports.
+
+    Raises:
+        CheckpointError: As in `to_fairseq`.
+    """
+    options, sizes = parts.head_options, parts.sizes
+    config = {
+        "model_type": "eat",
+        "model_variant": "finetune" if options else "pretrain",
+        **{name: sizes[name] for name in SHARED_SIZES},
+        "max_length": sizes["max_frames"] // PATCH_SIZE,
+        **yaml.safe_load(CFG_FILE.read_text(encoding="utf-8"))["export"],
     }
+    if options is not None:
+        _check_head(parts)
+        config["num_classes"] = len(options["classes"])
+        names = enumerate(options["classes"])
+        config["id2label"] = {str(i): name for i, name in names}
+    return to_authors(parts.tensors, HUGGINGFACE_NAMES), config
 
 
-def _known(source: str, state: State, *tables: dict[str, str]) -> list[State]:
-    """The entries of each table, renamed; refuses those of none."""
-    parts = [rename(state, table) for table in tables]
-    if DECODER_NAMES in tables:
-        # a block of theirs is a sequence, whose first entry is the convolution
-        index = tables.index(DECODER_NAMES)
-        parts[index] = {k.replace(".0.", ".", 1): v for k, v in parts[index].items()}
-    prefixes = [prefix for table in tables for prefix in table]
-    known = tuple(prefix for prefix in prefixes if prefix.endswith("."))
-    unknown = [k for k in state if k not in prefixes and not k.startswith(known)]
-    if not any(parts):  # nothing known at all is another model
-        shown = ", ".join(sorted(unknown)[:3]) or "nothing"
+def rename(name: str, names: dict[str, str]) -> str | None:
+    """A name that begins as in `names`, with the other beginning; None if it does not.
+
+    Among the decoder's also between convs.N.0.weight, theirs, and convs.N.weight.
+    """
+    for prefix, other in names.items():
+        if name == prefix or (prefix.endswith(".") and name.startswith(prefix)):
+            rest = name[len(prefix) :]
+            if other == "decoder.convs.":
+                rest = rest.replace(".0.", ".", 1)
+            elif prefix == "decoder.convs.":
+                rest = rest.replace(".", ".0.", 1)
+            return other + rest
+    return None
+
+
+def to_authors(state: State, names: dict[str, str]) -> State:
+    """The entries of ours that a table of the authors' names has, under these."""
+    ours = {ours: theirs for theirs, ours in names.items()}
+    renamed = ((rename(name, ours), value) for name, value in state.items())
+    return {name: value for name, value in renamed if name is not None}
+
+
+def from_authors(source: str, state: State, names: dict[str, str]) -> State:
+    """The authors' entries under our names, in float32.
+
+    Raises:
+        CheckpointError: Entries that are not in the table, or none that is.
+    """
+    renamed = {name: rename(name, names) for name in state}
+    unknown = sorted(name for name, ours in renamed.items() if ours is None)
+    if len(unknown) == len(state):  # nothing known at all is another model
         raise CheckpointError(
-            f"{source} is not an EAT or SSLAM model: it holds {shown}, ..."
+            f"{source} is not an EAT or SSLAM model: it holds "
+            f"{', '.join(unknown[:3]) or 'nothing'}, ..."
         )
     if unknown:
         raise CheckpointError(
             f"{source} holds entries that no EAT or SSLAM model has: "
-            f"{', '.join(sorted(unknown))}"
+            f"{', '.join(unknown)}"
         )
-    return parts
-
-
-def _fbank(details: Mapping[str, Any]) -> tuple[float, float]:
-    """Mean and std of the log-mel that the authors' options mean."""
-    flags = [flag for flag in FBANK_BY_FLAG if details.get(flag)]
-    return FBANK_BY_FLAG[flags[-1]] if flags else (AUDIOSET_MEAN, AUDIOSET_STD)
+    return {
+        str(renamed[name]): value.float() if value.is_floating_point() else value
+        for name, value in state.items()
+    }
 
 
 def _parts(
-    encoder: State,
-    head: State,
+    tensors: State,
     details: Mapping[str, Any],
     num_heads: int | None,
     classes: list[str] | None,
 ) -> Parts:
-    """Put renamed states together with what shapes and configuration say of them.
+    """Put renamed tensors together with what shapes and configuration say of them.
 
     Args:
         details: Options of the authors' configuration, by name.
@@ -598,6 +541,7 @@ def _parts(
     Raises:
         CheckpointError: The entries that tell the sizes are missing.
     """
+    encoder = below(tensors, "encoder.")
     needed = ("patch_embed.proj.weight", "positions", "blocks.0.mlp.fc1.weight")
     missing = [name for name in needed if name not in encoder]
     if missing:
@@ -613,14 +557,14 @@ def _parts(
         "num_heads": num_heads,
         "target_frames": None,
     }
-    parts = Parts(with_fbank(_float32(encoder), _fbank(details)), sizes)
-    if head:
-        one_label = details.get("esc50_eval") or details.get("spcv2_eval")
+    flags = [flag for flag in FBANK_BY_FLAG if details.get(flag)]
+    fbank = FBANK_BY_FLAG[flags[-1]] if flags else (AUDIOSET_MEAN, AUDIOSET_STD)
+    parts = Parts(with_fbank(tensors, fbank), sizes)
+    if any(name.startswith("head.") for name in tensors):
         mode = str(details.get("prediction_mode", "CLS_TOKEN")).split(".")[-1]
-        parts.head = _float32(head)
         parts.head_options = {
             "classes": classes,
-            "task": "multi_class" if one_label else "multi_label",
+            "task": "multi_class" if flags else "multi_label",
             "pooling": POOLINGS.get(mode, mode),
             "head_norm": "layer",
             "weighted_layers": False,
@@ -628,26 +572,23 @@ def _parts(
     return parts
 
 
-def _check_architecture(
-    source: str, *sections: tuple[Mapping[str, Any], dict[str, Any]]
-) -> None:
+def _check_architecture(source: str, *sections: Mapping[str, Any]) -> None:
     """Refuse options that change the network in ways our encoder does not have."""
     wrong = [
         f"{name}: {section[name]} (not {value})"
-        for section, built_in in sections
-        for name, value in built_in.items()
+        for section in sections
+        for name, value in BUILT_IN.items()
         if section.get(name) not in (None, value)
     ]
     if wrong:
         raise CheckpointError(f"{source} has another architecture: {', '.join(wrong)}")
 
 
-def _head(parts: Parts, names: dict[str, str]) -> State:
-    """fc_norm and head under the authors' names; refuses what they do not have."""
+def _check_head(parts: Parts) -> None:
+    """Refuse a classifier that the authors' code does not have."""
     options = parts.head_options or {}
-    renamed = rename(parts.head or {}, reverse(names))
     if (
-        len(renamed) != len(parts.head or {})
+        any(name.startswith("pooling.") for name in parts.tensors)
         or options["pooling"] not in POOLINGS.values()
         or options["head_norm"] != "layer"
         or options["weighted_layers"]
@@ -657,19 +598,17 @@ def _head(parts: Parts, names: dict[str, str]) -> State:
             f"layer and a layer norm; this one has pooling {options['pooling']}, "
             f"{options['head_norm']} norm, weighted_layers {options['weighted_layers']}"
         )
-    return renamed
 
 
 def _model_cfg(parts: Parts, stored: dict[str, Any]) -> dict[str, Any]:
     """Their section `model` of pre-training."""
-    sizes = parts.sizes
+    sizes, decoder = parts.sizes, parts.below("decoder.")
     width = sizes["embed_dim"]
     layers, channels, groups, kernel = 6, width, 16, 3  # the paper's
-    if parts.decoder is not None:
-        first = parts.decoder["convs.0.weight"]
-        layers = len([name for name in parts.decoder if name.endswith("weight")]) - 1
-        channels, kernel = len(first), first.shape[-1]
-        groups = width // first.shape[1]
+    if decoder:
+        first = decoder["convs.0.weight"]
+        layers = len([name for name in decoder if name.endswith("weight")]) - 1
+        channels, groups, kernel = len(first), width // first.shape[1], first.shape[-1]
     image = {
         **stored["image"],
         "embed_dim": width,
@@ -686,7 +625,7 @@ def _model_cfg(parts: Parts, stored: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         **stored["model"],
-        **{n: sizes[n] for n in ("embed_dim", "depth", "num_heads", "mlp_ratio")},
+        **{name: sizes[name] for name in SHARED_SIZES},
         "average_top_k_layers": sizes["depth"],
         "modalities": {"_name": None, "image": image},
     }

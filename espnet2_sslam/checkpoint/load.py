@@ -2,32 +2,22 @@
 
 A model is taken apart (`read_parts`), completed, built from its sizes and filled. What
 is loaded must fit in every name and shape (`compare_states`), whoever loads it.
-
-torch's restricted unpickler builds tensors, containers and numbers only. The authors'
-files may also hold the configuration as omegaconf, argparse or fairseq objects: these
-become inert stand-ins that keep their attributes. Anything else is refused by name.
 """
 
-import codecs
-import csv
 import json
 import logging
-import pickle
-import re
 import zipfile
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import espnet2_sslam
+from espnet2_sslam import store
 from espnet2_sslam.checkpoint import layouts
 from espnet2_sslam.checkpoint.layouts import (
     CONFIG_FILE,
@@ -38,48 +28,22 @@ from espnet2_sslam.checkpoint.layouts import (
     Parts,
     StandIn,
     State,
+    below,
+    put_below,
     write_folder,
 )
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
-from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.layers import sincos_positions
+from espnet2_sslam.encoder import SSLAMEncoder, sincos_positions
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
-from espnet2_sslam.store import sha256
 from espnet2_sslam.units import PATCH_SIZE
 
 Model = SSLAMEncoder | SSLAMClassifier
 PREFERRED = ("latest.pth", "model.pth")  # weights of a training folder
 MARK = "encoder.patch_embed.proj.weight"  # of our trainings
-
 LARGEST_HEADER = 100_000_000  # bytes of JSON that safetensors allows
 # Classes of these packages describe a configuration; stand-ins take their place.
-STAND_IN_PACKAGES = ("omegaconf.", "fairseq.", "argparse.Namespace", "typing.Any")
-NUMPY_SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-# Builders of plain values, in the spellings of all versions.
-HARMLESS: dict[str, Any] = {
-    **dict.fromkeys(NUMPY_SCALAR, np._core.multiarray.scalar),  # type: ignore
-    "numpy.dtype": np.dtype,
-    "_codecs.encode": codecs.encode,
-    "collections.defaultdict": defaultdict,
-    "__builtin__.long": int,
-    "__builtin__.unicode": str,
-    **{
-        f"{module}.{kind.__name__}": kind
-        for kind in (dict, list, int, float, str, bool, tuple, set)
-        for module in ("builtins", "__builtin__")
-    },
-}
-
-
-class RefusedPickle(CheckpointError):
-    """A pickle that asks for more than plain values, so that it is not read."""
-
-    def __init__(self, path: Path, names: Iterable[str]):
-        super().__init__(
-            f"{path} asks for {', '.join(names)}: no checkpoint of this kind needs "
-            "that, so it is not read (it could run code)"
-        )
+CONFIGURATIONS = ("omegaconf.", "fairseq.", "argparse.Namespace", "typing.Any")
 
 
 class Loaded(NamedTuple):
@@ -113,7 +77,7 @@ def load_model(
     Args:
         source: A folder in our format; a training's folder or .pth file (with its
             config.yaml beside); the authors' .pt file or safetensors export; a
-            Hugging Face id, or an ESPnet model zoo tag or packed .zip.
+            packed .zip; or a Hugging Face id.
         revision: Branch, tag or commit of a Hugging Face id.
         weights: "student" or "teacher" (EMA), where the source holds both.
         cache_dir: Where downloads go; Hugging Face's cache by default.
@@ -126,13 +90,226 @@ def load_model(
     parts = parts.complete(str(source), weights=weights)
     config = parts.config()
     if "max_frames" in encoder_options:
-        stored = parts.encoder["positions"]  # (1, steps * 8, D), rounded as they may be
+        name = "encoder.positions"
+        stored = parts.tensors[name]  # (1, steps * 8, D), rounded as they may be
         steps = encoder_options["max_frames"] // PATCH_SIZE
         table = sincos_positions(stored.shape[-1], steps)
         both = min(table.shape[1], stored.shape[1])
         table[:, :both] = stored[:, :both]  # rows beyond the stored ones are computed
-        parts = replace(parts, encoder={**parts.encoder, "positions": table})
+        parts.tensors = {**parts.tensors, name: table}
     return Loaded(assemble(parts, str(source), **encoder_options), config)
+
+
+def read_parts(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Parts:
+    """Take a source apart; see `load_model`."""
+    path = Path(source).expanduser()
+    is_file = path.suffix in (".pt", ".pth", ".safetensors") and path.is_file()
+    if revision is not None or not (is_file or (str(source) and path.is_dir())):
+        from espnet2_sslam.checkpoint.hub import resolve
+
+        path = resolve(source, revision=revision, cache_dir=cache_dir)
+    path = weights_file(path) if path.is_dir() else path
+    is_pickle = kind_of(path) == "pickle"
+    parts, layout = (_from_pickle if is_pickle else _from_safetensors)(path)
+    parts.origin = parts.origin or {
+        "file": path.name,
+        "sha256": store.sha256(path),
+        "layout": layout,
+        "weights": "student",
+        "converter": f"espnet2_sslam {espnet2_sslam.__version__}",
+    }
+    return parts
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of weights in a folder.
+
+    Raises:
+        CheckpointError: None, or several and none with an expected name.
+    """
+    if (folder / WEIGHTS_FILE).exists():
+        return folder / WEIGHTS_FILE
+    files = [p for s in ("*.safetensors", "*.pth", "*.pt") for p in folder.glob(s)]
+    files = sorted(path for path in files if path.name != "checkpoint.pth")
+    preferred = [path for path in files if path.name in PREFERRED]
+    if preferred or len(files) == 1:
+        chosen = (preferred or files)[0]
+        logging.info("weights of %s: %s", folder, chosen.name)
+        return chosen
+    names = ", ".join(path.name for path in files)
+    raise CheckpointError(
+        f"{folder} holds several files of weights, name one: {names}"
+        if files
+        else f"{folder} holds no weights ({WEIGHTS_FILE}, *.pth or *.pt)"
+    )
+
+
+def kind_of(path: Path) -> str:
+    """Say how to read a file of weights, from its first bytes.
+
+    Returns:
+        "pickle" (torch.save, in a zip archive or not) or "safetensors".
+
+    Raises:
+        CheckpointError: What it is instead: missing, empty, a folder, a Git LFS
+            pointer, a web page, truncated, or no checkpoint at all.
+    """
+    if not path.is_file():
+        folder = f"{path} is a folder, a file of weights is needed"
+        raise CheckpointError(folder if path.is_dir() else f"there is no file {path}")
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(64)
+    # first: the length of the header may begin like a pickle
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and length <= min(size, LARGEST_HEADER):
+        return "safetensors"
+    is_zip = head[:4] == b"PK\x03\x04"
+    if head[:1] == b"\x80" or (is_zip and zipfile.is_zipfile(path)):
+        return "pickle"
+    fault = "is not a checkpoint: neither safetensors nor a file of torch.save"
+    if is_zip or size == 0:
+        fault = f"is empty or a truncated checkpoint ({size} bytes): get it again"
+    elif head.startswith(b"version https://git-lfs"):
+        fault = "is a Git LFS pointer, not the weights: run `git lfs pull` there"
+    elif head.lstrip()[:1] == b"<":
+        fault = "is a web page, not a checkpoint: get it again"
+    raise CheckpointError(f"{path} {fault}")
+
+
+def read_pickle(path: str | Path) -> Any:
+    """Read what `torch.save` wrote, without importing or calling anything unknown.
+
+    The authors' files may hold the configuration as omegaconf, argparse or fairseq
+    objects: these become inert stand-ins that keep their attributes.
+
+    Raises:
+        CheckpointError: The file is none, is cut off, or asks for more than tensors,
+            containers, numbers and configuration objects.
+    """
+    path = Path(path)
+    if kind_of(path) != "pickle":
+        raise CheckpointError(f"{path} is not a file of torch.save")
+    try:
+        return store.read_pickle(path, StandIn, CONFIGURATIONS)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _from_safetensors(path: Path) -> tuple[Parts, str]:
+    """Parts and layout of a safetensors file with or without its config.json."""
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is damaged or truncated ({error}): get it again"
+        ) from None
+    config, file = {}, path.parent / CONFIG_FILE
+    if file.exists():
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            config = None
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{file} is not a JSON object")
+    if "format_version" not in config:
+        return layouts.from_huggingface(state, config, str(path)), "huggingface"
+    if config["format_version"] != FORMAT_VERSION or "encoder" not in config:
+        raise CheckpointError(
+            f"{file} has format_version {config['format_version']!r}, this version "
+            f"reads {FORMAT_VERSION}: convert the model with sslam convert"
+        )
+    return layouts.from_folder(state, config, str(path)), "espnet2_sslam"
+
+
+def _from_pickle(path: Path) -> tuple[Parts, str]:
+    """Parts and layout of a file of torch.save: a training's or the authors'."""
+    content = read_pickle(path)
+    if not isinstance(content, Mapping) or MARK not in content:
+        return layouts.from_fairseq(content, str(path)), "fairseq"
+    file = path.parent / "config.yaml"
+    if not file.is_file():
+        raise CheckpointError(f"{path} needs the config.yaml of its training beside it")
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or not isinstance(config.get("encoder_conf"), dict):
+        raise CheckpointError(f"the config.yaml beside {path} is of another task")
+    return layouts.from_training(dict(content), config, str(path)), "espnet"
+
+
+# --- models and their parts
+
+
+def build_model(config: Mapping[str, Any], **encoder_options: Any) -> Model:
+    """An untrained model as the content of a config.json describes it.
+
+    Raises:
+        ValueError: An option that the encoder or the classifier refuses.
+    """
+    options = {
+        **config["encoder"],
+        "fbank_mean": config["fbank_mean"],
+        "fbank_std": config["fbank_std"],
+        **encoder_options,
+    }
+    encoder = SSLAMEncoder(EncoderConfig.from_dict(options, "encoder of config.json"))
+    if config.get("classifier") is None:
+        return encoder
+    where = "classifier of config.json"
+    return SSLAMClassifier(encoder, HeadConfig.from_dict(config["classifier"], where))
+
+
+def assemble(parts: Parts, source: str, **encoder_options: Any) -> Model:
+    """The model of complete parts, in evaluation mode.
+
+    Raises:
+        CheckpointError: All names and shapes that do not fit.
+    """
+    model = build_model(parts.config(), **encoder_options)
+    compare_states(take_apart(model).state(), parts.state(), source)
+    if isinstance(model, SSLAMClassifier):
+        model.load_state_dict(parts.state(), strict=False)  # the counters are left out
+    else:
+        model.load_state_dict(parts.below("encoder."))
+    return model.eval()
+
+
+def take_apart(model: Model, origin: Mapping[str, Any] | None = None) -> Parts:
+    """The parts of a model; `origin` says where its weights come from."""
+    if isinstance(model, SSLAMClassifier):
+        encoder, state, head = model.encoder, model.state_dict(), model.config.to_dict()
+    else:
+        encoder, state, head = model, put_below(model.state_dict(), "encoder."), None
+    tensors = {name: value for name, value in state.items() if name not in COUNTERS}
+    return Parts(tensors, encoder.config.to_dict(STORED), head, dict(origin or {}))
+
+
+def model_config(
+    model: Model, origin: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The content of config.json for a model, see `take_apart`."""
+    return take_apart(model, origin).config()
+
+
+def save_model(
+    model: Model, folder: str | Path, origin: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a model as a folder that `load_model` and Hugging Face read.
+
+    Args:
+        model: Encoder or classifier.
+        folder: Made if it is not there; a model in it is replaced.
+        origin: Where the weights come from (file, sha256, layout, ...).
+    """
+    parts = take_apart(model, origin)
+    return write_folder(parts.config(), parts.state(), folder)
+
+
+# --- trainings
 
 
 def load_pretrain_model(folder: str | Path) -> SSLAMPretrainModel:
@@ -179,17 +356,13 @@ def check_init_param(model: torch.nn.Module, init_param: str) -> None:
     Raises:
         ValueError: Naming the file and all keys at fault.
     """
-    path, source, target, excluded = (init_param.split(":") + ["", "", ""])[:4]
+    path, source, target, names = (init_param.split(":") + ["", "", ""])[:4]
     if not Path(path).is_file():
         raise ValueError(f"--init_param: {path} does not exist: train it first")
-    excluded = tuple(prefix for prefix in excluded.split(",") if prefix)
-    states = load_states(path)
-    prefix = source + "." if source else ""
-    loaded = {
-        name[len(prefix) :]: value
-        for name, value in states.items()
-        if name.startswith(prefix) and not (excluded and name.startswith(excluded))
-    }
+    excluded = tuple(name for name in names.split(",") if name)
+    prefix, states = source + "." if source else "", load_states(path)
+    taken = {k: value for k, value in states.items() if not k.startswith(excluded)}
+    loaded = below(taken, prefix)
     if not loaded:
         raise ValueError(
             f"--init_param {init_param}: {path} has nothing named {source or '?'}: it "
@@ -201,23 +374,20 @@ def check_init_param(model: torch.nn.Module, init_param: str) -> None:
         raise ValueError(
             f"--init_param {init_param}: the model has no {target}"
         ) from error
-    left_out = {k for k in own if excluded and (prefix + k).startswith(excluded)}
+    left_out = [name for name in own if (prefix + name).startswith(excluded)]
     compare_states(own, loaded, f"--init_param {init_param}", left_out)
 
 
 def load_states(path: str | Path) -> State:
     """The tensors of a training's .pth file; ValueError if it is not one."""
-    try:
-        states = read_pickle(path)
-    except RefusedPickle:  # checkpoint.pth holds times and more besides the weights
-        states = None
+    states = read_pickle(path)
     values = states.values() if isinstance(states, Mapping) else [None]
     if not all(isinstance(value, torch.Tensor) for value in values):
         raise ValueError(
             f"{path} holds more than weights: give <N>epoch.pth or latest.pth; for the "
             f"authors' checkpoints, the output of `sslam convert {path} OUT.pth`"
         )
-    return dict(states)  # type: ignore[arg-type]
+    return dict(states)
 
 
 def compare_states(
@@ -239,11 +409,10 @@ def compare_states(
     """
     missing = sorted(set(own) - set(loaded) - set(left_out))
     unknown = sorted(set(loaded) - set(own))
-    differences = [
-        f"{kind} {', '.join(names) or 'nothing'}"
-        for kind, names in (("missing", missing), ("unknown", unknown))
-        if missing or unknown
-    ]
+    differences = []
+    if missing or unknown:
+        differences.append(f"missing {', '.join(missing) or 'nothing'}")
+        differences.append(f"unknown {', '.join(unknown) or 'nothing'}")
     differences += [
         f"{name} has shape {tuple(value.shape)}, needed is {tuple(own[name].shape)}"
         for name, value in loaded.items()
@@ -254,326 +423,3 @@ def compare_states(
             f"{source} does not fit the model: {'; '.join(differences)}: use the "
             "configuration it was trained with"
         )
-
-
-def build_model(config: Mapping[str, Any], **encoder_options: Any) -> Model:
-    """An untrained model as config.json describes it.
-
-    Args:
-        config: Content of config.json.
-        encoder_options: For `SSLAMEncoder`, beside or instead of the stored ones.
-
-    Raises:
-        CheckpointError: Not a configuration of this format.
-        ValueError: An option that the encoder or the classifier refuses.
-    """
-    _check_version(config)
-    options = {
-        **config["encoder"],
-        "fbank_mean": config["fbank_mean"],
-        "fbank_std": config["fbank_std"],
-        **encoder_options,
-    }
-    encoder = SSLAMEncoder(EncoderConfig.from_dict(options, "encoder of config.json"))
-    if config.get("classifier") is None:
-        return encoder
-    where = "classifier of config.json"
-    return SSLAMClassifier(encoder, HeadConfig.from_dict(config["classifier"], where))
-
-
-def _check_version(config: Mapping[str, Any]) -> None:
-    """Refuse a config.json that is not of this format."""
-    if config.get("format_version") != FORMAT_VERSION or "encoder" not in config:
-        raise CheckpointError(
-            f"config.json has format_version {config.get('format_version')!r}, this "
-            f"version reads {FORMAT_VERSION}: convert the model with sslam convert"
-        )
-
-
-def assemble(parts: Parts, source: str, **encoder_options: Any) -> Model:
-    """The model of complete parts, in evaluation mode.
-
-    Raises:
-        CheckpointError: All names and shapes that do not fit.
-    """
-    model = build_model(parts.config(), **encoder_options)
-    state = parts.state()
-    compare_states(model_state(model), state, source)
-    if isinstance(model, SSLAMClassifier):
-        model.load_state_dict(state, strict=False)  # without the counters of training
-    else:
-        model.load_state_dict(parts.encoder)
-    return model.eval()
-
-
-def take_apart(model: Model, origin: Mapping[str, Any] | None = None) -> Parts:
-    """The parts of a model; `origin` says where its weights come from."""
-    classifier = model if isinstance(model, SSLAMClassifier) else None
-    encoder = classifier.encoder if classifier else model
-    assert isinstance(encoder, SSLAMEncoder)
-    parts = Parts(
-        encoder.state_dict(), encoder.config.to_dict(STORED), origin=dict(origin or {})
-    )
-    if classifier:
-        parts.head_options = classifier.config.to_dict()
-        parts.head = {
-            name: value
-            for name, value in classifier.state_dict().items()
-            if not name.startswith("encoder.") and name not in COUNTERS
-        }
-    return parts
-
-
-def model_config(
-    model: Model, origin: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The content of config.json for a model, see `take_apart`."""
-    return take_apart(model, origin).config()
-
-
-def model_state(model: Model) -> State:
-    """The content of model.safetensors for a model."""
-    return take_apart(model).state()
-
-
-def save_model(
-    model: Model, folder: str | Path, origin: Mapping[str, Any] | None = None
-) -> Path:
-    """Write a model as a folder that `load_model` and Hugging Face read.
-
-    Args:
-        model: Encoder or classifier.
-        folder: Made if it is not there; a model in it is replaced.
-        origin: Where the weights come from (file, sha256, layout, ...).
-    """
-    parts = take_apart(model, origin)
-    return write_folder(parts.config(), parts.state(), folder)
-
-
-def read_parts(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-) -> Parts:
-    """Take a source apart; see `load_model`."""
-    path = Path(source).expanduser()
-    is_file = path.suffix in (".pt", ".pth", ".safetensors") and path.is_file()
-    if revision is not None or not (is_file or (str(source) and path.is_dir())):
-        from espnet2_sslam.checkpoint.hub import resolve
-
-        path = resolve(source, revision=revision, cache_dir=cache_dir)
-    path = weights_file(path) if path.is_dir() else path
-    is_pickle = kind_of(path) == "pickle"
-    parts, layout = (_from_pickle if is_pickle else _from_safetensors)(path)
-    parts.origin = parts.origin or {
-        "file": path.name,
-        "sha256": sha256(path),
-        "layout": layout,
-        "weights": "student",
-        "converter": f"espnet2_sslam {espnet2_sslam.__version__}",
-    }
-    return parts
-
-
-def weights_file(folder: Path) -> Path:
-    """The file of weights in a folder.
-
-    Raises:
-        CheckpointError: None, or several and none with an expected name.
-    """
-    if (folder / WEIGHTS_FILE).exists():
-        return folder / WEIGHTS_FILE
-    files = [p for s in ("*.safetensors", "*.pth", "*.pt") for p in folder.glob(s)]
-    files = sorted(path for path in files if path.name != "checkpoint.pth")
-    preferred = [path for path in files if path.name in PREFERRED]
-    if preferred or len(files) == 1:
-        chosen = (preferred or files)[0]
-        logging.info("weights of %s: %s", folder, chosen.name)
-        return chosen
-    names = ", ".join(path.name for path in files)
-    raise CheckpointError(
-        f"{folder} holds several files of weights, name one: {names}"
-        if files
-        else f"{folder} holds no weights ({WEIGHTS_FILE}, *.pth or *.pt)"
-    )
-
-
-def _from_safetensors(path: Path) -> tuple[Parts, str]:
-    """Parts and layout of a safetensors file with or without its config.json."""
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged or truncated ({error}): get it again"
-        ) from None
-    config, file = {}, path.parent / CONFIG_FILE
-    if file.exists():
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise CheckpointError(f"{file} is not JSON") from None
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{file} is not a JSON object")
-    if "format_version" not in config:
-        return layouts.from_huggingface(state, config, str(path)), "huggingface"
-    _check_version(config)
-    return layouts.from_folder(state, config, str(path)), "espnet2_sslam"
-
-
-def _from_pickle(path: Path) -> tuple[Parts, str]:
-    """Parts and layout of a file of torch.save: a training's or the authors'."""
-    content = read_pickle(path)
-    if not isinstance(content, Mapping) or MARK not in content:
-        return layouts.from_fairseq(content, str(path)), "fairseq"
-    file = path.parent / "config.yaml"
-    if not file.is_file():
-        raise CheckpointError(f"{path} needs the config.yaml of its training beside it")
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or not isinstance(config.get("encoder_conf"), dict):
-        raise CheckpointError(f"the config.yaml beside {path} is of another task")
-    return layouts.from_training(dict(content), config, str(path)), "espnet"
-
-
-def read_labels(path: Path, known: Sequence[str] | None = None) -> list[str]:
-    """Read the names of the classes in their order.
-
-    Args:
-        path: One name per line; or a table of `index,name` or `index,mid,name` with or
-            without a header, as in the authors' label_descriptors.csv and AudioSet's
-            class_labels_indices.csv.
-        known: Labels of the checkpoint. A table with a second column of these
-            (AudioSet's /m/... ids) is brought into their order.
-
-    Raises:
-        CheckpointError: No names, a name twice, or labels that the table lacks.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no file of labels {path}")
-    text = path.read_text(encoding="utf-8-sig")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
-    if rows and len(rows[0]) > 1 and rows[0][0].lower() in ("index", "id"):
-        del rows[0]
-    elif any(len(row) == 1 for row in rows):  # no table: a name may hold commas
-        pairs = zip(rows, lines, strict=True)
-        rows = [row if len(row) == 1 else [line] for row, line in pairs]
-    if not rows:
-        raise CheckpointError(f"{path} holds no labels")
-    if len(rows[0]) > 1:  # in the order of the first column, which counts the classes
-        if not all(row[0].isdecimal() for row in rows):
-            raise CheckpointError(
-                f"{path}: the first of several columns must be the class's number"
-            )
-        rows.sort(key=lambda row: int(row[0]))
-        if [int(row[0]) for row in rows] != list(range(len(rows))):
-            raise CheckpointError(
-                f"{path} does not number its classes 0 to {len(rows) - 1}"
-            )
-    names = [row[-1] for row in rows]
-    by_id = {row[1]: row[-1] for row in rows if len(row) > 2}
-    if known and len(by_id) == len(rows) and not by_id.keys().isdisjoint(known):
-        missing = [label for label in known if label not in by_id]
-        if missing:
-            raise CheckpointError(f"{path} lacks {', '.join(missing)}")
-        names = [by_id[label] for label in known]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise CheckpointError(f"{path} names {', '.join(twice)} more than once")
-    if known is not None and len(names) != len(known):
-        raise CheckpointError(
-            f"{path} has {len(names)} labels, the checkpoint {len(known)}"
-        )
-    return names
-
-
-# --- files
-
-
-def kind_of(path: Path) -> str:
-    """Say how to read a file of weights, from its first bytes.
-
-    Returns:
-        "pickle" (torch.save, in a zip archive or not) or "safetensors".
-
-    Raises:
-        CheckpointError: What it is instead: missing, empty, a folder, a Git LFS
-            pointer, a web page, truncated, or no checkpoint at all.
-    """
-    if not path.is_file():
-        folder = f"{path} is a folder, a file of weights is needed"
-        raise CheckpointError(folder if path.is_dir() else f"there is no file {path}")
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(64)
-    # first: the length of the header may begin like a pickle
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and length <= min(size, LARGEST_HEADER):
-        return "safetensors"
-    is_zip = head[:4] == b"PK\x03\x04"
-    if head[:1] == b"\x80" or (is_zip and zipfile.is_zipfile(path)):
-        return "pickle"
-    if size == 0:
-        fault = "is empty (0 bytes): get it again"
-    elif is_zip:
-        fault = f"is a truncated checkpoint ({size} bytes): get it again"
-    elif head.startswith(b"version https://git-lfs"):
-        fault = "is a Git LFS pointer, not the weights: run `git lfs pull` there"
-    elif head.lstrip()[:1] == b"<":
-        fault = "is a web page, not a checkpoint: get it again"
-    else:
-        fault = "is not a checkpoint: neither safetensors nor a file of torch.save"
-    raise CheckpointError(f"{path} {fault}")
-
-
-def read_pickle(path: str | Path) -> Any:
-    """Read what `torch.save` wrote, without importing or calling anything unknown.
-
-    Raises:
-        CheckpointError: The file is none, is cut off, or asks for more than tensors,
-            containers, numbers and configuration objects.
-    """
-    path = Path(path)
-    if kind_of(path) != "pickle":
-        raise CheckpointError(f"{path} is not a file of torch.save")
-    try:
-        zipped = zipfile.is_zipfile(path)  # files from before torch 1.6 are not:
-        names: list[str] = []  # these are read with torch's own list only
-        if zipped:
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals(_safe_globals(path, names)):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        # not torch's own advice, which is to read the file without care
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named:
-            raise RefusedPickle(path, [named[1]]) from None
-        raise CheckpointError(f"{path} holds no plain tensors and values") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise CheckpointError(
-            f"{path} is damaged or truncated ({reason}): get it again"
-        ) from None
-
-
-def _safe_globals(path: Path, names: list[str]) -> list[Any]:
-    """What stands for each name that a pickle asks for beyond what torch trusts.
-
-    Raises:
-        RefusedPickle: Names that nothing stands for.
-    """
-    allowed: list[Any] = []
-    for name in names:
-        if name in HARMLESS:
-            allowed.append((HARMLESS[name], name))
-        elif name.startswith(STAND_IN_PACKAGES):
-            stand_in = type(name.rsplit(".", 1)[-1], (StandIn,), {})
-            allowed.append((stand_in, name))
-    refused = set(names) - {name for _, name in allowed}
-    if refused:
-        raise RefusedPickle(path, sorted(refused))
-    if set(names) & set(NUMPY_SCALAR):
-        allowed += [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)]
-    return allowed

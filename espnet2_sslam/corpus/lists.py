@@ -8,6 +8,7 @@ training runs. Readers refuse what would silently go wrong later.
 Two million clips fit: lists are read line by line, and a clip is a few strings.
 """
 
+import csv
 import functools
 import itertools
 import logging
@@ -181,6 +182,53 @@ def read_classes(path: str | Path) -> list[str]:
     if not classes:
         raise ValueError(f"{path} is empty: it must list one class per line")
     return list(classes)
+
+
+def read_class_names(path: Path, known: Sequence[str] | None = None) -> list[str]:
+    """Read the names of a checkpoint's classes in their order.
+
+    Args:
+        path: One name per line; or a table of `index,name` or `index,mid,name` with or
+            without a header, as in the authors' label_descriptors.csv and AudioSet's
+            class_labels_indices.csv.
+        known: Labels of the checkpoint. A table with a second column of these
+            (AudioSet's /m/... ids) is brought into their order.
+
+    Raises:
+        ValueError: No names, a name twice, or labels that the table lacks.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file of labels {path}")
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+    if rows and len(rows[0]) > 1 and rows[0][0].lower() in ("index", "id"):
+        del rows[0]
+    elif any(len(row) == 1 for row in rows):  # no table: a name may hold commas
+        pairs = zip(rows, lines, strict=True)
+        rows = [row if len(row) == 1 else [line] for row, line in pairs]
+    if not rows:
+        raise ValueError(f"{path} holds no labels")
+    if len(rows[0]) > 1:  # in the order of the first column, which counts the classes
+        numbers = [int(row[0]) for row in rows if row[0].isdecimal()]
+        if sorted(numbers) != list(range(len(rows))):
+            raise ValueError(
+                f"{path}: the first of several columns must number the classes 0 to "
+                f"{len(rows) - 1}"
+            )
+        rows.sort(key=lambda row: int(row[0]))
+    names = [row[-1] for row in rows]
+    by_id = {row[1]: row[-1] for row in rows if len(row) > 2}
+    if known and len(by_id) == len(rows) and not by_id.keys().isdisjoint(known):
+        missing = [label for label in known if label not in by_id]
+        if missing:
+            raise ValueError(f"{path} lacks {', '.join(missing)}")
+        names = [by_id[label] for label in known]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise ValueError(f"{path} names {', '.join(twice)} more than once")
+    if known is not None and len(names) != len(known):
+        raise ValueError(f"{path} has {len(names)} labels, the checkpoint {len(known)}")
+    return names
 
 
 def read_label_names(folder: str | Path) -> dict[str, str]:

@@ -105,8 +105,8 @@ class SSLAM:
 
         Args:
             source: A folder of `save_pretrained`, a checkpoint of the authors, a
-                training folder or its .pth file, a Hugging Face id or an ESPnet model
-                zoo tag; see `checkpoint.load_model`.
+                training folder or its .pth file, a packed .zip or a Hugging Face id;
+                see `checkpoint.load_model`.
             revision: Of a Hugging Face id.
             weights: "student" or "teacher" of a pre-training.
             device, dtype, batch_seconds: See the class.

@@ -119,8 +119,7 @@ def read_keys(path: str | Path) -> list[str]:
     Raises:
         ValueError: for an empty list or an id that occurs twice.
     """
-    with open(path, encoding="utf-8-sig") as lines:
-        keys = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
+    keys = [key for _, key, _ in table_lines(path)]
     if not keys:
         raise ValueError(f"{path} is empty: {PREPARE}")
     if len(set(keys)) != len(keys):
