@@ -247,7 +247,7 @@ def test_options_outside_their_range_are_refused_at_once(clips):
         (lambda: tagger.tag_frames(["a"], resolution=0), "resolution must be"),
         (lambda: tagger.tag_frames(["a"], window=0.1), "window must be from 0.16"),
         (lambda: tagger.tag_frames(["a"], window=200), "to 122.88 s"),
-        (lambda: tagger.tag_frames(["a"], window=0), "got 0; steps are no longer"),
+        (lambda: tagger.tag_frames(["a"], window=0), "window must be"),
         (lambda: sslam(dtype="float16"), "dtype must be"),
         (lambda: sslam(batch_seconds=0), "batch_seconds must be"),
         (lambda: SSLAM(encoder(), device="tpu"), "device must be|not available"),

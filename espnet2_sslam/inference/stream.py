@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from espnet2_sslam.audio import AudioError, source_blocks, source_name
-from espnet2_sslam.inference.jobs import Done, Job, Layout, Piece
+from espnet2_sslam.inference.jobs import Job, Piece, Windows
 from espnet2_sslam.units import SAMPLE_RATE
 
 LOOK_AHEAD = 4  # batches that are gathered and sorted by length
@@ -56,25 +57,24 @@ class FileResult:
         return self.error
 
 
-class Closed(Exception):
-    """The reading was given up while a thread was at work."""
-
-
 class OpenFile:
-    """A file that is read part by part, and what is computed of it."""
+    """A file that is read part by part, and what is computed of it.
 
-    def __init__(self, index: int, source: Any, rate: float | None, layout: Layout):
+    `finished`: read to its end; `taken`: all its pieces are with the model.
+    """
+
+    def __init__(self, index: int, source: Any, rate: float | None, windows: Windows):
         self.index, self.name = index, source_name(source, index)
         self.total = 0  # samples
         self.error: str | None = None  # one line: the file cannot be used
-        self.failure: BaseException | None = None  # a mistake of ours
-        self.finished = self.closed = False
-        self.future: Future[list[Piece]]
-        self.computed: list[Done | None] = []  # a place per piece
+        self.finished = self.taken = self.closed = False
+        self.part: Future[list[Piece]]  # that is being read
+        self.rows: list[int] = []  # of the pieces
+        self.values: list[Any] = []  # of the pieces, None until they are computed
         self.missing = 0
-        self._pieces = self._read(source, rate, layout)
+        self._pieces = windows.pieces(self._blocks(source, rate))
 
-    def advance(self, quota: int) -> list[Piece]:
+    def read(self, quota: int) -> list[Piece]:
         """Read on until there are `quota` samples of pieces, or the file ends."""
         pieces, samples = [], 0
         try:
@@ -83,29 +83,19 @@ class OpenFile:
                 samples += len(piece.samples)
                 if samples >= quota:
                     return pieces
-        except Closed:
-            pass
         except AudioError as error:
             self.error = " ".join(error.reason.split())
         except (OSError, ValueError) as error:
             self.error = f"unreadable: {' '.join(str(error).split())}"
-        except BaseException as error:
-            self.failure = error
         self.finished = True
         return pieces
 
-    def _read(self, source: Any, rate: float | None, layout: Layout) -> Iterator[Piece]:
-        def counted() -> Iterator[np.ndarray]:
-            for block in source_blocks(source, self.name, rate):
-                if self.closed:
-                    raise Closed
-                self.total += len(block)
-                yield block
-
-        blocks = counted()
-        yield from layout.pieces(blocks)
-        for _ in blocks:  # what the layout does not need must be sound as well
-            pass
+    def _blocks(self, source: Any, rate: float | None) -> Iterator[np.ndarray]:
+        for block in source_blocks(source, self.name, rate):
+            if self.closed:  # nobody waits for the rest
+                return
+            self.total += len(block)
+            yield block
 
 
 class ReadAhead:
@@ -117,7 +107,7 @@ class ReadAhead:
 
     Args:
         sources: Audio, see `source_blocks`; the next one is taken when there is room.
-        layout: Cuts them.
+        windows: Cut them.
         rate: Of arrays without a rate of their own.
         num_threads: Parts that are read at the same time.
         max_samples: Bound of the samples that wait for the model (and as much again
@@ -127,44 +117,36 @@ class ReadAhead:
     def __init__(
         self,
         sources: Iterable[Any],
-        layout: Layout,
+        windows: Windows,
         rate: float | None,
         num_threads: int,
         max_samples: int,
     ):
-        self._sources, self._layout, self._rate = iter(sources), layout, rate
+        self._sources, self._windows, self._rate = enumerate(sources), windows, rate
         self._num_threads, self._max_samples = num_threads, max_samples
-        self._quota = max(1, max_samples // num_threads)
         self._pool = ThreadPoolExecutor(num_threads, "sslam-reader")
-        self._lock = threading.RLock()  # `_read` may run in the thread that submits
+        self._lock = threading.Lock()
         self._files: deque[OpenFile] = deque()  # begun and not taken to the end
-        self._reading = self._waiting = self._count = 0  # parts, samples, files
+        self._reading = self._waiting = 0  # parts, samples
         self._ended = False  # nothing new is begun
-        self._beginning = False
-        self.failure: Exception | None = None  # what ended `sources` before its end
+        self.list_error: Exception | None = None  # what ended `sources` too early
 
-    def __iter__(self) -> Iterator[tuple[OpenFile, Piece | None]]:
-        """(file, piece) for each piece, and (file, None) where a file is finished."""
-        self._begin_more()
+    def __iter__(self) -> Iterator[tuple[OpenFile, list[Piece]]]:
+        """Each part of each file; the last one of a file sets its `taken`."""
+        with self._lock:
+            self._begin_files()
         while self._files:
+            file = self._files[0]
+            pieces = file.part.result()
             with self._lock:
-                file = self._files[0]
-                future = file.future
-            pieces = future.result()
-            with self._lock:
-                finished = file.finished
-                self._waiting -= sum(len(piece.samples) for piece in pieces)
-                if finished:
+                self._waiting -= _num_samples(pieces)
+                if file.finished:
                     self._files.popleft()
+                    file.taken = True
                 else:  # at once, so that it is read while the model works
                     self._submit(file)
-                self._begin_more()
-            if file.failure is not None:
-                raise file.failure
-            for piece in pieces:
-                yield file, piece
-            if finished:
-                yield file, None
+                self._begin_files()
+            yield file, pieces
 
     def close(self) -> None:
         """Stop the threads; what is read by then is thrown away."""
@@ -174,25 +156,19 @@ class ReadAhead:
                 file.closed = True
         self._pool.shutdown(cancel_futures=True)
 
-    def _begin_more(self) -> None:
+    def _begin_files(self) -> None:
         """Begin files while there are free threads and room, and one in any case."""
-        with self._lock:
-            if self._beginning:  # in the loop below: a part was read at once
-                return
-            self._beginning = True
-            while not self._ended and (self._has_room() or not self._files):
-                try:
-                    source = next(self._sources)
-                except StopIteration:
-                    self._ended = True
-                except Exception as error:  # for when the files before are out
-                    self._ended, self.failure = True, error
-                else:
-                    file = OpenFile(self._count, source, self._rate, self._layout)
-                    self._count += 1
-                    self._files.append(file)
-                    self._submit(file)
-            self._beginning = False
+        while not self._ended and (self._has_room() or not self._files):
+            try:
+                index, source = next(self._sources)
+            except StopIteration:
+                self._ended = True
+            except Exception as error:  # for when the files before are out
+                self._ended, self.list_error = True, error
+            else:
+                file = OpenFile(index, source, self._rate, self._windows)
+                self._files.append(file)
+                self._submit(file)
 
     def _has_room(self) -> bool:
         return (
@@ -202,22 +178,24 @@ class ReadAhead:
         )
 
     def _submit(self, file: OpenFile) -> None:
-        """Read the next part of a file."""
+        """Let a thread read the next part of a file."""
         try:
-            file.future = self._pool.submit(file.advance, self._quota)
+            file.part = self._pool.submit(self._read_part, file)
+            self._reading += 1
         except RuntimeError:  # the interpreter ends with an iterator still open
             self._ended = True
-            return
-        self._reading += 1
-        file.future.add_done_callback(self._read)
 
-    def _read(self, future: Future[list[Piece]]) -> None:
-        """Count a part that was read; the thread that has read it begins more."""
-        with self._lock:
-            self._reading -= 1
-            if not future.cancelled():
-                self._waiting += sum(len(piece.samples) for piece in future.result())
-                self._begin_more()
+    def _read_part(self, file: OpenFile) -> list[Piece]:
+        """In a thread: read a part, and begin more."""
+        pieces: list[Piece] = []
+        try:
+            pieces = file.read(max(1, self._max_samples // self._num_threads))
+        finally:
+            with self._lock:
+                self._reading -= 1
+                self._waiting += _num_samples(pieces)
+                self._begin_files()
+        return pieces
 
 
 class Item(NamedTuple):
@@ -225,7 +203,7 @@ class Item(NamedTuple):
 
     file: OpenFile
     place: int
-    piece: Piece
+    samples: np.ndarray
     cost: int
 
 
@@ -247,33 +225,38 @@ def stream(
         num_threads: Files read at the same time.
     """
     limit = int(batch_seconds * SAMPLE_RATE)
-    reader = ReadAhead(sources, job.layout, rate, num_threads, LOOK_AHEAD * limit)
-    files: deque[OpenFile] = deque()
-    queue: list[Item] = []
+    room = LOOK_AHEAD * limit
+    files: deque[OpenFile] = deque()  # without a result yet
+    with closing(ReadAhead(sources, job.windows, rate, num_threads, room)) as reader:
+        for items in _gather(reader, job, files, room):
+            for batch in make_batches(items, limit):
+                _run_batch(job, batch)
+                yield from _complete(job, files)
+            yield from _complete(job, files)
+        if reader.list_error is not None:
+            raise reader.list_error
+
+
+def _gather(
+    reader: ReadAhead, job: Job, files: deque[OpenFile], room: int
+) -> Iterator[list[Item]]:
+    """Pieces to compute together; their files go to the end of `files`."""
+    items: list[Item] = []
     gathered = 0
-    try:
-        for file, piece in reader:
-            if not files or files[-1] is not file:
-                files.append(file)
-            if piece is not None:
-                cost = job.backbone.cost(len(piece.samples))
-                queue.append(Item(file, len(file.computed), piece, cost))
-                file.computed.append(None)
-                file.missing += 1
-                gathered += cost
-            if gathered >= LOOK_AHEAD * limit or len(files) > MAX_FILES:
-                for batch in make_batches(queue, limit):
-                    _run_batch(job, batch)
-                    yield from _complete(job, files, file, piece is None)
-                queue, gathered = [], 0
-            yield from _complete(job, files, file, piece is None)
-        for batch in make_batches(queue, limit):
-            _run_batch(job, batch)
-            yield from _complete(job, files, None, True)
-        if reader.failure is not None:
-            raise reader.failure
-    finally:
-        reader.close()
+    for file, pieces in reader:
+        if not files or files[-1] is not file:
+            files.append(file)
+        for piece in pieces:
+            cost = job.backbone.cost(len(piece.samples))
+            items.append(Item(file, len(file.rows), piece.samples, cost))
+            gathered += cost
+            file.rows.append(piece.row)
+            file.values.append(None)
+            file.missing += 1
+        if gathered >= room or len(files) > MAX_FILES:
+            yield items
+            items, gathered = [], 0
+    yield items
 
 
 def make_batches(items: list[Item], limit: int) -> Iterator[list[Item]]:
@@ -303,36 +286,28 @@ def _run_batch(job: Job, batch: list[Item]) -> None:
     if not batch:
         return
     with torch.inference_mode():
-        values = job.run([item.piece.samples for item in batch])
+        values = job.run([item.samples for item in batch])
     for item, value in zip(batch, values, strict=True):
-        item.file.computed[item.place] = Done(item.piece.row, item.piece.start, value)
+        item.file.values[item.place] = value
         item.file.missing -= 1
 
 
-def _complete(
-    job: Job, files: deque[OpenFile], current: OpenFile | None, ended: bool
-) -> Iterator[FileResult]:
-    """The results of the first files, as far as they are complete.
-
-    Args:
-        files: Those without a result yet.
-        current: The file whose pieces are being taken; what its thread has read
-            already may not be in its `computed` yet.
-        ended: Whether all of it was taken.
-    """
-    while files and (files[0] is not current or ended):
-        file = files[0]
-        if file.error is None and file.missing:
-            return
-        files.popleft()
+def _complete(job: Job, files: deque[OpenFile]) -> Iterator[FileResult]:
+    """The results of the first files, as far as they are complete."""
+    while files and files[0].taken and (files[0].error or not files[0].missing):
+        file = files.popleft()
         if file.error is not None:
             yield FileResult(file.index, file.name, file.error)
             continue
         with torch.inference_mode():
-            parts = [part for part in file.computed if part is not None]
-            starts, ends, values = job.finish(parts, file.total)
-        duration = file.total / SAMPLE_RATE
-        yield FileResult(file.index, file.name, None, starts, ends, values, duration)
+            rows = job.finish(file.rows, file.values, file.total)
+        yield FileResult(
+            file.index, file.name, None, *rows, duration=file.total / SAMPLE_RATE
+        )
+
+
+def _num_samples(pieces: list[Piece]) -> int:
+    return sum(len(piece.samples) for piece in pieces)
 
 
 def reader_threads(device: torch.device) -> int:
