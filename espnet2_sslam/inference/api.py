@@ -373,9 +373,7 @@ class SSLAM:
                     )
                 yield result
 
-    def _values(
-        self, job: Job, audio: Any, rate: float | None
-    ) -> Iterator[np.ndarray]:
+    def _values(self, job: Job, audio: Any, rate: float | None) -> Iterator[np.ndarray]:
         """Values of one or several clips; the first that cannot be used is raised."""
         clips = [audio] if is_single(audio) else audio
         with closing(self._run(job, clips, rate)) as results:  # type: ignore

@@ -100,7 +100,9 @@ class Windows:
             last = row + 1 == self._num_rows(total)
             return float(start), total if last else float(start + self.hop)
         end = min(start + self.size, total)
-        return float(start), float(start + self.shift if self.cuts(end - start) else end)
+        return float(start), float(
+            start + self.shift if self.cuts(end - start) else end
+        )
 
     def cuts(self, total: float) -> bool:
         """Whether a recording has windows of which not everything counts."""
