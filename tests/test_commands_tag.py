@@ -154,8 +154,8 @@ def test_events_go_on_from_the_scores_of_a_stopped_run(clips, capsys):
         ("clips --threshold Cat=0.5", "no such class"),
         ("clips --threshold 2", "0..1"),
         ("clips --threshold gone.json", "No such file"),
-        ("clips --threshold list.json", "not a JSON object"),
-        ("clips --events --merge_gap -1", "0 or more seconds"),
+        ("clips --threshold list.json", "LABEL=NUMBER or a .json"),
+        ("clips --events --merge_gap -1", "invalid seconds value"),
         ("clips --format csv", "--format needs -o"),
     ],
 )
