@@ -12,24 +12,15 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from espnet2_sslam import __version__
 
 if TYPE_CHECKING:
-    from espnet2_sslam.inference import (
-        SSLAM,
-        AudioInput,
-        Event,
-        FileResult,
-        Rows,
-        StoredRows,
-    )
+    from espnet2_sslam.inference import SSLAM, AudioInput, FileResult, Rows
 
 # What bad input, a missing file or a full disk raise. Anything else is a mistake of
 # ours and keeps its traceback.
@@ -164,6 +155,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     elif command in commands:
         args = _parser(command).parse_intermixed_args(words[1:])
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        args.command = command
         _check_windows(args)
         commands[command](args)
     elif command in PURPOSES:
@@ -191,8 +183,7 @@ def embed(args: argparse.Namespace) -> None:
     items = collect_files(args.files, args.list, args.names)
     model = _load(args)
     options = _chosen(args, "layer", "pooling", "chunk", "hop")
-    job = _describe(args, model, {"command": "embed", **options})
-    with _results(args, items, job, partial(model.embed_files, **options)) as rows:
+    with _results(args, model, items, model.embed_files, options) as (rows, job):
         write_embeddings(args.output, format, rows, job, series)
 
 
@@ -219,37 +210,24 @@ def tag(args: argparse.Namespace) -> None:
     if args.frames or args.events:
         compute = model.tag_frames
         options = {"resolution": args.resolution or 0.16, "window": args.window}
-    compute = partial(compute, **options)
-
-    def events(results: Iterable["Rows"]) -> Iterator[tuple[str, list["Event"]]]:
-        filters = _chosen(args, "median", "min_duration", "merge_gap")
-        for name, starts, ends, scores in results:
-            arrays = scores, starts, ends, classes
-            yield name, inference.find_events(*arrays, threshold=threshold, **filters)
-
-    if args.output is not None:
-        job = _describe(args, model, {"command": "tag", **options})
-        with _results(args, items, job, compute) as stored:
-            if args.events:
-                inference.write_events(args.output, format, events(stored))
-            else:
-                inference.write_scores(
-                    args.output, format, stored, job, classes, choose, series
-                )
-        return
-    failures: dict[str, str] = {}
-    results = _usable(items, compute([item.path for item in items]), failures)
-    rows = (
-        inference.Rows(item.name, each.starts, each.ends, each.values)
-        for item, each in results
-    )
-    if args.events:
-        lines = inference.event_table(events(rows))
-    else:
-        lines = _label_lines(rows, choose, series)
-    for line in lines:
-        print(_plain(line), flush=True)
-    _refuse(failures, len(items), "")
+    filters = _chosen(args, "median", "min_duration", "merge_gap")
+    filters["threshold"] = threshold
+    with _results(args, model, items, compute, options) as (rows, job):
+        events = (
+            (name, inference.find_events(scores, starts, ends, classes, **filters))
+            for name, starts, ends, scores in rows
+        )
+        if args.output is None:
+            table = inference.event_table(events)
+            for line in table if args.events else _label_lines(rows, choose, series):
+                # names that are no text come with escapes
+                print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
+        elif args.events:
+            inference.write_events(args.output, format, events)
+        else:
+            inference.write_scores(
+                args.output, format, rows, job, classes, choose, series
+            )
 
 
 def plot(args: argparse.Namespace) -> None:
@@ -499,49 +477,52 @@ def _load(args: argparse.Namespace) -> "SSLAM":
     return SSLAM.from_pretrained(args.model, **options)
 
 
-def _describe(
-    args: argparse.Namespace, model: "SSLAM", options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What results depend on: the options and the weights themselves."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(data.numpy()))
-    return {
-        **options,
-        "weights_sha256": digest.hexdigest(),
-        "dtype": args.dtype,
-        "target_frames": args.target_frames,
-        "espnet2_sslam": __version__,
-    }
-
-
 @contextmanager
 def _results(
     args: argparse.Namespace,
+    model: "SSLAM",
     items: Sequence["AudioInput"],
-    job: Mapping[str, Any],
-    compute: Callable[[list[str]], Iterator["FileResult"]],
-) -> Iterator["StoredRows"]:
-    """All results, a stopped run's among them, for the block to write; says how many.
+    compute: Callable[..., Iterator["FileResult"]],
+    options: Mapping[str, Any],
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Results for the block to print as they come or, with -o, to write when all are
+    there, a stopped run's among them; and what they depend on.
 
     Raises:
         ValueError: Files that could not be used; all else is written before.
     """
     from tqdm import tqdm
 
-    from espnet2_sslam.inference import ResultFolder
+    from espnet2_sslam.inference import ResultFolder, Rows
 
-    began, total = time.monotonic(), len(items)
+    failures: dict[str, str] = {}
+    total = len(items)
+    if args.output is None:
+        results = compute([item.path for item in items], **options)
+        yield (
+            Rows(item.name, each.starts, each.ends, each.values)
+            for item, each in _usable(items, results, failures)
+        ), {}
+        _refuse(failures, total, "")
+        return
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.model.state_dict().items()):
+        weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        weights.update(tensor.cpu().numpy().tobytes())
+    job = {
+        **{
+            "command": args.command,
+            **options,
+            **_chosen(args, "dtype", "target_frames"),
+        },
+        "weights_sha256": weights.hexdigest(),
+        "espnet2_sslam": __version__,
+    }
     with ResultFolder(args.output, job, items, args.restart) as folder:
-        failures = folder.failures
         try:
             if done := total - len(folder.todo):
                 _say(f"{done} of {total} files are done already, {total - done} to go")
-            results = compute([item.path for item in folder.todo])
+            results = compute([item.path for item in folder.todo], **options)
             with tqdm(
                 total=total, initial=done, unit="file", disable=None, smoothing=0.05
             ) as progress:
@@ -551,7 +532,7 @@ def _results(
             rows = folder.rows(items)
             if not len(rows):
                 _refuse(failures, total, f"{args.output} is not written")
-            yield rows
+            yield rows, job
         except KeyboardInterrupt:
             _say(
                 f"{len(folder)} of {total} files are done and kept in "
@@ -559,10 +540,7 @@ def _results(
             )
             raise
         num_rows = sum(shape[0] for shape in rows.shapes)
-        _say(
-            f"{args.output}: {len(rows):,} of {total:,} files, {num_rows:,} "
-            f"rows ({time.monotonic() - began:.0f} s)"
-        )
+        _say(f"{args.output}: {len(rows):,} of {total:,} files, {num_rows:,} rows")
         if not failures:
             folder.discard()
     kept = f"{folder.folder} keeps the others for a run with these repaired"
@@ -624,13 +602,8 @@ def _refuse(failures: Mapping[str, str], total: int, kept: str) -> None:
 
 
 def _say(line: str) -> None:
-    """A line for people, on stderr; results go to files or to stdout."""
-    sys.stderr.write(f"{_plain(line)}\n")
-
-
-def _plain(line: str) -> str:
-    """A line with escapes for bytes of names that are not UTF-8."""
-    return line.encode("utf-8", "backslashreplace").decode()
+    """A line for people; results go to files or to stdout."""
+    sys.stderr.write(f"{line}\n")
 
 
 def _short(name: str, limit: int = 90) -> str:

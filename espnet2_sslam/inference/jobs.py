@@ -95,7 +95,7 @@ class Windows:
 
     def span(self, row: int, total: int) -> tuple[float, float]:
         """Where a row of a recording of `total` samples begins and ends."""
-        start = row * self.hop
+        start: Any = row * self.hop
         if self.centred:
             last = row + 1 == self._num_rows(total)
             return float(start), total if last else float(start + self.hop)

@@ -2,7 +2,8 @@
 
 `FORMATS` is the table of formats: a name, which is the suffix too, and what writes a
 `Content`. All of them stream: the memory is that of one file's result. The same results
-give the same bytes. In text a row is a clip, a window or a time step; times are seconds.
+give the same bytes. In text a row is a clip, a window or a time step, times are in
+seconds.
 """
 
 import csv

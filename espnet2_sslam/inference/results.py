@@ -74,8 +74,6 @@ class ResultFolder:
         items: The files; `todo` are those that have no result yet, or have changed.
         restart: Throw away what another run has left.
 
-    `failures` is for those that could not be used, by name.
-
     Raises:
         ValueError: What is there belongs to other options, or is in use.
         OSError: The folder cannot be written.
@@ -93,7 +91,6 @@ class ResultFolder:
         self.job = json.loads(json.dumps({"format_version": FORMAT_VERSION, **job}))
         self.restart = restart
         self.items, self.todo = items, []
-        self.failures: dict[str, str] = {}
         self._index = store.Journal(self.folder / "index.jsonl")
         self._records: dict[str, dict[str, Any]] = {}  # whole results, by name
         self._stamps: dict[str, list[int] | None] = {}  # of the files to do
