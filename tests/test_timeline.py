@@ -10,7 +10,7 @@ import torch
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.features import kaldi_fbank
-from espnet2_sslam.inference import (
+from espnet2_sslam.inference.plot import (
     LABEL_COLUMNS,
     Spectrogram,
     draw_timeline,

@@ -29,8 +29,7 @@ from espnet2_sslam.units import FRAME_LENGTH, PATCH_SIZE, SAMPLE_RATE
 
 DTYPES = ("float32", "bfloat16")
 POOLINGS = ("mean", "cls", "frames")
-BATCH_SECONDS = {"cpu": 40.96}  # four clips of 10.24 s: more is no faster there
-BATCH_SECONDS_GPU = 655.36
+BATCH_SECONDS = {"cpu": 40.96, "gpu": 655.36}  # on a CPU more is no faster
 STEP_SECONDS = STEP / SAMPLE_RATE
 STEP_WINDOW = 1.0  # s around a time step that are scored as a clip
 
@@ -81,11 +80,9 @@ class SSLAM:
         self.model = model.to(self.device).eval()
         self.config = dict(config or {})
         self.dtype = dtype
-        self.batch_seconds = batch_seconds or BATCH_SECONDS.get(
-            self.device.type, BATCH_SECONDS_GPU
-        )
-        self._backbone = Backbone(self.encoder, self.device, dtype)
-        backbone = self._backbone
+        kind = "cpu" if self.device.type == "cpu" else "gpu"
+        self.batch_seconds = batch_seconds or BATCH_SECONDS[kind]
+        self._backbone = backbone = Backbone(self.encoder, self.device, dtype)
         self._cut = partial(Windows, backbone.pass_frames, backbone.fixed)
         self._warned = False
 
@@ -180,7 +177,7 @@ class SSLAM:
             AudioError: Audio that cannot be used, in one line.
             ValueError: An option outside its range.
         """
-        job = self._embedding(layer, pooling, chunk, hop)
+        job = self._embedding(layer, pooling, self._windows(chunk, hop))
         values = list(self._values(job, audio, rate))
         single = is_single(audio)
         if pooling != "frames" and chunk is None:
@@ -244,7 +241,8 @@ class SSLAM:
         Raises:
             ValueError: An option outside its range (at once, not at the first result).
         """
-        return self._run(self._embedding(layer, pooling, chunk, hop), files)
+        windows = self._windows(chunk, hop)
+        return self._run(self._embedding(layer, pooling, windows), files)
 
     def tag_files(
         self,
@@ -295,20 +293,13 @@ class SSLAM:
         size, hop = round(window * SAMPLE_RATE), Fraction(STEP, parts)
         return self._run(self._tagging(self._cut(size, hop, centred=True)), files)
 
-    def _embedding(
-        self,
-        layer: int | str,
-        pooling: str,
-        chunk: float | None,
-        hop: float | None,
-    ) -> Job:
+    def _embedding(self, layer: int | str, pooling: str, windows: Windows) -> Job:
         """The job of `embed`."""
         config = self.encoder.config
         last = config.num_blocks
         if layer != "all" and not (isinstance(layer, int) and -1 <= layer <= last):
             raise ValueError(f'layer must be "all" or in -1..{last}, got {layer!r}')
         check_choice("pooling", pooling, POOLINGS)
-        windows = self._windows(chunk, hop)
         if pooling == "frames":
             return EmbedFrames(self._backbone, windows, layer)
         pool = Pooling(pooling, config.embed_dim)

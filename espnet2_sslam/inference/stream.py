@@ -47,15 +47,6 @@ class FileResult:
     values: np.ndarray = None  # type: ignore[assignment]
     duration: float | None = None
 
-    @property
-    def problem(self) -> str | None:
-        """Why the result cannot be used: the error, or values that are not finite."""
-        if self.values is not None and not np.isfinite(self.values).all():
-            return (
-                "not finite: the model gives NaN or infinity, see --dtype and the model"
-            )
-        return self.error
-
 
 class OpenFile:
     """A file that is read part by part, and what is computed of it.
@@ -103,15 +94,8 @@ class ReadAhead:
 
     A thread reads one part of a file at a time and never waits, so that nothing can
     lock up, however long the files are: a file's next part is read when its last one
-    is taken, and a new file is begun while there is room.
-
-    Args:
-        sources: Audio, see `source_blocks`; the next one is taken when there is room.
-        windows: Cut them.
-        rate: Of arrays without a rate of their own.
-        num_threads: Parts that are read at the same time.
-        max_samples: Bound of the samples that wait for the model (and as much again
-            in the threads' hands).
+    is taken, and a new file is begun while there is room. At most `max_samples` wait
+    for the model, and as much again is in the threads' hands.
     """
 
     def __init__(
@@ -158,7 +142,14 @@ class ReadAhead:
 
     def _begin_files(self) -> None:
         """Begin files while there are free threads and room, and one in any case."""
-        while not self._ended and (self._has_room() or not self._files):
+        while not self._ended:
+            room = (
+                self._reading < self._num_threads
+                and self._waiting < self._max_samples
+                and len(self._files) < MAX_FILES_AHEAD
+            )
+            if self._files and not room:
+                return
             try:
                 index, source = next(self._sources)
             except StopIteration:
@@ -169,13 +160,6 @@ class ReadAhead:
                 file = OpenFile(index, source, self._rate, self._windows)
                 self._files.append(file)
                 self._submit(file)
-
-    def _has_room(self) -> bool:
-        return (
-            self._reading < self._num_threads
-            and self._waiting < self._max_samples
-            and len(self._files) < MAX_FILES_AHEAD
-        )
 
     def _submit(self, file: OpenFile) -> None:
         """Let a thread read the next part of a file."""
@@ -232,7 +216,6 @@ def stream(
             for batch in make_batches(items, limit):
                 _run_batch(job, batch)
                 yield from _complete(job, files)
-            yield from _complete(job, files)
         if reader.list_error is not None:
             raise reader.list_error
 
@@ -262,9 +245,8 @@ def _gather(
 def make_batches(items: list[Item], limit: int) -> Iterator[list[Item]]:
     """Batches of similar cost, the longest first, with little padding.
 
-    Args:
-        items: Pieces.
-        limit: Bound of the batch size times its longest cost.
+    `limit` bounds the batch size times its longest cost. Without items there is one
+    empty batch.
     """
     batch: list[Item] = []
     real = 0
@@ -276,8 +258,7 @@ def make_batches(items: list[Item], limit: int) -> Iterator[list[Item]]:
                 batch, real = [], 0
         batch.append(item)
         real += item.cost
-    if batch:
-        yield batch
+    yield batch
 
 
 def _run_batch(job: Job, batch: list[Item]) -> None:
