@@ -1,18 +1,21 @@
 """`sslam tag` and `sslam plot`: labels, windows, time steps, events and pictures."""
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from espnet2_sslam.bin import cli
-from espnet2_sslam.classifier import SSLAMClassifier
-from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.inference import FileResult
 from tests.command_case import CLASSES, FakeSSLAM, command, install, make_clips
-from tests.corpus_case import real_audio
+from tests.inference_case import classifier
+
+needs_matplotlib = pytest.mark.skipif(
+    not importlib.util.find_spec("matplotlib"), reason="matplotlib is not installed"
+)
 
 
 @pytest.fixture
@@ -77,15 +80,7 @@ def test_thresholds_by_label_and_from_a_file(clips, capsys):
 
 
 def test_events_are_a_desed_table(clips, capsys):
-    options = [
-        "--events",
-        "--names",
-        "file",
-        "--threshold",
-        "0.05",
-        "--threshold",
-        "Dog=1",
-    ]
+    options = "--events --names file --threshold 0.05 --threshold Dog=1".split()
     assert _tag(capsys, "clips", *options, "-o", "out.tsv")[0] == 0
     status, out, _ = _tag(capsys, "clips", *options)
     lines = Path("out.tsv").read_text().splitlines()
@@ -97,13 +92,11 @@ def test_events_are_a_desed_table(clips, capsys):
 
 def test_events_can_be_filtered_joined_and_dropped(clips, capsys, monkeypatch):
     def steps(self, files, *, resolution=0.16, window=None):
-        for index, path in enumerate(files):
-            starts = np.arange(8) * resolution
-            column = np.array([1, 0, 1, 1, 0, 0, 0, 1], np.float32)
-            values = np.stack([column, 0 * column, 0 * column], 1)
-            yield type(result)(index, path, None, starts, starts + resolution, values)
+        starts = np.arange(8) * resolution
+        column = np.array([1, 0, 1, 1, 0, 0, 0, 1], np.float32)
+        values = np.stack([column, 0 * column, 0 * column], 1)
+        yield FileResult(0, files[0], None, starts, starts + resolution, values)
 
-    [result] = FakeSSLAM().tag_files(["clips/clip000.wav"])
     monkeypatch.setattr(FakeSSLAM, "tag_frames", steps)
 
     def events(*options):
@@ -111,9 +104,8 @@ def test_events_can_be_filtered_joined_and_dropped(clips, capsys, monkeypatch):
         return [line.split("\t")[1:3] for line in out.splitlines()[1:]]
 
     assert len(events()) == 3
-    assert events("--merge_gap", "0.16", "--min_duration", "0.3") == [
-        ["0.000", "0.640"]
-    ]
+    joined = events("--merge_gap", "0.16", "--min_duration", "0.3")
+    assert joined == [["0.000", "0.640"]]
     # The filter repeats the ends: the first step joins, the last one stays.
     assert events("--median", "0.48") == [["0.000", "0.640"], ["1.120", "1.280"]]
 
@@ -171,36 +163,44 @@ def test_a_model_without_a_classifier_is_refused(clips, capsys):
     assert "no classifier" in err and "sslam embed" in err
 
 
-def test_a_picture_of_a_clip(clips, capsys):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    options = ["clips/clip001.wav", "-o", "pictures/a.svg", "--top_k", "2"]
-    status, out, err = _plot(capsys, *options)
+@needs_matplotlib
+@pytest.mark.parametrize(
+    "options, shown, hidden",
+    [
+        ("", ["clip001.wav", "every 0.16 s", "frequency (Hz)", "Siren"], []),
+        ("--top_k 2", ["model: model", "Siren"], ["Dog"]),
+        ("--chunk 0.1 --hop 0.05", ["windows of 0.1 s every 0.05 s"], []),
+        ("--label Dog", ["Dog"], ["Siren"]),
+    ],
+)
+def test_a_picture_of_a_clip(clips, capsys, options, shown, hidden):
+    words = ["clips/clip001.wav", "-o", "pictures/a.svg", *options.split()]
+    status, out, err = _plot(capsys, *words)
     assert (status, out, err) == (0, "wrote pictures/a.svg\n", "")
     svg = Path("pictures/a.svg").read_text(encoding="utf-8")
-    assert svg.count("Siren") == 1 and "Dog" not in svg
-    for text in ("clip001.wav", "model: model", "every 0.16 s", "frequency (Hz)"):
-        assert text in svg
+    assert all(text in svg for text in shown)
+    assert not any(text in svg for text in hidden)
 
 
+@needs_matplotlib
 def test_a_long_recording_is_drawn_by_windows(clips, capsys, monkeypatch):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     monkeypatch.setattr(cli, "PLOT_SHORT", 0.1)
     assert _plot(capsys, "clips/clip001.wav", "-o", "a.svg")[0] == 0
     assert "windows of 10 s" in Path("a.svg").read_text()
     assert _plot(capsys, "clips/clip001.wav", "-o", "a.svg", "--frames")[0] == 0
     assert "every 0.16 s" in Path("a.svg").read_text()
-    options = ["--chunk", "0.1", "--hop", "0.05", "--label", "Dog", "-o", "a.svg"]
-    assert _plot(capsys, "clips/clip001.wav", *options)[0] == 0
-    svg = Path("a.svg").read_text(encoding="utf-8")
-    assert "windows of 0.1 s every 0.05 s" in svg
-    assert "Dog" in svg and "Siren" not in svg
-    options = ["encoder", "clips/clip001.wav", "-o", "a.svg"]  # without a classifier
+
+
+@needs_matplotlib
+def test_a_model_without_a_classifier_draws_the_spectrogram(clips, capsys):
+    options = ["encoder", "clips/clip001.wav", "-o", "a.svg"]
     assert command(capsys, "plot", *options)[0] == 0
     svg = Path("a.svg").read_text()
     assert "no labels: this model has no classifier" in svg
     assert "frequency (Hz)" in svg and "score" not in svg
 
 
+@needs_matplotlib
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -214,34 +214,25 @@ def test_a_long_recording_is_drawn_by_windows(clips, capsys, monkeypatch):
     ],
 )
 def test_wrong_options_of_a_picture_are_one_line(clips, capsys, options, words):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     status, out, err = _plot(capsys, *options.split())
     assert (status, out, err.count("\n")) == (1, "", 1) and words in err
     assert not Path("a.png").exists()
 
 
-def test_labels_events_and_picture_of_real_clips_by_a_real_model(tmp_path, capsys):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+@needs_matplotlib
+def test_labels_events_and_picture_by_a_real_model(tmp_path, capsys):
     from espnet2_sslam.checkpoint import save_model
     from espnet2_sslam.inference import SSLAM
 
-    torch.manual_seed(0)
-    encoder = SSLAMEncoder(embed_dim=16, depth=2, num_heads=2, max_frames=640)
-    model = SSLAMClassifier(encoder, CLASSES, pooling="mean")
-    torch.nn.init.normal_(model.head.weight, std=2.0)
-    folder = str(save_model(model, tmp_path / "model"))
-    audio = sorted((real_audio("esc50-mini") / "audio").glob("*.flac"))[:3]
+    folder = str(save_model(classifier("mean", max_frames=640), tmp_path / "model"))
+    audio = make_clips(tmp_path / "clips", 3, seconds=5.0, rate=44_100)
     output = tmp_path / "out.json"
     assert command(capsys, "tag", folder, *audio, "-o", output)[0] == 0
-    loaded = SSLAM.from_pretrained(folder)
-    for path, entry in zip(audio, json.loads(output.read_text()), strict=True):
-        labels = [(each["label"], each["score"]) for each in entry["labels"]]
-        wanted = loaded.tag(path)
-        assert [label for label, _ in labels] == [label for label, _ in wanted]
-        np.testing.assert_allclose(
-            [score for _, score in labels], [score for _, score in wanted], atol=1e-5
-        )
-    options = ["--events", "--resolution", "0.08"]
+    labels = SSLAM.from_pretrained(folder).tag(audio)
+    for row, expected in zip(json.loads(output.read_text()), labels, strict=True):
+        scores = {each["label"]: each["score"] for each in row["labels"]}
+        assert scores == pytest.approx(dict(expected), abs=1e-5)
+    options = ["--events", "--resolution", "0.08", "--threshold", "0.2"]
     status, out, _ = command(capsys, "tag", folder, *audio, *options)
     events = [line.split("\t") for line in out.splitlines()[1:]]
     assert status == 0 and events
