@@ -1,6 +1,5 @@
 """`sslam tag` and `sslam plot`: labels, windows, time steps, events and pictures."""
 
-import csv
 import importlib.util
 import json
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from espnet2_sslam.bin import cli
 from espnet2_sslam.inference import FileResult
 from tests.command_case import CLASSES, FakeSSLAM, command, install, make_clips
-from tests.inference_case import classifier
 
 needs_matplotlib = pytest.mark.skipif(
     not importlib.util.find_spec("matplotlib"), reason="matplotlib is not installed"
@@ -55,16 +53,6 @@ def test_without_output_the_labels_are_printed_the_best_first(clips, capsys):
     assert second.startswith("       0.10 -      0.20 s  0.0")
     _, out, _ = _tag(capsys, "clips/clip000.wav", "--threshold", "0.99")
     assert out.splitlines()[1] == "  no label reaches the threshold"
-
-
-def test_a_table_has_a_row_per_label(clips, capsys):
-    assert _tag(capsys, "clips", "-o", "out.csv", "--top_k", "0")[0] == 0
-    with open("out.csv", newline="") as file:
-        header, *rows = csv.reader(file)
-    assert header == ["file", "start", "end", "label", "score"] and len(rows) == 9
-    for index, (label, score) in enumerate(_scores("clips/clip001.wav")):
-        assert rows[3 + index][:4] == ["clips/clip001.wav", "0", "0.2", label]
-        assert float(rows[3 + index][4]) == pytest.approx(score, rel=1e-5)
 
 
 def test_thresholds_by_label_and_from_a_file(clips, capsys):
@@ -217,26 +205,3 @@ def test_wrong_options_of_a_picture_are_one_line(clips, capsys, options, words):
     status, out, err = _plot(capsys, *options.split())
     assert (status, out, err.count("\n")) == (1, "", 1) and words in err
     assert not Path("a.png").exists()
-
-
-@needs_matplotlib
-def test_labels_events_and_picture_by_a_real_model(tmp_path, capsys):
-    from espnet2_sslam.checkpoint import save_model
-    from espnet2_sslam.inference import SSLAM
-
-    folder = str(save_model(classifier("mean", max_frames=640), tmp_path / "model"))
-    audio = make_clips(tmp_path / "clips", 3, seconds=5.0, rate=44_100)
-    output = tmp_path / "out.json"
-    assert command(capsys, "tag", folder, *audio, "-o", output)[0] == 0
-    labels = SSLAM.from_pretrained(folder).tag(audio)
-    for row, expected in zip(json.loads(output.read_text()), labels, strict=True):
-        scores = {each["label"]: each["score"] for each in row["labels"]}
-        assert scores == pytest.approx(dict(expected), abs=1e-5)
-    options = ["--events", "--resolution", "0.08", "--threshold", "0.2"]
-    status, out, _ = command(capsys, "tag", folder, *audio, *options)
-    events = [line.split("\t") for line in out.splitlines()[1:]]
-    assert status == 0 and events
-    assert all(0 <= float(on) < float(off) <= 5.0 for _, on, off, _ in events)
-    picture = tmp_path / "picture.png"
-    assert command(capsys, "plot", folder, audio[0], "-o", picture)[0] == 0
-    assert picture.read_bytes()[:4] == b"\x89PNG"

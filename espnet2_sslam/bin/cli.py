@@ -92,7 +92,6 @@ FORMATS = {
 }
 PICTURES = (".png", ".svg", ".pdf")
 TOP_K = 5
-NOT_FINITE = "not finite: the model gives NaN or infinity, see --dtype and the model"
 PLOT_SHORT = 300.0  # seconds up to which a row of the picture is a time step
 PLOT_CHUNK = 10.0  # seconds of a window beyond
 PURPOSES = {
@@ -554,19 +553,16 @@ def _usable(
     failures: dict[str, str],
 ) -> Iterator[tuple["AudioInput", "FileResult"]]:
     """Results and their files; why others cannot be used goes into `failures`."""
-    import numpy as np
     import torch
 
     try:
         with closing(results):  # type: ignore[type-var]  # a generator
             for result in results:
-                item = items[result.index]
-                if result.error is not None:
-                    failures[item.name] = result.error
-                elif not np.isfinite(result.values).all():
-                    failures[item.name] = NOT_FINITE
-                else:
+                item, problem = items[result.index], result.problem
+                if problem is None:
                     yield item, result
+                else:
+                    failures[item.name] = problem
     except torch.OutOfMemoryError:
         raise ValueError(
             "out of memory on the device: try a smaller --batch_seconds, or another "

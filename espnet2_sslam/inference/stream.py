@@ -47,6 +47,13 @@ class FileResult:
     values: np.ndarray = None  # type: ignore[assignment]
     duration: float | None = None
 
+    @property
+    def problem(self) -> str | None:
+        """Why the result cannot be used: the error, or values that are not finite."""
+        if self.values is not None and not np.isfinite(self.values).all():
+            return "not finite: the model gives NaN or infinity, see dtype and the model"
+        return self.error
+
 
 class OpenFile:
     """A file that is read part by part, and what is computed of it.
