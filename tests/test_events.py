@@ -79,8 +79,8 @@ def test_a_row_has_seconds_with_three_decimals_between_tabs():
     [
         ({"threshold": {"Cat": 0.5}}, "no such class"),
         ({"threshold": 1.5}, "0..1"),
-        ({"median": -1.0}, "median must be 0 or more"),
-        ({"merge_gap": float("nan")}, "merge_gap"),
+        ({"median": -1.0}, "must be 0 or more"),
+        ({"merge_gap": float("nan")}, "must be 0 or more"),
         ({"starts": STARTS[:1]}, "need scores of shape"),
     ],
 )

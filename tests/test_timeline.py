@@ -119,8 +119,10 @@ def test_time_ticks_are_few_clock_times_within_the_recording(end, second, unit):
 def test_no_text_overlaps_another(labels):
     names = [f"Label number {i} of a very long name, and more of it" for i in range(12)]
     scores = np.random.default_rng(0).random((20, 12))
-    timeline = make_timeline(scores, *_steps(20), names, labels, 3.2, "every 0.16 s")
-    figure = draw_timeline(_picture(3.2), timeline, "a file.wav\nmodel: x")
+    timeline = make_timeline(scores, *_steps(20), names, labels, 3.2)
+    figure = draw_timeline(
+        _picture(3.2), timeline, "a file.wav\nmodel: x", "every 0.16 s"
+    )
     figure.canvas.draw()
     boxes = [figure._suptitle.get_window_extent()]
     for axis in figure.axes:
@@ -136,7 +138,7 @@ def test_no_text_overlaps_another(labels):
 def test_names_are_shown_as_they_are(tmp_path):
     scores = np.random.default_rng(0).random((20, 3))
     names = ["Dog", "Kosten $5$ & mehr", "Wärme"]
-    timeline = make_timeline(scores, *_steps(20), names, 3, 3.2, "every 0.16 s")
+    timeline = make_timeline(scores, *_steps(20), names, 3, 3.2)
     figure = draw_timeline(_picture(3.2), timeline, "a_b$c$.wav\nmodel: m")
     save_picture(figure, tmp_path / "x.svg")
     svg = (tmp_path / "x.svg").read_text(encoding="utf-8")

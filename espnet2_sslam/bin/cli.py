@@ -250,22 +250,22 @@ def plot(args: argparse.Namespace) -> None:
     model = _load(args)
     timeline, note = None, "no labels: this model has no classifier"
     if model.classes:
-        chunk, note = args.chunk, ""
+        chunk = args.chunk
         if chunk is None and not _steps(args) and duration > PLOT_SHORT:
             chunk = PLOT_CHUNK
         if chunk is None:
             step = args.resolution or 0.16
-            rows_are = f"every {step:g} s"
+            note = f"every {step:g} s"
             results = model.tag_frames([args.file], resolution=step, window=args.window)
         else:
-            rows_are = f"windows of {chunk:g} s every {args.hop or chunk:g} s"
+            note = f"windows of {chunk:g} s every {args.hop or chunk:g} s"
             results = model.tag_files([args.file], chunk=chunk, hop=args.hop)
         [result] = results
         if result.error is not None:
             raise ValueError(f"{args.file}: {result.error}")
         timeline = pictures.make_timeline(
             *(result.values, result.starts, result.ends, model.classes),
-            *(args.top_k, duration, rows_are, args.label),
+            *(args.top_k, duration, args.label),
         )
     names = [
         os.path.basename(os.path.normpath(name)) for name in (args.file, args.model)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -31,25 +32,15 @@ NamedEvents = Iterable[tuple[str, list[Event]]]  # of each file
 
 
 class Content(NamedTuple):
-    """What is written, as the formats take it.
+    """What is written, as the formats take it."""
 
-    Args:
-        header: Names of the columns.
-        cells: Rows of a table (csv, tsv).
-        objects: Rows as objects (json, jsonl).
-        results: All values (npz, ark).
-        series: A file has several rows (windows, time steps) even if it has just one.
-        info: What the results are (model, options).
-        classes: Names of the columns of the values.
-    """
-
-    header: Sequence[str]
-    cells: Iterable[Sequence[str]]
-    objects: Iterable[Mapping[str, Any]]
-    results: StoredRows | None = None
-    series: bool = False
-    info: Mapping[str, Any] = {}
-    classes: Sequence[str] | None = None
+    header: Sequence[str]  # of the columns
+    cells: Iterable[Sequence[str]]  # rows of a table (csv, tsv)
+    objects: Iterable[Mapping[str, Any]]  # rows (json, jsonl)
+    results: StoredRows | None = None  # all values (npz, ark)
+    series: bool = False  # a file may have several rows (windows, time steps)
+    info: Mapping[str, Any] = {}  # what the results are (model, options)
+    classes: Sequence[str] | None = None  # of the values
 
 
 def write_embeddings(
@@ -323,13 +314,10 @@ def _json(row: Mapping[str, Any]) -> str:
 
 def _kaldi_id(name: str) -> str:
     """A name without blanks; `urllib.parse.unquote` gives the name back."""
-
-    def escaped(character: str) -> str:
-        if character.isprintable() and not character.isspace() and character != "%":
-            return character
-        return "".join(f"%{byte:02X}" for byte in os.fsencode(character))
-
-    return "".join(map(escaped, name))
+    return "".join(
+        c if c.isprintable() and not c.isspace() and c != "%" else quote(os.fsencode(c))
+        for c in name
+    )
 
 
 @contextmanager

@@ -54,17 +54,14 @@ class Spectrogram(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """Scores (K, L) of the labels drawn, best first, on a grid over `end` seconds.
+    """Labels, their highest scores (L,), and their scores on a grid over time (K, L).
 
-    `peaks` are the labels' highest scores; `note` says what a score is of. Columns
-    without a score are NaN.
+    Columns of the grid without a score are NaN.
     """
 
     labels: list[str]
     peaks: np.ndarray
     scores: np.ndarray
-    end: float
-    note: str
 
 
 def read_spectrogram(path: str | Path) -> Spectrogram:
@@ -109,7 +106,6 @@ def make_timeline(
     classes: Sequence[str],
     top_k: int,
     end: float,
-    note: str = "",
     labels: Sequence[str] = (),
 ) -> Timeline:
     """Choose labels and condense their scores to what can be seen.
@@ -123,7 +119,6 @@ def make_timeline(
         classes: Names of the C classes.
         top_k: How many labels, those with the highest score anywhere.
         end: Length of the recording in seconds.
-        note: What a row is, for the title.
         labels: These labels instead.
 
     Raises:
@@ -146,7 +141,7 @@ def make_timeline(
         reaches = first + offset < after
         np.fmax.at(grid, first[reaches] + offset, scores[reaches][:, best])
     names = [str(classes[index]) for index in best]
-    return Timeline(names, peaks[best], grid, end, note)
+    return Timeline(names, peaks[best], grid)
 
 
 def draw_timeline(
@@ -155,12 +150,16 @@ def draw_timeline(
     title: str,
     note: str = "",
 ) -> "Figure":
-    """Draw the spectrogram, above it the labels; without a timeline a note."""
+    """Draw the spectrogram, above it the labels, if there are any.
+
+    `note` says what a score is of, or why there are no labels.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = [] if timeline is None else [_two_lines(name) for name in timeline.labels]
+    remark = f" ({note})" if note else ""
     height = max(0.5, sum(0.32 + 0.16 * name.count("\n") for name in names))  # inches
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.6 + (height + 0.5 if timeline else 0)))
@@ -170,18 +169,20 @@ def draw_timeline(
         else:
             heights = [height + 0.1, 2.6]
             upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=heights)
-            _draw_labels(figure, upper, timeline, names)
+            _draw_labels(figure, upper, timeline, names, float(spectrogram.edges[-1]))
+            upper.set_title(f"labels with their highest scores{remark}")
+            remark = ""
         _draw_spectrogram(figure, lower, spectrogram)
-        lower.set_title("log-mel spectrogram" + (f" ({note})" if note else ""))
+        lower.set_title(f"log-mel spectrogram{remark}")
         figure.suptitle(_literal(title), fontsize=11, x=0.01, ha="left")
     return figure
 
 
 def _draw_labels(
-    figure: "Figure", axis: Any, timeline: Timeline, names: list[str]
+    figure: "Figure", axis: Any, timeline: Timeline, names: list[str], end: float
 ) -> None:
     """A row per label, dark where its score is high, grey where there is none."""
-    extent = (0, timeline.end, len(names), 0)
+    extent = (0, end, len(names), 0)
     style = {"cmap": "Blues", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
     image = axis.imshow(timeline.scores.T, aspect="auto", extent=extent, **style)
     axis.set_facecolor("#dddddd")
@@ -191,11 +192,7 @@ def _draw_labels(
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelbottom=False)
     axis.set_ylabel("label")
-    axis.hlines(range(1, len(names)), 0, timeline.end, color="#bbbbbb", lw=0.6)
-    notes = [timeline.note] * bool(timeline.note)
-    notes += ["grey: left out"] * bool(np.isnan(timeline.scores).any())
-    remark = f" ({'; '.join(notes)})" if notes else ""
-    axis.set_title(f"labels with their highest scores{remark}")
+    axis.hlines(range(1, len(names)), 0, end, color="#bbbbbb", lw=0.6)
     figure.colorbar(image, ax=axis, label="score", ticks=[0, 0.5, 1], pad=0.01)
 
 

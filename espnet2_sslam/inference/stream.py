@@ -51,7 +51,9 @@ class FileResult:
     def problem(self) -> str | None:
         """Why the result cannot be used: the error, or values that are not finite."""
         if self.values is not None and not np.isfinite(self.values).all():
-            return "not finite: the model gives NaN or infinity, see dtype and the model"
+            return (
+                "not finite: the model gives NaN or infinity, see dtype and the model"
+            )
         return self.error
 
 
