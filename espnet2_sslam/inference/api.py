@@ -400,18 +400,18 @@ def find_device(name: str | None) -> torch.device:
     Raises:
         ValueError: No such device here.
     """
-    available = ["cuda"] * torch.cuda.is_available()
-    available += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    counts = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    available = [kind for kind, count in counts.items() if count]
     try:
         device = torch.device(name or available[0])
     except (RuntimeError, TypeError):
         raise ValueError(f"device must be cpu, cuda or mps, got {name!r}") from None
-    if device.type not in available:
+    if (device.index or 0) >= counts.get(device.type, 0):
         raise ValueError(
             f"device {name!r} is not available here, only {', '.join(available)}"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices"
         )
     return device

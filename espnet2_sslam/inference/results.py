@@ -170,7 +170,8 @@ class ResultFolder:
             store.write_json(path, self.job)
         elif (old := json.loads(path.read_text(encoding="utf-8"))) != self.job:
             changes = ", ".join(
-                f"{key}: {_brief(old.get(key))} there, {_brief(self.job.get(key))} now"
+                f"{key}: {str(old.get(key))[:16]} there, "
+                f"{str(self.job.get(key))[:16]} now"  # of a checksum the beginning
                 for key in sorted({*old, *self.job})
                 if old.get(key) != self.job.get(key)
             )
@@ -195,9 +196,3 @@ def _stamp(path: str) -> list[int] | None:
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
-
-
-def _brief(value: Any) -> str:
-    """Of a checksum the beginning is enough."""
-    text = str(value)
-    return text if len(text) <= 16 else f"{text[:12]}..."

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from espnet2_sslam.inference.jobs import Job, Piece, Windows
 from espnet2_sslam.units import SAMPLE_RATE
 
 LOOK_AHEAD = 4  # batches that are gathered and sorted by length
+Item = tuple[int, "OpenFile", int]  # what a piece costs, its file, its place there
 MAX_PADDING = 0.08  # of the samples of a batch
 MAX_FILES = 4096  # that wait for their results
 MAX_FILES_AHEAD = 1024  # read or failed, and not yet taken
@@ -70,7 +71,7 @@ class OpenFile:
         self.finished = self.taken = self.closed = False
         self.part: Future[list[Piece]]  # that is being read
         self.rows: list[int] = []  # of the pieces
-        self.values: list[Any] = []  # of the pieces, None until they are computed
+        self.values: list[Any] = []  # of the pieces, until then their samples
         self.missing = 0
         self._pieces = windows.pieces(self._blocks(source, rate))
 
@@ -191,15 +192,6 @@ class ReadAhead:
         return pieces
 
 
-class Item(NamedTuple):
-    """A piece in the queue, its place among its file's, and its cost."""
-
-    file: OpenFile
-    place: int
-    samples: np.ndarray
-    cost: int
-
-
 def stream(
     job: Job,
     sources: Iterable[Any],
@@ -240,10 +232,10 @@ def _gather(
             files.append(file)
         for piece in pieces:
             cost = job.backbone.cost(len(piece.samples))
-            items.append(Item(file, len(file.rows), piece.samples, cost))
+            items.append((cost, file, len(file.rows)))
             gathered += cost
             file.rows.append(piece.row)
-            file.values.append(None)
+            file.values.append(piece.samples)
             file.missing += 1
         if gathered >= room or len(files) > MAX_FILES:
             yield items
@@ -259,27 +251,28 @@ def make_batches(items: list[Item], limit: int) -> Iterator[list[Item]]:
     """
     batch: list[Item] = []
     real = 0
-    for item in sorted(items, key=lambda item: -item.cost):
+    for item in sorted(items, key=lambda item: -item[0]):
+        cost = item[0]
         if batch:
-            padded = (len(batch) + 1) * batch[0].cost
-            if padded > limit or padded - real - item.cost > MAX_PADDING * padded:
+            padded = (len(batch) + 1) * batch[0][0]
+            if padded > limit or padded - real - cost > MAX_PADDING * padded:
                 yield batch
                 batch, real = [], 0
         batch.append(item)
-        real += item.cost
+        real += cost
     yield batch
 
 
 def _run_batch(job: Job, batch: list[Item]) -> None:
     """Compute the pieces of a batch, but for those of files that failed meanwhile."""
-    batch = [item for item in batch if item.file.error is None]
-    if not batch:
+    places = [(file, place) for _, file, place in batch if file.error is None]
+    if not places:
         return
     with torch.inference_mode():
-        values = job.run([item.samples for item in batch])
-    for item, value in zip(batch, values, strict=True):
-        item.file.values[item.place] = value
-        item.file.missing -= 1
+        values = job.run([file.values[place] for file, place in places])
+    for (file, place), value in zip(places, values, strict=True):
+        file.values[place] = value
+        file.missing -= 1
 
 
 def _complete(job: Job, files: deque[OpenFile]) -> Iterator[FileResult]:
