@@ -131,6 +131,9 @@ def test_a_fixed_clip_length_pads_short_clips_and_cuts_long_ones(caplog):
     assert result.ends == pytest.approx([3.2, 6.4, 8.0]) and len(caplog.records) == 1
     last = forward(model.encoder, long[round(6.4 * RATE) :]).mean(0)
     assert difference(result.values[2], last) < 1e-5
+    [result] = model.embed_files([(noise(10.0), RATE)], chunk=8.0, hop=1.0)
+    assert list(result.starts) == [0, 1, 2]  # the third reaches the end
+    assert result.ends == pytest.approx([3.2, 4.2, 5.2])
 
 
 @pytest.mark.parametrize("seconds", [0.025, 0.1, 0.77, 3.0])

@@ -70,6 +70,7 @@ class Windows:
         """Cut blocks of samples, with the memory of a pass and a hop."""
         blocks, total = iter(blocks), None
         buffer, first = np.zeros(0, np.float32), 0  # `first`: where the buffer begins
+        before = 0  # end of the window before: a row needs more than it has reached
         for row in count():
             begin, after = self._begin(row), self._begin(row + 1)
             passes = range(begin, begin + self.size, self.shift)
@@ -77,7 +78,7 @@ class Windows:
                 # passes overlap by what frames need beyond their shift
                 end = min(start + self.shift + OVERHANG, begin + self.size)
                 # `<=`: one sample beyond tells whether the recording ends here
-                while total is None and first + len(buffer) <= end:
+                while total is None and first + len(buffer) <= max(end, before):
                     block = next(blocks, None)
                     if block is None:
                         total = first + len(buffer)
@@ -92,6 +93,7 @@ class Windows:
                     yield Piece(samples.copy(), row)
                 if total is not None and end >= total:
                     break
+            before = begin + self.size
 
     def span(self, row: int, total: int) -> tuple[float, float]:
         """Where a row of a recording of `total` samples begins and ends."""
