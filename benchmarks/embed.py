@@ -81,7 +81,7 @@ def encoder_alone(model, args):
         for start in range(0, args.num_clips, size):
             part = patches[: args.num_clips - start]
             with torch.autocast(model.device.type, torch.bfloat16, enabled=low):
-                out = model.encoder.encode(part).tokens
+                out = model.encoder.encode(part).last
             out[:, 1:].mean(1).cpu()
 
     return encode

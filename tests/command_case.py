@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class FakeSSLAM:
-    """`SSLAM` with a mean and a spectrum instead of a network."""
+    """`SSLAM` with mean magnitudes instead of a network."""
 
     asked = []  # what from_pretrained was given, newest last
 
@@ -36,62 +36,46 @@ class FakeSSLAM:
         self.model = torch.nn.Linear(2, 2)
         torch.nn.init.constant_(self.model.weight, float(seed))
         torch.nn.init.zeros_(self.model.bias)
-        self.files = []  # that were read
-        self.pause = float(os.environ.get("FAKE_PAUSE", "0"))
 
     @classmethod
     def from_pretrained(cls, source, **options):
         cls.asked.append((source, options))
-        if source == "missing":
-            raise ValueError("missing: no such model")
         return cls(None if source == "encoder" else CLASSES, seed=len(source))
 
-    def _files(self, files, width, chunk, hop, shape=None):
+    def _files(self, files, width, chunk=None, hop=None, layers=None):
         for index, path in enumerate(files):
-            time.sleep(self.pause)
-            self.files.append(str(path))
+            time.sleep(float(os.environ.get("FAKE_PAUSE", "0")))
             try:
                 wave = read_audio(path)
             except AudioError as error:
                 yield FileResult(index, str(path), str(error))
                 continue
-            rows = []
             size = len(wave) if chunk is None else int(chunk * SAMPLE_RATE)
             step = size if hop is None else int(hop * SAMPLE_RATE)
-            first = range(0, max(len(wave) - size, 0) + step, step)
-            for begin in first:
-                part = wave[begin : begin + size]
-                if len(part):
-                    seconds = [begin / SAMPLE_RATE, (begin + len(part)) / SAMPLE_RATE]
-                    rows.append((*seconds, numbers(part, width)))
-            starts, ends, values = (
-                np.array(column) for column in zip(*rows, strict=True)
-            )
-            values = values.astype(np.float32)
-            if shape:
-                values = np.stack([values * layer for layer in range(shape)], 1)
-            yield FileResult(index, str(path), None, starts, ends, values)
+            starts = np.arange(0, max(len(wave) - size, 0) + step, step)
+            starts = starts[starts < len(wave)]
+            ends = np.minimum(starts + size, len(wave))
+            rows = [
+                [part.mean() for part in np.array_split(np.abs(wave[a:b]), width)]
+                for a, b in zip(starts, ends, strict=True)
+            ]
+            values = np.minimum(np.array(rows, np.float32), 1)
+            if layers:
+                values = np.stack([values * layer for layer in range(layers)], 1)
+            times = starts / SAMPLE_RATE, ends / SAMPLE_RATE
+            yield FileResult(index, str(path), None, *times, values)
 
     def embed_files(self, files, *, layer=-1, pooling="mean", chunk=None, hop=None):
         if layer not in ("all", -1, 0, 1, 2, 3):
             raise ValueError(f'layer must be "all" or in -1..3, got {layer!r}')
-        if pooling == "frames":
-            chunk = 0.16
-        return self._files(
-            files, WIDTH, chunk, hop, shape=3 if layer == "all" else None
-        )
+        chunk = 0.16 if pooling == "frames" else chunk
+        return self._files(files, WIDTH, chunk, hop, 3 if layer == "all" else None)
 
     def tag_files(self, files, *, chunk=None, hop=None):
-        yield from self._files(files, len(self.classes), chunk, hop)
+        return self._files(files, len(self.classes), chunk, hop)
 
     def tag_frames(self, files, *, resolution=0.16, window=None):
-        yield from self._files(files, len(self.classes), resolution, None)
-
-
-def numbers(wave, width):
-    """Values in 0..1 that identify a piece of audio."""
-    parts = np.array_split(np.abs(wave.astype(np.float64)), width)
-    return np.array([min(part.mean() if len(part) else 0.0, 1.0) for part in parts])
+        return self._files(files, len(self.classes), resolution)
 
 
 def make_clips(folder, count, seconds=0.2, rate=16_000):

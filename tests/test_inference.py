@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from espnet2_sslam.audio import AudioError, read_audio
+from espnet2_sslam.audio import AudioError
 from espnet2_sslam.inference import SSLAM
-from tests.corpus_case import real_audio
 from tests.inference_case import (
     CLASSES,
     classifier,
@@ -62,59 +61,48 @@ def test_frames_are_what_the_encoder_gives_and_cover_the_clip(clips, freq, rows)
         assert result.ends[-1] == len(clip) / 16_000
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean", "concat", "attentive"])
-@pytest.mark.parametrize("weighted_layers", [False, True])
-def test_tag_gives_the_scores_of_the_classifier(clips, pooling, weighted_layers):
-    model = sslam(classifier(pooling, weighted_layers=weighted_layers))
-    results = list(model.tag_files([(clip, 16_000) for clip in clips]))
-    for clip, result in zip(clips, results, strict=True):
-        assert result.values.shape == (1, 4)
-        assert difference(result.values[0], clip_scores(model.model, clip)) < 1e-5
-
-
 def test_tag_sorts_labels_by_score(clips):
     model = sslam(classifier())
     scores = clip_scores(model.model, clips[2])
-    best = np.argsort(-scores)
-    labels = model.tag(clips[2], rate=16_000, top_k=2)
-    assert [name for name, _ in labels] == [CLASSES[c] for c in best[:2]]
-    assert [score for _, score in labels] == pytest.approx(scores[best[:2]])
-    assert len(model.tag(clips[2], rate=16_000, top_k=99)) == 4
+    best = [CLASSES[index] for index in np.argsort(-scores)]
+    labels = model.tag(clips[2], rate=16_000, top_k=99)
+    assert [name for name, _ in labels] == best
+    assert [score for _, score in labels] == pytest.approx(sorted(scores)[::-1])
     both = model.tag([clips[2], clips[3]], rate=16_000, top_k=2)
-    assert [name for name, _ in both[0]] == [name for name, _ in labels]
+    assert [name for name, _ in both[0]] == best[:2] and len(both[1]) == 2
     assert model.tag([]) == []
     single = sslam(classifier(task="multi_class"))
-    scores_of_one = dict(single.tag(clips[2], rate=16_000, top_k=4)).values()
+    scores_of_one = dict(single.tag(clips[2], rate=16_000)).values()
     assert sum(scores_of_one) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("batch_seconds", [0.01, 3.0, 12.0, 1000.0])
-@pytest.mark.parametrize("order", [1, -1])
-def test_values_do_not_depend_on_the_batch(clips, batch_seconds, order):
+@pytest.mark.parametrize("batch_seconds", [0.01, 3.0, 1000.0])
+def test_values_depend_neither_on_the_batch_nor_on_the_order(clips, batch_seconds):
     model = sslam(classifier("attentive"), batch_seconds=batch_seconds)
     alone = [model.embed(clip, rate=16_000) for clip in clips]
     scores = [clip_scores(model.model, clip) for clip in clips]
-    files = [(clip, 16_000) for clip in clips][::order]
-    embedded = [result.values[0] for result in model.embed_files(files)][::order]
-    tagged = [result.values[0] for result in model.tag_files(files)][::order]
-    for got, wanted in zip(embedded + tagged, alone + scores, strict=True):
-        assert difference(got, wanted) < 1e-5
+    for order in (1, -1):
+        files = [(clip, 16_000) for clip in clips][::order]
+        embedded = [result.values[0] for result in model.embed_files(files)]
+        tagged = [result.values[0] for result in model.tag_files(files)]
+        values = embedded[::order] + tagged[::order]
+        for value, expected in zip(values, alone + scores, strict=True):
+            assert difference(value, expected) < 1e-5
 
 
 def test_a_log_mel_encoder_takes_audio_too(clips):
     waves, fbank = sslam(), sslam(encoder(input_size=128))
-    given = {"rate": 16_000}
-    assert difference(fbank.embed(clips, **given), waves.embed(clips, **given)) < 1e-5
+    values = [model.embed(clips, rate=16_000) for model in (waves, fbank)]
+    assert difference(*values) < 1e-5
 
 
-def test_bfloat16_changes_little(clips):
-    exact, low = sslam(), sslam(dtype="bfloat16")
-    for pooling in ("mean", "cls"):
-        given = {"rate": 16_000, "pooling": pooling}
-        got, wanted = low.embed(clips[2], **given), exact.embed(clips[2], **given)
-        assert got.dtype == np.float32
-        assert 0 < difference(got, wanted) < 0.05
-    assert low.encoder.norm.weight.dtype == torch.float32
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_bfloat16_changes_little(clips, pooling):
+    low, exact = (
+        model.embed(clips[2], rate=16_000, pooling=pooling)
+        for model in (sslam(dtype="bfloat16"), sslam())
+    )
+    assert low.dtype == np.float32 and 0 < difference(low, exact) < 0.05
 
 
 def test_every_kind_of_audio_gives_the_same(tmp_path, caplog):
@@ -122,40 +110,36 @@ def test_every_kind_of_audio_gives_the_same(tmp_path, caplog):
     path = write(tmp_path / "clip.wav", samples, 8_000, subtype="PCM_16")
     content = (tmp_path / "clip.wav").read_bytes()
     model = sslam()
-    wanted = model.embed(path)
-    assert wanted.any()
+    expected = model.embed(path)
     floats = samples.astype(np.float32) / 2**15
     stereo = np.stack([samples, samples])
-    with open(path, "rb") as file:
-        for audio in [
-            tmp_path / "clip.wav",
-            io.BytesIO(content),
-            file,
-            (floats, 8_000),
-            (samples, 8_000),
-            (samples.astype(np.int32) << 16, 8_000),
-            (stereo, 8_000.0),
-            (stereo.T, 8_000),
-            (torch.from_numpy(samples), 8_000),
-            (torch.from_numpy(floats).double().requires_grad_(), 8_000),
-            {"array": floats, "sampling_rate": 8_000, "path": None},
-        ]:
-            assert difference(model.embed(audio), wanted) < 1e-6
-        assert not file.closed
 
     class Pipe(io.RawIOBase):  # cannot seek
+        def __init__(self):
+            self.source = io.BytesIO(content)
+
         def readable(self):
             return True
 
         def readinto(self, buffer):
-            return source.readinto(buffer)
+            return self.source.readinto(buffer)
 
-    source = io.BytesIO(content)
-    assert difference(model.embed(Pipe()), wanted) < 1e-6
-    assert difference(model.embed((stereo, 8_000)), wanted) < 1e-6
-    assert difference(model.embed([path, (floats, 8_000)])[1], wanted) < 1e-6
+    for audio in [
+        tmp_path / "clip.wav",
+        io.BytesIO(content),
+        Pipe(),
+        (floats, 8_000),
+        (samples, 8_000),
+        (samples.astype(np.int32) << 16, 8_000),
+        (stereo, 8_000.0),
+        (stereo.T, 8_000),
+        (torch.from_numpy(floats).double().requires_grad_(), 8_000),
+        {"array": floats, "sampling_rate": 8_000, "path": None},
+    ]:
+        assert difference(model.embed(audio), expected) < 1e-6
+    assert difference(model.embed([path, (floats, 8_000)])[1], expected) < 1e-6
     coarse = ((floats * 128) + 128).astype(np.uint8)
-    assert difference(model.embed(coarse, rate=8_000), wanted) < 0.1
+    assert difference(model.embed(coarse, rate=8_000), expected) < 0.1
     assert not caplog.text
     model.embed(floats * 2**5, rate=8_000)
     assert "taken to be in [-1, 1]" in caplog.text
@@ -165,19 +149,11 @@ BAD = {
     "no rate: an array needs its sampling rate": noise(1.0),
     "no rate: need 1000 to 1000000 samples per second": (noise(1.0), 0),
     "too short": (noise(0.02), 16_000),
-    "not finite: NaN or infinity at frame 7": (
-        np.where(np.arange(9_000) == 7, np.nan, 0.1),
-        16_000,
-    ),
+    "not finite: NaN or infinity": (np.full(9_000, np.nan), 16_000),
     "shape: need an array": (np.zeros((20, 16_000)), 16_000),
-    "got (300, 300)": (np.zeros((300, 300)), 16_000),
     "integers must be int16": (np.zeros(9_000, np.int64), 16_000),
-    "got complex64": (np.zeros(9_000, np.complex64), 16_000),
-    "too short: 0 samples": (np.zeros(0), 16_000),
     "empty: the file has 0 bytes": io.BytesIO(),
     "got NoneType": None,
-    "got bytes": b"RIFF",
-    "got float": [0.1, 0.2],
     "nowhere.wav: missing": {"path": "nowhere.wav", "bytes": None},
     "the object gives text": io.StringIO("text"),
     "not audio: ": io.BytesIO(b"this is no audio at all, but has some bytes"),
@@ -204,59 +180,62 @@ def test_failed_files_have_their_reason_and_the_others_go_on(tmp_path, clips):
     assert [result.index for result in results] == list(range(7))
     names = ["missing.wav", good[1], str(cut), "audio 4", good[2], "audio 6"]
     assert [result.name for result in results] == [good[0], *names]
-    assert [result.error is None for result in results] == [1, 0, 1, 0, 0, 1, 0]
     assert results[1].error == "missing: there is no such file"
-    assert results[3].values is results[3].starts is results[3].ends is None
-    for result, path in [(results[n], files[n]) for n in (0, 2, 5)]:
-        assert difference(result.values[0], model.embed(path)) < 1e-5
+    for result, file in zip(results, files, strict=True):
+        assert (result.error is None) == (result.name in good)
+        if result.error is None:
+            assert difference(result.values[0], model.embed(file)) < 1e-5
+        else:
+            assert result.values is result.starts is result.ends is None
     with pytest.raises(AudioError, match=r"missing.wav: missing"):
         model.embed(files[:3])
 
 
-def test_thousands_of_files_come_out_once_and_in_order():
-    generator = np.random.default_rng(0)
-    lengths = generator.integers(300, 4_000, 3_000)  # some are too short
-    audio = noise(0.25)
-    model = sslam(encoder(depth=1, embed_dim=8))
-    results = model.embed_files((audio[:length], 16_000) for length in lengths)
-    for number, (result, length) in enumerate(zip(results, lengths, strict=True)):
-        assert result.index == number
-        assert (result.error is None) == (length >= 400)
-        if result.error is None:
-            assert result.ends[0] == length / 16_000
-    assert number == 2_999
+@pytest.mark.parametrize(
+    "method, audio, options, complaint",
+    [
+        ("embed_files", ["a"], {"layer": 3}, 'layer must be "all" or in -1..2'),
+        ("embed_files", ["a"], {"layer": "last"}, "layer must be"),
+        ("embed_files", ["a"], {"pooling": "max"}, "one of mean, cls, frames"),
+        ("embed_files", ["a"], {"hop": 1.0}, "hop needs chunk"),
+        ("embed_files", ["a"], {"chunk": 0.01}, "chunk must be 0.025 s or more"),
+        ("embed_files", ["a"], {"chunk": 1.0, "hop": 0}, "hop must be"),
+        ("embed_files", "a.wav", {}, "need a list of files"),
+        ("embed_files", (noise(1.0), 16_000), {}, "need a list of files"),
+        ("tag", ["a"], {"top_k": 0}, "top_k must be"),
+        ("tag_frames", ["a"], {"resolution": 0.1}, "resolution must be"),
+        ("tag_frames", ["a"], {"resolution": 0}, "resolution must be"),
+        ("tag_frames", ["a"], {"window": 0.1}, "window must be from 0.16"),
+        ("tag_frames", ["a"], {"window": 200}, "to 122.88 s"),
+    ],
+)
+def test_options_outside_their_range_are_refused_at_once(
+    method, audio, options, complaint
+):
+    with pytest.raises(ValueError, match=complaint) as error:
+        getattr(sslam(classifier()), method)(audio, **options)
+    assert "\n" not in str(error.value)
 
 
-def test_options_outside_their_range_are_refused_at_once(clips):
-    model, tagger = sslam(), sslam(classifier())
-    for call, complaint in [
-        (lambda: model.embed_files(["a"], layer=3), 'layer must be "all" or in -1..2'),
-        (lambda: model.embed_files(["a"], layer="last"), "layer must be"),
-        (lambda: model.embed_files(["a"], pooling="max"), "one of mean, cls, frames"),
-        (lambda: model.embed_files(["a"], hop=1.0), "hop needs chunk"),
-        (lambda: model.embed_files(["a"], chunk=0.01), "chunk must be 0.025 s or more"),
-        (lambda: model.embed_files(["a"], chunk=1.0, hop=0), "hop must be"),
-        (lambda: model.embed_files("a.wav"), "need a list of files"),
-        (lambda: model.embed_files(clips[0]), "need a list of files"),
-        (lambda: model.embed_files((clips[0], 16_000)), "need a list of files"),
-        (lambda: model.embed_files(io.BytesIO()), "need a list of files"),
-        (lambda: model.tag_files(["a"]), "load a fine-tuned model"),
-        (lambda: model.tag(clips[0], rate=16_000), "load a fine-tuned model"),
-        (lambda: tagger.tag(clips[0], rate=16_000, top_k=0), "top_k must be"),
-        (lambda: tagger.tag_frames(["a"], resolution=0.1), "resolution must be"),
-        (lambda: tagger.tag_frames(["a"], resolution=0), "resolution must be"),
-        (lambda: tagger.tag_frames(["a"], window=0.1), "window must be from 0.16"),
-        (lambda: tagger.tag_frames(["a"], window=200), "to 122.88 s"),
-        (lambda: tagger.tag_frames(["a"], window=0), "got 0; steps are no longer"),
-        (lambda: sslam(dtype="float16"), "dtype must be"),
-        (lambda: sslam(batch_seconds=0), "batch_seconds must be"),
-        (lambda: SSLAM(encoder(), device="tpu"), "device must be|not available"),
-        (lambda: SSLAM(encoder(), device="cuda:99"), "not available|CUDA devices"),
-        (lambda: SSLAM(torch.nn.Linear(1, 1)), "need an SSLAMEncoder"),
-    ]:
-        with pytest.raises(ValueError, match=complaint) as error:
-            call()
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize(
+    "model, options, complaint",
+    [
+        (encoder(), {"dtype": "float16"}, "dtype must be"),
+        (encoder(), {"batch_seconds": 0}, "batch_seconds must be"),
+        (encoder(), {"device": "tpu"}, "device must be|not available"),
+        (encoder(), {"device": "cuda:99"}, "not available|CUDA devices"),
+        (torch.nn.Linear(1, 1), {}, "need an SSLAMEncoder"),
+    ],
+)
+def test_a_model_that_cannot_run_is_refused(model, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        SSLAM(model, **options)
+
+
+@pytest.mark.parametrize("method", ["tag", "tag_files", "tag_frames"])
+def test_labels_need_a_head(method):
+    with pytest.raises(ValueError, match="load a fine-tuned model"):
+        getattr(sslam(), method)(["a"])
 
 
 def test_a_saved_model_gives_the_same_when_it_is_loaded(tmp_path, clips):
@@ -271,18 +250,3 @@ def test_a_saved_model_gives_the_same_when_it_is_loaded(tmp_path, clips):
     assert wide.embed(clips[2], pooling="frames", **given).shape == (19, 192)
     with pytest.raises(ValueError, match=r"not available|CUDA devices"):
         SSLAM.from_pretrained("nobody/nothing", device="cuda:99")
-
-
-def test_real_clips_give_what_the_encoder_gives():
-    folder = real_audio("esc50-mini")
-    files = sorted((folder / "audio").glob("*.flac"))[:6]
-    files += sorted(real_audio("fsdd-mini").rglob("*.flac"))[:6]
-    files += sorted(real_audio("fsdd-mini").rglob("*.wav"))[:6]
-    assert len(files) >= 12
-    model = sslam(classifier("mean"))
-    embedded, tagged = model.embed_files(files), model.tag_files(files)
-    for file, one, other in zip(files, embedded, tagged, strict=True):
-        samples = read_audio(file)
-        wanted = forward(model.encoder, samples).mean(0)
-        assert difference(one.values[0], wanted) < 1e-5
-        assert difference(other.values[0], clip_scores(model.model, samples)) < 1e-5

@@ -88,3 +88,29 @@ def test_commands_explain_themselves(command):
     result = run(f"import sys; sys.argv[0] = 'sslam'\n{code}", command, "--help")
     assert result.returncode == 0, result.stderr
     assert f"usage: sslam {command}" in result.stdout
+
+
+TAG = """
+import sys
+from espnet2_sslam import SSLAM
+from espnet2_sslam.bin.cli import main
+model = SSLAM.from_pretrained(sys.argv[1])
+print(model.tag(sys.argv[2], top_k=1)[0][0], model.embed(sys.argv[2]).shape)
+for suffix in ("csv", "npz", "ark"):
+    main(["tag", *sys.argv[1:], "-o", f"{sys.argv[2]}.{suffix}"])
+main(["tag", *sys.argv[1:], "--events", "--median", "0.48", "--threshold", "0"])
+"""
+
+
+def test_labels_and_embeddings_of_files(tmp_path):
+    from espnet2_sslam.checkpoint import save_model
+    from tests.inference_case import CLASSES, classifier, noise, write
+
+    save_model(classifier("mean"), tmp_path / "model")
+    clip = write(tmp_path / "clip.wav", noise(1.0, 44_100), 44_100)
+    result = run(TAG, str(tmp_path / "model"), clip)
+    assert result.returncode == 0, result.stderr
+    first, *events = result.stdout.splitlines()
+    label, shape = first.split(" ", 1)
+    assert label in CLASSES and shape == "(24,)" and len(events) == 1 + len(CLASSES)
+    assert (tmp_path / "clip.wav.scp").exists()

@@ -12,24 +12,15 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from espnet2_sslam import __version__
 
 if TYPE_CHECKING:
-    from espnet2_sslam.inference import (
-        SSLAM,
-        AudioInput,
-        Event,
-        FileResult,
-        Rows,
-        StoredRows,
-    )
+    from espnet2_sslam.inference import SSLAM, AudioInput, FileResult, Rows
 
 # What bad input, a missing file or a full disk raise. Anything else is a mistake of
 # ours and keeps its traceback.
@@ -93,99 +84,86 @@ def _stop(line: str, status: int) -> NoReturn:
 
 # The command `sslam`. torch takes seconds to import: after the options are read.
 
-EMBED_FORMATS = ("npz", "csv", "tsv", "json", "jsonl", "ark")
-TAG_FORMATS = ("csv", "tsv", "json", "jsonl", "npz", "ark")
-EVENT_FORMATS = ("tsv", "csv", "json", "jsonl")
+TABLES = ("csv", "tsv", "json", "jsonl")
+FORMATS = {
+    "embed": ("npz", *TABLES, "ark"),
+    "tag": (*TABLES, "npz", "ark"),
+    "events": ("tsv", "csv", "json", "jsonl"),
+}
 PICTURES = (".png", ".svg", ".pdf")
 TOP_K = 5
 PLOT_SHORT = 300.0  # seconds up to which a row of the picture is a time step
 PLOT_CHUNK = 10.0  # seconds of a window beyond
-OTHERS = ("convert", "export", "publish")  # modules sslam_convert, ...
-HELP = """
-The command `sslam`: SSLAM for people who never train.
+PURPOSES = {
+    "embed": "features (embeddings) of audio files",
+    "tag": "labels of audio files, of windows of them, or of time steps",
+    "plot": "a spectrogram with the labels above it",
+    "convert": "weights from and to the authors' files, Hugging Face and ESPnet",
+    "export": "an ONNX file",
+    "publish": "a folder for others with a model card, and its upload to Hugging Face",
+}
+EXAMPLES = {
+    "embed": """
+A clip is one row; with --chunk a row is a window of a recording, with --pooling frames
+a time step of 160 ms; start and end are its seconds. Files that cannot be read are
+listed at the end with the reason, the exit status is 1, and all others are written.
 
-sslam embed    features of audio files
-sslam tag      labels of audio files, of windows of them, or of time steps
-sslam plot     a spectrogram with the labels above it
-sslam convert  weights from and to the authors' files, Hugging Face and ESPnet
-sslam export   an ONNX file
-sslam publish  a folder for others with a model card, and its upload to Hugging Face
-
-Each has --help.
-"""
-EMBED_HELP = """
-A clip is one row, the mean of its patches (--pooling cls: the CLS token). With --chunk
-a row is a window of a recording, with --pooling frames a time step of 160 ms; start
-and end are its seconds. Files that cannot be read are listed at the end with the
-reason, the exit status is 1, and all others are in the output.
-
-examples:
-  a folder of clips, one row of 768 values per clip:
-    sslam embed MODEL clips/ -o clips.npz
-    python -c "import numpy; x = numpy.load('clips.npz'); print(x['ids'], x['values'])"
-
-  windows of 10 s, every 5 s, of long recordings, as text:
-    sslam embed MODEL field/*.flac -o field.csv --chunk 10 --hop 5
-
-  every layer (0 is the patch embedding), for a weighted sum of your own:
-    sslam embed MODEL clips/ -o layers.npz --layer all
-
-  Kaldi's ark and scp, a matrix of 160 ms steps per utterance, for ESPnet's recipes:
-    sslam embed MODEL --list data/train/wav.scp -o dump/feats.scp --pooling frames
-"""
-TAG_HELP = """
+examples: a row of 768 values per clip; windows of 10 s every 5 s as text; a matrix of
+160 ms steps per utterance as Kaldi's ark and scp
+  sslam embed MODEL clips/ -o clips.npz
+  sslam embed MODEL field/*.flac -o field.csv --chunk 10 --hop 5
+  sslam embed MODEL --list data/train/wav.scp -o dump/feats.scp --pooling frames
+""",
+    "tag": """
 Without -o the labels are printed. csv, tsv and json hold the labels that --top_k and
 --threshold choose; npz and ark hold the scores of all classes. Files that cannot be
-read are listed at the end with the reason, the exit status is 1, and all others are in
-the output.
+read are listed at the end with the reason, the exit status is 1, and all others are
+written.
 
-examples:
-  what is in these clips:
-    sslam tag MODEL dog.wav street.mp3
-
-  a recording in windows of 10 s, every 5 s:
-    sslam tag MODEL field.flac -o field.csv --chunk 10 --hop 5 --threshold 0.3
-
-  scores of all classes every 80 ms, for code of your own:
-    sslam tag MODEL clips/ -o scores.npz --frames --resolution 0.08
-
-  events with onset and offset, as DESED's and DCASE's tools read them:
-    sslam tag MODEL clips/ -o events.tsv --events --names file --median 0.48 \\
-        --threshold 0.5 --threshold Dog=0.3 --min_duration 0.25 --merge_gap 0.2
-"""
-PLOT_HELP = """
+examples: labels of windows; scores of all classes every 80 ms; events with onset and
+offset, as DESED's and DCASE's tools read them
+  sslam tag MODEL field.flac -o field.csv --chunk 10 --hop 5 --threshold 0.3
+  sslam tag MODEL clips/ -o scores.npz --frames --resolution 0.08
+  sslam tag MODEL clips/ -o events.tsv --events --names file --median 0.48 \\
+      --threshold 0.5 --threshold Dog=0.3 --min_duration 0.25 --merge_gap 0.2
+""",
+    "plot": """
 The labels are those with the highest score anywhere in the recording; dark means a
 high score. Up to 5 minutes a score is that of a time step, beyond that of a window of
 10 s; --chunk and --frames choose. A model without a classifier gives the spectrogram
 alone.
 
 examples:
-  sslam plot MODEL street.wav -o street.png
   sslam plot MODEL night.flac -o night.svg --chunk 10 --hop 5 --top_k 8
   sslam plot MODEL clip.wav -o clip.png --resolution 0.04 --label Dog --label Speech
-"""
+""",
+}
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
     """Run the sub-command that the first word names."""
     words = list(sys.argv[1:] if cmd is None else cmd)
     command = words[0] if words else "--help"
+    commands = {"embed": embed, "tag": tag, "plot": plot}
     if command in ("-h", "--help"):
-        print(HELP.strip())
+        print("The command `sslam`: SSLAM for people who never train.\n")
+        for name, purpose in PURPOSES.items():
+            print(f"sslam {name:8} {purpose}")
+        print("\nEach has --help.")
     elif command == "--version":
         print(f"espnet2_sslam {__version__}")
-    elif command in COMMANDS:
-        make_parser, function = COMMANDS[command]
-        args = make_parser().parse_intermixed_args(words[1:])
+    elif command in commands:
+        args = _parser(command).parse_intermixed_args(words[1:])
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-        function(args)
-    elif command in OTHERS:
+        args.command = command
+        _check_windows(args)
+        commands[command](args)
+    elif command in PURPOSES:
         module = importlib.import_module(f"espnet2_sslam.bin.sslam_{command}")
         module.main(words[1:])
     else:
         raise ValueError(
-            f"sslam has no command {command!r}: it is one of "
-            f"{', '.join([*COMMANDS, *OTHERS])}"
+            f"sslam has no command {command!r}: it is one of {', '.join(PURPOSES)}"
         )
 
 
@@ -196,33 +174,25 @@ def run() -> None:
 
 def embed(args: argparse.Namespace) -> None:
     """`sslam embed`: features of files into one output."""
-    _check_windows(args)
-    from espnet2_sslam.inference import collect_files, output_format, write_embeddings
+    from espnet2_sslam.inference import collect_files, write_embeddings
 
-    format = output_format(args.output, args.format, EMBED_FORMATS)
+    format = _output_format(args, "embed")
     series = args.chunk is not None or args.pooling == "frames"
     if format == "ark" and series and args.layer == "all":
         raise ValueError("ark holds no arrays (time, layer, value): choose one --layer")
-    _check_output(args.output)
     items = collect_files(args.files, args.list, args.names)
     model = _load(args)
     options = _chosen(args, "layer", "pooling", "chunk", "hop")
-    job = _describe(args, model, {"command": "embed", **options})
-    with _results(args, items, job, partial(model.embed_files, **options)) as rows:
+    with _results(args, model, items, model.embed_files, options) as (rows, job):
         write_embeddings(args.output, format, rows, job, series)
 
 
 def tag(args: argparse.Namespace) -> None:
     """`sslam tag`: labels or events of files, printed or into one output."""
-    _check_windows(args)
     _check_tag(args)
     import espnet2_sslam.inference as inference
 
-    format = ""
-    if args.output is not None:
-        formats = EVENT_FORMATS if args.events else TAG_FORMATS
-        format = inference.output_format(args.output, args.format, formats)
-        _check_output(args.output)
+    format = _output_format(args, "events" if args.events else "tag")
     threshold = _thresholds(args.threshold, 0.5 if args.events else 0.0)
     items = inference.collect_files(args.files, args.list, args.names)
     model = _load(args)
@@ -235,37 +205,24 @@ def tag(args: argparse.Namespace) -> None:
     limits = inference.class_thresholds(threshold, classes) if args.threshold else 0.0
     top_k = TOP_K if args.top_k is None else args.top_k
     choose = inference.best_labels(classes, top_k, limits)
-    find_events = partial(
-        inference.find_events,
-        classes=classes,
-        threshold=threshold,
-        **_chosen(args, "median", "min_duration", "merge_gap"),
-    )
     series = args.frames or args.chunk is not None
     compute, options = model.tag_files, _chosen(args, "chunk", "hop")
     if args.frames or args.events:
         compute = model.tag_frames
         options = {"resolution": args.resolution or 0.16, "window": args.window}
-    compute = partial(compute, **options)
-    if args.output is None:
-        failures: dict[str, str] = {}
-        results = _usable(items, compute([item.path for item in items]), failures)
-        rows = (
-            inference.Rows(item.name, result.starts, result.ends, result.values)
-            for item, result in results
+    filters = _chosen(args, "median", "min_duration", "merge_gap")
+    filters["threshold"] = threshold
+    with _results(args, model, items, compute, options) as (rows, job):
+        events = (
+            (name, inference.find_events(scores, starts, ends, classes, **filters))
+            for name, starts, ends, scores in rows
         )
-        if args.events:
-            lines = inference.event_table(_events(rows, find_events))
-        else:
-            lines = _label_lines(rows, choose, series)
-        for line in lines:
-            print(_plain(line), flush=True)
-        _refuse(failures, len(items), "")
-        return
-    job = _describe(args, model, {"command": "tag", **options})
-    with _results(args, items, job, compute) as rows:
-        if args.events:
-            events = _events(rows, find_events)
+        if args.output is None:
+            table = inference.event_table(events)
+            for line in table if args.events else _label_lines(rows, choose, series):
+                # names that are no text come with escapes
+                print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
+        elif args.events:
             inference.write_events(args.output, format, events)
         else:
             inference.write_scores(
@@ -275,7 +232,6 @@ def tag(args: argparse.Namespace) -> None:
 
 def plot(args: argparse.Namespace) -> None:
     """`sslam plot`: a picture of one recording."""
-    _check_windows(args)
     if args.output.suffix.lower() not in PICTURES:
         raise ValueError(
             f"{args.output}: need a picture with suffix {', '.join(PICTURES)}"
@@ -284,196 +240,157 @@ def plot(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.file} is a folder: name the recording to draw")
     if args.top_k < 1:
         raise ValueError(f"--top_k must be 1 or more, got {args.top_k}")
-    _check_output(args.output)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("a picture needs matplotlib: pip install espnet2_sslam[plot]")
-    import espnet2_sslam.inference as inference
+    from espnet2_sslam.inference import plot as pictures
 
-    spectrogram = inference.read_spectrogram(args.file)
+    spectrogram = pictures.read_spectrogram(args.file)
     duration = float(spectrogram.edges[-1])
     model = _load(args)
     timeline, note = None, "no labels: this model has no classifier"
     if model.classes:
-        chunk, note = args.chunk, ""
+        chunk = args.chunk
         if chunk is None and not _steps(args) and duration > PLOT_SHORT:
             chunk = PLOT_CHUNK
         if chunk is None:
             step = args.resolution or 0.16
-            rows_are = f"every {step:g} s"
+            note = f"every {step:g} s"
             results = model.tag_frames([args.file], resolution=step, window=args.window)
         else:
-            rows_are = f"windows of {chunk:g} s every {args.hop or chunk:g} s"
+            note = f"windows of {chunk:g} s every {args.hop or chunk:g} s"
             results = model.tag_files([args.file], chunk=chunk, hop=args.hop)
         [result] = results
         if result.error is not None:
             raise ValueError(f"{args.file}: {result.error}")
-        timeline = inference.make_timeline(
+        timeline = pictures.make_timeline(
             *(result.values, result.starts, result.ends, model.classes),
-            *(args.top_k, duration, rows_are, args.label),
+            *(args.top_k, duration, args.label),
         )
-    name = os.path.basename(os.path.normpath(args.model)) or args.model
-    title = f"{_short(os.path.basename(args.file))}\nmodel: {_short(name)}"
-    figure = inference.draw_timeline(spectrogram, timeline, title, note)
-    inference.save_picture(figure, args.output)
+    names = [
+        os.path.basename(os.path.normpath(name)) for name in (args.file, args.model)
+    ]
+    title = "{}\nmodel: {}".format(*map(_short, names))
+    figure = pictures.draw_timeline(spectrogram, timeline, title, note)
+    pictures.save_picture(figure, args.output)
     print(f"wrote {args.output}")
 
 
-def embed_parser() -> argparse.ArgumentParser:
-    """Options of `sslam embed`."""
-    purpose = "Turn audio files into features (embeddings) of a trained encoder."
-    parser = _parser("embed", purpose, EMBED_HELP)
-    _add_input_options(parser)
-    add = parser.add_argument_group("features").add_argument
-    text = "1, 2, ..., 0: the patch embedding, -1: the last, or all (default: -1)"
-    add("--layer", type=_layer, default=-1, help=f"block whose output is taken: {text}")
-    text = "mean of the patches, CLS token, or every 160 ms (default: mean)"
-    add("--pooling", choices=("mean", "cls", "frames"), default="mean", help=text)
-    _add_window_options(parser)
-    _add_output_options(parser, EMBED_FORMATS, required=True)
-    return parser
-
-
-def tag_parser() -> argparse.ArgumentParser:
-    """Options of `sslam tag`."""
-    purpose = "Name the sounds in audio files with a fine-tuned model."
-    parser = _parser("tag", purpose, TAG_HELP)
-    _add_input_options(parser)
-    add = parser.add_argument_group("labels").add_argument
-    text = f"at most K labels per row, the best first; 0: all (default: {TOP_K})"
-    add("--top_k", type=int, metavar="K", help=text)
-    text = "least score of a label (default: 0, of an event 0.5): a number, "
-    text += "LABEL=NUMBER for one class, or a JSON file {label: number}; repeatable"
-    add("--threshold", action="append", default=[], metavar="P", help=text)
-    _add_window_options(parser)
-    _add_step_options(parser, "a row per time step instead of per file")
-    add = parser.add_argument_group("events").add_argument
-    text = "onset and offset of each sound, from the scores of the time steps"
-    add("--events", action="store_true", help=text)
-    for name, text in (
-        ("--median", "median filter of S seconds over the scores (default: none)"),
-        ("--min_duration", "drop those shorter than S seconds"),
-        ("--merge_gap", "join those of a class with at most S seconds between them"),
-    ):
-        add(name, type=_not_negative, metavar="S", default=0.0, help=text)
-    _add_output_options(parser, TAG_FORMATS, required=False)
-    return parser
-
-
-def plot_parser() -> argparse.ArgumentParser:
-    """Options of `sslam plot`."""
-    purpose = "Draw a recording: log-mel spectrogram, above it its labels over time."
-    parser = _parser("plot", purpose, PLOT_HELP)
-    add = parser.add_argument
-    add("file", metavar="FILE", help="audio file of any length")
-    text = "file to write: .png, .svg (text stays text) or .pdf"
-    add("-o", "--output", type=Path, required=True, metavar="PICTURE", help=text)
-    add("--top_k", type=int, metavar="K", default=5, help="labels (default: 5)")
-    text = "draw this label instead of the best ones; may be repeated"
-    add("--label", action="append", default=[], metavar="NAME", help=text)
-    _add_window_options(parser)
-    _add_step_options(parser, "--frames: draw time steps at any length")
-    return parser
-
-
-COMMANDS = {
-    "embed": (embed_parser, embed),
-    "tag": (tag_parser, tag),
-    "plot": (plot_parser, plot),
-}
-
-
-def _parser(command: str, purpose: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser with MODEL and how to run it."""
-    style = argparse.RawDescriptionHelpFormatter
+def model_parser(
+    command: str, description: str, epilog: str, model: str = "MODEL"
+) -> argparse.ArgumentParser:
+    """A parser of `sslam COMMAND` with what every command on a model takes."""
     parser = argparse.ArgumentParser(
-        f"sslam {command}", description=purpose, epilog=epilog, formatter_class=style
+        prog=f"sslam {command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     text = "model folder, checkpoint of the authors, training folder or its .pth, "
     text += "packed .zip or Hugging Face id"
-    parser.add_argument("model", metavar="MODEL", help=text)
+    parser.add_argument(model.lower(), metavar=model, help=text)
     add = parser.add_argument_group("model").add_argument
     text = "which weights of a pre-training checkpoint (default: student)"
     add("--weights", choices=("student", "teacher"), default="student", help=text)
-    add("--revision", help="branch, tag or commit of a Hugging Face model")
+    add("--revision", help="branch, tag or commit of a Hugging Face id")
+    return parser
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    """The options of `sslam embed`, `tag` or `plot`."""
+    purpose = f"sslam {command}: {PURPOSES[command]}."
+    parser = model_parser(command, purpose, EXAMPLES[command])
+    length = {"type": positive_seconds, "metavar": "S"}
+    or_zero = {"type": seconds, "metavar": "S"}
+
+    add = parser.add_argument_group("device").add_argument
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
     text = "precision of the encoder (default: float32)"
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help=text)
     text = "seconds of audio that are encoded at once; less needs less memory"
-    add("--batch_seconds", type=_positive, metavar="S", help=text)
+    add("--batch_seconds", **length, help=text)
     text = "cut or zero-pad each clip to N frames of 10 ms, as in the paper (1024); "
     text += "by default a clip has its own length"
     add("--target_frames", type=int, metavar="N", help=text)
+
+    if command == "plot":
+        parser.add_argument("file", metavar="FILE", help="audio file of any length")
+        add = parser.add_argument_group("picture").add_argument
+        text = "file to write: .png, .svg (text stays text) or .pdf"
+        add("-o", "--output", type=Path, required=True, metavar="PICTURE", help=text)
+        add("--top_k", type=int, metavar="K", default=5, help="labels (default: 5)")
+        text = "draw this label instead of the best ones; may be repeated"
+        add("--label", action="append", default=[], metavar="NAME", help=text)
+    else:
+        text = "audio files, and folders, which are searched to any depth"
+        parser.add_argument("files", metavar="FILES", nargs="*", help=text)
+        add = parser.add_argument_group("input and output").add_argument
+        text = "text file with a path per line, NAME.scp with `<id> <path>` per line "
+        text += "(Kaldi), or - for standard input; may be repeated"
+        add("--list", action="append", default=[], metavar="FILE", help=text)
+        text = "how the output calls a file: by its path as given, or by its file name "
+        text += "without folders (default: path)"
+        add("--names", choices=("path", "file"), default="path", help=text)
+        formats, required = FORMATS[command], command == "embed"
+        text = f"file to write, by its suffix ({', '.join(formats)}; ark writes ark "
+        text += "and scp). A stopped run leaves FILE.part and continues there when the "
+        text += "same command is given again"
+        add("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
+        add("--format", choices=formats, help="format, whatever the suffix is")
+        text = "begin anew instead of continuing a stopped run"
+        add("--restart", action="store_true", help=text)
+
+    add = parser.add_argument_group("rows").add_argument
+    text = "a row per window of S seconds instead of one per file"
+    add("--chunk", **length, help=text)
+    add("--hop", **length, help="from one window to the next (default: --chunk)")
+    if command == "embed":
+        text = "block whose output is taken: 1, 2, ..., 0: the patch embedding, -1: "
+        text += "the last, or all (default: -1)"
+        add("--layer", type=number_or_all, default=-1, help=text)
+        text = "mean of the patches, CLS token, or every 160 ms (default: mean)"
+        add("--pooling", choices=("mean", "cls", "frames"), default="mean", help=text)
+        return parser
+    add("--frames", action="store_true", help="a row per time step, of any recording")
+    text = "seconds of a time step: 0.16 divided by 1 to 16 (default: 0.16)"
+    add("--resolution", **length, help=text)
+    text = "score each time step by a window of S seconds around it (default: 1)"
+    add("--window", **or_zero, help=text)
+    if command == "tag":
+        add = parser.add_argument_group("labels").add_argument
+        text = f"at most K labels per row, the best first; 0: all (default: {TOP_K})"
+        add("--top_k", type=int, metavar="K", help=text)
+        text = "least score of a label (default: 0, of an event 0.5): a number, "
+        text += "LABEL=NUMBER for one class, or a JSON file {label: number}; repeatable"
+        add("--threshold", action="append", default=[], metavar="P", help=text)
+        text = "onset and offset of each sound, from the scores of the time steps"
+        add("--events", action="store_true", help=text)
+        text = "events: median filter of S seconds over the scores (default: none)"
+        add("--median", **or_zero, default=0.0, help=text)
+        text = "events: drop those shorter than S seconds"
+        add("--min_duration", **or_zero, default=0.0, help=text)
+        text = "events: join those of a class with at most S seconds between them"
+        add("--merge_gap", **or_zero, default=0.0, help=text)
     return parser
 
 
-def _add_input_options(parser: argparse.ArgumentParser) -> None:
-    """Add FILES, lists and how files are called in the output."""
-    text = "audio files, and folders, which are searched to any depth"
-    parser.add_argument("files", metavar="FILES", nargs="*", help=text)
-    add = parser.add_argument_group("input").add_argument
-    text = "text file with a path per line, NAME.scp with `<id> <path>` per line "
-    text += "(Kaldi), or - for standard input; may be repeated"
-    add("--list", action="append", default=[], metavar="FILE", help=text)
-    text = "how the output calls a file: by its path as given, or by its file name "
-    text += "without folders (default: path)"
-    add("--names", choices=("path", "file"), default="path", help=text)
-
-
-def _add_output_options(
-    parser: argparse.ArgumentParser, formats: Sequence[str], required: bool
-) -> None:
-    """Add -o and what belongs to it."""
-    add = parser.add_argument_group("output").add_argument
-    text = f"file to write, by its suffix ({', '.join(formats)}; ark writes ark and "
-    text += "scp). A stopped run leaves FILE.part and continues there when the same "
-    text += "command is given again"
-    add("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
-    add("--format", choices=formats, help="format, whatever the suffix is")
-    text = "begin anew instead of continuing a stopped run"
-    add("--restart", action="store_true", help=text)
-
-
-def _add_window_options(parser: argparse.ArgumentParser) -> None:
-    """Add --chunk and --hop."""
-    add = parser.add_argument_group("long recordings").add_argument
-    text = "a row per window of S seconds instead of one per file"
-    add("--chunk", type=_positive, metavar="S", help=text)
-    text = "seconds from one window to the next (default: --chunk)"
-    add("--hop", type=_positive, metavar="S", help=text)
-
-
-def _add_step_options(parser: argparse.ArgumentParser, frames: str) -> None:
-    """Add --frames, --resolution and --window."""
-    add = parser.add_argument_group("time steps").add_argument
-    add("--frames", action="store_true", help=frames)
-    text = "seconds of a time step: 0.16 divided by 1 to 16 (default: 0.16)"
-    add("--resolution", type=_positive, metavar="S", help=text)
-    text = "score each time step by a window of S seconds around it (default: 1)"
-    add("--window", type=_not_negative, metavar="S", help=text)
-
-
-def _not_negative(text: str) -> float:
-    """A number of seconds, or zero."""
+def seconds(text: str) -> float:
+    """A number of seconds, or zero. argparse says `invalid seconds value`."""
     if not 0 <= float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be 0 or more seconds, got {text}")
+        raise ValueError
     return float(text)
 
 
-def _positive(text: str) -> float:
+def positive_seconds(text: str) -> float:
     """A number of seconds above zero."""
-    if _not_negative(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, got {text}")
+    if seconds(text) == 0:
+        raise ValueError
     return float(text)
 
 
-def _layer(text: str) -> int | str:
+def number_or_all(text: str) -> int | str:
     """A block's number, or `all`."""
-    try:
-        return text if text == "all" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be a number or all, got {text!r}"
-        ) from None
+    return text if text == "all" else int(text)
 
 
 def _chosen(args: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -513,13 +430,6 @@ def _check_tag(args: argparse.Namespace) -> None:
         raise ValueError("--format needs -o: the file to write")
 
 
-def _check_output(path: Path) -> None:
-    """Refuse an output that could not be written, before hours of work."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: name the file to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-
 def _thresholds(texts: list[str], default: float) -> dict[str, float]:
     """Thresholds by label of NUMBER, LABEL=NUMBER and JSON files.
 
@@ -527,27 +437,34 @@ def _thresholds(texts: list[str], default: float) -> dict[str, float]:
     """
     thresholds = {"": default}
     for text in texts:
-        if text.endswith(".json"):
-            try:
-                content = json.loads(Path(text).read_text(encoding="utf-8"))
-                thresholds |= {str(name): float(p) for name, p in content.items()}
-            except (ValueError, TypeError, AttributeError):
-                raise ValueError(
-                    f"{text} is not a JSON object {{label: number}}: needed for "
-                    "--threshold"
-                ) from None
-            continue
         label, equals, number = text.rpartition("=")
         try:
-            thresholds[label.strip()] = float(number)
-            if equals and not label.strip():
+            if text.endswith(".json"):
+                by_label = json.loads(Path(text).read_text(encoding="utf-8"))
+            elif equals and not label.strip():
                 raise ValueError
-        except ValueError:
+            else:
+                by_label = {label.strip(): number}
+            thresholds |= {str(name): float(p) for name, p in by_label.items()}
+        except (ValueError, TypeError, AttributeError):
             raise ValueError(
                 f"--threshold must be a number, LABEL=NUMBER or a .json file of "
                 f"{{label: number}}, got {text!r}"
             ) from None
     return thresholds
+
+
+def _output_format(args: argparse.Namespace, kind: str) -> str:
+    """The format of the output; refuses one that could not be written, before work."""
+    from espnet2_sslam.inference import output_format
+
+    if args.output is None:
+        return ""
+    format = output_format(args.output, args.format, FORMATS[kind])
+    if args.output.is_dir():
+        raise ValueError(f"{args.output} is a folder: name the file to write")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    return format
 
 
 def _load(args: argparse.Namespace) -> "SSLAM":
@@ -560,49 +477,52 @@ def _load(args: argparse.Namespace) -> "SSLAM":
     return SSLAM.from_pretrained(args.model, **options)
 
 
-def _describe(
-    args: argparse.Namespace, model: "SSLAM", options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What results depend on: the options and the weights themselves."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(data.numpy()))
-    return {
-        **options,
-        "weights_sha256": digest.hexdigest(),
-        "dtype": args.dtype,
-        "target_frames": args.target_frames,
-        "espnet2_sslam": __version__,
-    }
-
-
 @contextmanager
 def _results(
     args: argparse.Namespace,
+    model: "SSLAM",
     items: Sequence["AudioInput"],
-    job: Mapping[str, Any],
-    compute: Callable[[list[str]], Iterator["FileResult"]],
-) -> Iterator["StoredRows"]:
-    """All results, a stopped run's among them, for the block to write; says how many.
+    compute: Callable[..., Iterator["FileResult"]],
+    options: Mapping[str, Any],
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Results for the block to print as they come or, with -o, to write when all are
+    there, a stopped run's among them; and what they depend on.
 
     Raises:
         ValueError: Files that could not be used; all else is written before.
     """
     from tqdm import tqdm
 
-    from espnet2_sslam.inference import ResultFolder
+    from espnet2_sslam.inference import ResultFolder, Rows
 
-    began, total = time.monotonic(), len(items)
+    failures: dict[str, str] = {}
+    total = len(items)
+    if args.output is None:
+        results = compute([item.path for item in items], **options)
+        yield (
+            Rows(item.name, each.starts, each.ends, each.values)
+            for item, each in _usable(items, results, failures)
+        ), {}
+        _refuse(failures, total, "")
+        return
+    weights = hashlib.sha256()
+    for name, tensor in sorted(model.model.state_dict().items()):
+        weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        weights.update(tensor.cpu().numpy().tobytes())
+    job = {
+        **{
+            "command": args.command,
+            **options,
+            **_chosen(args, "dtype", "target_frames"),
+        },
+        "weights_sha256": weights.hexdigest(),
+        "espnet2_sslam": __version__,
+    }
     with ResultFolder(args.output, job, items, args.restart) as folder:
-        failures = folder.failures
         try:
             if done := total - len(folder.todo):
                 _say(f"{done} of {total} files are done already, {total - done} to go")
-            results = compute([item.path for item in folder.todo])
+            results = compute([item.path for item in folder.todo], **options)
             with tqdm(
                 total=total, initial=done, unit="file", disable=None, smoothing=0.05
             ) as progress:
@@ -612,7 +532,7 @@ def _results(
             rows = folder.rows(items)
             if not len(rows):
                 _refuse(failures, total, f"{args.output} is not written")
-            yield rows
+            yield rows, job
         except KeyboardInterrupt:
             _say(
                 f"{len(folder)} of {total} files are done and kept in "
@@ -620,10 +540,7 @@ def _results(
             )
             raise
         num_rows = sum(shape[0] for shape in rows.shapes)
-        _say(
-            f"{args.output}: {len(rows):,} of {total:,} files, {num_rows:,} "
-            f"rows ({time.monotonic() - began:.0f} s)"
-        )
+        _say(f"{args.output}: {len(rows):,} of {total:,} files, {num_rows:,} rows")
         if not failures:
             folder.discard()
     kept = f"{folder.folder} keeps the others for a run with these repaired"
@@ -651,14 +568,6 @@ def _usable(
             "out of memory on the device: try a smaller --batch_seconds, or another "
             "--device"
         ) from None
-
-
-def _events(
-    results: Iterable["Rows"], find_events: Callable[..., list["Event"]]
-) -> Iterator[tuple[str, list["Event"]]]:
-    """The events of each file."""
-    for name, starts, ends, scores in results:
-        yield name, find_events(scores, starts, ends)
 
 
 def _label_lines(
@@ -693,13 +602,8 @@ def _refuse(failures: Mapping[str, str], total: int, kept: str) -> None:
 
 
 def _say(line: str) -> None:
-    """A line for people, on stderr; results go to files or to stdout."""
-    sys.stderr.write(f"{_plain(line)}\n")
-
-
-def _plain(line: str) -> str:
-    """A line with escapes for bytes of names that are not UTF-8."""
-    return line.encode("utf-8", "backslashreplace").decode()
+    """A line for people; results go to files or to stdout."""
+    sys.stderr.write(f"{line}\n")
 
 
 def _short(name: str, limit: int = 90) -> str:

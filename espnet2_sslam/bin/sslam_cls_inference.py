@@ -56,13 +56,7 @@ def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> Non
         )
     if args.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
-    list_file = Path(args.key_file or data.split(",")[0])
-    if not list_file.is_file():
-        raise ValueError(f"{list_file} does not exist: prepare the data first")
-    keys = read_keys(list_file)
-    for path in (args.config, args.model_file):
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist: train the classifier first")
+    keys = read_keys(Path(args.key_file or data.split(",")[0]))
     config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not isinstance(config.get("class_list"), list):
         raise ValueError(f"{args.config} is not the config.yaml of a classifier")

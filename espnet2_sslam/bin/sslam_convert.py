@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.bin.cli import model_parser, run_main
 
 if TYPE_CHECKING:
     from espnet2_sslam.checkpoint import Model, Parts
@@ -31,24 +31,17 @@ LAYOUTS = ("folder", "fairseq", "huggingface", "training", "espnet-pack")
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="sslam convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: sslam convert EAT-base_epoch30_ft.pt models/eat_as2m "
-        "--labels class_labels_indices.csv",
-    )
+    example = "example: sslam convert EAT-base_epoch30_ft.pt models/eat_as2m "
+    example += "--labels class_labels_indices.csv"
+    parser = model_parser("convert", __doc__ or "", example, model="SOURCE")
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="where the weights are")
     add("output", metavar="OUTPUT", type=Path, help="file or folder to write")
     add("--to", choices=LAYOUTS, help="layout of OUTPUT (default: by its suffix)")
-    add("--weights", choices=("student", "teacher"), default="student")
     add("--labels", type=Path, help="class names: a list, or the authors' csv table")
     add("--task", choices=("multi_label", "multi_class"), help="sigmoid or softmax")
     add("--num_heads", type=int, help="attention heads, where SOURCE does not say")
     add("--fbank_mean", type=float, help="mean of the log-mel, instead of SOURCE's")
     add("--fbank_std", type=float, help="its standard deviation")
-    add("--revision", help="branch, tag or commit of a Hugging Face id")
     add("--cache_dir", type=Path, help="where downloads go")
     add("--overwrite", action="store_true", help="replace what is in OUTPUT")
     return parser
@@ -106,18 +99,17 @@ def write(parts: "Parts", model: "Model", output: Path, layout: str) -> None:
         pack_model(model, output)
     else:
         fairseq = layout == "fairseq"
-        to_layout = checkpoint.to_fairseq if fairseq else checkpoint.to_training
-        content = to_layout(parts)
+        content = (checkpoint.to_fairseq if fairseq else checkpoint.to_training)(parts)
         with store.writing(output, "wb") as stream:
             torch.save(content, stream)
 
 
 def describe(parts: "Parts") -> str:
     """What the model is, in a few lines."""
-    sizes, head = parts.sizes, parts.head_options
+    head, shown = parts.head_options, {**parts.sizes, **parts.origin}
+    text = "encoder: {depth} blocks, {embed_dim} channels, {num_heads} heads "
     lines = [
-        f"encoder: {sizes['depth']} blocks, {sizes['embed_dim']} channels, "
-        f"{sizes['num_heads']} heads ({parts.origin['weights']}'s weights)",
+        (text + "({weights}'s weights)").format(**shown),
         "fbank mean, std: {:.4f}, {:.4f}".format(*parts.fbank),
     ]
     if head:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.bin.cli import model_parser, number_or_all, run_main
 
 LOADING = ("target_frames", "max_frames", "layer", "freq", "cls_token", "upsample")
 FEATURES = (*LOADING[2:], "pooling")  # of encoders only
@@ -27,20 +27,11 @@ FEATURES = (*LOADING[2:], "pooling")  # of encoders only
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        prog="sslam export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: sslam export models/sslam_as2m sslam.onnx --check_audio clips",
-    )
+    example = "example: sslam export models/sslam_as2m sslam.onnx --check_audio clips"
+    parser = model_parser("export", __doc__ or "", example)
     number = {"type": int, "metavar": "N"}
     add = parser.add_argument
-    text = "model folder, checkpoint of the authors, training folder or its .pth, "
-    text += "packed .zip or Hugging Face id"
-    add("model", metavar="MODEL", help=text)
     add("output", metavar="OUT.onnx", type=Path, help="file to write")
-    add("--weights", choices=("student", "teacher"), default="student")
-    add("--revision", help="branch, tag or commit of a Hugging Face model")
     add("--opset", type=int, default=18, help="18 to 22 (default: 18)")
     text = "of the network's weights; float16: half the size, less exact"
     add("--dtype", choices=("float32", "float16"), default="float32", help=text)
@@ -52,7 +43,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--max_frames", **number, help=text)
     add("--encoder_only", action="store_true", help="features, though a classifier")
     add = parser.add_argument_group("features (encoders)").add_argument
-    add("--layer", type=_layer, help="block: -1 the last (default), 0 patches, or all")
+    text = "block: -1 the last (default), 0 patches, or all"
+    add("--layer", type=number_or_all, help=text)
     text = "the 8 frequency patches of a time step: their mean (default), side by side,"
     add("--freq", choices=("mean", "concat", "flatten"), help=f"{text} or as 8 steps")
     flag = {"dest": "cls_token", "action": "store_true", "default": None}
@@ -61,11 +53,6 @@ def get_parser() -> argparse.ArgumentParser:
     text = "the embedding: mean over the patches (default) or the CLS token"
     add("--pooling", choices=("mean", "cls"), help=text)
     return parser
-
-
-def _layer(text: str) -> int | str:
-    """A block's number, or "all"."""
-    return text if text == "all" else int(text)
 
 
 def main(cmd: Sequence[str] | None = None) -> None:

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +14,22 @@ import torch
 from espnet2_sslam.audio import AudioError, is_single, source_name
 from espnet2_sslam.checkpoint import load_model, save_model
 from espnet2_sslam.classifier import Pooling, SSLAMClassifier
+from espnet2_sslam.config import check_choice
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.inference.jobs import (
     STEP,
     Backbone,
-    CentredWindows,
-    Chunks,
     EmbedFrames,
     Job,
-    Layout,
     PooledClips,
-    WholeClip,
+    Windows,
 )
 from espnet2_sslam.inference.stream import FileResult, reader_threads, stream
 from espnet2_sslam.units import FRAME_LENGTH, PATCH_SIZE, SAMPLE_RATE
 
 DTYPES = ("float32", "bfloat16")
 POOLINGS = ("mean", "cls", "frames")
-BATCH_SECONDS = {"cpu": 40.96}  # four clips of 10.24 s: more is no faster there
-BATCH_SECONDS_GPU = 655.36
+BATCH_SECONDS = {"cpu": 40.96, "gpu": 655.36}  # on a CPU more is no faster
 STEP_SECONDS = STEP / SAMPLE_RATE
 STEP_WINDOW = 1.0  # s around a time step that are scored as a clip
 
@@ -74,18 +73,17 @@ class SSLAM:
                 "need an SSLAMEncoder or an SSLAMClassifier, got "
                 f"{type(model).__name__}; SSLAM.from_pretrained() loads one"
             )
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
+        check_choice("dtype", dtype, DTYPES)
         if batch_seconds is not None and not batch_seconds > 0:
             raise ValueError(f"batch_seconds must be above 0, got {batch_seconds}")
         self.device = find_device(device)
         self.model = model.to(self.device).eval()
         self.config = dict(config or {})
         self.dtype = dtype
-        self.batch_seconds = batch_seconds or BATCH_SECONDS.get(
-            self.device.type, BATCH_SECONDS_GPU
-        )
-        self._backbone = Backbone(self.encoder, self.device, dtype)
+        kind = "cpu" if self.device.type == "cpu" else "gpu"
+        self.batch_seconds = batch_seconds or BATCH_SECONDS[kind]
+        self._backbone = backbone = Backbone(self.encoder, self.device, dtype)
+        self._cut = partial(Windows, backbone.pass_frames, backbone.fixed)
         self._warned = False
 
     @classmethod
@@ -118,20 +116,10 @@ class SSLAM:
             ValueError: What cannot be loaded, and why; see the class as well.
         """
         find_device(device)  # before a large download
-        loaded = load_model(
-            source,
-            revision=revision,
-            weights=weights,
-            cache_dir=cache_dir,
-            **encoder_options,
-        )
-        return cls(
-            loaded.model,
-            loaded.config,
-            device=device,
-            dtype=dtype,
-            batch_seconds=batch_seconds,
-        )
+        origin = {"revision": revision, "weights": weights, "cache_dir": cache_dir}
+        loaded = load_model(source, **origin, **encoder_options)
+        options = {"device": device, "dtype": dtype, "batch_seconds": batch_seconds}
+        return cls(loaded.model, loaded.config, **options)
 
     def __repr__(self) -> str:
         head = f"{len(self.classes)} classes" if self.classes else "no head"
@@ -189,16 +177,16 @@ class SSLAM:
             AudioError: Audio that cannot be used, in one line.
             ValueError: An option outside its range.
         """
+        job = self._embedding(layer, pooling, self._windows(chunk, hop))
+        values = list(self._values(job, audio, rate))
         single = is_single(audio)
-        job = self._embedding(layer, pooling, chunk, hop)
-        values = list(self._values(job, [audio] if single else audio, rate))
         if pooling != "frames" and chunk is None:
             values = [value[0] for value in values]
-            if not single:
+            if not single and not values:
                 config = self.encoder.config
                 shape = (config.num_blocks + 1,) if layer == "all" else ()
-                nothing = np.empty((0, *shape, config.embed_dim), np.float32)
-                return np.stack(values) if values else nothing
+                return np.empty((0, *shape, config.embed_dim), np.float32)
+            return values[0] if single else np.stack(values)
         return values[0] if single else values
 
     def tag(
@@ -221,12 +209,10 @@ class SSLAM:
         """
         if top_k < 1:
             raise ValueError(f"top_k must be 1 or more, got {top_k}")
-        single = is_single(audio)
-        job = self._tagging(self._layout(None, None))
+        job = self._tagging(self._windows(None, None))
         choose = best_labels(self.classes or [], top_k)
-        values = self._values(job, [audio] if single else audio, rate)
-        labels = [choose(scores[0]) for scores in values]
-        return labels[0] if single else labels
+        labels = [choose(scores[0]) for scores in self._values(job, audio, rate)]
+        return labels[0] if is_single(audio) else labels
 
     def embed_files(
         self,
@@ -255,7 +241,8 @@ class SSLAM:
         Raises:
             ValueError: An option outside its range (at once, not at the first result).
         """
-        return self._run(self._embedding(layer, pooling, chunk, hop), files)
+        windows = self._windows(chunk, hop)
+        return self._run(self._embedding(layer, pooling, windows), files)
 
     def tag_files(
         self,
@@ -265,7 +252,7 @@ class SSLAM:
         hop: float | None = None,
     ) -> Iterator[FileResult]:
         """Scores of all classes for many files; see `embed_files` and `tag`."""
-        return self._run(self._tagging(self._layout(chunk, hop)), files)
+        return self._run(self._tagging(self._windows(chunk, hop)), files)
 
     def tag_frames(
         self,
@@ -297,40 +284,28 @@ class SSLAM:
                 f"(0.16, 0.08, 0.04, 0.02, 0.01, ...), got {resolution}"
             )
         longest = self._backbone.pass_seconds
-        if window is None:
-            window = min(STEP_WINDOW, longest)
+        window = min(STEP_WINDOW, longest) if window is None else window
         if not STEP_SECONDS <= window <= longest:
             raise ValueError(
                 f"window must be from {STEP_SECONDS} to {longest} s (a pass of the "
                 f"encoder), got {window:g}"
-                + ("; steps are no longer scored by their own patches" * (window == 0))
             )
-        layout = CentredWindows(round(window * SAMPLE_RATE), parts)
-        return self._run(self._tagging(layout), files)
+        size, hop = round(window * SAMPLE_RATE), Fraction(STEP, parts)
+        return self._run(self._tagging(self._cut(size, hop, centred=True)), files)
 
-    def _embedding(
-        self,
-        layer: int | str,
-        pooling: str,
-        chunk: float | None,
-        hop: float | None,
-    ) -> Job:
+    def _embedding(self, layer: int | str, pooling: str, windows: Windows) -> Job:
         """The job of `embed`."""
         config = self.encoder.config
         last = config.num_blocks
         if layer != "all" and not (isinstance(layer, int) and -1 <= layer <= last):
             raise ValueError(f'layer must be "all" or in -1..{last}, got {layer!r}')
-        if pooling not in POOLINGS:
-            raise ValueError(
-                f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}"
-            )
-        layout = self._layout(chunk, hop)
+        check_choice("pooling", pooling, POOLINGS)
         if pooling == "frames":
-            return EmbedFrames(self._backbone, layout, layer)
+            return EmbedFrames(self._backbone, windows, layer)
         pool = Pooling(pooling, config.embed_dim)
-        return PooledClips(self._backbone, layout, pool, layer)
+        return PooledClips(self._backbone, windows, pool, layer)
 
-    def _tagging(self, layout: Layout) -> Job:
+    def _tagging(self, windows: Windows) -> Job:
         """The job of `tag`."""
         model = self.model
         if not isinstance(model, SSLAMClassifier):
@@ -340,22 +315,20 @@ class SSLAM:
                 "fine-tuned checkpoint of the authors); embed() works with this one"
             )
         pool = model.pooling
-        return PooledClips(self._backbone, layout, pool, pool.layer, model)
+        return PooledClips(self._backbone, windows, pool, pool.layer, model)
 
-    def _layout(self, chunk: float | None, hop: float | None) -> WholeClip | Chunks:
+    def _windows(self, chunk: float | None, hop: float | None) -> Windows:
         """How `chunk` and `hop` cut a recording."""
-        clip = WholeClip(self._backbone.pass_frames, self._backbone.fixed)
         if chunk is None:
             if hop is not None:
                 raise ValueError("hop needs chunk: give the length of the windows too")
-            return clip
+            return self._cut()
         hop = chunk if hop is None else hop
-        shortest = {"chunk": (chunk, FRAME_LENGTH), "hop": (hop, 1)}
-        for name, (value, samples) in shortest.items():
+        for name, value, samples in ("chunk", chunk, FRAME_LENGTH), ("hop", hop, 1):
             least = samples / SAMPLE_RATE
             if not least <= value < float("inf"):
                 raise ValueError(f"{name} must be {least:g} s or more, got {value}")
-        return Chunks(round(chunk * SAMPLE_RATE), round(hop * SAMPLE_RATE), clip)
+        return self._cut(round(chunk * SAMPLE_RATE), round(hop * SAMPLE_RATE))
 
     def _run(
         self, job: Job, files: Iterable[Any], rate: float | None = None
@@ -371,31 +344,29 @@ class SSLAM:
             batch_seconds=self.batch_seconds,
             num_threads=reader_threads(self.device),
         )
-        return self._watched(results, job) if self._backbone.fixed else results
+        return self._watched(results, job.windows) if self._backbone.fixed else results
 
-    def _watched(self, results: Iterator[FileResult], job: Job) -> Iterator[FileResult]:
+    def _watched(
+        self, results: Iterator[FileResult], windows: Windows
+    ) -> Iterator[FileResult]:
         """Results as they are; a warning for the first one that is cut."""
         with closing(results):  # type: ignore[type-var]  # a generator
             for result in results:
-                samples = round((result.duration or 0) * SAMPLE_RATE)
-                if not self._warned and job.layout.cuts(samples):
+                samples = (result.duration or 0) * SAMPLE_RATE
+                if not self._warned and windows.cuts(samples):
                     self._warned = True
-                    seconds = self._backbone.pass_seconds
                     logging.warning(
                         "%s has %.2f s: the model has a fixed clip length "
                         "(target_frames), and of each clip or chunk only the first "
                         "%.2f s count; chunk=%g takes everything",
-                        result.name,
-                        result.duration,
-                        seconds,
-                        seconds,
+                        *(result.name, result.duration),
+                        *(self._backbone.pass_seconds, self._backbone.pass_seconds),
                     )
                 yield result
 
-    def _values(
-        self, job: Job, clips: Iterable[Any], rate: float | None
-    ) -> Iterator[np.ndarray]:
-        """Values of clips; the first one that cannot be used is raised."""
+    def _values(self, job: Job, audio: Any, rate: float | None) -> Iterator[np.ndarray]:
+        """Values of one or several clips; the first that cannot be used is raised."""
+        clips = [audio] if is_single(audio) else audio
         with closing(self._run(job, clips, rate)) as results:  # type: ignore
             for result in results:
                 if result.error is not None:
@@ -429,18 +400,18 @@ def find_device(name: str | None) -> torch.device:
     Raises:
         ValueError: No such device here.
     """
-    available = ["cuda"] * torch.cuda.is_available()
-    available += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    counts = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    available = [kind for kind, count in counts.items() if count]
     try:
         device = torch.device(name or available[0])
     except (RuntimeError, TypeError):
         raise ValueError(f"device must be cpu, cuda or mps, got {name!r}") from None
-    if device.type not in available:
+    if (device.index or 0) >= counts.get(device.type, 0):
         raise ValueError(
             f"device {name!r} is not available here, only {', '.join(available)}"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name!r}: there are {torch.cuda.device_count()} CUDA devices"
         )
     return device

@@ -61,15 +61,16 @@ def find_events(
             f"need scores of shape (steps, {len(classes)} classes) with a start and an "
             f"end per step, got {scores.shape}, {len(starts)} starts, {len(ends)} ends"
         )
-    lengths = {"median": median, "min_duration": min_duration, "merge_gap": merge_gap}
-    for name, value in lengths.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be 0 or more seconds, got {value}")
+    if not all(value >= 0 for value in (median, min_duration, merge_gap)):
+        raise ValueError(
+            "median, min_duration and merge_gap must be 0 or more seconds, got "
+            f"{median}, {min_duration}, {merge_gap}"
+        )
     # In the scores' own precision: a float32 score of 0.7 reaches 0.7.
     limits = class_thresholds(threshold, classes).astype(scores.dtype)
     if len(starts) == 0:
         return []
-    active = _majority(scores >= limits, _half_width(median, starts))
+    active = _majority(scores >= limits, starts, median)
     events = []
     for index in np.flatnonzero(active.any(0)).tolist():
         edges = np.flatnonzero(np.diff(np.r_[0, active[:, index].astype(np.int8), 0]))
@@ -97,35 +98,27 @@ def class_thresholds(threshold: Threshold, classes: Sequence[str]) -> np.ndarray
     """
     if not isinstance(threshold, Mapping):
         threshold = {"": threshold}
-    unknown = sorted(set(threshold) - set(classes) - {""})
-    if unknown:
+    if unknown := sorted(set(threshold) - {*classes, ""}):
         raise ValueError(
             f"threshold for {', '.join(unknown)}: the model has no such class, it has "
             f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
         )
-    for value in threshold.values():
-        if not 0 <= value <= 1:
-            raise ValueError(f"a threshold must be in 0..1, got {value}")
+    if wrong := [value for value in threshold.values() if not 0 <= value <= 1]:
+        raise ValueError(f"a threshold must be in 0..1, got {wrong[0]}")
     values = [threshold.get(name, threshold.get("", 0.5)) for name in classes]
     return np.asarray(values, dtype=np.float64)
 
 
-def _half_width(seconds: float, starts: np.ndarray) -> int:
-    """Steps on each side of a filter's middle; the steps are of equal length."""
-    if seconds == 0 or len(starts) < 2:
-        return 0
-    shift = (starts[-1] - starts[0]) / (len(starts) - 1)
-    half = round(float(seconds / shift - 1) / 2)
-    return min(max(half, 0), len(starts))
-
-
-def _majority(active: np.ndarray, half: int) -> np.ndarray:
-    """Whether most of the 2 * half + 1 steps around each step are active (T, C).
+def _majority(active: np.ndarray, starts: np.ndarray, seconds: float) -> np.ndarray:
+    """Whether most of the steps of equal length around each step are active (T, C).
 
     A median of odd length reaches a threshold where most of its scores do.
     """
-    if half == 0:
+    if seconds == 0 or len(starts) < 2:
         return active
+    shift = (starts[-1] - starts[0]) / (len(starts) - 1)
+    half = round(float(seconds / shift - 1) / 2)  # steps on each side of the middle
+    half = min(max(half, 0), len(starts))
     padded = np.pad(active, ((half, half), (0, 0)), mode="edge")
     sums = np.cumsum(np.pad(padded, ((1, 0), (0, 0))), axis=0, dtype=np.int32)
     return sums[2 * half + 1 :] - sums[: -2 * half - 1] > half

@@ -1,7 +1,9 @@
 """Results of many files -> one output: CSV, JSON, NumPy or Kaldi; whole or not at all.
 
-Every writer streams: the memory is that of one file's result. The same results give
-the same bytes. In text a row is a clip, a window or a time step; times are seconds.
+`FORMATS` is the table of formats: a name, which is the suffix too, and what writes a
+`Content`. All of them stream: the memory is that of one file's result. The same results
+give the same bytes. In text a row is a clip, a window or a time step, times are in
+seconds.
 """
 
 import csv
@@ -14,39 +16,31 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
 from espnet2_sslam import store
 from espnet2_sslam.inference.api import Label
 from espnet2_sslam.inference.events import Event
-from espnet2_sslam.inference.results import StoredRows
+from espnet2_sslam.inference.results import TIMES, VALUES, StoredRows
 
-SUFFIXES = {f".{name}": name for name in ("csv", "tsv", "json", "jsonl", "npz", "ark")}
-SUFFIXES[".scp"] = "ark"
-Choose = Callable[[np.ndarray], list[Label]]
 HEAD = ("file", "start", "end")
+Choose = Callable[[np.ndarray], list[Label]]
 NamedEvents = Iterable[tuple[str, list[Event]]]  # of each file
 
 
-def output_format(
-    output: str | Path, chosen: str | None, allowed: Sequence[str]
-) -> str:
-    """The format of an output: the chosen one, else by its suffix.
+class Content(NamedTuple):
+    """What is written, as the formats take it."""
 
-    Raises:
-        ValueError: Neither says which, or it is not among the allowed ones.
-    """
-    suffix = Path(output).suffix.lower()
-    name = chosen or SUFFIXES.get(suffix, "")
-    if name not in allowed:
-        got = f"--format {chosen}" if chosen else f"suffix {suffix or '(none)'}"
-        raise ValueError(
-            f"{output}: need one of the formats {', '.join(allowed)}, got {got}; name "
-            "the output with such a suffix or give --format"
-        )
-    return name
+    header: Sequence[str]  # of the columns
+    cells: Iterable[Sequence[str]]  # rows of a table (csv, tsv)
+    objects: Iterable[Mapping[str, Any]]  # rows (json, jsonl)
+    results: StoredRows | None = None  # all values (npz, ark)
+    series: bool = False  # a file may have several rows (windows, time steps)
+    info: Mapping[str, Any] = {}  # what the results are (model, options)
+    classes: Sequence[str] | None = None  # of the values
 
 
 def write_embeddings(
@@ -61,28 +55,27 @@ def write_embeddings(
     - csv, tsv: file, start, end, (layer,) v0, v1, ... in a row.
     - json, jsonl: objects with file, start, end, values.
     - npz: ids, starts, ends (R,), values (R, D) or (R, L, D), info (JSON text).
-    - ark: see `write_ark`.
+    - ark: NAME.ark and NAME.scp, see `_write_ark`.
 
     Args:
         output: File to write; put in place in one step when it is complete.
-        info: What the results are (model, options), for the formats that can say it.
-        series: A file has several rows (windows, time steps) even if it has just one.
+        info, series: See `Content`.
     """
-    shape = results.shapes[0]
-    layers = ["layer"] if len(shape) == 3 else []
-    columns = [*layers, *(f"v{index}" for index in range(shape[-1]))]
+    *inner, width = results.shapes[0][1:]
+    header = ["layer"] * len(inner) + [f"v{index}" for index in range(width)]
     cells = (
-        [*head, *([layer] if layers else []), *_numbers(vector)]
-        for head, values in _rows(results)
-        for layer, vector in enumerate(values.reshape(-1, shape[-1]))
+        [*head, *[str(layer)] * len(inner), *(f"{x:.9g}" for x in vector)]
+        for head, _, values in _rows(results)
+        for layer, vector in enumerate(values.reshape(-1, width).tolist())
     )
-    objects = (_object(head, "values", _nested(x)) for head, x in _rows(results))
-    if format == "npz":
-        write_npz(output, results, info=np.array(json.dumps(info)))
-    elif format == "ark":
-        write_ark(output, results, series)
-    else:
-        _write_text(output, format, [*HEAD, *columns], cells, objects)
+    # Nine digits give a float32 back.
+    shorter = np.vectorize(lambda x: float(f"{x:.9g}"), otypes=[float])
+    objects = (
+        {**times, "values": shorter(values).tolist()}
+        for _, times, values in _rows(results)
+    )
+    content = Content([*HEAD, *header], cells, objects, results, series, info)
+    FORMATS[format](output, content)
 
 
 def write_scores(
@@ -106,36 +99,38 @@ def write_scores(
     """
     cells = (
         [*head, label, f"{score:.6g}"]
-        for head, scores in _rows(results)
+        for head, _, scores in _rows(results)
         for label, score in choose(scores)
     )
     objects = (
-        _object(head, "labels", _labels(choose(scores)))
-        for head, scores in _rows(results)
+        {
+            **times,
+            "labels": [
+                {"label": label, "score": float(f"{score:.6g}")}
+                for label, score in choose(scores)
+            ],
+        }
+        for _, times, scores in _rows(results)
     )
-    if format == "npz":
-        names = np.array(classes)
-        write_npz(output, results, classes=names, info=np.array(json.dumps(info)))
-    elif format == "ark":
-        write_ark(output, results, series, classes)
-    else:
-        _write_text(output, format, [*HEAD, "label", "score"], cells, objects)
+    header = [*HEAD, "label", "score"]
+    content = Content(header, cells, objects, results, series, info, classes)
+    FORMATS[format](output, content)
 
 
 def write_events(output: Path, format: str, events: NamedEvents) -> None:
     """Write the events of files: DESED's table (tsv, csv), or objects (json, jsonl)."""
-    if format == "tsv":  # without quotes, which the tools of DESED do not know
-        with _streams(output) as [stream]:
-            stream.writelines(_encode(f"{line}\n") for line in event_table(events))
-        return
     cells = (line.split("\t") for line in event_table(events))
     objects = (
-        f'{{"file": {json_text(name)}, "onset": {seconds(onset)}, '
-        f'"offset": {seconds(offset)}, "label": {json_text(label)}}}'
+        {
+            "file": name,
+            "onset": round(onset, 6),
+            "offset": round(end, 6),
+            "label": label,
+        }
         for name, file_events in events
-        for onset, offset, label in file_events
+        for onset, end, label in file_events
     )
-    _write_text(output, format, next(cells), cells, objects)
+    FORMATS[format](output, Content(next(cells), cells, objects))
 
 
 def event_table(events: NamedEvents) -> Iterator[str]:
@@ -143,119 +138,145 @@ def event_table(events: NamedEvents) -> Iterator[str]:
 
     A file without events has no row, as in DESED's predictions.
     """
-
-    def cell(text: str) -> str:  # without what separates cells and rows
-        return " ".join(text.split()) if any(c in text for c in "\t\n\r") else text
-
     yield "filename\tonset\toffset\tevent_label"
     for name, file_events in events:
         for onset, offset, label in file_events:
-            yield f"{cell(name)}\t{onset:.3f}\t{offset:.3f}\t{cell(label)}"
+            yield _tsv_line([name, f"{onset:.3f}", f"{offset:.3f}", label])
 
 
-def write_npz(output: Path, results: StoredRows, **extra: np.ndarray) -> None:
-    """Write ids, values, starts and ends of all rows as one .npz for `numpy.load`.
+def output_format(
+    output: str | Path, chosen: str | None, allowed: Sequence[str]
+) -> str:
+    """The format of an output: the chosen one, else by its suffix.
 
-    By hand, member by member: `numpy.savez` needs everything in memory.
+    Raises:
+        ValueError: Neither says which, or it is not among the allowed ones.
     """
-    shapes = results.shapes
-    inner = {shape[1:] for shape in shapes}
-    if len(inner) != 1:
-        raise ValueError(f"results of different shapes: {sorted(inner)}")
-    total = sum(shape[0] for shape in shapes)
+    suffix = Path(output).suffix.lower()
+    name = chosen or {".scp": "ark"}.get(suffix, suffix[1:])
+    if name not in allowed:
+        got = f"--format {chosen}" if chosen else f"suffix {suffix or '(none)'}"
+        raise ValueError(
+            f"{output}: need one of the formats {', '.join(allowed)}, got {got}; name "
+            "the output with such a suffix or give --format"
+        )
+    return name
+
+
+def _write_csv(output: Path, content: Content) -> None:
+    with _text(output) as text:
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(content.header)
+        table.writerows(content.cells)
+
+
+def _write_tsv(output: Path, content: Content) -> None:
+    with _text(output) as text:
+        text.write(f"{_tsv_line(content.header)}\n")
+        text.writelines(f"{_tsv_line(cells)}\n" for cells in content.cells)
+
+
+def _write_json(output: Path, content: Content) -> None:
+    with _text(output) as text:
+        text.write("[")
+        for number, row in enumerate(content.objects):
+            text.write(f"{',' if number else ''}\n{_json(row)}")
+        text.write("\n]\n")
+
+
+def _write_jsonl(output: Path, content: Content) -> None:
+    with _text(output) as text:
+        text.writelines(f"{_json(row)}\n" for row in content.objects)
+
+
+def _write_npz(output: Path, content: Content) -> None:
+    """Write arrays for `numpy.load`, part by part: `savez` needs them in memory."""
+    results, times = content.results, []
+    assert results is not None
+
+    def values() -> Iterator[np.ndarray]:
+        for rows in results:
+            times.append((rows.starts, rows.ends))
+            yield rows.values
+
     names = [plain(name) for name in results.names]
-    ids, values = np.dtype(f"<U{max(1, *map(len, names))}"), np.dtype("<f4")
+    counts = [shape[0] for shape in results.shapes]
+    text, total = np.dtype(f"<U{max(map(len, names))}"), sum(counts)
+    ids = (np.full(n, name, text) for name, n in zip(names, counts, strict=True))
+    # name -> type, shape, parts; in this order: `times` come with the values
+    arrays: dict[str, tuple[np.dtype, tuple[int, ...], Iterable[np.ndarray]]] = {
+        "ids": (text, (total,), ids),
+        "values": (VALUES, (total, *results.shapes[0][1:]), values()),
+        "starts": (TIMES, (total,), (starts for starts, _ in times)),
+        "ends": (TIMES, (total,), (ends for _, ends in times)),
+    }
+    extra = {"classes": content.classes, "info": json.dumps(content.info)}
+    for name, value in extra.items():
+        if value is not None:
+            array = np.array(value)
+            arrays[name] = array.dtype, array.shape, [array]
     with _streams(output) as [stream], zipfile.ZipFile(stream, "w") as archive:
-        # Repeated names deflate to nothing; values would not.
-        with _member(archive, "ids", ids, (total,), zipfile.ZIP_DEFLATED) as file:
-            for name, shape in zip(names, shapes, strict=True):
-                file.write(np.full(shape[0], name, ids).tobytes())
-        times = []
-        with _member(archive, "values", values, (total, *inner.pop())) as file:
-            for rows in results:
-                file.write(rows.values.astype(values).tobytes())
-                times.append([rows.starts, rows.ends])
-        starts, ends = np.concatenate(times, axis=1)
-        for name, array in {"starts": starts, "ends": ends, **extra}.items():
-            with _member(archive, name, array.dtype, array.shape) as file:
-                file.write(array.tobytes())
+        for name, (dtype, shape, parts) in arrays.items():
+            info = zipfile.ZipInfo(f"{name}.npy")  # without a date
+            if name == "ids":  # names repeat; values would not get smaller
+                info.compress_type = zipfile.ZIP_DEFLATED
+            descr = np.lib.format.dtype_to_descr(dtype)
+            header = {"descr": descr, "fortran_order": False, "shape": shape}
+            with archive.open(info, "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                file.writelines(part.tobytes() for part in parts)
 
 
-@contextmanager
-def _member(
-    archive: zipfile.ZipFile,
-    name: str,
-    dtype: np.dtype,
-    shape: tuple[int, ...],
-    compression: int = zipfile.ZIP_STORED,
-) -> Iterator[IO[bytes]]:
-    """A file of the archive, after the header of an array; without a date."""
-    info = zipfile.ZipInfo(f"{name}.npy")
-    info.compress_type = compression
-    descr = np.lib.format.dtype_to_descr(dtype)
-    header = {"descr": descr, "fortran_order": False, "shape": shape}
-    with archive.open(info, "w", force_zip64=True) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        yield file
-
-
-def write_ark(
-    output: Path,
-    results: StoredRows,
-    series: bool = False,
-    classes: Sequence[str] | None = None,
-) -> None:
+def _write_ark(output: Path, content: Content) -> None:
     """Write NAME.ark and NAME.scp, as Kaldi's tools and ESPnet read them.
 
-    A vector per file, or with `series` a matrix with a row per window or time step,
+    A vector per file, or for a series a matrix with a row per window or time step,
     whose times NAME.segments lists (`<id>-<row> <id> <start> <end>`). Ids are the
     files' names, blanks and % written as in a URL.
 
     Raises:
         ValueError: All layers of a series: Kaldi has no arrays of three dimensions.
     """
+    results, series = content.results, content.series
+    assert results is not None
+    if series and len(results.shapes[0]) > 2:
+        raise ValueError("ark holds vectors and matrices: choose one layer, or npz")
     base = output.with_suffix("") if output.suffix in (".ark", ".scp") else output
-    suffixes = [".scp", ".ark"]  # the last one is put in place first
-    suffixes[1:1] = [".segments"] * series + [".classes.txt"] * (classes is not None)
+    suffixes = [".scp", *[".segments"] * series]
+    suffixes += [".classes.txt"] * (content.classes is not None)
+    suffixes += [".ark"]  # put in place first
     paths = {suffix: base.with_name(base.name + suffix) for suffix in suffixes}
     with _streams(*paths.values()) as streams:
         out = dict(zip(paths, streams, strict=True))
+
+        def line(suffix: str, text: str) -> None:
+            out[suffix].write(f"{text}\n".encode("utf-8", "surrogateescape"))
+
         ark = out[".ark"]
-        for rows in results:
-            name = kaldi_id(rows.name)
-            array = rows.values if series else rows.values[0]
-            if array.ndim > 2:
-                raise ValueError(
-                    "ark holds vectors and matrices: choose one layer, or npz"
-                )
-            ark.write(_encode(f"{name} "))
-            out[".scp"].write(_encode(f"{name} {paths['.ark']}:{ark.tell()}\n"))
+        for name, starts, ends, values in results:
+            key, array = _kaldi_id(name), values if series else values[0]
+            ark.write(f"{key} ".encode())
+            line(".scp", f"{key} {paths['.ark']}:{ark.tell()}")
             # Kaldi's binary format: a float vector or matrix, its sizes, its numbers
             ark.write(b"\0BFV " if array.ndim == 1 else b"\0BFM ")
             ark.writelines(struct.pack("<bi", 4, size) for size in array.shape)
-            ark.write(array.astype("<f4").tobytes())
+            ark.write(array.tobytes())
             if series:
-                out[".segments"].writelines(
-                    _encode(
-                        f"{name}-{row:06d} {name} {seconds(start)} {seconds(end)}\n"
-                    )
-                    for row, (start, end) in enumerate(
-                        zip(rows.starts, rows.ends, strict=True)
-                    )
-                )
-        for label in classes or ():
-            out[".classes.txt"].write(_encode(f"{label}\n"))
+                for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+                    times = f"{_seconds(start)} {_seconds(end)}"
+                    line(".segments", f"{key}-{row:06d} {key} {times}")
+        for label in content.classes or ():
+            line(".classes.txt", label)
 
 
-def kaldi_id(name: str) -> str:
-    """A name without blanks; `urllib.parse.unquote` gives the name back."""
-
-    def escaped(character: str) -> str:
-        if character.isprintable() and not character.isspace() and character != "%":
-            return character
-        return "".join(f"%{byte:02X}" for byte in os.fsencode(character))
-
-    return "".join(map(escaped, name))
+FORMATS: dict[str, Callable[[Path, Content], None]] = {
+    "csv": _write_csv,
+    "tsv": _write_tsv,
+    "json": _write_json,
+    "jsonl": _write_jsonl,
+    "npz": _write_npz,
+    "ark": _write_ark,
+}
 
 
 def plain(name: str) -> str:
@@ -263,42 +284,50 @@ def plain(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def seconds(value: float) -> str:
+def _rows(
+    results: StoredRows,
+) -> Iterator[tuple[list[str], dict[str, Any], np.ndarray]]:
+    """Each row: its file, start and end as cells and as an object; its values."""
+    for name, *arrays in results:
+        for start, end, values in zip(*arrays, strict=True):
+            times = {"file": name, "start": round(start, 6), "end": round(end, 6)}
+            yield [name, _seconds(start), _seconds(end)], times, values
+
+
+def _seconds(value: float) -> str:
     """A time with microseconds where it has them."""
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def _write_text(
-    output: Path,
-    format: str,
-    header: Sequence[str],
-    cells: Iterable[Sequence[Any]],
-    objects: Iterable[str],
-) -> None:
-    """Write the cells as csv or tsv, or the objects as json or jsonl, in UTF-8.
+def _tsv_line(cells: Iterable[str]) -> str:
+    """Cells between tabs, without quotes, which the tools of DESED do not know."""
+    return "\t".join(
+        " ".join(cell.split()) if any(c in cell for c in "\t\n\r") else cell
+        for cell in cells
+    )
 
-    Names that are not UTF-8 keep their bytes.
-    """
+
+def _json(row: Mapping[str, Any]) -> str:
+    """An object; what is no character (bytes of a file's name) stays escaped."""
+    return plain(json.dumps(row, ensure_ascii=False))
+
+
+def _kaldi_id(name: str) -> str:
+    """A name without blanks; `urllib.parse.unquote` gives the name back."""
+    return "".join(
+        c if c.isprintable() and not c.isspace() and c != "%" else quote(os.fsencode(c))
+        for c in name
+    )
+
+
+@contextmanager
+def _text(output: Path) -> Iterator[IO[str]]:
+    """Text in UTF-8; names that are not keep their bytes."""
     with (
         _streams(output) as [stream],
         io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="") as text,
     ):
-        if format == "jsonl":
-            text.writelines(f"{line}\n" for line in objects)
-        elif format == "json":
-            text.write("[")
-            for number, line in enumerate(objects):
-                text.write(f"{',' if number else ''}\n{line}")
-            text.write("\n]\n")
-        else:
-            between = "\t" if format == "tsv" else ","
-            table = csv.writer(text, delimiter=between, lineterminator="\n")
-            table.writerow(header)
-            table.writerows(cells)
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+        yield text
 
 
 @contextmanager
@@ -314,42 +343,3 @@ def _streams(*paths: Path) -> Iterator[list[IO[bytes]]]:
             yield [stack.enter_context(store.writing(path, "wb")) for path in paths]
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(paths[-1])) from error
-
-
-def _rows(results: StoredRows) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Each row: its file, start and end, and its values."""
-    for name, *arrays in results:
-        for start, end, values in zip(*arrays, strict=True):
-            yield [name, seconds(start), seconds(end)], values
-
-
-def _object(head: Sequence[str], key: str, value: str) -> str:
-    """A row as JSON; the value is JSON already."""
-    name, start, end = head
-    times = f'"start": {start}, "end": {end}'
-    return f'{{"file": {json_text(name)}, {times}, "{key}": {value}}}'
-
-
-def json_text(text: str) -> str:
-    """A JSON string; what is no character (bytes of a file's name) stays escaped."""
-    return plain(json.dumps(text, ensure_ascii=False))
-
-
-def _labels(labels: Iterable[Label]) -> str:
-    """Labels as JSON."""
-    objects = (
-        f'{{"label": {json_text(label)}, "score": {score:.6g}}}'
-        for label, score in labels
-    )
-    return f"[{', '.join(objects)}]"
-
-
-def _nested(values: np.ndarray) -> str:
-    """A vector or a matrix as JSON."""
-    parts = _numbers(values) if values.ndim == 1 else map(_nested, values)
-    return f"[{', '.join(parts)}]"
-
-
-def _numbers(vector: np.ndarray) -> list[str]:
-    """Numbers with the nine digits that give a float32 back."""
-    return [f"{number:.9g}" for number in vector.tolist()]

@@ -37,6 +37,7 @@ TIME_STEPS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 
 TIME_STEPS += (3600, 7200, 14400, 43200, 86400)
 STYLE: Any = {
     "figure.dpi": 120,
+    "figure.constrained_layout.use": True,
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -53,17 +54,14 @@ class Spectrogram(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """Scores (K, L) of the labels drawn, best first, on a grid over `end` seconds.
+    """Labels, their highest scores (L,), and their scores on a grid over time (K, L).
 
-    `peaks` are the labels' highest scores; `note` says what a score is of. Columns
-    without a score are NaN.
+    Columns of the grid without a score are NaN.
     """
 
     labels: list[str]
     peaks: np.ndarray
     scores: np.ndarray
-    end: float
-    note: str
 
 
 def read_spectrogram(path: str | Path) -> Spectrogram:
@@ -91,14 +89,14 @@ def read_spectrogram(path: str | Path) -> Spectrogram:
         columns = np.arange(frames, frames + count) // size
         np.add.at(sums, columns, fbank[0, :count].double().exp().numpy())
         frames += count
-    columns = -(-frames // size)
-    power = sums[:columns] / np.diff(np.r_[:frames:size, frames])[:, None]
+    edges = np.append(np.arange(0, frames, size), frames)
+    power = sums[: len(edges) - 1] / np.diff(edges)[:, None]
     loudest = power.max()
     if loudest < 4 * SILENCE:  # nothing but silence: dark, not a maximum
         loudest = SILENCE * 10 ** (DYNAMIC_RANGE / 10)
-    edges = np.arange(len(power) + 1) * size * FRAME_SHIFT / SAMPLE_RATE
-    edges[-1] = samples / SAMPLE_RATE
-    return Spectrogram(DECIBEL * np.log(power.T / loudest), edges)
+    times = edges * FRAME_SHIFT / SAMPLE_RATE
+    times[-1] = samples / SAMPLE_RATE
+    return Spectrogram(DECIBEL * np.log(power.T / loudest), times)
 
 
 def make_timeline(
@@ -108,7 +106,6 @@ def make_timeline(
     classes: Sequence[str],
     top_k: int,
     end: float,
-    note: str = "",
     labels: Sequence[str] = (),
 ) -> Timeline:
     """Choose labels and condense their scores to what can be seen.
@@ -122,17 +119,15 @@ def make_timeline(
         classes: Names of the C classes.
         top_k: How many labels, those with the highest score anywhere.
         end: Length of the recording in seconds.
-        note: What a row is, for the title.
         labels: These labels instead.
 
     Raises:
         ValueError: One of `labels` that is not among the classes.
     """
-    unknown = [name for name in labels if name not in classes]
-    if unknown:
-        raise ValueError(f"the model has no label {', '.join(unknown)}")
     peaks = scores.max(0)
     best = np.argsort(-peaks, kind="stable")[:top_k]
+    if unknown := [name for name in labels if name not in classes]:
+        raise ValueError(f"the model has no label {', '.join(unknown)}")
     if labels:
         best = np.array([list(classes).index(name) for name in labels])
     left, right = starts.copy(), ends.copy()
@@ -146,7 +141,7 @@ def make_timeline(
         reaches = first + offset < after
         np.fmax.at(grid, first[reaches] + offset, scores[reaches][:, best])
     names = [str(classes[index]) for index in best]
-    return Timeline(names, peaks[best], grid, end, note)
+    return Timeline(names, peaks[best], grid)
 
 
 def draw_timeline(
@@ -155,60 +150,49 @@ def draw_timeline(
     title: str,
     note: str = "",
 ) -> "Figure":
-    """Draw the spectrogram, above it the labels; without a timeline a note."""
+    """Draw the spectrogram, above it the labels, if there are any.
+
+    `note` says what a score is of, or why there are no labels.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = [wrap_label(label) for label in timeline.labels] if timeline else []
-    height = sum(0.16 + 0.16 * len(text.split("\n")) for text in lines)  # inches
-    height = max(height, 0.5)
+    names = [] if timeline is None else [_two_lines(name) for name in timeline.labels]
+    remark = f" ({note})" if note else ""
+    height = max(0.5, sum(0.32 + 0.16 * name.count("\n") for name in names))  # inches
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.6 + (height + 0.5 if timeline else 0)))
-        figure.set_layout_engine("constrained")
         FigureCanvasAgg(figure)
-        if timeline:
-            upper, lower = figure.subplots(
-                2, 1, sharex=True, height_ratios=[height + 0.1, 2.6]
-            )
-            _draw_labels(figure, upper, timeline, lines)
+        if timeline is None:
+            lower: Any = figure.subplots()
         else:
-            lower = figure.subplots()
+            heights = [height + 0.1, 2.6]
+            upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+            _draw_labels(figure, upper, timeline, names, float(spectrogram.edges[-1]))
+            upper.set_title(f"labels with their highest scores{remark}")
+            remark = ""
         _draw_spectrogram(figure, lower, spectrogram)
-        lower.set_title("log-mel spectrogram" + (f" ({note})" if note else ""))
-        figure.suptitle(plain_text(title), fontsize=11, x=0.01, ha="left")
+        lower.set_title(f"log-mel spectrogram{remark}")
+        figure.suptitle(_literal(title), fontsize=11, x=0.01, ha="left")
     return figure
 
 
 def _draw_labels(
-    figure: "Figure", axis: Any, timeline: Timeline, lines: list[str]
+    figure: "Figure", axis: Any, timeline: Timeline, names: list[str], end: float
 ) -> None:
-    """A row per label, dark where its score is high."""
-    image = axis.imshow(
-        timeline.scores.T,
-        aspect="auto",
-        extent=(0, timeline.end, len(lines), 0),
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
-    axis.set_facecolor("#dddddd")  # where there is no score
-    names = [
-        f"{plain_text(text)}  {peak:.2f}"
-        for text, peak in zip(lines, timeline.peaks, strict=True)
-    ]
-    axis.set_yticks(np.arange(len(lines)) + 0.5, names)
+    """A row per label, dark where its score is high, grey where there is none."""
+    extent = (0, end, len(names), 0)
+    style = {"cmap": "Blues", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    image = axis.imshow(timeline.scores.T, aspect="auto", extent=extent, **style)
+    axis.set_facecolor("#dddddd")
+    peaks = zip(names, timeline.peaks, strict=True)
+    texts = [f"{_literal(name)}  {peak:.2f}" for name, peak in peaks]
+    axis.set_yticks(np.arange(len(names)) + 0.5, texts)
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelbottom=False)
     axis.set_ylabel("label")
-    for border in range(1, len(lines)):
-        axis.axhline(border, color="#bbbbbb", lw=0.6)
-    notes = [timeline.note] if timeline.note else []
-    if np.isnan(timeline.scores).any():
-        notes.append("grey: left out")
-    remark = f" ({'; '.join(notes)})" if notes else ""
-    axis.set_title(f"labels with their highest scores{remark}")
+    axis.hlines(range(1, len(names)), 0, end, color="#bbbbbb", lw=0.6)
     figure.colorbar(image, ax=axis, label="score", ticks=[0, 0.5, 1], pad=0.01)
 
 
@@ -217,15 +201,9 @@ def _draw_spectrogram(figure: "Figure", axis: Any, spectrogram: Spectrogram) -> 
     level, edges = spectrogram
     end = edges[-1]
     right = max(end, level.shape[1] * (edges[1] - edges[0]))  # the last may be cut
-    image = axis.imshow(
-        level,
-        origin="lower",
-        aspect="auto",
-        extent=(0, right, 0, NUM_MEL_BINS),
-        cmap="magma",
-        vmin=-DYNAMIC_RANGE,
-        vmax=0,
-    )
+    extent = (0, right, 0, NUM_MEL_BINS)
+    style = {"cmap": "magma", "vmin": -DYNAMIC_RANGE, "vmax": 0}
+    image = axis.imshow(level, origin="lower", aspect="auto", extent=extent, **style)
     axis.set_xlim(0, end)
     names = [f"{f // 1000}k" if f >= 1000 else str(f) for f in FREQUENCIES]
     axis.set_yticks([mel_position(f) for f in FREQUENCIES], names)
@@ -253,22 +231,9 @@ def time_ticks(end: float) -> tuple[np.ndarray, list[str], str]:
     places = np.arange(0, end + step / 1000, step)
     if end < 120:
         return places, [f"{place:g}" for place in places.round(6)], "s"
-    whole = [round(place) for place in places]
-    if end < 3600:
-        return places, [f"{s // 60}:{s % 60:02d}" for s in whole], "min:s"
-    return places, [f"{s // 3600}:{s // 60 % 60:02d}" for s in whole], "h:min"
-
-
-def wrap_label(label: str) -> str:
-    """A label in at most two lines; what is longer ends in an ellipsis."""
-    lines = textwrap.wrap(label, LABEL_WIDTH, max_lines=2, placeholder=" …")
-    return "\n".join(lines or [""])
-
-
-def plain_text(text: str) -> str:
-    """Text that matplotlib shows as it is: without its mathematics."""
-    shown = text.encode("utf-8", "backslashreplace").decode()
-    return shown.replace("$", r"\$")
+    size, unit = (60, "min:s") if end < 3600 else (3600, "h:min")
+    parts = [divmod(round(place), size) for place in places]
+    return places, [f"{big}:{rest * 60 // size:02d}" for big, rest in parts], unit
 
 
 def save_picture(figure: "Figure", path: str | Path) -> None:
@@ -281,3 +246,14 @@ def save_picture(figure: "Figure", path: str | Path) -> None:
     metadata: dict[str, Any] = dates.get(kind, {"CreationDate": None})
     with store.writing(path, "wb") as stream, matplotlib.rc_context(STYLE):
         figure.savefig(stream, format=kind, metadata=metadata)
+
+
+def _two_lines(label: str) -> str:
+    """A label in at most two lines; what is longer ends in an ellipsis."""
+    lines = textwrap.wrap(label, LABEL_WIDTH, max_lines=2, placeholder=" …")
+    return "\n".join(lines)
+
+
+def _literal(text: str) -> str:
+    """Text that matplotlib shows as it is: without its mathematics."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")

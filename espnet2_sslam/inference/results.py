@@ -14,7 +14,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -42,26 +42,27 @@ class StoredRows:
 
     Args:
         path: The file of arrays.
-        names: Of the files.
-        places: Where the arrays of each begin, and the shape of its values.
+        records: Lines of the index.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        names: list[str],
-        places: list[tuple[int, tuple[int, ...]]],
-    ):
-        self.names, self.shapes = names, [shape for _, shape in places]
-        self._path, self._places = path, places
+    def __init__(self, path: Path, records: list[dict[str, Any]]):
+        self._path, self._records = path, records
+        self.names = [record["name"] for record in records]
+        self.shapes = [tuple(record["shape"]) for record in records]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Rows]:
         with open(self._path, "rb") as data:
-            for name, place in zip(self.names, self._places, strict=True):
-                yield Rows(name, *_read_arrays(data, *place))
+            for record, shape in zip(self._records, self.shapes, strict=True):
+                content, width = _read(data, record), shape[0] * TIMES.itemsize
+                yield Rows(
+                    record["name"],
+                    np.frombuffer(content[:width], TIMES),
+                    np.frombuffer(content[width : 2 * width], TIMES),
+                    np.frombuffer(content[2 * width :], VALUES).reshape(shape),
+                )
 
 
 class ResultFolder:
@@ -72,8 +73,6 @@ class ResultFolder:
         job: What the results depend on (command, model, options), as JSON.
         items: The files; `todo` are those that have no result yet, or have changed.
         restart: Throw away what another run has left.
-
-    `failures` is for those that could not be used, by name.
 
     Raises:
         ValueError: What is there belongs to other options, or is in use.
@@ -92,7 +91,6 @@ class ResultFolder:
         self.job = json.loads(json.dumps({"format_version": FORMAT_VERSION, **job}))
         self.restart = restart
         self.items, self.todo = items, []
-        self.failures: dict[str, str] = {}
         self._index = store.Journal(self.folder / "index.jsonl")
         self._records: dict[str, dict[str, Any]] = {}  # whole results, by name
         self._stamps: dict[str, list[int] | None] = {}  # of the files to do
@@ -104,7 +102,11 @@ class ResultFolder:
         )
         with ExitStack() as stack:
             stack.enter_context(store.lock(self.folder / "lock", in_use))
-            self._recover()
+            records = self._recover()
+            self._data = stack.enter_context(open(self.folder / "data.bin", "a+b"))
+            for record in records:  # of two of a file the later one counts
+                if zlib.crc32(_read(self._data, record)) == record["crc"]:
+                    self._records[record["name"]] = record
             for item in self.items:
                 stamp = _stamp(item.path)
                 record = self._records.get(item.name, {})
@@ -112,7 +114,6 @@ class ResultFolder:
                     self._records.pop(item.name, None)
                     self._stamps[item.name] = stamp
                     self.todo.append(item)
-            self._data = stack.enter_context(open(self.folder / "data.bin", "ab"))
             self._stack = stack.pop_all()
         return self
 
@@ -130,91 +131,62 @@ class ResultFolder:
 
     def add(self, item: AudioInput, result: FileResult) -> None:
         """Keep the result of one of `todo`."""
-        arrays = [
-            np.ascontiguousarray(result.starts, TIMES),
-            np.ascontiguousarray(result.ends, TIMES),
-            np.ascontiguousarray(result.values, VALUES),
-        ]
-        record = {
-            "name": item.name,
-            "path": item.path,
-            "stamp": self._stamps.pop(item.name),
-            "offset": self._data.tell(),
-            "shape": list(arrays[2].shape),
-            "crc": _checksum(arrays),
-        }
-        with self._named():
-            for array in arrays:
-                self._data.write(array.tobytes())
+        values = np.asarray(result.values, VALUES)
+        times = [np.asarray(each, TIMES) for each in (result.starts, result.ends)]
+        content = b"".join(array.tobytes() for array in (*times, values))
+        try:
+            record = {
+                "name": item.name,
+                "path": item.path,
+                "stamp": self._stamps.pop(item.name),
+                "offset": self._data.seek(0, os.SEEK_END),
+                "shape": list(values.shape),
+                "crc": zlib.crc32(content),
+            }
+            self._data.write(content)
             self._data.flush()
             self._index.append(record)
+        except OSError as error:  # a full disk: it does not say where
+            raise OSError(error.errno, error.strerror, str(self.folder)) from error
         self._records[item.name] = record
 
     def rows(self, items: Sequence[AudioInput]) -> StoredRows:
         """The results of those files that have one, in this order."""
         names = [item.name for item in items if item.name in self._records]
-        places = [_place(self._records[name]) for name in names]
-        return StoredRows(self.folder / "data.bin", names, places)
+        records = [self._records[name] for name in names]
+        return StoredRows(self.folder / "data.bin", records)
 
     def discard(self) -> None:
         """Forget everything: the output is whole, and all files are in it."""
         self._records.clear()
 
-    def _recover(self) -> None:
-        """Take over what is there, or begin with nothing."""
-        index, data = self.folder / "index.jsonl", self.folder / "data.bin"
+    def _recover(self) -> list[dict[str, Any]]:
+        """The records of a stopped run of this job; without any, begin with nothing."""
+        path = self.folder / "job.json"
         records = [] if self.restart else [record for _, record in self._index]
-        if records:
-            old = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
-            if old != self.job:
-                raise ValueError(
-                    f"{self.folder} holds results of other options "
-                    f"({_changes(old, self.job)}): give those to continue, --restart "
-                    "to begin anew, or another output"
-                )
-        else:
-            index.unlink(missing_ok=True)
-            data.unlink(missing_ok=True)
-            with self._named():
-                store.write_json(self.folder / "job.json", self.job)
-        if data.exists():
-            with open(data, "rb") as file:
-                for record in records:  # of two of a file the later one counts
-                    if _checksum(_read_arrays(file, *_place(record))) == record["crc"]:
-                        self._records[record["name"]] = record
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Name the folder in the error of a full disk."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.folder)) from error
+        if not records:
+            for name in ("index.jsonl", "data.bin"):
+                (self.folder / name).unlink(missing_ok=True)
+            store.write_json(path, self.job)
+        elif (old := json.loads(path.read_text(encoding="utf-8"))) != self.job:
+            changes = ", ".join(
+                f"{key}: {str(old.get(key))[:16]} there, "
+                f"{str(self.job.get(key))[:16]} now"  # of a checksum the beginning
+                for key in sorted({*old, *self.job})
+                if old.get(key) != self.job.get(key)
+            )
+            raise ValueError(
+                f"{self.folder} holds results of other options ({changes}): give those "
+                "to continue, --restart to begin anew, or another output"
+            )
+        return records
 
 
-def _place(record: Mapping[str, Any]) -> tuple[int, tuple[int, ...]]:
-    """Where a result's arrays begin, and the shape of its values."""
-    return record["offset"], tuple(record["shape"])
-
-
-def _read_arrays(
-    data: IO[bytes], offset: int, shape: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Starts, ends and values of a result; shorter ones where the data end early."""
-    data.seek(offset)
-    size = math.prod(shape)
-    starts = np.fromfile(data, TIMES, shape[0])
-    ends = np.fromfile(data, TIMES, shape[0])
-    values = np.fromfile(data, VALUES, size)
-    return starts, ends, values.reshape(shape) if len(values) == size else values
-
-
-def _checksum(arrays: Sequence[np.ndarray]) -> int:
-    """CRC-32 over the bytes of the arrays."""
-    crc = 0
-    for array in arrays:
-        crc = zlib.crc32(array.tobytes(), crc)
-    return crc
+def _read(data: IO[bytes], record: Mapping[str, Any]) -> bytes:
+    """Starts, ends and values of a result; fewer bytes where the data end early."""
+    data.seek(record["offset"])
+    num_rows, num_values = record["shape"][0], math.prod(record["shape"])
+    return data.read(2 * num_rows * TIMES.itemsize + num_values * VALUES.itemsize)
 
 
 def _stamp(path: str) -> list[int] | None:
@@ -224,17 +196,3 @@ def _stamp(path: str) -> list[int] | None:
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs between two records; of a checksum the beginning is enough."""
-
-    def brief(value: Any) -> str:
-        text = str(value)
-        return text if len(text) <= 16 else f"{text[:12]}..."
-
-    return ", ".join(
-        f"{key}: {brief(old.get(key))} there, {brief(new.get(key))} now"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    )

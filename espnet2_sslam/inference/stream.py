@@ -5,17 +5,19 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from espnet2_sslam.audio import AudioError, source_blocks, source_name
-from espnet2_sslam.inference.jobs import Done, Job, Layout, Piece
+from espnet2_sslam.inference.jobs import Job, Piece, Windows
 from espnet2_sslam.units import SAMPLE_RATE
 
 LOOK_AHEAD = 4  # batches that are gathered and sorted by length
+Item = tuple[int, "OpenFile", int]  # what a piece costs, its file, its place there
 MAX_PADDING = 0.08  # of the samples of a batch
 MAX_FILES = 4096  # that wait for their results
 MAX_FILES_AHEAD = 1024  # read or failed, and not yet taken
@@ -51,30 +53,29 @@ class FileResult:
         """Why the result cannot be used: the error, or values that are not finite."""
         if self.values is not None and not np.isfinite(self.values).all():
             return (
-                "not finite: the model gives NaN or infinity, see --dtype and the model"
+                "not finite: the model gives NaN or infinity, see dtype and the model"
             )
         return self.error
 
 
-class Closed(Exception):
-    """The reading was given up while a thread was at work."""
-
-
 class OpenFile:
-    """A file that is read part by part, and what is computed of it."""
+    """A file that is read part by part, and what is computed of it.
 
-    def __init__(self, index: int, source: Any, rate: float | None, layout: Layout):
+    `finished`: read to its end; `taken`: all its pieces are with the model.
+    """
+
+    def __init__(self, index: int, source: Any, rate: float | None, windows: Windows):
         self.index, self.name = index, source_name(source, index)
         self.total = 0  # samples
         self.error: str | None = None  # one line: the file cannot be used
-        self.failure: BaseException | None = None  # a mistake of ours
-        self.finished = self.closed = False
-        self.future: Future[list[Piece]]
-        self.computed: list[Done | None] = []  # a place per piece
+        self.finished = self.taken = self.closed = False
+        self.part: Future[list[Piece]]  # that is being read
+        self.rows: list[int] = []  # of the pieces
+        self.values: list[Any] = []  # of the pieces, until then their samples
         self.missing = 0
-        self._pieces = self._read(source, rate, layout)
+        self._pieces = windows.pieces(self._blocks(source, rate))
 
-    def advance(self, quota: int) -> list[Piece]:
+    def read(self, quota: int) -> list[Piece]:
         """Read on until there are `quota` samples of pieces, or the file ends."""
         pieces, samples = [], 0
         try:
@@ -83,29 +84,19 @@ class OpenFile:
                 samples += len(piece.samples)
                 if samples >= quota:
                     return pieces
-        except Closed:
-            pass
         except AudioError as error:
             self.error = " ".join(error.reason.split())
         except (OSError, ValueError) as error:
             self.error = f"unreadable: {' '.join(str(error).split())}"
-        except BaseException as error:
-            self.failure = error
         self.finished = True
         return pieces
 
-    def _read(self, source: Any, rate: float | None, layout: Layout) -> Iterator[Piece]:
-        def counted() -> Iterator[np.ndarray]:
-            for block in source_blocks(source, self.name, rate):
-                if self.closed:
-                    raise Closed
-                self.total += len(block)
-                yield block
-
-        blocks = counted()
-        yield from layout.pieces(blocks)
-        for _ in blocks:  # what the layout does not need must be sound as well
-            pass
+    def _blocks(self, source: Any, rate: float | None) -> Iterator[np.ndarray]:
+        for block in source_blocks(source, self.name, rate):
+            if self.closed:  # nobody waits for the rest
+                return
+            self.total += len(block)
+            yield block
 
 
 class ReadAhead:
@@ -113,58 +104,43 @@ class ReadAhead:
 
     A thread reads one part of a file at a time and never waits, so that nothing can
     lock up, however long the files are: a file's next part is read when its last one
-    is taken, and a new file is begun while there is room.
-
-    Args:
-        sources: Audio, see `source_blocks`; the next one is taken when there is room.
-        layout: Cuts them.
-        rate: Of arrays without a rate of their own.
-        num_threads: Parts that are read at the same time.
-        max_samples: Bound of the samples that wait for the model (and as much again
-            in the threads' hands).
+    is taken, and a new file is begun while there is room. At most `max_samples` wait
+    for the model, and as much again is in the threads' hands.
     """
 
     def __init__(
         self,
         sources: Iterable[Any],
-        layout: Layout,
+        windows: Windows,
         rate: float | None,
         num_threads: int,
         max_samples: int,
     ):
-        self._sources, self._layout, self._rate = iter(sources), layout, rate
+        self._sources, self._windows, self._rate = enumerate(sources), windows, rate
         self._num_threads, self._max_samples = num_threads, max_samples
-        self._quota = max(1, max_samples // num_threads)
         self._pool = ThreadPoolExecutor(num_threads, "sslam-reader")
-        self._lock = threading.RLock()  # `_read` may run in the thread that submits
+        self._lock = threading.Lock()
         self._files: deque[OpenFile] = deque()  # begun and not taken to the end
-        self._reading = self._waiting = self._count = 0  # parts, samples, files
+        self._reading = self._waiting = 0  # parts, samples
         self._ended = False  # nothing new is begun
-        self._beginning = False
-        self.failure: Exception | None = None  # what ended `sources` before its end
+        self.list_error: Exception | None = None  # what ended `sources` too early
 
-    def __iter__(self) -> Iterator[tuple[OpenFile, Piece | None]]:
-        """(file, piece) for each piece, and (file, None) where a file is finished."""
-        self._begin_more()
+    def __iter__(self) -> Iterator[tuple[OpenFile, list[Piece]]]:
+        """Each part of each file; the last one of a file sets its `taken`."""
+        with self._lock:
+            self._begin_files()
         while self._files:
+            file = self._files[0]
+            pieces = file.part.result()
             with self._lock:
-                file = self._files[0]
-                future = file.future
-            pieces = future.result()
-            with self._lock:
-                finished = file.finished
-                self._waiting -= sum(len(piece.samples) for piece in pieces)
-                if finished:
+                self._waiting -= _num_samples(pieces)
+                if file.finished:
                     self._files.popleft()
+                    file.taken = True
                 else:  # at once, so that it is read while the model works
                     self._submit(file)
-                self._begin_more()
-            if file.failure is not None:
-                raise file.failure
-            for piece in pieces:
-                yield file, piece
-            if finished:
-                yield file, None
+                self._begin_files()
+            yield file, pieces
 
     def close(self) -> None:
         """Stop the threads; what is read by then is thrown away."""
@@ -174,59 +150,46 @@ class ReadAhead:
                 file.closed = True
         self._pool.shutdown(cancel_futures=True)
 
-    def _begin_more(self) -> None:
+    def _begin_files(self) -> None:
         """Begin files while there are free threads and room, and one in any case."""
-        with self._lock:
-            if self._beginning:  # in the loop below: a part was read at once
+        while not self._ended:
+            room = (
+                self._reading < self._num_threads
+                and self._waiting < self._max_samples
+                and len(self._files) < MAX_FILES_AHEAD
+            )
+            if self._files and not room:
                 return
-            self._beginning = True
-            while not self._ended and (self._has_room() or not self._files):
-                try:
-                    source = next(self._sources)
-                except StopIteration:
-                    self._ended = True
-                except Exception as error:  # for when the files before are out
-                    self._ended, self.failure = True, error
-                else:
-                    file = OpenFile(self._count, source, self._rate, self._layout)
-                    self._count += 1
-                    self._files.append(file)
-                    self._submit(file)
-            self._beginning = False
-
-    def _has_room(self) -> bool:
-        return (
-            self._reading < self._num_threads
-            and self._waiting < self._max_samples
-            and len(self._files) < MAX_FILES_AHEAD
-        )
+            try:
+                index, source = next(self._sources)
+            except StopIteration:
+                self._ended = True
+            except Exception as error:  # for when the files before are out
+                self._ended, self.list_error = True, error
+            else:
+                file = OpenFile(index, source, self._rate, self._windows)
+                self._files.append(file)
+                self._submit(file)
 
     def _submit(self, file: OpenFile) -> None:
-        """Read the next part of a file."""
+        """Let a thread read the next part of a file."""
         try:
-            file.future = self._pool.submit(file.advance, self._quota)
+            file.part = self._pool.submit(self._read_part, file)
+            self._reading += 1
         except RuntimeError:  # the interpreter ends with an iterator still open
             self._ended = True
-            return
-        self._reading += 1
-        file.future.add_done_callback(self._read)
 
-    def _read(self, future: Future[list[Piece]]) -> None:
-        """Count a part that was read; the thread that has read it begins more."""
-        with self._lock:
-            self._reading -= 1
-            if not future.cancelled():
-                self._waiting += sum(len(piece.samples) for piece in future.result())
-                self._begin_more()
-
-
-class Item(NamedTuple):
-    """A piece in the queue, its place among its file's, and its cost."""
-
-    file: OpenFile
-    place: int
-    piece: Piece
-    cost: int
+    def _read_part(self, file: OpenFile) -> list[Piece]:
+        """In a thread: read a part, and begin more."""
+        pieces: list[Piece] = []
+        try:
+            pieces = file.read(max(1, self._max_samples // self._num_threads))
+        finally:
+            with self._lock:
+                self._reading -= 1
+                self._waiting += _num_samples(pieces)
+                self._begin_files()
+        return pieces
 
 
 def stream(
@@ -247,92 +210,87 @@ def stream(
         num_threads: Files read at the same time.
     """
     limit = int(batch_seconds * SAMPLE_RATE)
-    reader = ReadAhead(sources, job.layout, rate, num_threads, LOOK_AHEAD * limit)
-    files: deque[OpenFile] = deque()
-    queue: list[Item] = []
+    room = LOOK_AHEAD * limit
+    files: deque[OpenFile] = deque()  # without a result yet
+    with closing(ReadAhead(sources, job.windows, rate, num_threads, room)) as reader:
+        for items in _gather(reader, job, files, room):
+            for batch in make_batches(items, limit):
+                _run_batch(job, batch)
+                yield from _complete(job, files)
+        if reader.list_error is not None:
+            raise reader.list_error
+
+
+def _gather(
+    reader: ReadAhead, job: Job, files: deque[OpenFile], room: int
+) -> Iterator[list[Item]]:
+    """Pieces to compute together; their files go to the end of `files`."""
+    items: list[Item] = []
     gathered = 0
-    try:
-        for file, piece in reader:
-            if not files or files[-1] is not file:
-                files.append(file)
-            if piece is not None:
-                cost = job.backbone.cost(len(piece.samples))
-                queue.append(Item(file, len(file.computed), piece, cost))
-                file.computed.append(None)
-                file.missing += 1
-                gathered += cost
-            if gathered >= LOOK_AHEAD * limit or len(files) > MAX_FILES:
-                for batch in make_batches(queue, limit):
-                    _run_batch(job, batch)
-                    yield from _complete(job, files, file, piece is None)
-                queue, gathered = [], 0
-            yield from _complete(job, files, file, piece is None)
-        for batch in make_batches(queue, limit):
-            _run_batch(job, batch)
-            yield from _complete(job, files, None, True)
-        if reader.failure is not None:
-            raise reader.failure
-    finally:
-        reader.close()
+    for file, pieces in reader:
+        if not files or files[-1] is not file:
+            files.append(file)
+        for piece in pieces:
+            cost = job.backbone.cost(len(piece.samples))
+            items.append((cost, file, len(file.rows)))
+            gathered += cost
+            file.rows.append(piece.row)
+            file.values.append(piece.samples)
+            file.missing += 1
+        if gathered >= room or len(files) > MAX_FILES:
+            yield items
+            items, gathered = [], 0
+    yield items
 
 
 def make_batches(items: list[Item], limit: int) -> Iterator[list[Item]]:
     """Batches of similar cost, the longest first, with little padding.
 
-    Args:
-        items: Pieces.
-        limit: Bound of the batch size times its longest cost.
+    `limit` bounds the batch size times its longest cost. Without items there is one
+    empty batch.
     """
     batch: list[Item] = []
     real = 0
-    for item in sorted(items, key=lambda item: -item.cost):
+    for item in sorted(items, key=lambda item: -item[0]):
+        cost = item[0]
         if batch:
-            padded = (len(batch) + 1) * batch[0].cost
-            if padded > limit or padded - real - item.cost > MAX_PADDING * padded:
+            padded = (len(batch) + 1) * batch[0][0]
+            if padded > limit or padded - real - cost > MAX_PADDING * padded:
                 yield batch
                 batch, real = [], 0
         batch.append(item)
-        real += item.cost
-    if batch:
-        yield batch
+        real += cost
+    yield batch
 
 
 def _run_batch(job: Job, batch: list[Item]) -> None:
     """Compute the pieces of a batch, but for those of files that failed meanwhile."""
-    batch = [item for item in batch if item.file.error is None]
-    if not batch:
+    places = [(file, place) for _, file, place in batch if file.error is None]
+    if not places:
         return
     with torch.inference_mode():
-        values = job.run([item.piece.samples for item in batch])
-    for item, value in zip(batch, values, strict=True):
-        item.file.computed[item.place] = Done(item.piece.row, item.piece.start, value)
-        item.file.missing -= 1
+        values = job.run([file.values[place] for file, place in places])
+    for (file, place), value in zip(places, values, strict=True):
+        file.values[place] = value
+        file.missing -= 1
 
 
-def _complete(
-    job: Job, files: deque[OpenFile], current: OpenFile | None, ended: bool
-) -> Iterator[FileResult]:
-    """The results of the first files, as far as they are complete.
-
-    Args:
-        files: Those without a result yet.
-        current: The file whose pieces are being taken; what its thread has read
-            already may not be in its `computed` yet.
-        ended: Whether all of it was taken.
-    """
-    while files and (files[0] is not current or ended):
-        file = files[0]
-        if file.error is None and file.missing:
-            return
-        files.popleft()
+def _complete(job: Job, files: deque[OpenFile]) -> Iterator[FileResult]:
+    """The results of the first files, as far as they are complete."""
+    while files and files[0].taken and (files[0].error or not files[0].missing):
+        file = files.popleft()
         if file.error is not None:
             yield FileResult(file.index, file.name, file.error)
             continue
         with torch.inference_mode():
-            parts = [part for part in file.computed if part is not None]
-            starts, ends, values = job.finish(parts, file.total)
-        duration = file.total / SAMPLE_RATE
-        yield FileResult(file.index, file.name, None, starts, ends, values, duration)
+            rows = job.finish(file.rows, file.values, file.total)
+        yield FileResult(
+            file.index, file.name, None, *rows, duration=file.total / SAMPLE_RATE
+        )
+
+
+def _num_samples(pieces: list[Piece]) -> int:
+    return sum(len(piece.samples) for piece in pieces)
 
 
 def reader_threads(device: torch.device) -> int:
