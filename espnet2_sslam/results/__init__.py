@@ -3,32 +3,28 @@
 Importing it takes neither torch, pandas nor matplotlib: they come where they are used.
 """
 
-from espnet2_sslam.results.paper import authors_curve, compare_run, verdict
-from espnet2_sslam.results.report import write_all
-from espnet2_sslam.results.runs import (
+from espnet2_sslam.results.experiment import (
     MODELS,
     Experiment,
-    History,
+    all_series,
     collect,
     collect_scores,
-    read_history,
-    thin_out,
-    train_curves,
-)
-from espnet2_sslam.results.scoring import ResampledPrecision, bootstrap, score_files
-from espnet2_sslam.results.tables import (
-    all_series,
     comparisons,
+)
+from espnet2_sslam.results.paper import authors_curve, compare_run, verdict
+from espnet2_sslam.results.report import (
     markdown,
+    write_all,
     write_benchmarks,
     write_scores_csv,
 )
+from espnet2_sslam.results.runs import History, read_history, train_curves
+from espnet2_sslam.results.scoring import bootstrap, score_files
 
 __all__ = [
     "MODELS",
     "Experiment",
     "History",
-    "ResampledPrecision",
     "all_series",
     "authors_curve",
     "bootstrap",
@@ -39,7 +35,6 @@ __all__ = [
     "markdown",
     "read_history",
     "score_files",
-    "thin_out",
     "train_curves",
     "verdict",
     "write_all",

@@ -1,0 +1,381 @@
+"""All runs of an experiment: one frame of scores, and the facts that it holds.
+
+Layout: EXPDIR/pretrain/<phase>_<tag>_seed<N>/ and, for the downstream runs,
+EXPDIR/<tag>/<model>_seed<N>/<name>/{last,best}/<test split>/metrics.json, where <name>
+is the first column of downstream.txt with `/` replaced by `_`.
+
+pandas is imported where a frame is made.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from espnet2_sslam.corpus import Downstream, read_downstream, read_label_names
+from espnet2_sslam.results.runs import History, read_history
+from espnet2_sslam.results.scoring import main_metric
+from espnet2_sslam.store import sha256
+
+MODELS = ("random", "phase1", "phase2")  # others have the names of --models
+CHECKPOINTS = ("last", "best")
+# (model, the one it is compared with); models of other names are compared with random.
+COMPARISONS = (("phase1", "random"), ("phase2", "random"), ("phase2", "phase1"))
+MODEL_DIR = re.compile(r"(.+)_seed(\d+)")
+PRETRAIN_DIR = re.compile(r"(phase[12])_(.+)_seed(\d+)")
+# Columns of the frame of scores; those of a missing score are empty after the key.
+KEY = ["tag", "model", "seed", "data_set", "fold", "split", "checkpoint"]
+MEASURES = ["mAP", "accuracy", "auc", "d_prime", "low", "high", "clips"]
+CELL = ["tag", "data_set", "split", "checkpoint", "model", "metric"]
+# pandas.DataFrame, or one row of it. Its own types call a selection of columns "Series
+# or DataFrame", which no reader and no checker is helped by.
+Frame = Any
+
+
+class Evaluation(NamedTuple):
+    """A tag and data set with scores, there or missing.
+
+    `line` is the data set's first of downstream.txt, `metric` the one that papers
+    report, `kind` is `probe` (our own), `linear` (frozen encoder) or `finetune`.
+    """
+
+    tag: str
+    data_set: str
+    line: Downstream
+    metric: str
+    kind: str
+
+
+@dataclass
+class Experiment:
+    """All that goes into RESULTS.md.
+
+    `scores` has a row per expected score, models in their order: the columns KEY and
+    MEASURES (empty where it is missing), `run` (the training's folder) and `metrics`
+    (all of metrics.json). `pretraining` holds the runs by (phase, tag, seed), in order;
+    `finetuning` by their directory; `unfinished` says in words which runs have not
+    reached their last epoch.
+    """
+
+    scores: Frame
+    downstream: list[Downstream]
+    dump: Path
+    pretraining: dict[tuple[str, str, int], History] = field(default_factory=dict)
+    finetuning: dict[Path, History] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+
+    @cached_property
+    def summary(self) -> Frame:
+        """See `summarise`."""
+        return summarise(self.scores)
+
+    @property
+    def scored(self) -> Frame:
+        """The rows of `scores` that are not missing."""
+        return self.scores[self.scores["clips"].notna()]
+
+    @property
+    def missing(self) -> Frame:
+        """The rows of `scores` that are."""
+        return self.scores[self.scores["clips"].isna()]
+
+    @property
+    def models(self) -> list[str]:
+        """The models, with scores or missing ones, in order."""
+        return list(self.scores["model"].unique())
+
+    @cached_property
+    def data_sets(self) -> dict[str, Downstream]:
+        """{data set: the first of its lines of downstream.txt}."""
+        lines = reversed(self.downstream)
+        first = {line.name.partition("/")[0]: line for line in lines}
+        return dict(reversed(first.items()))
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """Everything that has or should have scores, by tag and data set."""
+        evaluations = []
+        for tag in self.scores["tag"].unique():
+            kind = "linear" if tag.startswith("linear") else "finetune"
+            runs = (
+                r for p, r in self.finetuning.items() if p.parent.parent.name == tag
+            )
+            for run in itertools.islice(runs, 1):
+                config = Path(run.config.get("config") or "").name
+                kind = "probe" if config.startswith("probe") else run.kind
+            evaluations += [
+                Evaluation(tag, data_set, line, main_metric(line.task), kind)
+                for data_set, line in self.data_sets.items()
+            ]
+        return evaluations
+
+    def label_names(self, data_set: str) -> dict[str, str]:
+        """Names to show of a data set's labels, of those that have one."""
+        class_list = self.dump / self.data_sets[data_set].class_list
+        return read_label_names(class_list.parent)
+
+
+def collect(
+    expdir: Path,
+    dump: Path,
+    *,
+    seeds: list[int] | None = None,
+    models: Sequence[str] = MODELS,
+    tags: list[str] | None = None,
+    pretrain_from: Path | None = None,
+) -> Experiment:
+    """Read all runs; missing and unfinished ones are listed in the result.
+
+    Args:
+        expdir, dump: Experiment and formatted data directories.
+        seeds, models, tags: The runs to expect, by default seeds and tags with any run.
+        pretrain_from: Experiment with the pre-trainings, `expdir` by default.
+
+    Raises:
+        ValueError: Nothing was scored, or scores do not belong to their labels.
+    """
+    scores = collect_scores(expdir, dump, seeds=seeds, models=models, tags=tags)
+    experiment = Experiment(scores, read_downstream(dump), Path(dump))
+    if experiment.downstream and experiment.scored.empty:
+        raise ValueError(
+            f"no scored run in {expdir}: train and score a classifier first"
+        )
+
+    def read(paths: dict) -> dict:
+        """Read the runs; say of those that are not finished."""
+        histories = {}
+        for key, path in sorted(paths.items()):
+            try:
+                histories[key] = run = read_history(path)
+            except FileNotFoundError as error:
+                experiment.unfinished.append(str(error))
+                continue
+            if not run.finished:
+                text = f"{run.epochs} of {run.config['max_epoch']} epochs trained"
+                experiment.unfinished.append(f"{path}: {text}")
+        return histories
+
+    folders = Path(pretrain_from or expdir).glob("pretrain/*")
+    matches = [(PRETRAIN_DIR.fullmatch(path.name), path) for path in folders]
+    pretrained = {(m[1], m[2], int(m[3])): path for m, path in matches if m}
+    experiment.pretraining = read(
+        {key: path for key, path in pretrained.items() if not seeds or key[2] in seeds}
+    )
+    experiment.finetuning = read({path: path for path in experiment.scored["run"]})
+    return experiment
+
+
+def collect_scores(
+    expdir: Path,
+    dump: Path,
+    *,
+    seeds: list[int] | None = None,
+    models: Sequence[str] = MODELS,
+    tags: list[str] | None = None,
+) -> Frame:
+    """Read every score that the experiment should have: `Experiment.scores`.
+
+    Expected are all models x seeds x lines of downstream.txt x test splits x {last,
+    best}, for each fine-tuning tag. Without `seeds`, a tag's seeds are those of any of
+    its runs. Arguments and errors are those of `collect`.
+    """
+    import pandas as pd
+
+    expdir, dump = Path(expdir), Path(dump)
+    seeds_by_tag: dict[str, set[int]] = {}
+    for path in expdir.glob("*/*_seed*"):
+        match = MODEL_DIR.fullmatch(path.name)
+        if match and path.parent.name != "pretrain" and path.is_dir():
+            seeds_by_tag.setdefault(path.parent.name, set()).add(int(match[2]))
+    others = [model for model in dict.fromkeys(models) if model not in MODELS]
+    models = [model for model in MODELS if model in models] + others
+    downstream = read_downstream(dump)
+    rows = []
+    for tag in sorted(tags or seeds_by_tag):
+        tag_seeds = seeds or sorted(seeds_by_tag.get(tag, ()))
+        for model, seed, line in itertools.product(models, tag_seeds, downstream):
+            run = expdir / tag / f"{model}_seed{seed}" / line.name.replace("/", "_")
+            data_set, _, fold = line.name.partition("/")
+            for test, checkpoint in itertools.product(line.tests, CHECKPOINTS):
+                folder = run / checkpoint / Path(test).name
+                key = (tag, model, seed, data_set, fold, folder.name, checkpoint)
+                row = dict(zip(KEY, key, strict=True), run=run, metrics=None)
+                if (folder / "metrics.json").exists():
+                    row |= _read_metrics(folder, dump / test / "text", line.task)
+                rows.append(row)
+    frame = pd.DataFrame(rows, columns=pd.Index([*KEY, *MEASURES, "run", "metrics"]))
+    return frame.astype(dict.fromkeys(MEASURES, float))
+
+
+def _read_metrics(folder: Path, text: Path, task: str) -> dict:
+    """Return metrics.json and the columns MEASURES; low and high of the main metric.
+
+    Raises:
+        ValueError: The scores are of other predictions, other labels or another task.
+            (That predictions and labels have the same clips was checked in scoring.)
+    """
+    path, predictions = folder / "metrics.json", folder / "predictions.npz"
+    remedy = "score the predictions again"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        hashes, scored_as, clips = (metrics[k] for k in ("sha256", "task", "num_clips"))
+        low, high = metrics.get("intervals", {}).get(main_metric(task), (None, None))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is not a complete metrics file; {remedy}") from None
+    if not predictions.exists():
+        raise ValueError(f"{predictions} is missing beside its scores; infer again")
+    if scored_as != task:
+        raise ValueError(f"{path}: scored as {scored_as}, needed {task}; {remedy}")
+    for name, source in (("predictions", predictions), ("text", text)):
+        if hashes.get(name) != sha256(source):
+            raise ValueError(
+                f"{path}: {source} has changed since it was scored; {remedy}"
+            )
+    values = {**metrics, "low": low, "high": high, "clips": clips}
+    return {**{name: values.get(name) for name in MEASURES}, "metrics": metrics}
+
+
+def select(frame: Frame, **values: object) -> Frame:
+    """Return the rows whose columns have these values."""
+    for name, value in values.items():
+        frame = frame[frame[name] == value]
+    return frame
+
+
+def _by_metric(scores: Frame) -> Frame:
+    return scores.melt(KEY, ["mAP", "accuracy"], var_name="metric", value_name="score")
+
+
+def seed_scores(scores: Frame) -> Frame:
+    """Return the mean over folds by CELL and seed, NaN where a fold is missing."""
+    folds = _by_metric(scores).groupby([*CELL, "seed"], sort=False)["score"]
+    return folds.mean().where(folds.count() == folds.size())
+
+
+def summarise(scores: Frame) -> Frame:
+    """Average over folds and seeds: a row per CELL (metric is mAP or accuracy).
+
+    A seed's value is the mean over its folds; a seed that lacks a fold is in no
+    average. Other columns:
+        mean, spread: Mean and standard deviation (n - 1) of the complete seeds, or NaN.
+        seeds, expected: Number of complete seeds, and of all.
+        part, part_runs, runs: Mean over the scored runs (a seed and fold), their number
+            and that of all runs.
+        text: In percent: mean, spread, and what is missing. Without a complete seed it
+            is `part`: not comparable with others, but better than nothing.
+    """
+
+    def text(cell: Frame) -> str:
+        if not cell.part_runs:
+            return "missing"
+        if not cell.seeds:
+            return f"{100 * cell.part:.1f} ({cell.part_runs} of {cell.runs} runs)"
+        spread = " (one seed)" if cell.seeds == 1 else f" ± {100 * cell.spread:.1f}"
+        complete = cell.seeds == cell.expected
+        part = "" if complete else f" ({cell.seeds} of {cell.expected})"
+        return f"{100 * cell.mean:.1f}{spread}{part}"
+
+    runs = _by_metric(scores).groupby(CELL, sort=False)["score"]
+    seeds = seed_scores(scores).groupby(level=CELL, sort=False)
+    summary = seeds.agg(mean="mean", spread="std", seeds="count", expected="size")
+    summary = summary.join(runs.agg(part="mean", part_runs="count", runs="size"))
+    summary["text"] = [text(cell) for cell in summary.itertuples()]
+    return summary.reset_index()
+
+
+def class_precisions(scored: Frame, models: list[str]) -> Frame:
+    """Return a row per class; columns (model, `AP` | `spread` | `seeds`).
+
+    A fold in which a class has no positive clip does not count for that class; a class
+    that never has one has NaN and no seeds.
+    """
+    import pandas as pd
+
+    by_run = pd.DataFrame([metrics["per_class"] for metrics in scored["metrics"]])
+    keys = [scored[name].to_numpy() for name in ("model", "seed")]
+    seeds = by_run.astype(float).groupby(keys).mean().groupby(level=0)
+    table = pd.concat(
+        {"AP": seeds.mean().T, "spread": seeds.std().T, "seeds": seeds.count().T},
+        axis="columns",
+    )
+    columns = pd.MultiIndex.from_product([models, ["AP", "spread", "seeds"]])
+    return table.swaplevel(axis="columns").sort_index().reindex(columns=columns)
+
+
+def comparisons(experiment: Experiment) -> list[dict]:
+    """Return what pre-training and phase 2 bring, by the last checkpoints.
+
+    Each is {tag, data_set, split, metric, model, other, difference, means, spreads,
+    distinct, higher, pairs}: `difference` in points, None where a model has no complete
+    seed; `distinct` whether the intervals mean ± spread do not overlap, None for one
+    seed; `higher` of the `pairs` seeds that both have, in how many the model is above.
+    """
+    scored = select(experiment.scored, checkpoint="last")
+    cells = seed_scores(select(experiment.scores, checkpoint="last")).reset_index()
+    others = [(m, "random") for m in experiment.models if m not in MODELS]
+    groups = scored[["tag", "data_set", "split"]].drop_duplicates()
+    compared = []
+    for row in groups.sort_values("tag", kind="stable").to_dict("records"):
+        row["metric"] = main_metric(experiment.data_sets[row["data_set"]].task)
+        values = select(cells, **row).pivot(index="seed", columns="model")["score"]
+        for pair in [*COMPARISONS, *others]:
+            if not set(pair) <= set(experiment.models):
+                continue
+            points = 100 * values[list(pair)]  # a row per seed
+            means, spreads = points.mean().to_numpy(), points.std().to_numpy()
+            difference = means[0] - means[1]
+            gains = (points[pair[0]] - points[pair[1]]).dropna()
+            clear = bool(abs(difference) > spreads.sum())
+            facts = {
+                "difference": None if np.isnan(difference) else difference,
+                "means": means,
+                "spreads": spreads,
+                "distinct": None if np.isnan(spreads).any() else clear,
+                "higher": int((gains > 0).sum()),
+                "pairs": len(gains),
+            }
+            compared.append({**row, "model": pair[0], "other": pair[1], **facts})
+    return compared
+
+
+class Series(NamedTuple):
+    """Test splits that differ by a number, such as degree_1, degree_2 (name: degree).
+
+    Columns of `frame`: `model`, `number`, `mAP` of the last checkpoints, `spread`,
+    `seeds`, and `chance`: the mAP of random scores, which is the mean share of positive
+    clips per class that has any.
+    """
+
+    tag: str
+    data_set: str
+    name: str
+    frame: Frame
+
+
+def all_series(experiment: Experiment) -> Iterator[Series]:
+    """Yield every series of two splits or more with a score."""
+
+    def chance(metrics: dict) -> float:
+        counts = [count for count in metrics["positives"].values() if count]
+        return float(np.mean(counts)) / metrics["num_clips"]
+
+    scored, where = experiment.scored, ["tag", "data_set", "split"]
+    shares = scored["metrics"].map(chance).groupby([scored[k] for k in where]).mean()
+    cells = select(experiment.summary, checkpoint="last", metric="mAP")
+    cells = cells.rename(columns={"mean": "mAP"}).join(shares.rename("chance"), where)
+    cells[["name", "number"]] = cells["split"].str.extract(r"^(.+)_(\d+)$")
+    order = {model: place for place, model in enumerate(experiment.models)}
+    for key, frame in cells.groupby(["tag", "data_set", "name"], sort=False):
+        numbered = frame[frame["mAP"].notna()].astype({"number": int})
+        if frame["split"].nunique() > 1 and len(numbered):
+            numbered = numbered.sort_values("number").sort_values(
+                "model", key=lambda models: models.map(order), kind="stable"
+            )
+            columns = ["model", "number", "mAP", "spread", "seeds", "chance"]
+            yield Series(*key, frame=numbered[columns])
