@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Plot a clip as a pre-training model meets it: mixture, mask, prediction error.
 
-Example: python examples/panel.py --model_dir exp/pretrain/phase2_tiny_seed1 \
-    --wav dog.wav rain.wav --output panel.png
+Example: python examples/panel.py --model_dir exp/pretrain/phase2_tiny_seed1
+--wav dog.wav rain.wav --output panel.png
 """
 
 import argparse

@@ -18,7 +18,7 @@ from espnet2_sslam.results.report import (
     write_benchmarks,
     write_scores_csv,
 )
-from espnet2_sslam.results.runs import History, read_history, train_curves
+from espnet2_sslam.results.runs import History, read_history
 from espnet2_sslam.results.scoring import bootstrap, score_files
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "markdown",
     "read_history",
     "score_files",
-    "train_curves",
     "verdict",
     "write_all",
     "write_benchmarks",

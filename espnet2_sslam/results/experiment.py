@@ -344,6 +344,23 @@ def comparisons(experiment: Experiment) -> list[dict]:
     return compared
 
 
+def measures(experiment: Experiment) -> Frame:
+    """Return low, high, auc and d_prime of the last checkpoints, means of the seeds.
+
+    low and high are the 95 % interval over clips of the main `metric`, the mean of the
+    seeds' bounds; folds have their own test clips, so none is shown for them.
+    """
+    columns = ["low", "high", "auc", "d_prime"]
+    scored = select(experiment.scored, checkpoint="last")
+    groups = scored.groupby(["tag", "data_set", "split", "model"], sort=False)[columns]
+    means = groups.mean().where(groups.count().eq(groups.size(), axis="index"))
+    means = means.reset_index().sort_values(["tag", "data_set", "split"], kind="stable")
+    folds = experiment.scores.groupby("data_set")["fold"].nunique()
+    means.loc[means["data_set"].map(folds) > 1, ["low", "high"]] = np.nan
+    tasks = means["data_set"].map(lambda name: experiment.data_sets[name].task)
+    return means.assign(metric=tasks.map(main_metric))
+
+
 class Series(NamedTuple):
     """Test splits that differ by a number, such as degree_1, degree_2 (name: degree).
 

@@ -20,7 +20,7 @@ from espnet2_sslam.results.experiment import (
     select,
 )
 from espnet2_sslam.results.paper import band
-from espnet2_sslam.results.runs import History, train_curves
+from espnet2_sslam.results.runs import History
 from espnet2_sslam.store import write_bytes
 
 matplotlib.use("Agg")
@@ -95,25 +95,32 @@ def grid(
 def plot_training(histories: dict[tuple[str, str, int], History], path: Path) -> None:
     """Plot every loss term and the variances over updates, a panel per statistic.
 
-    `histories` are the runs by (phase, tag, seed). Training is drawn as logged,
-    validation as a point per epoch; colours are phases and tags, lines seeds.
+    `histories` are the runs by (phase, tag, seed). Colours are phases and tags, lines
+    seeds: epoch means of training, and of validation as points.
     """
-    curves = {key: train_curves(run, list(CURVES)) for key, run in histories.items()}
-    names = [n for n in CURVES if any(len(c[n][0]) for c in curves.values())]
+    curves = {
+        (name, split, key): run.epoch_curve(split, name)
+        for name in CURVES
+        for key, run in histories.items()
+        for split in ("train", "valid")
+    }
+    names = [n for n in CURVES if any(len(curves[n, "train", k][0]) for k in histories)]
     figure, axes = grid(len(names), 3, 4.2, 2.9)
-    seeds = sorted({seed for *_, seed in histories})
-    trained = dict.fromkeys(f"{phase} {tag}" for phase, tag, _ in histories)
+    seeds = list(dict.fromkeys(seed for *_, seed in histories))
+    trained = list(dict.fromkeys(f"{phase} {tag}" for phase, tag, _ in histories))
     palette = [COLOURS["phase1"], COLOURS["phase2"], *MORE_COLOURS]
     colour = dict(zip(trained, palette * len(trained), strict=False))
     for axis, name in zip(axes, names, strict=True):
-        for (phase, tag, seed), run in histories.items():
-            line = SEED_LINES[seeds.index(seed) % 4]
-            style = {"color": colour[f"{phase} {tag}"], "lw": 1.3}
-            axis.plot(*curves[phase, tag, seed][name], line, **style)
-            axis.plot(*run.epoch_curve("valid", name), "o", **style, ms=3.5)
+        for key in histories:
+            style = {"color": colour[f"{key[0]} {key[1]}"], "lw": 1.3, "ms": 3.5}
+            line = SEED_LINES[seeds.index(key[2]) % 4]
+            axis.plot(*curves[name, "train", key], line, **style)
+            axis.plot(*curves[name, "valid", key], "o", **style)
         title, unit = CURVES[name]
         axis.set(title=title, ylabel=unit, xlabel="updates")
-    entries = {name: {"color": colour[name], "lw": 3} for name in trained}
+    entries: dict[str, dict] = {
+        name: {"color": colour[name], "lw": 3} for name in trained
+    }
     for index, seed in enumerate(seeds):
         entries[f"seed {seed}"] = {"color": GREY, "ls": SEED_LINES[index % 4]}
     entries["validation"] = {"color": GREY, "ls": "", "marker": "o", "ms": 4}
@@ -135,31 +142,28 @@ def plot_per_class(
         100 * classes.xs(name, axis=1, level=1).dropna(axis=1, how="all")
         for name in ("AP", "spread")
     )
-    models = list(points.columns)
+    models = points.columns
     # Equal ones in the order of their labels.
     points = points.dropna(subset=models[0]).sort_values(models[0], kind="stable")
     if len(points) > 2 * HALF_OF_CLASSES:
         title += f"\nthe {HALF_OF_CLASSES} lowest and highest of {len(points)} classes"
         points = points.drop(points.index[HALF_OF_CLASSES:-HALF_OF_CLASSES])
-    seeds = classes.xs("seeds", axis=1, level=1).max().astype(int)
-    figure, [axis] = grid(1, 1, 7, 1.3 + len(points) * 0.16 * (len(models) + 1))
-    height, rows = 0.8 / len(models), np.arange(len(points))
-    for index, model in enumerate(reversed(models)):
-        axis.barh(
-            rows + (index - (len(models) - 1) / 2) * height,
-            points[model],
-            height,
-            xerr=(
-                spreads[model].loc[points.index].fillna(0) if model in spreads else None
-            ),
-            error_kw={"lw": 0.8, "ecolor": GREY},
-            color=colours(models)[model],
-            label=f"{model}, seeds: {seeds[model]}",
-        )
+    spreads = spreads.reindex_like(points).fillna(0)
     labels = [names.get(label, label) for label in points.index]
-    axis.set_yticks(rows, [textwrap.shorten(x, 40, placeholder=" ...") for x in labels])
-    axis.set(xlim=(0, 100), ylim=(-0.6, len(points) - 0.4), title=title)
-    axis.set_xlabel("average precision (%), line = spread of the seeds")
+    points.index = [textwrap.shorten(x, 40, placeholder=" ...") for x in labels]
+    height = 1.3 + len(points) * 0.16 * (len(models) + 1)
+    figure, [axis] = grid(1, 1, 7, height)
+    reverse = models[::-1]  # the first bar is the lowest
+    points[reverse].plot.barh(
+        ax=axis,
+        xerr=spreads[reverse].T.to_numpy(),
+        error_kw={"lw": 0.8, "ecolor": GREY},
+        color=colours(models),
+        width=0.8,
+        xlim=(0, 100),
+        title=title,
+        xlabel="average precision (%), line = spread of the seeds",
+    )
     axis.grid(False, axis="y")
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), reverse=True)
     save(figure, path)
@@ -170,26 +174,16 @@ def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
 
     `panels` are frames of `all_series`.
     """
-    width = 6.4 if len(panels) == 1 else 5.4
-    figure, axes = grid(len(panels), 2, width, 4.0, sharey=True)
+    figure, axes = grid(len(panels), 2, 5.6, 4.0, sharey=True)
     colour = colours(model for series in panels.values() for model in series["model"])
     for axis, (title, series) in zip(axes, panels.items(), strict=True):
-        lines = list(series.groupby("model", sort=False))
-        for index, (model, line) in enumerate(lines):
-            seeds = int(line["seeds"].max())
-            # Beside each other, so that the bars can be told apart.
-            shift = 0.06 * (index - (len(lines) - 1) / 2)
-            axis.errorbar(
-                line["number"] + shift,
-                100 * line["mAP"],
-                100 * line["spread"] if seeds > 1 else None,
-                label=f"{model}, seeds: {seeds}",
-                **{"color": colour[model], "marker": "o", "ms": 4, "capsize": 2},
-            )
+        lines = series.pivot(index="number", columns="model", values=["mAP", "spread"])
+        lines = 100 * lines
+        style: dict[str, Any] = {"marker": "o", "ms": 4, "capsize": 2, "color": colour}
+        lines["mAP"].plot(ax=axis, yerr=lines["spread"].fillna(0), **style)
         chance = 100 * series.groupby("number")["chance"].mean()
         axis.plot(chance.index, chance, ":", color=GREY, label="chance")
-        axis.set(xlabel=AXES.get(name, name), title=title)
-        axis.set_xticks(list(chance.index))
+        axis.set(xlabel=AXES.get(name, name), title=title, xticks=list(chance.index))
         axis.legend(loc="best")
     for axis in axes[::2]:
         axis.set_ylabel("mAP (%), bar = spread of the seeds")

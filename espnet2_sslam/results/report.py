@@ -3,12 +3,11 @@
 The facts are frames and records; the sentences are in the templates beside this module.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
 
 from espnet2_sslam.corpus import warnings
 from espnet2_sslam.results import paper
@@ -25,10 +24,10 @@ from espnet2_sslam.results.experiment import (
     class_precisions,
     collect,
     comparisons,
+    measures,
     select,
 )
 from espnet2_sslam.results.runs import History
-from espnet2_sslam.results.scoring import main_metric
 from espnet2_sslam.store import sha256, write_text
 
 
@@ -83,37 +82,36 @@ def write_all(experiment: Experiment, output: Path) -> None:
     report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     sections = [
         {
-            **evaluation._asdict(),
-            "table": score_table(experiment, evaluation),
-            "published": paper.all_numbers(*_published_as(evaluation)),
-            "differences": differences(experiment, evaluation, report),
-            "notes": paper.notes(evaluation.data_set, evaluation.kind),
+            **each._asdict(),
+            "table": score_table(experiment, each),
+            "published": paper.all_numbers(each.data_set, each.metric, each.kind),
+            "differences": differences(experiment, each, report),
+            "notes": paper.notes(each.data_set, each.kind),
         }
-        for evaluation in experiment.evaluations
+        for each in experiment.evaluations
     ]
-    missing: dict[str, list[str]] = {}
-    for row in experiment.missing.itertuples():
-        fold = f"/{row.fold}" if row.fold else ""
-        run = f"{row.tag}/{row.model}_seed{row.seed}, {row.data_set}{fold}"
-        missing.setdefault(run, []).append(f"{row.split} {row.checkpoint}")
+
+    def folder_names(run: tuple[Path, History]) -> tuple[str, str]:
+        tag, model = run[0].parts[-3:-1]
+        return tag, model.partition("_seed")[0]
+
+    runs = sorted(experiment.finetuning.items(), key=folder_names)
     render(
         "RESULTS.md.j2",
         output,
+        experiment=experiment,
         folder=folder.name,
-        pretraining_hours=sum(run.hours for run in experiment.pretraining.values()),
-        downstream_hours=sum(run.hours for run in experiment.finetuning.values()),
         comparisons=comparisons(experiment),
         sections=sections,
         sources=paper.sources([section["published"] for section in sections]),
         series=[(each, series_table(each)) for each in all_series(experiment)],
         measures=measures(experiment),
-        missing=missing,
-        unfinished=experiment.unfinished,
-        pretraining=_pretraining(experiment),
-        downstream=_downstream(experiment),
+        downstream=[
+            (names, [history for _, history in group])
+            for names, group in itertools.groupby(runs, folder_names)
+        ],
         report=report,
         report_hash=sha256(path)[:10] if report else "",
-        data_table=_data(report) if report else [],
         warnings=warnings(report) if report else [],
         figures=figures,
     )
@@ -159,10 +157,6 @@ def write_benchmarks(
     return len(rows)
 
 
-def _published_as(evaluation: Evaluation) -> tuple[str, str, str]:
-    return evaluation.data_set, evaluation.metric, evaluation.kind
-
-
 def score_table(experiment: Experiment, evaluation: Evaluation) -> Frame:
     """Return one data set's table: a row per model, a column per split and checkpoint.
 
@@ -198,29 +192,6 @@ def series_table(series: Series) -> Frame:
     return table.rename(columns=str).reset_index(names=series.name)
 
 
-def measures(experiment: Experiment) -> Frame:
-    """Return 95 % interval, ROC area and d' of the last checkpoints, means of seeds.
-
-    The interval is that over clips, the mean of the seeds' bounds; folds have their own
-    test clips, so none is shown for them.
-    """
-    scored = select(experiment.scored, checkpoint="last")
-    folds = experiment.scores.groupby("data_set")["fold"].nunique()
-    group = ["tag", "data_set", "split", "model"]
-    rows = []
-    for key, part in scored.groupby(group, sort=False):
-        mean = part[["low", "high", "auc", "d_prime"]].mean(skipna=False)
-        interval = "-"
-        if folds[key[1]] == 1 and np.isfinite(mean["low"]):
-            metric = main_metric(experiment.data_sets[key[1]].task)
-            interval = f"{metric} {100 * mean['low']:.1f} to {100 * mean['high']:.1f}"
-        areas = ["-" if np.isnan(x) else f"{x:.3f}" for x in mean[["auc", "d_prime"]]]
-        rows.append([*key, interval, *areas])
-    columns = ["tag", "data set", "split", "model", "95 % interval", "ROC area", "d'"]
-    frame = type(scored)(rows, columns=columns)
-    return frame.sort_values(["tag", "data set", "split"], kind="stable")
-
-
 def write_tables(experiment: Experiment, folder: Path) -> None:
     """Write scores.csv, and the AP of every class and each series as CSV files.
 
@@ -247,69 +218,3 @@ def write_scores_csv(path: Path, scores: Frame) -> None:
     rows = scores[scores["clips"].notna()].sort_values(KEY)[[*KEY, *MEASURES]]
     rows = rows.astype({"clips": int})
     write_text(path, rows.to_csv(index=False, float_format="%.6f"))
-
-
-def _pretraining(experiment: Experiment) -> list[dict]:
-    """Return settings, time and final validation values of each pre-training."""
-
-    def last(run: History, name: str) -> str:
-        values = run.epoch_curve("valid", name)[1]
-        return f"{values[-1]:.4f}" if len(values) else "-"
-
-    return [
-        {
-            "phase": phase,
-            "tag": tag,
-            "seed": seed,
-            "epochs": run.epochs,
-            "updates": run.updates,
-            "hours": f"{run.hours:.3f}",
-            "settings": run.settings_hash,
-            "torch": run.torch_version or "-",
-            "espnet": run.config.get("version", "-"),
-            "machine": "; ".join(run.machines) or "-",
-            "validation loss": last(run, "loss"),
-            "target spread": last(run, "target_var"),
-        }
-        for (phase, tag, seed), run in experiment.pretraining.items()
-    ]
-
-
-def _downstream(experiment: Experiment) -> list[dict]:
-    """Return settings and time of the downstream runs, per model."""
-    groups: dict[tuple[str, str], list[History]] = {}
-    for path, run in experiment.finetuning.items():
-        model = path.parent.name.partition("_seed")[0]
-        groups.setdefault((path.parent.parent.name, model), []).append(run)
-    return [
-        {
-            "tag": tag,
-            "model": model,
-            "runs": len(runs),
-            "updates": ", ".join(map(str, sorted({run.updates for run in runs}))),
-            "hours": f"{sum(run.hours for run in runs):.3f}",
-            "settings": ", ".join(sorted({run.settings_hash for run in runs})),
-            "machine": "; ".join(dict.fromkeys(m for run in runs for m in run.machines))
-            or "-",
-        }
-        for (tag, model), runs in sorted(groups.items())
-    ]
-
-
-def _data(report: dict) -> list[dict]:
-    """Return clips and hashes of all splits, as the data report has them."""
-    return [
-        {
-            "split": name,
-            "clips": split["usable"],
-            "listed": split["listed"],
-            "missing": split["missing"],
-            "left out": sum(split["left_out"].values()),
-            "expected": (split["compared"]["expected"] or {}).get("clips", "-"),
-            "hours": f"{split['hours']:.3f}",
-            "classes": len(split.get("label_counts", {})) or "-",
-            "without a positive": len(split.get("classes_without_positives", [])),
-            "hash": split["content_sha256"][:10],
-        }
-        for name, split in sorted(report["splits"].items())
-    ]

@@ -1,7 +1,4 @@
-"""What one training left behind: settings, time, machines and curves.
-
-torch and TensorBoard are imported where something is read with them.
-"""
+"""What one training left behind: settings, time, machines and curves."""
 
 import datetime
 import hashlib
@@ -25,7 +22,6 @@ NOT_SETTINGS = re.compile(
 # at every start (`machine: <processor>, <cores>, <memory>; <GPUs>`).
 TORCH_LINE = re.compile(r"pytorch\.version=([^\s,]+)")
 MACHINE_LINE = re.compile(r" INFO: machine: (.+)")
-Curve = tuple[np.ndarray, np.ndarray]  # updates, values
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class History:
         counts = [self.stats[epoch]["train"]["total_count"] for epoch in epochs]
         return np.array(counts) // self.config.get("accum_grad", 1)
 
-    def epoch_curve(self, split: str, name: str) -> Curve:
+    def epoch_curve(self, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return (updates, epoch means) of a stat; empty when it was not recorded."""
         epochs = [self.stats[epoch] for epoch in sorted(self.stats)]
         parts = [epoch[split] for epoch in epochs if split in epoch]
@@ -147,41 +143,3 @@ def _read_reporter(checkpoint: Path) -> dict:
             f"({type(error).__name__}); train again or remove the run"
         ) from None
     return stats
-
-
-def train_curves(history: History, names: list[str]) -> dict[str, Curve]:
-    """Return {name: (updates, values)} of training stats, as finely as logged.
-
-    Taken from the TensorBoard events. ESPnet writes an epoch's mean under the name of
-    the interval means too (espnet2/train/reporter.py): it is used only for an epoch
-    without another point. After a resume the later value of an update counts.
-    """
-    points: dict[str, list] = {}
-    folder = history.path / "tensorboard" / "train"
-    if folder.is_dir():
-        # Imported here: it takes a second, and tables do not need it.
-        from tensorboard.backend.event_processing import event_accumulator
-
-        events = event_accumulator.EventAccumulator(
-            str(folder), size_guidance={event_accumulator.SCALARS: 0}
-        ).Reload()
-        for name in set(names) & set(events.Tags()["scalars"]):
-            points[name] = sorted(events.Scalars(name), key=lambda e: e.wall_time)
-    curves = {}
-    for name in names:
-        ends, means = history.epoch_curve("train", name)
-        mean_at = dict(zip(ends.tolist(), means.tolist(), strict=True))
-        values = {}
-        for point in points.get(name, []):
-            update = point.step // history.config.get("accum_grad", 1)
-            if not np.isclose(point.value, mean_at.get(update, np.nan), rtol=1e-6):
-                values[update] = point.value
-        covered = set(np.searchsorted(ends, list(values)))  # epochs with a point
-        for epoch, end in enumerate(mean_at):
-            if epoch not in covered:
-                values[end] = mean_at[end]
-        updates = sorted(values)
-        curves[name] = np.array(updates, dtype=int), np.array(
-            [*map(values.get, updates)]
-        )
-    return curves
