@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.results import authors_curve, compare_run, read_history, verdict
+from espnet2_sslam.results import authors_curves, compare_run, read_history, verdict
 from espnet2_sslam.store import write_json
 
 
@@ -35,8 +35,8 @@ def main(cmd: Sequence[str] | None = None) -> None:
     history = read_history(args.run)
     benchmark = args.benchmark or args.run.resolve().name
     kind, output = args.kind or history.kind, args.output or args.run / "curves"
-    curve = authors_curve(benchmark, kind)
-    runs = compare_run(history, curve)
+    runs = compare_run(history, benchmark, kind)
+    curve = authors_curves()[benchmark, kind]
     words = {measure: verdict(measure, points) for measure, points in runs.items()}
     lines = [
         f"{m}: {ours}; the authors: {theirs}" for m, (ours, theirs) in words.items()

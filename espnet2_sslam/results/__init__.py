@@ -8,10 +8,9 @@ from espnet2_sslam.results.experiment import (
     Experiment,
     all_series,
     collect,
-    collect_scores,
     comparisons,
 )
-from espnet2_sslam.results.paper import authors_curve, compare_run, verdict
+from espnet2_sslam.results.paper import authors_curves, compare_run, verdict
 from espnet2_sslam.results.report import (
     markdown,
     write_all,
@@ -26,10 +25,9 @@ __all__ = [
     "Experiment",
     "History",
     "all_series",
-    "authors_curve",
+    "authors_curves",
     "bootstrap",
     "collect",
-    "collect_scores",
     "compare_run",
     "comparisons",
     "markdown",

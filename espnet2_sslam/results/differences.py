@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from espnet2_sslam.corpus import warnings
+from espnet2_sslam.corpus import Downstream
 from espnet2_sslam.results import paper
 from espnet2_sslam.results.experiment import Evaluation, Experiment, select
 from espnet2_sslam.results.runs import NOT_SETTINGS, History
@@ -28,12 +28,12 @@ def differences(
 
     `report` is the data report, where there is one.
     """
-    tag, data_set, _, metric, kind = evaluation
+    tag, data_set, line, metric, kind = evaluation
     if not paper.all_numbers(data_set, metric, kind):
         return []
     rows = [*_scores(experiment, evaluation)]
     if report is not None:
-        rows += _clips(experiment, data_set, report)
+        rows += _clips(line, data_set, report)
     scored = select(experiment.scored, tag=tag, data_set=data_set)
     # Models with no published number have none to differ from.
     known = scored["model"].map(paper.published_model).isin(list(paper.NAMES))
@@ -81,30 +81,18 @@ def _scores(experiment: Experiment, evaluation: Evaluation) -> Iterator[Row]:
             )
 
 
-def _clips(experiment: Experiment, data_set: str, report: dict) -> Iterator[Row]:
-    """Yield how many clips were trained and tested on, and what the report warns of."""
-    lines = [x for x in experiment.downstream if x.name.partition("/")[0] == data_set]
-    splits = {
-        "training": {line.train for line in lines},
-        "test": {test for line in lines for test in line.tests},
-    }
+def _clips(line: Downstream, data_set: str, report: dict) -> Iterator[Row]:
+    """Yield how many clips were trained and tested on (of the first fold)."""
     known = paper.load()["clips"].get(data_set, {})
-    for role, names in splits.items():
-        names_by_text: dict[str, list[str]] = {}  # folds that are alike are one row
-        for name in sorted(names & set(report["splits"])):
-            split = report["splits"][name]
+    names = [("training", line.train), *(("test", test) for test in line.tests)]
+    for role, name in names:
+        if split := report["splits"].get(name):
             missing, lost = split["missing"], sum(split["left_out"].values())
-            text = f"{split['usable']} of {split['listed']} listed ({missing} missing, "
-            text = f"{text}{lost} not usable)" if missing or lost else text.split()[0]
-            names_by_text.setdefault(text, []).append(name)
-        for text, alike in names_by_text.items():
-            name = ", ".join(alike)
-            if len(alike) > 2:
-                name = f"{alike[0]} to {alike[-1]} ({len(alike)})"
+            text = str(split["usable"])
+            if missing or lost:
+                text += f" of {split['listed']} listed ({missing} missing, {lost} not "
+                text += "usable)"
             yield f"{role} clips, {name}", text, str(known.get(role, "not known"))
-    for text in warnings(report):
-        if any(name in text for names in splits.values() for name in names):
-            yield "data report", text, "-"
 
 
 def _run(
@@ -132,7 +120,7 @@ def _run(
     curve = paper.authors_curves().get((data_set, kind))
     if paper.published_model(model) == "phase2" and curve is not None:
         try:
-            for measure, points in paper.compare_run(history, curve).items():
+            for measure, points in paper.compare_run(history, data_set, kind).items():
                 name = f"curve of {measure}, seed {seed}"
                 yield name, *paper.verdict(measure, points)
         except ValueError:

@@ -56,11 +56,11 @@ class Evaluation(NamedTuple):
 class Experiment:
     """All that goes into RESULTS.md.
 
-    `scores` has a row per expected score, models in their order: the columns KEY and
-    MEASURES (empty where it is missing), `run` (the training's folder) and `metrics`
-    (all of metrics.json). `pretraining` holds the runs by (phase, tag, seed), in order;
-    `finetuning` by their directory; `unfinished` says in words which runs have not
-    reached their last epoch.
+    `scores` has a row per expected score, models in their order: the columns KEY,
+    `main` (the task's metric), `run` (the training's folder) and `class_list`; empty
+    where it is missing are MEASURES, `chance` (mAP of random scores) and `per_class`.
+    `pretraining` holds the runs by (phase, tag, seed), in order; `finetuning` by their
+    directory; `unfinished` says in words which have not reached their last epoch.
     """
 
     scores: Frame
@@ -91,34 +91,26 @@ class Experiment:
         return list(self.scores["model"].unique())
 
     @cached_property
-    def data_sets(self) -> dict[str, Downstream]:
-        """{data set: the first of its lines of downstream.txt}."""
-        lines = reversed(self.downstream)
-        first = {line.name.partition("/")[0]: line for line in lines}
-        return dict(reversed(first.items()))
-
-    @cached_property
     def evaluations(self) -> list[Evaluation]:
         """Everything that has or should have scores, by tag and data set."""
-        evaluations = []
-        for tag in self.scores["tag"].unique():
-            kind = "linear" if tag.startswith("linear") else "finetune"
-            runs = (
-                r for p, r in self.finetuning.items() if p.parent.parent.name == tag
-            )
-            for run in itertools.islice(runs, 1):
-                config = Path(run.config.get("config") or "").name
-                kind = "probe" if config.startswith("probe") else run.kind
-            evaluations += [
-                Evaluation(tag, data_set, line, main_metric(line.task), kind)
-                for data_set, line in self.data_sets.items()
-            ]
-        return evaluations
+        lines: dict[str, Downstream] = {}
+        for line in self.downstream:
+            lines.setdefault(line.name.partition("/")[0], line)
+        runs: dict[str, History] = {}
+        for path, run in self.finetuning.items():
+            runs.setdefault(path.parent.parent.name, run)
 
-    def label_names(self, data_set: str) -> dict[str, str]:
-        """Names to show of a data set's labels, of those that have one."""
-        class_list = self.dump / self.data_sets[data_set].class_list
-        return read_label_names(class_list.parent)
+        def kind(tag: str) -> str:
+            if tag not in runs:
+                return "linear" if tag.startswith("linear") else "finetune"
+            config = Path(runs[tag].config.get("config") or "").name
+            return "probe" if config.startswith("probe") else runs[tag].kind
+
+        return [
+            Evaluation(tag, data_set, line, main_metric(line.task), kind(tag))
+            for tag in self.scores["tag"].unique()
+            for data_set, line in lines.items()
+        ]
 
 
 def collect(
@@ -132,58 +124,17 @@ def collect(
 ) -> Experiment:
     """Read all runs; missing and unfinished ones are listed in the result.
 
+    Expected are all models x seeds x lines of downstream.txt x test splits x {last,
+    best}, for each fine-tuning tag.
+
     Args:
         expdir, dump: Experiment and formatted data directories.
-        seeds, models, tags: The runs to expect, by default seeds and tags with any run.
+        seeds, models, tags: What to expect, by default all tags and a tag's seeds that
+            have any run.
         pretrain_from: Experiment with the pre-trainings, `expdir` by default.
 
     Raises:
         ValueError: Nothing was scored, or scores do not belong to their labels.
-    """
-    scores = collect_scores(expdir, dump, seeds=seeds, models=models, tags=tags)
-    experiment = Experiment(scores, read_downstream(dump), Path(dump))
-    if experiment.downstream and experiment.scored.empty:
-        raise ValueError(
-            f"no scored run in {expdir}: train and score a classifier first"
-        )
-
-    def read(paths: dict) -> dict:
-        """Read the runs; say of those that are not finished."""
-        histories = {}
-        for key, path in sorted(paths.items()):
-            try:
-                histories[key] = run = read_history(path)
-            except FileNotFoundError as error:
-                experiment.unfinished.append(str(error))
-                continue
-            if not run.finished:
-                text = f"{run.epochs} of {run.config['max_epoch']} epochs trained"
-                experiment.unfinished.append(f"{path}: {text}")
-        return histories
-
-    folders = Path(pretrain_from or expdir).glob("pretrain/*")
-    matches = [(PRETRAIN_DIR.fullmatch(path.name), path) for path in folders]
-    pretrained = {(m[1], m[2], int(m[3])): path for m, path in matches if m}
-    experiment.pretraining = read(
-        {key: path for key, path in pretrained.items() if not seeds or key[2] in seeds}
-    )
-    experiment.finetuning = read({path: path for path in experiment.scored["run"]})
-    return experiment
-
-
-def collect_scores(
-    expdir: Path,
-    dump: Path,
-    *,
-    seeds: list[int] | None = None,
-    models: Sequence[str] = MODELS,
-    tags: list[str] | None = None,
-) -> Frame:
-    """Read every score that the experiment should have: `Experiment.scores`.
-
-    Expected are all models x seeds x lines of downstream.txt x test splits x {last,
-    best}, for each fine-tuning tag. Without `seeds`, a tag's seeds are those of any of
-    its runs. Arguments and errors are those of `collect`.
     """
     import pandas as pd
 
@@ -205,16 +156,47 @@ def collect_scores(
             for test, checkpoint in itertools.product(line.tests, CHECKPOINTS):
                 folder = run / checkpoint / Path(test).name
                 key = (tag, model, seed, data_set, fold, folder.name, checkpoint)
-                row = dict(zip(KEY, key, strict=True), run=run, metrics=None)
+                row = dict(zip(KEY, key, strict=True), run=run)
+                row["main"] = main_metric(line.task)
+                row["class_list"] = dump / line.class_list
                 if (folder / "metrics.json").exists():
                     row |= _read_metrics(folder, dump / test / "text", line.task)
                 rows.append(row)
-    frame = pd.DataFrame(rows, columns=pd.Index([*KEY, *MEASURES, "run", "metrics"]))
-    return frame.astype(dict.fromkeys(MEASURES, float))
+    columns = [*KEY, *MEASURES, "main", "chance", "per_class", "run", "class_list"]
+    scores = pd.DataFrame(rows, columns=pd.Index(columns))
+    scores = scores.astype(dict.fromkeys([*MEASURES, "chance"], float))
+    experiment = Experiment(scores, downstream, dump)
+    if downstream and experiment.scored.empty:
+        raise ValueError(
+            f"no scored run in {expdir}: train and score a classifier first"
+        )
+
+    def read(paths: dict) -> dict:
+        """Read the runs; say of those that are not finished."""
+        histories = {}
+        for key, path in sorted(paths.items()):
+            try:
+                histories[key] = run = read_history(path)
+            except FileNotFoundError as error:
+                experiment.unfinished.append(str(error))
+                continue
+            if not run.finished:
+                text = f"{run.epochs} of {run.config['max_epoch']} epochs trained"
+                experiment.unfinished.append(f"{path}: {text}")
+        return histories
+
+    pretrained = {}
+    for path in Path(pretrain_from or expdir).glob("pretrain/*"):
+        match = PRETRAIN_DIR.fullmatch(path.name)
+        if match and (not seeds or int(match[3]) in seeds):
+            pretrained[match[1], match[2], int(match[3])] = path
+    experiment.pretraining = read(pretrained)
+    experiment.finetuning = read({path: path for path in experiment.scored["run"]})
+    return experiment
 
 
 def _read_metrics(folder: Path, text: Path, task: str) -> dict:
-    """Return metrics.json and the columns MEASURES; low and high of the main metric.
+    """Return the columns of a score; low and high are of the main metric.
 
     Raises:
         ValueError: The scores are of other predictions, other labels or another task.
@@ -226,6 +208,8 @@ def _read_metrics(folder: Path, text: Path, task: str) -> dict:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         hashes, scored_as, clips = (metrics[k] for k in ("sha256", "task", "num_clips"))
         low, high = metrics.get("intervals", {}).get(main_metric(task), (None, None))
+        # The mean share of positive clips, over the classes that have any.
+        shares = [count / clips for count in metrics["positives"].values() if count]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{path} is not a complete metrics file; {remedy}") from None
     if not predictions.exists():
@@ -237,8 +221,8 @@ def _read_metrics(folder: Path, text: Path, task: str) -> dict:
             raise ValueError(
                 f"{path}: {source} has changed since it was scored; {remedy}"
             )
-    values = {**metrics, "low": low, "high": high, "clips": clips}
-    return {**{name: values.get(name) for name in MEASURES}, "metrics": metrics}
+    metrics |= {"low": low, "high": high, "clips": clips, "chance": np.mean(shares)}
+    return {name: metrics.get(name) for name in (*MEASURES, "chance", "per_class")}
 
 
 def select(frame: Frame, **values: object) -> Frame:
@@ -290,22 +274,22 @@ def summarise(scores: Frame) -> Frame:
 
 
 def class_precisions(scored: Frame, models: list[str]) -> Frame:
-    """Return a row per class; columns (model, `AP` | `spread` | `seeds`).
+    """Return a row per (class, its name); columns (model, `AP` | `spread`).
 
-    A fold in which a class has no positive clip does not count for that class; a class
-    that never has one has NaN and no seeds.
+    `scored` are rows of one data set. A fold in which a class has no positive clip does
+    not count for that class; a class that never has one has NaN.
     """
     import pandas as pd
 
-    by_run = pd.DataFrame([metrics["per_class"] for metrics in scored["metrics"]])
+    by_run = pd.DataFrame(list(scored["per_class"]))
     keys = [scored[name].to_numpy() for name in ("model", "seed")]
     seeds = by_run.astype(float).groupby(keys).mean().groupby(level=0)
-    table = pd.concat(
-        {"AP": seeds.mean().T, "spread": seeds.std().T, "seeds": seeds.count().T},
-        axis="columns",
-    )
-    columns = pd.MultiIndex.from_product([models, ["AP", "spread", "seeds"]])
-    return table.swaplevel(axis="columns").sort_index().reindex(columns=columns)
+    table = pd.concat({"AP": seeds.mean().T, "spread": seeds.std().T}, axis="columns")
+    columns = pd.MultiIndex.from_product([models, ["AP", "spread"]])
+    table = table.swaplevel(axis="columns").sort_index().reindex(columns=columns)
+    names = read_label_names(scored["class_list"].iloc[0].parent)
+    index = [table.index, [names.get(label, label) for label in table.index]]
+    return table.set_axis(pd.MultiIndex.from_arrays(index, names=["class", "name"]))
 
 
 def comparisons(experiment: Experiment) -> list[dict]:
@@ -319,10 +303,10 @@ def comparisons(experiment: Experiment) -> list[dict]:
     scored = select(experiment.scored, checkpoint="last")
     cells = seed_scores(select(experiment.scores, checkpoint="last")).reset_index()
     others = [(m, "random") for m in experiment.models if m not in MODELS]
-    groups = scored[["tag", "data_set", "split"]].drop_duplicates()
+    groups = scored[["tag", "data_set", "split", "main"]].drop_duplicates()
+    groups = groups.rename(columns={"main": "metric"})
     compared = []
     for row in groups.sort_values("tag", kind="stable").to_dict("records"):
-        row["metric"] = main_metric(experiment.data_sets[row["data_set"]].task)
         values = select(cells, **row).pivot(index="seed", columns="model")["score"]
         for pair in [*COMPARISONS, *others]:
             if not set(pair) <= set(experiment.models):
@@ -350,49 +334,32 @@ def measures(experiment: Experiment) -> Frame:
     low and high are the 95 % interval over clips of the main `metric`, the mean of the
     seeds' bounds; folds have their own test clips, so none is shown for them.
     """
-    columns = ["low", "high", "auc", "d_prime"]
+    columns, where = ["low", "high", "auc", "d_prime"], ["tag", "data_set", "split"]
     scored = select(experiment.scored, checkpoint="last")
-    groups = scored.groupby(["tag", "data_set", "split", "model"], sort=False)[columns]
+    scored = scored.rename(columns={"main": "metric"})
+    groups = scored.groupby([*where, "model", "metric"], sort=False)[columns]
     means = groups.mean().where(groups.count().eq(groups.size(), axis="index"))
-    means = means.reset_index().sort_values(["tag", "data_set", "split"], kind="stable")
+    means = means.reset_index().sort_values(where, kind="stable")
     folds = experiment.scores.groupby("data_set")["fold"].nunique()
     means.loc[means["data_set"].map(folds) > 1, ["low", "high"]] = np.nan
-    tasks = means["data_set"].map(lambda name: experiment.data_sets[name].task)
-    return means.assign(metric=tasks.map(main_metric))
+    return means
 
 
-class Series(NamedTuple):
-    """Test splits that differ by a number, such as degree_1, degree_2 (name: degree).
+def all_series(experiment: Experiment) -> Iterator[tuple[str, str, str, Frame]]:
+    """Yield every series of two splits or more with a score.
 
-    Columns of `frame`: `model`, `number`, `mAP` of the last checkpoints, `spread`,
-    `seeds`, and `chance`: the mAP of random scores, which is the mean share of positive
-    clips per class that has any.
+    Test splits that differ by a number, such as degree_1, degree_2: (tag, data set,
+    `degree`, frame). Columns: `model`, `number`, `mAP` of the last checkpoints,
+    `spread`, `seeds`, and `chance`, the mAP of random scores.
     """
-
-    tag: str
-    data_set: str
-    name: str
-    frame: Frame
-
-
-def all_series(experiment: Experiment) -> Iterator[Series]:
-    """Yield every series of two splits or more with a score."""
-
-    def chance(metrics: dict) -> float:
-        counts = [count for count in metrics["positives"].values() if count]
-        return float(np.mean(counts)) / metrics["num_clips"]
-
-    scored, where = experiment.scored, ["tag", "data_set", "split"]
-    shares = scored["metrics"].map(chance).groupby([scored[k] for k in where]).mean()
+    where = ["tag", "data_set", "split"]
+    chance = experiment.scored.groupby(where)["chance"].mean()
     cells = select(experiment.summary, checkpoint="last", metric="mAP")
-    cells = cells.rename(columns={"mean": "mAP"}).join(shares.rename("chance"), where)
+    cells = cells.rename(columns={"mean": "mAP"}).join(chance, where)
     cells[["name", "number"]] = cells["split"].str.extract(r"^(.+)_(\d+)$")
-    order = {model: place for place, model in enumerate(experiment.models)}
-    for key, frame in cells.groupby(["tag", "data_set", "name"], sort=False):
-        numbered = frame[frame["mAP"].notna()].astype({"number": int})
-        if frame["split"].nunique() > 1 and len(numbered):
-            numbered = numbered.sort_values("number").sort_values(
-                "model", key=lambda models: models.map(order), kind="stable"
-            )
+    places = cells["model"].map(experiment.models.index)
+    for key, frame in cells.assign(place=places).groupby(["tag", "data_set", "name"]):
+        points = frame[frame["seeds"] > 0].astype({"number": int})
+        if frame["split"].nunique() > 1 and len(points):
             columns = ["model", "number", "mAP", "spread", "seeds", "chance"]
-            yield Series(*key, frame=numbered[columns])
+            yield *key, points.sort_values(["place", "number"])[columns]

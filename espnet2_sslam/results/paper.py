@@ -98,17 +98,6 @@ def notes(data_set: str, kind: str) -> list[str]:
     ]
 
 
-def authors_curve(benchmark: str, kind: str) -> dict:
-    """Return the authors' curves; raises ValueError where they published none."""
-    if (benchmark, kind) not in authors_curves():
-        names = ", ".join(f"{name} ({kind})" for name, kind in authors_curves())
-        raise ValueError(
-            f"there is no curve of the authors for {benchmark} ({kind}), only for "
-            f"{names}"
-        )
-    return authors_curves()[benchmark, kind]
-
-
 def band(curve: dict, measure: str, updates: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return (authors, low, high) at these updates; see the module for the band."""
     steps, values = (np.array(curve[measure][k], float) for k in ("updates", "values"))
@@ -123,7 +112,7 @@ def band(curve: dict, measure: str, updates: np.ndarray) -> tuple[np.ndarray, ..
     return np.interp(updates, steps, values), low * (1 - beyond), high * (1 + beyond)
 
 
-def compare_run(history: History, curve: dict) -> dict[str, Frame]:
+def compare_run(history: History, benchmark: str, kind: str) -> dict[str, Frame]:
     """Return {measure: frame with a row per epoch} of a run beside the authors'.
 
     Columns: `updates`, `values` of the run, `authors`, `low` and `high` of the band,
@@ -131,10 +120,18 @@ def compare_run(history: History, curve: dict) -> dict[str, Frame]:
     left out.
 
     Raises:
-        ValueError: The run has no validation score among the authors' updates.
+        ValueError: The authors published no curve of the benchmark, or the run has no
+            validation score among its updates.
     """
     import pandas as pd
 
+    curve = authors_curves().get((benchmark, kind))
+    if curve is None:
+        names = ", ".join(f"{name} ({kind})" for name, kind in authors_curves())
+        raise ValueError(
+            f"there is no curve of the authors for {benchmark} ({kind}), only for "
+            f"{names}"
+        )
     frames = {}
     for measure, name in OURS.items():
         updates, values = history.epoch_curve("valid", name)

@@ -2,7 +2,6 @@
 
 import io
 import math
-import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from espnet2_sslam.results.experiment import (
-    Experiment,
-    Frame,
-    all_series,
-    class_precisions,
-    select,
-)
+from espnet2_sslam.results.experiment import Experiment, Frame, all_series
 from espnet2_sslam.results.paper import band
 from espnet2_sslam.results.runs import History
 from espnet2_sslam.store import write_bytes
@@ -35,7 +28,6 @@ look: dict[Any, Any] = {"figure.dpi": 110, "font.size": 10, "legend.frameon": Fa
 look |= {"axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3}
 look |= {"axes.spines.top": False, "axes.spines.right": False}
 plt.rcParams.update(look)
-HALF_OF_CLASSES = 30  # a plot has room for twice as many
 AXES = {"degree": "degree of polyphony (sources per mixture)"}
 TITLES = {"mAP": "mAP on the test set", "valid_loss": "loss on the test set"}
 # Statistics of pretrain_model.py: title and unit.
@@ -67,15 +59,6 @@ def draw_figures(experiment: Experiment, folder: Path) -> list[tuple[str, str]]:
         file = f"series_{data_set}_{name}.png"
         plot_series(series_by_tag, name, folder / file)
         drawn.append((f"mAP over {name}, {data_set}, last checkpoints.", file))
-    scored = select(experiment.scored, checkpoint="last")
-    for key, rows in scored.groupby(["tag", "data_set", "split"], sort=False):
-        tag, data_set, split = key
-        file = f"per_class_ap_{tag}_{data_set}_{split}.png"
-        title = f"{data_set}, {split}: {tag}, last checkpoint"
-        classes = class_precisions(rows, experiment.models)
-        names = experiment.label_names(data_set)
-        plot_per_class(classes, names, title, folder / file)
-        drawn.append((f"{tag}: AP per class, {data_set} {split}.", file))
     return drawn
 
 
@@ -127,46 +110,6 @@ def plot_training(histories: dict[tuple[str, str, int], History], path: Path) ->
     handles = [plt.Line2D([], [], label=k, **style) for k, style in entries.items()]
     figure.legend(handles=handles, loc="upper center", ncols=len(handles))
     save(figure, path, rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
-
-
-def plot_per_class(
-    classes: Frame, names: dict[str, str], title: str, path: Path
-) -> None:
-    """Plot the AP of every class as bars, one per model, with the spread of seeds.
-
-    `classes` are those of `class_precisions`. They stand in the order of the first
-    model's AP, under their `names` where they have one; a class without a positive clip
-    is left out. Of very many, the ends of the order are shown.
-    """
-    points, spreads = (
-        100 * classes.xs(name, axis=1, level=1).dropna(axis=1, how="all")
-        for name in ("AP", "spread")
-    )
-    models = points.columns
-    # Equal ones in the order of their labels.
-    points = points.dropna(subset=models[0]).sort_values(models[0], kind="stable")
-    if len(points) > 2 * HALF_OF_CLASSES:
-        title += f"\nthe {HALF_OF_CLASSES} lowest and highest of {len(points)} classes"
-        points = points.drop(points.index[HALF_OF_CLASSES:-HALF_OF_CLASSES])
-    spreads = spreads.reindex_like(points).fillna(0)
-    labels = [names.get(label, label) for label in points.index]
-    points.index = [textwrap.shorten(x, 40, placeholder=" ...") for x in labels]
-    height = 1.3 + len(points) * 0.16 * (len(models) + 1)
-    figure, [axis] = grid(1, 1, 7, height)
-    reverse = models[::-1]  # the first bar is the lowest
-    points[reverse].plot.barh(
-        ax=axis,
-        xerr=spreads[reverse].T.to_numpy(),
-        error_kw={"lw": 0.8, "ecolor": GREY},
-        color=colours(models),
-        width=0.8,
-        xlim=(0, 100),
-        title=title,
-        xlabel="average precision (%), line = spread of the seeds",
-    )
-    axis.grid(False, axis="y")
-    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), reverse=True)
-    save(figure, path)
 
 
 def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:

@@ -3,7 +3,6 @@
 The facts are frames and records; the sentences are in the templates beside this module.
 """
 
-import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -19,7 +18,6 @@ from espnet2_sslam.results.experiment import (
     Evaluation,
     Experiment,
     Frame,
-    Series,
     all_series,
     class_precisions,
     collect,
@@ -78,8 +76,8 @@ def write_all(experiment: Experiment, output: Path) -> None:
         raise ValueError(f"--output {output} needs a suffix, such as {output}.md")
     write_tables(experiment, folder)
     figures = draw_figures(experiment, folder)
-    path = experiment.dump / "report" / "report.json"
-    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    source = experiment.dump / "report" / "report.json"
+    report = json.loads(source.read_text(encoding="utf-8")) if source.exists() else None
     sections = [
         {
             **each._asdict(),
@@ -90,12 +88,10 @@ def write_all(experiment: Experiment, output: Path) -> None:
         }
         for each in experiment.evaluations
     ]
-
-    def folder_names(run: tuple[Path, History]) -> tuple[str, str]:
-        tag, model = run[0].parts[-3:-1]
-        return tag, model.partition("_seed")[0]
-
-    runs = sorted(experiment.finetuning.items(), key=folder_names)
+    downstream: dict[tuple[str, str], list[History]] = {}
+    for path, run in experiment.finetuning.items():
+        model = path.parent.name.partition("_seed")[0]
+        downstream.setdefault((path.parent.parent.name, model), []).append(run)
     render(
         "RESULTS.md.j2",
         output,
@@ -104,14 +100,14 @@ def write_all(experiment: Experiment, output: Path) -> None:
         comparisons=comparisons(experiment),
         sections=sections,
         sources=paper.sources([section["published"] for section in sections]),
-        series=[(each, series_table(each)) for each in all_series(experiment)],
-        measures=measures(experiment),
-        downstream=[
-            (names, [history for _, history in group])
-            for names, group in itertools.groupby(runs, folder_names)
+        series=[
+            (tag, data_set, name, series_table(name, points))
+            for tag, data_set, name, points in all_series(experiment)
         ],
+        measures=measures(experiment),
+        downstream=downstream,
         report=report,
-        report_hash=sha256(path)[:10] if report else "",
+        report_hash=sha256(source)[:10] if report else "",
         warnings=warnings(report) if report else [],
         figures=figures,
     )
@@ -126,13 +122,7 @@ def write_benchmarks(
 ) -> int:
     """Write one table of several benchmarks and return its number of rows.
 
-    Args:
-        folders: (experiment, dump) of each benchmark.
-        output: Markdown file.
-        models, seeds: What should be there; what is not is called missing.
-
-    Raises:
-        ValueError: Nothing was scored, or scores do not belong to their labels.
+    `folders` are (experiment, dump) of each; see `collect` for the rest and the errors.
     """
     rows, models = [], tuple(models)
     for expdir, dump in folders:
@@ -180,16 +170,15 @@ def score_table(experiment: Experiment, evaluation: Evaluation) -> Frame:
     return table.reset_index(names="model")
 
 
-def series_table(series: Series) -> Frame:
+def series_table(name: str, points: Frame) -> Frame:
     """Return a row per model, a column per number, and chance as the last row."""
-    points = series.frame
     spreads = [f" ± {100 * x:.1f}" if x == x else "" for x in points["spread"]]
     table = points.assign(text=points["mAP"].mul(100).map("{:.1f}".format) + spreads)
     table = table.pivot(index="model", columns="number", values="text")
     table = table.reindex(points["model"].unique()).fillna("missing")
     chance = points.groupby("number")["chance"].mean()
     table.loc["chance"] = chance.mul(100).map("{:.1f}".format)
-    return table.rename(columns=str).reset_index(names=series.name)
+    return table.rename(columns=str).reset_index(names=name)
 
 
 def write_tables(experiment: Experiment, folder: Path) -> None:
@@ -201,12 +190,9 @@ def write_tables(experiment: Experiment, folder: Path) -> None:
     keys = ["tag", "data_set", "split", "checkpoint"]
     for key, part in experiment.scored.groupby(keys):
         table = class_precisions(part, experiment.models)
-        table = table.drop(columns="seeds", level=1)
         table.columns = [f"{model}_{statistic}" for model, statistic in table.columns]
-        names = experiment.label_names(key[1])
-        table.insert(0, "name", [names.get(label, label) for label in table.index])
         path = folder / f"per_class_ap_{'_'.join(key)}.csv"
-        write_text(path, table.to_csv(index_label="class", float_format="%.6f"))
+        write_text(path, table.to_csv(float_format="%.6f"))
     for tag, data_set, name, frame in all_series(experiment):
         rows = frame.rename(columns={"number": name})
         path = folder / f"series_{tag}_{data_set}_{name}.csv"
