@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from espnet2_sslam.corpus import Downstream, read_downstream, read_label_names
+from espnet2_sslam.corpus import Downstream, read_downstream
 from espnet2_sslam.results.runs import History, read_history
 from espnet2_sslam.results.scoring import main_metric
 from espnet2_sslam.store import sha256
@@ -271,25 +271,6 @@ def summarise(scores: Frame) -> Frame:
     summary = summary.join(runs.agg(part="mean", part_runs="count", runs="size"))
     summary["text"] = [text(cell) for cell in summary.itertuples()]
     return summary.reset_index()
-
-
-def class_precisions(scored: Frame, models: list[str]) -> Frame:
-    """Return a row per (class, its name); columns (model, `AP` | `spread`).
-
-    `scored` are rows of one data set. A fold in which a class has no positive clip does
-    not count for that class; a class that never has one has NaN.
-    """
-    import pandas as pd
-
-    by_run = pd.DataFrame(list(scored["per_class"]))
-    keys = [scored[name].to_numpy() for name in ("model", "seed")]
-    seeds = by_run.astype(float).groupby(keys).mean().groupby(level=0)
-    table = pd.concat({"AP": seeds.mean().T, "spread": seeds.std().T}, axis="columns")
-    columns = pd.MultiIndex.from_product([models, ["AP", "spread"]])
-    table = table.swaplevel(axis="columns").sort_index().reindex(columns=columns)
-    names = read_label_names(scored["class_list"].iloc[0].parent)
-    index = [table.index, [names.get(label, label) for label in table.index]]
-    return table.set_axis(pd.MultiIndex.from_arrays(index, names=["class", "name"]))
 
 
 def comparisons(experiment: Experiment) -> list[dict]:

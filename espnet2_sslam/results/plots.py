@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from espnet2_sslam.results.experiment import Experiment, Frame, all_series
 from espnet2_sslam.results.paper import band
@@ -107,7 +108,7 @@ def plot_training(histories: dict[tuple[str, str, int], History], path: Path) ->
     for index, seed in enumerate(seeds):
         entries[f"seed {seed}"] = {"color": GREY, "ls": SEED_LINES[index % 4]}
     entries["validation"] = {"color": GREY, "ls": "", "marker": "o", "ms": 4}
-    handles = [plt.Line2D([], [], label=k, **style) for k, style in entries.items()]
+    handles = [Line2D([], [], label=k, **style) for k, style in entries.items()]
     figure.legend(handles=handles, loc="upper center", ncols=len(handles))
     save(figure, path, rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from espnet2_sslam.corpus import warnings
+from espnet2_sslam.corpus import read_label_names, warnings
 from espnet2_sslam.results import paper
 from espnet2_sslam.results.differences import differences
 from espnet2_sslam.results.experiment import (
@@ -19,7 +19,6 @@ from espnet2_sslam.results.experiment import (
     Experiment,
     Frame,
     all_series,
-    class_precisions,
     collect,
     comparisons,
     measures,
@@ -184,15 +183,25 @@ def series_table(name: str, points: Frame) -> Frame:
 def write_tables(experiment: Experiment, folder: Path) -> None:
     """Write scores.csv, and the AP of every class and each series as CSV files.
 
-    Per class: each model's mean and spread over the seeds, empty where not known.
+    Per class: each model's mean and spread over the seeds, empty where not known. A
+    fold in which a class has no positive clip does not count for that class.
     """
+    import pandas as pd
+
     write_scores_csv(folder / "scores.csv", experiment.scores)
     keys = ["tag", "data_set", "split", "checkpoint"]
-    for key, part in experiment.scored.groupby(keys):
-        table = class_precisions(part, experiment.models)
-        table.columns = [f"{model}_{statistic}" for model, statistic in table.columns]
-        path = folder / f"per_class_ap_{'_'.join(key)}.csv"
-        write_text(path, table.to_csv(float_format="%.6f"))
+    for key, rows in experiment.scored.groupby(keys):
+        by_run = rows["per_class"].apply(pd.Series).astype(float)
+        by_model = by_run.groupby([rows["model"], rows["seed"]]).mean().groupby("model")
+        table = by_model.agg(["mean", "std"]).T.unstack()
+        columns = [(m, name) for m in experiment.models for name in ("mean", "std")]
+        table = table.reindex(columns=columns)
+        names = {"mean": "AP", "std": "spread"}
+        table.columns = [f"{model}_{names[name]}" for model, name in columns]
+        names = read_label_names(rows["class_list"].iloc[0].parent)
+        table.insert(0, "name", [names.get(label, label) for label in table.index])
+        text = table.to_csv(index_label="class", float_format="%.6f")
+        write_text(folder / f"per_class_ap_{'_'.join(key)}.csv", text)
     for tag, data_set, name, frame in all_series(experiment):
         rows = frame.rename(columns={"number": name})
         path = folder / f"series_{tag}_{data_set}_{name}.csv"
