@@ -1,5 +1,7 @@
 """Scores of a classifier, on cases small enough to check by hand."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -18,9 +20,6 @@ def test_average_precision_follows_the_ranking_of_each_class():
 def test_class_without_positives_is_left_out():
     assert np.isnan(metrics.average_precisions(TARGETS, SCORES)[2])
     assert metrics.mean_average_precision(TARGETS, SCORES) == pytest.approx(2 / 3)
-
-
-def test_no_positive_at_all_gives_nan_and_not_zero():
     assert np.isnan(metrics.mean_average_precision(np.zeros((3, 2)), np.ones((3, 2))))
 
 
@@ -40,3 +39,11 @@ def test_auc_leaves_out_classes_that_every_clip_carries():
     targets = np.array([[0, 1], [1, 1]])
     scores = np.array([[0.1, 0.5], [0.9, 0.5]])
     assert metrics.roc_auc(targets, scores) == 1.0
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    clips = metrics.ClipScores()
+    clips.add("abcd", SCORES, TARGETS)
+    with pytest.raises(ValueError, match=r"pip install 'espnet2_sslam\[recipe\]'"):
+        clips.summary(lambda part: [part], single_label=False)
