@@ -95,7 +95,9 @@ def test_a_list_is_prepared_fine_tuned_and_scored_word_by_word(recipe, corpora):
     run = recipe.exp / "esc50/finetune_esc50/random_seed1/a "
     call = options_of(calls, "sslam_cls_train", f"--output_dir {run}")
     assert f"--encoder_config {recipe.exp}/models/sslam/config.yaml" in call
-    assert "--models random sslam" in options_of(calls, "sslam_results", "esc50")
+    assert "--models random sslam" in options_of(
+        calls, "sslam_results", f"--expdir {recipe.exp}/esc50 "
+    )
     for word in "as20k", "esc50":
         pair = f"{recipe.exp}/{word} {recipe.folder}/dump/{word}/raw"
         assert f"--benchmark {pair}" in calls[-1]
@@ -130,7 +132,7 @@ def test_phases_are_trained_on_the_corpus_and_shared_by_the_benchmarks(recipe):
         call = options_of(calls, "sslam_cls_train", f"--output_dir {run}")
         source = recipe.exp / "pretrain/phase2_sslam_tiny_seed1"
         assert f"--init_param {source}/latest.pth:encoder:encoder" in call
-    results = options_of(calls, "sslam_results", f"{recipe.exp}/ks1 ")
+    results = options_of(calls, "sslam_results", f"--expdir {recipe.exp}/ks1 ")
     assert f"--pretrain_from {recipe.exp} " in results
 
 

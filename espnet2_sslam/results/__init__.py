@@ -3,13 +3,7 @@
 Importing it takes neither torch, pandas nor matplotlib: they come where they are used.
 """
 
-from espnet2_sslam.results.experiment import (
-    MODELS,
-    Experiment,
-    all_series,
-    collect,
-    comparisons,
-)
+from espnet2_sslam.results.experiment import MODELS, all_series, collect, comparisons
 from espnet2_sslam.results.paper import authors_curves, compare_run, verdict
 from espnet2_sslam.results.report import (
     markdown,
@@ -17,13 +11,11 @@ from espnet2_sslam.results.report import (
     write_benchmarks,
     write_scores_csv,
 )
-from espnet2_sslam.results.runs import History, read_history
+from espnet2_sslam.results.runs import read_history
 from espnet2_sslam.results.scoring import bootstrap, score_files
 
 __all__ = [
     "MODELS",
-    "Experiment",
-    "History",
     "all_series",
     "authors_curves",
     "bootstrap",

@@ -1,8 +1,8 @@
 """All plots: training curves, AP per class, series of test splits, authors' curves."""
 
 import io
+import itertools
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from espnet2_sslam.results.experiment import Experiment, Frame, all_series
 from espnet2_sslam.results.paper import band
@@ -29,8 +28,6 @@ look: dict[Any, Any] = {"figure.dpi": 110, "font.size": 10, "legend.frameon": Fa
 look |= {"axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.3}
 look |= {"axes.spines.top": False, "axes.spines.right": False}
 plt.rcParams.update(look)
-AXES = {"degree": "degree of polyphony (sources per mixture)"}
-TITLES = {"mAP": "mAP on the test set", "valid_loss": "loss on the test set"}
 # Statistics of pretrain_model.py: title and unit.
 ERROR, SPREAD = "squared error / √D", "standard deviation"
 CURVES = {
@@ -82,35 +79,26 @@ def plot_training(histories: dict[tuple[str, str, int], History], path: Path) ->
     `histories` are the runs by (phase, tag, seed). Colours are phases and tags, lines
     seeds: epoch means of training, and of validation as points.
     """
-    curves = {
-        (name, split, key): run.epoch_curve(split, name)
-        for name in CURVES
-        for key, run in histories.items()
-        for split in ("train", "valid")
-    }
-    names = [n for n in CURVES if any(len(curves[n, "train", k][0]) for k in histories)]
+    runs = histories.values()
+    names = [n for n in CURVES if any(len(r.epoch_curve("train", n)[0]) for r in runs)]
     figure, axes = grid(len(names), 3, 4.2, 2.9)
-    seeds = list(dict.fromkeys(seed for *_, seed in histories))
-    trained = list(dict.fromkeys(f"{phase} {tag}" for phase, tag, _ in histories))
-    palette = [COLOURS["phase1"], COLOURS["phase2"], *MORE_COLOURS]
-    colour = dict(zip(trained, palette * len(trained), strict=False))
+    palette = itertools.cycle([COLOURS["phase1"], COLOURS["phase2"], *MORE_COLOURS])
+    colour = dict(zip(dict.fromkeys(k[:2] for k in histories), palette, strict=False))
+    lines = itertools.cycle(SEED_LINES)
+    line = dict(zip(dict.fromkeys(k[2] for k in histories), lines, strict=False))
     for axis, name in zip(axes, names, strict=True):
-        for key in histories:
-            style = {"color": colour[f"{key[0]} {key[1]}"], "lw": 1.3, "ms": 3.5}
-            line = SEED_LINES[seeds.index(key[2]) % 4]
-            axis.plot(*curves[name, "train", key], line, **style)
-            axis.plot(*curves[name, "valid", key], "o", **style)
+        for (phase, tag, seed), run in histories.items():
+            style = {"color": colour[phase, tag], "lw": 1.3, "ms": 3.5}
+            label = f"{phase} {tag}, seed {seed}"
+            train = run.epoch_curve("train", name)
+            axis.plot(*train, line[seed], label=label, **style)
+            axis.plot(*run.epoch_curve("valid", name), "o", **style)
         title, unit = CURVES[name]
-        axis.set(title=title, ylabel=unit, xlabel="updates")
-    entries: dict[str, dict] = {
-        name: {"color": colour[name], "lw": 3} for name in trained
-    }
-    for index, seed in enumerate(seeds):
-        entries[f"seed {seed}"] = {"color": GREY, "ls": SEED_LINES[index % 4]}
-    entries["validation"] = {"color": GREY, "ls": "", "marker": "o", "ms": 4}
-    handles = [Line2D([], [], label=k, **style) for k, style in entries.items()]
-    figure.legend(handles=handles, loc="upper center", ncols=len(handles))
-    save(figure, path, rect=(0, 0, 1, 1 - 0.35 / figure.get_figheight()))
+        axis.set(title=title, ylabel=unit, xlabel="updates (points: validation)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    rows = math.ceil(len(labels) / 3)
+    figure.legend(handles, labels, loc="upper center", ncols=3)
+    save(figure, path, rect=(0, 0, 1, 1 - (0.1 + 0.25 * rows) / figure.get_figheight()))
 
 
 def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
@@ -119,7 +107,9 @@ def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
     `panels` are frames of `all_series`.
     """
     figure, axes = grid(len(panels), 2, 5.6, 4.0, sharey=True)
-    colour = colours(model for series in panels.values() for model in series["model"])
+    models = {model: None for series in panels.values() for model in series["model"]}
+    others = (model for model in models if model not in COLOURS)
+    colour = COLOURS | dict(zip(others, itertools.cycle(MORE_COLOURS), strict=False))
     for axis, (title, series) in zip(axes, panels.items(), strict=True):
         lines = series.pivot(index="number", columns="model", values=["mAP", "spread"])
         lines = 100 * lines
@@ -127,7 +117,7 @@ def plot_series(panels: dict[str, Frame], name: str, path: Path) -> None:
         lines["mAP"].plot(ax=axis, yerr=lines["spread"].fillna(0), **style)
         chance = 100 * series.groupby("number")["chance"].mean()
         axis.plot(chance.index, chance, ":", color=GREY, label="chance")
-        axis.set(xlabel=AXES.get(name, name), title=title, xticks=list(chance.index))
+        axis.set(xlabel=name, title=title, xticks=list(chance.index))
         axis.legend(loc="best")
     for axis in axes[::2]:
         axis.set_ylabel("mAP (%), bar = spread of the seeds")
@@ -149,17 +139,10 @@ def plot_curves(runs: dict[str, Frame], curve: dict, title: str, path: Path) -> 
             colour, name = ("black", ", outside") if outside else ("#0072B2", "")
             dots = {"color": colour, "ms": 3.5, "label": f"this run{name}"}
             axis.plot(part["updates"], scale * part["values"], "o", **dots)
-        axis.set(title=TITLES[measure] + unit, xlabel="updates")
+        axis.set(title=f"{measure} on the test set{unit}", xlabel="updates")
         axis.legend(loc="best")
     figure.suptitle(title)
     save(figure, path)
-
-
-def colours(models: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each model, the same in every plot of these models."""
-    others = dict.fromkeys(model for model in models if model not in COLOURS)
-    more = {m: MORE_COLOURS[i % len(MORE_COLOURS)] for i, m in enumerate(others)}
-    return {**COLOURS, **more}
 
 
 def save(figure: Figure, path: Path, **layout: Any) -> None:
