@@ -5,7 +5,6 @@ table instead (BENCHMARKS.md), beside published numbers.
 """
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,10 +17,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="Tables and plots go to a folder beside OUTPUT that has its name in "
-        "small letters (RESULTS.md -> results/). Missing and unfinished runs are "
-        "listed and are in no average; scores that do not belong to their predictions "
-        "or labels are an error.",
+        epilog="Tables and plots go to a folder beside OUTPUT with its name in small "
+        "letters. Missing and unfinished runs are listed and are in no average.",
     )
     pair = {"nargs": 2, "action": "append", "metavar": ("EXPDIR", "DUMP"), "type": Path}
     add = parser.add_argument
@@ -40,14 +37,12 @@ def main(cmd: Sequence[str] | None = None) -> None:
     """Write the report, or the table of benchmarks."""
     parser = get_parser()
     args = vars(parser.parse_args(cmd))
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    logging.getLogger("tensorboard").setLevel(logging.WARNING)
     output, benchmarks = args.pop("output"), args.pop("benchmark")
     if bool(benchmarks) == bool(args["expdir"] and args["dump"]):
         parser.error("give --expdir and --dump, or --benchmark")
     if benchmarks:
-        expected = {name: args[name] for name in ("models", "seeds")}
-        rows = write_benchmarks(benchmarks, output, **expected)
+        options = {name: args[name] for name in ("models", "seeds")}
+        rows = write_benchmarks(benchmarks, output, **options)
         print(f"wrote {output}: {rows} rows")
         return
     experiment = collect(**args)

@@ -14,6 +14,7 @@ curve is made of two parts:
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -28,19 +29,18 @@ OURS = {"mAP": "mAP", "valid_loss": "loss"}  # the validation's name of a measur
 
 
 @cache
-def load() -> dict:
-    """Return the content of paper.yaml."""
-    return yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text("utf-8"))
+def load(name: str = "paper.yaml") -> Any:
+    """Return the content of a file beside this module."""
+    return yaml.safe_load(Path(__file__).with_name(name).read_text("utf-8"))
 
 
-@cache
 def authors_curves() -> dict[tuple[str, str], dict]:
     """Return the authors' training curves: {(data set, kind): curves}.
 
     Curves are {mAP | valid_loss | train_loss: {updates: [...], values: [...]}}.
     """
-    text = Path(__file__).with_name("authors_curves.yaml").read_text("utf-8")
-    return {(each["benchmark"], each["kind"]): each for each in yaml.safe_load(text)}
+    curves = load("authors_curves.yaml")
+    return {(curve["benchmark"], curve["kind"]): curve for curve in curves}
 
 
 def published_model(model: str) -> str:

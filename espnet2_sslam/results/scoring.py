@@ -88,9 +88,9 @@ def _read_predictions(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
         with np.load(path, allow_pickle=False) as arrays:
             ids, scores, classes = (arrays[k] for k in ("ids", "scores", "classes"))
     except (BadZipFile, EOFError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else "empty file"
         raise ValueError(
-            f"{path}: not a complete predictions file ({reason}); run inference again"
+            f"{path}: not a complete predictions file ({type(error).__name__}); run "
+            "inference again"
         ) from None
     if scores.shape != (len(ids), len(classes)):
         raise ValueError(
