@@ -49,10 +49,9 @@ def test_panel_of_a_mixture_agrees_with_the_patch_loss(tmp_path):
     assert (panel.mixture[~unmixed] != panel.clip[~unmixed]).any()
     assert panel.frames == 98 - 2  # cut to clip_frames
     # The mean over all rows of the model's own loss is the mean over such panels.
+    waves = [torch.from_numpy(clip).float() for clip in clips]
+    speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
     lengths = torch.tensor([16_000, 14_000])
-    speech = torch.zeros(2, 16_000)
-    for row, clip in zip(speech, clips, strict=True):
-        row[: len(clip)] = torch.from_numpy(clip)
     draws = model.draw(2, torch.Generator().manual_seed(3))
     unmixed_fbank, mixed = model.student_inputs(speech, lengths, draws)
     with torch.no_grad():

@@ -11,14 +11,7 @@ from espnet2_sslam.bin.sslam_curves import main
 from espnet2_sslam.results import collect, compare_run, paper, read_history, verdict
 from espnet2_sslam.results.differences import differences
 from tests.corpus_case import error_line
-from tests.results_case import (
-    BAD,
-    GOOD,
-    write_dump,
-    write_history,
-    write_run_scores,
-    write_scores,
-)
+from tests.results_case import BAD, GOOD, write_dump, write_history, write_scores
 
 MARKET = paper.authors_curves()["spass_market", "linear"]
 
@@ -243,14 +236,6 @@ def test_a_score_near_the_papers_is_within_the_interval(tmp_path):
     assert score.mAP == pytest.approx(5 / 12) and score.low < 0.409 < score.high
     papers = rows_of(record)[1][0][2]
     assert papers == "40.9 (table1): ours +0.8, which is in the interval"
-
-
-def test_sets_without_published_numbers_have_no_section(tmp_path):
-    exp, dump = tmp_path / "exp", tmp_path / "dump"
-    write_dump(dump)
-    run = exp / "finetune_tiny/phase2_seed1/mini"
-    write_run_scores(run, dump / "mini/test", GOOD)
-    assert rows_of(collect(exp, dump, models=("phase2",))) == ({}, [])
 
 
 def test_every_published_data_set_has_a_note():
