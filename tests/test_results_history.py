@@ -49,11 +49,19 @@ def test_settings_hash_ignores_seed_and_paths_and_nothing_else(tmp_path):
     assert hashes[0] == hashes[1] and len(set(hashes)) == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04half"])
-def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, content):
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("checkpoint.pth", b""),
+        ("checkpoint.pth", b"PK\x03\x04half"),
+        ("config.yaml", b""),
+        ("config.yaml", b"optim_conf: {lr: "),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(tmp_path, name, content):
     write_history(tmp_path, [1.0])
-    (tmp_path / "checkpoint.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"checkpoint\.pth is not a readable") as error:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is not a readable") as error:
         read_history(tmp_path)
     assert "\n" not in str(error.value)
 

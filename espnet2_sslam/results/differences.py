@@ -13,7 +13,12 @@ import yaml
 
 from espnet2_sslam.corpus import Downstream
 from espnet2_sslam.results import paper
-from espnet2_sslam.results.experiment import Evaluation, Experiment, select
+from espnet2_sslam.results.experiment import (
+    Evaluation,
+    Experiment,
+    measures,
+    select,
+)
 from espnet2_sslam.results.runs import NOT_SETTINGS, History
 
 Row = tuple[str, str, str]  # what, ours, papers
@@ -52,20 +57,15 @@ def differences(
 def _scores(experiment: Experiment, evaluation: Evaluation) -> Iterator[Row]:
     """Yield the last checkpoints of every comparable model, split by split."""
     tag, data_set, _, metric, kind = evaluation
-    here = {"tag": tag, "data_set": data_set, "checkpoint": "last"}
-    cells = select(experiment.summary, **here, metric=metric)
-    folds = select(experiment.scores, **here)["fold"].nunique()
+    here = {"tag": tag, "data_set": data_set, "metric": metric}
+    cells = select(experiment.summary, **here, checkpoint="last")
+    keys = ["tag", "data_set", "split", "model", "metric"]
+    cells = cells.merge(measures(experiment), on=keys)
     for cell in cells[cells["seeds"] > 0].itertuples():
-        score = 100 * cell.mean
-        runs = select(experiment.scored, **here, model=cell.model, split=cell.split)
-        low, high = 100 * runs[["low", "high"]].mean(skipna=False)
-        facts = [f"± {100 * cell.spread:.1f} over {cell.seeds} seeds"]
-        if cell.seeds == 1:
-            facts = ["one seed"]
-        if folds > 1:  # each has test clips of its own
-            low = high = np.nan
-        elif np.isfinite(low):
-            facts.insert(0, f"95 % interval {low:.1f} to {high:.1f}")
+        score, low, high = 100 * cell.mean, 100 * cell.low, 100 * cell.high
+        facts = [f"95 % interval {low:.1f} to {high:.1f}"] if np.isfinite(low) else []
+        spread = f"± {100 * cell.spread:.1f} over {cell.seeds} seeds"
+        facts.append(spread if cell.seeds > 1 else "one seed")
         for entry in paper.entries(data_set, metric, kind, cell.model):
             published = [float(word) for word in str(entry["value"]).split("-")]
             lowest, highest = published[0], published[-1]

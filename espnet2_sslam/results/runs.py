@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def read_history(run_dir: Path) -> History:
 
     Raises:
         FileNotFoundError: The run has not finished an epoch.
-        ValueError: The checkpoint is not readable.
+        ValueError: config.yaml or checkpoint.pth is not readable.
     """
     run_dir = Path(run_dir)
     config, checkpoint = run_dir / "config.yaml", run_dir / "checkpoint.pth"
@@ -114,32 +115,38 @@ def read_history(run_dir: Path) -> History:
                 machines += MACHINE_LINE.findall(line)
     return History(
         path=run_dir,
-        config=yaml.safe_load(config.read_text(encoding="utf-8")),
-        stats=_read_reporter(checkpoint),
+        config=_read(
+            config, lambda path: dict(yaml.safe_load(path.read_text("utf-8")))
+        ),
+        stats=_read(checkpoint, _reporter_stats),
         torch_version=versions[0] if versions else None,
         machines=tuple(dict.fromkeys(machines)),
     )
 
 
-def _read_reporter(checkpoint: Path) -> dict:
+def _read(path: Path, reader: Callable[[Path], dict]) -> dict:
+    try:
+        return reader(path)
+    except Exception as error:  # half a file or another's may raise anything
+        raise ValueError(
+            f"{path} is not a readable file of a training ({type(error).__name__}); "
+            "train again or remove the run"
+        ) from None
+
+
+def _reporter_stats(checkpoint: Path) -> dict:
     """Return the epoch means of ESPnet's reporter; tensors stay on disk."""
     import torch
 
     scalar = np.float64(0).__reduce__()[0]
     allowed = [datetime.timedelta, scalar, np.dtype, type(np.dtype(np.float64))]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            states = torch.load(
-                checkpoint, map_location="cpu", weights_only=True, mmap=True
-            )
-        stats = states["reporter"]["stats"]
-        for part in (part for epoch in stats.values() for part in epoch.values()):
-            if isinstance(part["time"], dict):  # ESPnet >= 202607 stores seconds
-                seconds = part["time"]["__timedelta_seconds__"]
-                part["time"] = datetime.timedelta(seconds=seconds)
-    except Exception as error:  # half a file or another's may raise anything
-        raise ValueError(
-            f"{checkpoint} is not a readable checkpoint "
-            f"({type(error).__name__}); train again or remove the run"
-        ) from None
+    with torch.serialization.safe_globals(allowed):
+        states = torch.load(
+            checkpoint, map_location="cpu", weights_only=True, mmap=True
+        )
+    stats = states["reporter"]["stats"]
+    for part in (part for epoch in stats.values() for part in epoch.values()):
+        if isinstance(part["time"], dict):  # ESPnet >= 202607 stores seconds
+            seconds = part["time"]["__timedelta_seconds__"]
+            part["time"] = datetime.timedelta(seconds=seconds)
     return stats
