@@ -16,13 +16,14 @@ import numpy as np
 def average_precisions(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the average precision of each class (C,), NaN without a positive clip.
 
-    Raises ValueError for arrays of different shapes, other targets than 0 and 1, and
-    scores that are not finite. The definition is scikit-learn's (no interpolation), the
-    one of the authors (cwx-worst-one/EAT@06c1c34, evaluation/eval.py).
-    """
-    from sklearn.metrics import average_precision_score
+    The definition is scikit-learn's (no interpolation), the one of the authors
+    (cwx-worst-one/EAT@06c1c34, evaluation/eval.py).
 
-    return _per_class(average_precision_score, *_checked(targets, scores))
+    Raises:
+        ValueError: Arrays of different shapes, other targets than 0 and 1, scores that
+            are not finite, or no scikit-learn.
+    """
+    return _per_class("average_precision_score", *_checked(targets, scores))
 
 
 def mean_average_precision(targets: np.ndarray, scores: np.ndarray) -> float:
@@ -42,11 +43,9 @@ def accuracy(targets: np.ndarray, scores: np.ndarray) -> float:
 
 def roc_auc(targets: np.ndarray, scores: np.ndarray) -> float:
     """Return the macro ROC area over the classes that have both kinds of clip."""
-    from sklearn.metrics import roc_auc_score
-
     targets, scores = _checked(targets, scores)
     both = targets.min(axis=0) != targets.max(axis=0)
-    return _nanmean(_per_class(roc_auc_score, targets[:, both], scores[:, both]))
+    return _nanmean(_per_class("roc_auc_score", targets[:, both], scores[:, both]))
 
 
 def d_prime(auc: float) -> float:
@@ -99,9 +98,15 @@ class ClipScores:
         return {**stats, "num_clips": float(len(clips))}
 
 
-def _per_class(score: Callable, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return score(targets, scores) per class, NaN where no clip is positive."""
-    values = np.full(targets.shape[1], np.nan)
+def _per_class(name: str, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return scikit-learn's score per class, NaN where no clip is positive."""
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise ValueError(
+            "scores need scikit-learn: pip install 'espnet2_sslam[recipe]'"
+        ) from error
+    score, values = getattr(metrics, name), np.full(targets.shape[1], np.nan)
     for index in np.flatnonzero(targets.any(axis=0)):
         values[index] = score(targets[:, index], scores[:, index])
     return values

@@ -6,7 +6,7 @@ import torch
 
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.results import collect_scores, write_scores_csv
+from espnet2_sslam.results import collect, write_scores_csv
 from tests.results_case import (
     BAD,
     CLASSES,
@@ -126,7 +126,8 @@ def write_published(root):
 
 def write_table(root):
     """Write results/scores.csv as stage 7 does."""
-    scores = collect_scores(root / "exp", root / "dump", models=("random", "phase2"))
+    models = ("random", "phase2")
+    scores = collect(root / "exp", root / "dump", models=models).scores
     write_scores_csv(root / "exp/results/scores.csv", scores)
     head = "# Results\n\n| what | value |\n| --- | --- |\n| commit | abc123 |\n"
     (root / "exp/RESULTS.md").write_text(head)

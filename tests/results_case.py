@@ -41,6 +41,13 @@ def write_scores(folder: Path, test_dir: Path, ranking: dict, task="multi_label"
     )
 
 
+def write_run_scores(run: Path, test_dir: Path, ranking: dict, task="multi_label"):
+    """Write a run of one epoch with the scores of both its checkpoints."""
+    write_history(run, [1.0])
+    for checkpoint in ("last", "best"):
+        write_scores(run / checkpoint / test_dir.name, test_dir, ranking, task)
+
+
 def write_dump(dump: Path, lines=("mini multi_label mini/train mini/valid mini/test",)):
     """Write downstream.txt and the labels of its test directories."""
     dump.mkdir(parents=True)

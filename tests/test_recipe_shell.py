@@ -66,7 +66,7 @@ elif name == "score_model":
              predictions__npz="scores", metrics__json="{{}}")
 elif name == "convert_weights":
     make(Path(words[2]), config__yaml="x", encoder__pth=Path(words[1]).read_text())
-elif name in ("sslam_results", "sslam_benchmarks"):
+elif name == "sslam_results":
     value("--output").write_text("results")
 """
 

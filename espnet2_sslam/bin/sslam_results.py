@@ -1,12 +1,15 @@
-"""Collect all runs of an experiment into RESULTS.md, CSV tables and plots."""
+"""Collect the runs of an experiment into RESULTS.md, CSV tables and plots.
+
+With --benchmark, several times, it puts the results of several experiments into one
+table instead (BENCHMARKS.md), beside published numbers.
+"""
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.results import MODELS, collect, write_all
+from espnet2_sslam.results import MODELS, collect, write_all, write_benchmarks
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -14,14 +17,14 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog="Tables and plots go to a folder beside OUTPUT that has its name in "
-        "small letters (RESULTS.md -> results/). Missing and unfinished runs are "
-        "listed and are in no average; scores that do not belong to their predictions "
-        "or labels are an error.",
+        epilog="Tables and plots go to a folder beside OUTPUT with its name in small "
+        "letters. Missing and unfinished runs are listed and are in no average.",
     )
+    pair = {"nargs": 2, "action": "append", "metavar": ("EXPDIR", "DUMP"), "type": Path}
     add = parser.add_argument
-    add("--expdir", type=Path, required=True, help="experiments (exp)")
-    add("--dump", type=Path, required=True, help="formatted data (dump/raw)")
+    add("--expdir", type=Path, help="experiments (exp)")
+    add("--dump", type=Path, help="formatted data (dump/raw)")
+    add("--benchmark", **pair, help="one of several experiments and its data")
     add("--output", type=Path, required=True, help="Markdown file to write")
     add("--seeds", type=int, nargs="+", help="seeds to expect (default: those there)")
     add("--models", nargs="+", default=MODELS, help="models to expect")
@@ -31,11 +34,17 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
-    """Write the report."""
-    args = vars(get_parser().parse_args(cmd))
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    logging.getLogger("tensorboard").setLevel(logging.WARNING)
-    output = args.pop("output")
+    """Write the report, or the table of benchmarks."""
+    parser = get_parser()
+    args = vars(parser.parse_args(cmd))
+    output, benchmarks = args.pop("output"), args.pop("benchmark")
+    if bool(benchmarks) == bool(args["expdir"] and args["dump"]):
+        parser.error("give --expdir and --dump, or --benchmark")
+    if benchmarks:
+        options = {name: args[name] for name in ("models", "seeds")}
+        rows = write_benchmarks(benchmarks, output, **options)
+        print(f"wrote {output}: {rows} rows")
+        return
     experiment = collect(**args)
     write_all(experiment, output)
     missing = len(experiment.missing) + len(experiment.unfinished)

@@ -11,9 +11,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from espnet2_sslam.corpus import warnings
+from espnet2_sslam.corpus import Downstream
 from espnet2_sslam.results import paper
-from espnet2_sslam.results.runs import RUN_KEYS, Evaluation, Experiment, History, select
+from espnet2_sslam.results.experiment import (
+    Evaluation,
+    Experiment,
+    measures,
+    select,
+)
+from espnet2_sslam.results.runs import NOT_SETTINGS, History
 
 Row = tuple[str, str, str]  # what, ours, papers
 # Options that a config leaves at these values unless it says otherwise.
@@ -27,12 +33,12 @@ def differences(
 
     `report` is the data report, where there is one.
     """
-    tag, data_set, _, metric, kind = evaluation
+    tag, data_set, line, metric, kind = evaluation
     if not paper.all_numbers(data_set, metric, kind):
         return []
     rows = [*_scores(experiment, evaluation)]
     if report is not None:
-        rows += _clips(experiment, data_set, report)
+        rows += _clips(line, data_set, report)
     scored = select(experiment.scored, tag=tag, data_set=data_set)
     # Models with no published number have none to differ from.
     known = scored["model"].map(paper.published_model).isin(list(paper.NAMES))
@@ -51,20 +57,18 @@ def differences(
 def _scores(experiment: Experiment, evaluation: Evaluation) -> Iterator[Row]:
     """Yield the last checkpoints of every comparable model, split by split."""
     tag, data_set, _, metric, kind = evaluation
-    here = {"tag": tag, "data_set": data_set, "checkpoint": "last"}
-    cells = select(experiment.summary, **here, metric=metric)
-    folds = select(experiment.scores, **here)["fold"].nunique()
-    for cell in cells[cells["mean"].notna()].itertuples():
-        score, seeds = 100 * cell.mean, len(cell.values)
-        runs = select(experiment.scored, **here, model=cell.model, split=cell.split)
-        low, high = 100 * runs[["low", "high"]].mean(skipna=False)
-        if folds > 1:  # each has test clips of its own
-            low = high = np.nan
+    here = {"tag": tag, "data_set": data_set, "metric": metric}
+    cells = select(experiment.summary, **here, checkpoint="last")
+    keys = ["tag", "data_set", "split", "model", "metric"]
+    cells = cells.merge(measures(experiment), on=keys)
+    for cell in cells[cells["seeds"] > 0].itertuples():
+        score, low, high = 100 * cell.mean, 100 * cell.low, 100 * cell.high
         facts = [f"95 % interval {low:.1f} to {high:.1f}"] if np.isfinite(low) else []
-        spread = f"± {100 * cell.spread:.1f} over {seeds} seeds"
-        facts.append(spread if seeds > 1 else "one seed")
+        spread = f"± {100 * cell.spread:.1f} over {cell.seeds} seeds"
+        facts.append(spread if cell.seeds > 1 else "one seed")
         for entry in paper.entries(data_set, metric, kind, cell.model):
-            lowest, highest = paper.bounds(entry)
+            published = [float(word) for word in str(entry["value"]).split("-")]
+            lowest, highest = published[0], published[-1]
             apart = f"ours {score - np.clip(score, lowest, highest):+.1f}"
             if lowest <= round(score, 1) <= highest:
                 apart = "the same"
@@ -77,33 +81,18 @@ def _scores(experiment: Experiment, evaluation: Evaluation) -> Iterator[Row]:
             )
 
 
-def _clips(experiment: Experiment, data_set: str, report: dict) -> Iterator[Row]:
-    """Yield how many clips were trained and tested on, and what the report warns of."""
-    lines = [x for x in experiment.downstream if x.name.partition("/")[0] == data_set]
-    splits = {
-        "training": {line.train for line in lines},
-        "test": {test for line in lines for test in line.tests},
-    }
+def _clips(line: Downstream, data_set: str, report: dict) -> Iterator[Row]:
+    """Yield how many clips were trained and tested on (of the first fold)."""
     known = paper.load()["clips"].get(data_set, {})
-    for role, names in splits.items():
-        names_by_text: dict[str, list[str]] = {}  # folds that are alike are one row
-        for name in sorted(names & set(report["splits"])):
-            split = report["splits"][name]
+    names = [("training", line.train), *(("test", test) for test in line.tests)]
+    for role, name in names:
+        if split := report["splits"].get(name):
             missing, lost = split["missing"], sum(split["left_out"].values())
             text = str(split["usable"])
             if missing or lost:
                 text += f" of {split['listed']} listed ({missing} missing, {lost} not "
                 text += "usable)"
-            names_by_text.setdefault(text, []).append(name)
-        for text, alike in names_by_text.items():
-            few = len(alike) <= 2
-            name = (
-                ", ".join(alike) if few else f"{alike[0]} to {alike[-1]} ({len(alike)})"
-            )
             yield f"{role} clips, {name}", text, str(known.get(role, "not known"))
-    for text in warnings(report):
-        if any(name in text for names in splits.values() for name in names):
-            yield "data report", text, "-"
 
 
 def _run(
@@ -118,12 +107,11 @@ def _run(
         folder = Path(config["init_param"][0].split(":")[0]).parent
         path = folder / "config.yaml"
         text = path.read_text(encoding="utf-8") if path.exists() else "{}"
+        weights = re.sub(r"_seed\d+$", "", folder.name) + ", pre-trained here"
         if origin := yaml.safe_load(text).get("origin"):
             weights = origin.get("file", "unknown")
             if origin.get("sha256"):
                 weights += f", SHA-256 {origin['sha256'][:10]}"
-        else:
-            weights = re.sub(r"_seed\d+$", "", folder.name) + ", pre-trained here"
         yield "weights", weights, "pre-trained on AudioSet-2M"
     yield from _settings(config, f"{kind}_{data_set.split('_')[0]}.yaml")
     if not history.finished:
@@ -132,9 +120,9 @@ def _run(
     curve = paper.authors_curves().get((data_set, kind))
     if paper.published_model(model) == "phase2" and curve is not None:
         try:
-            for comparison in paper.compare_run(history, curve):
-                name = f"curve of {comparison.measure}, seed {seed}"
-                yield name, *paper.verdict(comparison)
+            for measure, points in paper.compare_run(history, data_set, kind).items():
+                name = f"curve of {measure}, seed {seed}"
+                yield name, *paper.verdict(measure, points)
         except ValueError:
             updates = curve["mAP"]["updates"]
             text = f"updates {updates[0]} to {updates[-1]}"
@@ -154,16 +142,17 @@ def _settings(config: dict, benchmark: str) -> Iterator[Row]:
     planned = yaml.safe_load(path.read_text(encoding="utf-8"))
     changed = []
     for name, value in {**DEFAULTS, **planned}.items():
-        if RUN_KEYS.fullmatch(name) or name == "use_amp":  # of no matter, or told below
+        if NOT_SETTINGS.fullmatch(name) or name == "use_amp":  # told below
             continue
         options = [(name, value, config.get(name, value))]
         if isinstance(value, dict):
             used = config.get(name) or {}
             options = [(f"{name}.{k}", v, used.get(k)) for k, v in value.items()]
-        for option, before, now in options:
-            if _plain(before) != _plain(now):
-                text = f"{_plain(now)} ({path.name}: {_plain(before)})"
-                changed.append((f"option {option}", text, "-"))
+        changed += [
+            (f"option {option}", f"{now} ({path.name}: {before})", "-")
+            for option, before, now in options
+            if before != now
+        ]
     text = f"{path.name}, {'changed' if changed else 'unchanged'}"
     yield "settings", text, benchmark
     yield from changed
@@ -172,12 +161,3 @@ def _settings(config: dict, benchmark: str) -> Iterator[Row]:
     mixed = config.get("use_amp") and device != "CPU"
     precision = "mixed precision" if mixed else "float32"
     yield "trained on", f"{device}, {precision}", "1 GPU, float16"
-
-
-def _plain(value: object) -> object:
-    """Return tuples as lists and whole numbers as such, so that equal is equal."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value

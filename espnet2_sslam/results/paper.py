@@ -12,35 +12,35 @@ curve is made of two parts:
   half of the updates: no spread of seeds, and the band does not cover it.)
 """
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
+from espnet2_sslam.results.experiment import Frame
 from espnet2_sslam.results.runs import History
 
 NAMES = {"phase1": "EAT", "phase2": "SSLAM"}
 SHIFT = 1.15
 TOLERANCE = {"mAP": 0.01, "valid_loss": 0.03}  # absolute; share of the value
-OURS = {"mAP": ("valid", "mAP"), "valid_loss": ("valid", "loss")}
+OURS = {"mAP": "mAP", "valid_loss": "loss"}  # the validation's name of a measure
 
 
 @cache
-def load() -> dict:
-    """Return the content of paper.yaml."""
-    return yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text("utf-8"))
+def load(name: str = "paper.yaml") -> Any:
+    """Return the content of a file beside this module."""
+    return yaml.safe_load(Path(__file__).with_name(name).read_text("utf-8"))
 
 
-@cache
 def authors_curves() -> dict[tuple[str, str], dict]:
     """Return the authors' training curves: {(data set, kind): curves}.
 
     Curves are {mAP | valid_loss | train_loss: {updates: [...], values: [...]}}.
     """
-    text = Path(__file__).with_name("authors_curves.yaml").read_text("utf-8")
-    return {(each["benchmark"], each["kind"]): each for each in yaml.safe_load(text)}
+    curves = load("authors_curves.yaml")
+    return {(curve["benchmark"], curve["kind"]): curve for curve in curves}
 
 
 def published_model(model: str) -> str:
@@ -60,12 +60,6 @@ def entries(data_set: str, metric: str, kind: str, model: str) -> list[dict]:
     row = {"data_set": data_set, "metric": metric, "kind": kind}
     row["model"] = published_model(model)
     return [entry for entry in load()["numbers"] if row.items() <= entry.items()]
-
-
-def bounds(entry: dict) -> tuple[float, float]:
-    """Return the lowest and highest value of an entry: one number, or `low-high`."""
-    values = [float(word) for word in str(entry["value"]).split("-")]
-    return values[0], values[-1]
 
 
 def numbers(data_set: str, metric: str, kind: str, model: str) -> str:
@@ -104,21 +98,6 @@ def notes(data_set: str, kind: str) -> list[str]:
     ]
 
 
-def authors_curve(benchmark: str, kind: str) -> dict:
-    """Return the authors' curves of a benchmark.
-
-    Raises:
-        ValueError: They published none; the message lists those that there are.
-    """
-    if (benchmark, kind) not in authors_curves():
-        names = ", ".join(f"{name} ({kind})" for name, kind in authors_curves())
-        raise ValueError(
-            f"there is no curve of the authors for {benchmark} ({kind}), only for "
-            f"{names}"
-        )
-    return authors_curves()[benchmark, kind]
-
-
 def band(curve: dict, measure: str, updates: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return (authors, low, high) at these updates; see the module for the band."""
     steps, values = (np.array(curve[measure][k], float) for k in ("updates", "values"))
@@ -133,65 +112,60 @@ def band(curve: dict, measure: str, updates: np.ndarray) -> tuple[np.ndarray, ..
     return np.interp(updates, steps, values), low * (1 - beyond), high * (1 + beyond)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One measure of a run at its own updates, where the authors have a curve."""
+def compare_run(history: History, benchmark: str, kind: str) -> dict[str, Frame]:
+    """Return {measure: frame with a row per epoch} of a run beside the authors'.
 
-    measure: str
-    updates: np.ndarray
-    values: np.ndarray
-    authors: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    @property
-    def outside(self) -> np.ndarray:
-        """True where the run lies outside the band."""
-        return (self.values < self.low) | (self.values > self.high)
-
-
-def compare_run(history: History, curve: dict) -> list[Comparison]:
-    """Compare a run with the authors', measure by measure.
-
-    Updates before the authors' first and after their last point are left out.
+    Columns: `updates`, `values` of the run, `authors`, `low` and `high` of the band,
+    `outside` (of it). Updates before the authors' first and after their last point are
+    left out.
 
     Raises:
-        ValueError: The run has no validation score among the authors' updates.
+        ValueError: The authors published no curve of the benchmark, or the run has no
+            validation score among its updates.
     """
-    comparisons = []
-    for measure, (split, name) in OURS.items():
-        updates, values = history.epoch_curve(split, name)
+    import pandas as pd
+
+    curve = authors_curves().get((benchmark, kind))
+    if curve is None:
+        names = ", ".join(f"{name} ({kind})" for name, kind in authors_curves())
+        raise ValueError(
+            f"there is no curve of the authors for {benchmark} ({kind}), only for "
+            f"{names}"
+        )
+    frames = {}
+    for measure, name in OURS.items():
+        updates, values = history.epoch_curve("valid", name)
         steps = curve[measure]["updates"]
         inside = (updates >= steps[0]) & (updates <= steps[-1])
         if inside.any():
-            updates, values = updates[inside], values[inside]
-            bands = band(curve, measure, updates)
-            comparisons.append(Comparison(measure, updates, values, *bands))
+            frame = pd.DataFrame({"updates": updates, "values": values})[inside]
+            authors, low, high = band(curve, measure, updates[inside])
+            frame = frame.assign(authors=authors, low=low, high=high)
+            frame["outside"] = ~frame["values"].between(low, high)
+            frames[measure] = frame.reset_index(drop=True)
         elif measure == "mAP":
             raise ValueError(
                 f"{history.path} has no validation mAP between the updates {steps[0]} "
                 f"and {steps[-1]} of the authors' curve: train it with the benchmark's "
                 "config"
             )
-    return comparisons
+    return frames
 
 
-def verdict(comparison: Comparison) -> tuple[str, str]:
+def verdict(measure: str, frame: Frame) -> tuple[str, str]:
     """Return what a run's curve does, and what the authors' does there, in words."""
-    outside, number = comparison.outside, len(comparison.updates)
-    scale, form = (100, ".1f") if comparison.measure == "mAP" else (1, ".3f")
-
-    def at(values: np.ndarray, index: int) -> str:
-        return f"{scale * values[index]:{form}}"
-
-    ours, theirs = f"in the band at all {number} points", ""
-    if outside.any():
-        first = int(outside.argmax())
+    if measure == "mAP":
+        texts = frame.mul(100).map("{:.1f}".format)
+    else:
+        texts = frame.map("{:.3f}".format)
+    ours, theirs = f"in the band at all {len(frame)} points", ""
+    if frame["outside"].any():
+        first = frame["outside"].idxmax()
         ours = (
-            f"outside the band at {outside.sum()} of {number} points, first at update "
-            f"{comparison.updates[first]}: {at(comparison.values, first)}"
+            f"outside the band at {frame['outside'].sum()} of {len(frame)} points, "
+            f"first at update {frame['updates'][first]}: {texts['values'][first]}"
         )
-        low, high = (at(v, first) for v in (comparison.low, comparison.high))
-        theirs = f"band there {low} to {high}; "
-    ours += f"; last (update {comparison.updates[-1]}) {at(comparison.values, -1)}"
-    return ours, f"{theirs}last {at(comparison.authors, -1)}"
+        theirs = f"band there {texts['low'][first]} to {texts['high'][first]}; "
+    last = texts.iloc[-1]
+    ours += f"; last (update {frame['updates'].iloc[-1]}) {last['values']}"
+    return ours, f"{theirs}last {last['authors']}"

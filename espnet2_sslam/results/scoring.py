@@ -2,87 +2,18 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 
-from espnet2_sslam.corpus import TASKS, label_vector, read_classes, read_table
+from espnet2_sslam import metrics
+from espnet2_sslam.corpus import label_vector, read_classes, read_table
 from espnet2_sslam.store import sha256, write_csv, write_json
-
-PERCENTILES = (2.5, 97.5)
-
-
-class Predictions(NamedTuple):
-    """What the classifier said: ids (N,), scores (N, C), classes (C,)."""
-
-    ids: list[str]
-    scores: np.ndarray
-    classes: list[str]
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Read predictions.npz; raises ValueError for a damaged or inconsistent file."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            ids, scores, classes = (arrays[k] for k in ("ids", "scores", "classes"))
-    except (BadZipFile, EOFError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else "empty file"
-        raise ValueError(
-            f"{path}: not a complete predictions file ({reason}); run inference again"
-        ) from None
-    if scores.shape != (len(ids), len(classes)):
-        raise ValueError(
-            f"{path}: scores of shape {(len(ids), len(classes))} needed, "
-            f"got {scores.shape}; run inference again"
-        )
-    ids = [str(clip) for clip in ids]
-    for clip, count in Counter(ids).most_common(1):
-        if count > 1:
-            raise ValueError(f"{path}: the clip id {clip} is there twice; remove one")
-    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{path}: scores of {len(bad)} clips are not finite, the first is "
-            f"{ids[bad[0]]}; check the model"
-        )
-    return Predictions(ids, scores, [str(label) for label in classes])
 
 
 def main_metric(task: str) -> str:
     """Return the metric of a task that papers report."""
     return "accuracy" if task == "multi_class" else "mAP"
-
-
-def target_matrix(
-    ids: list[str], labels: dict[str, list[str]], classes: list[str], task: str
-) -> np.ndarray:
-    """Return the labels of the clips as a 0/1 matrix (N, C) in the order of ids.
-
-    Raises:
-        ValueError: An unknown task or label; no label at all; in `multi_class` a clip
-            that has not exactly one.
-    """
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-    column = {label: index for index, label in enumerate(classes)}
-    targets = np.zeros((len(ids), len(classes)), dtype=np.int64)
-    for row, clip in enumerate(ids):
-        try:
-            targets[row] = label_vector(labels[clip], column)
-        except ValueError as error:
-            raise ValueError(f"clip {clip}: {error}") from None
-        if task == "multi_class" and targets[row].sum() != 1:
-            raise ValueError(
-                f"clip {clip} has {targets[row].sum()} labels, multi_class needs "
-                "exactly one; use multi_label or correct the text file"
-            )
-    if not targets.any():
-        raise ValueError(
-            "no clip has a label of the class list: nothing to score; check the "
-            "text file"
-        )
-    return targets
 
 
 def score_files(
@@ -106,74 +37,113 @@ def score_files(
         `sha256` tells a later reader whether it still belongs to what was scored.
 
     Raises:
-        ValueError: Clip ids or classes differ, or no class has a positive clip.
+        ValueError: Clip ids or classes differ, labels do not suit the task, or no class
+            has a positive clip.
     """
-    # scikit-learn takes seconds to import; reading results does not need it.
-    from espnet2_sslam.metrics import accuracy, average_precisions, d_prime, roc_auc
-
     labels = {clip: words.split() for clip, words in read_table(text).items()}
     classes = read_classes(class_list)
-    ids, scores, predicted_classes = read_predictions(predictions)
-    for kind, got, needed in (
-        ("clip ids", ids, labels),
-        ("classes", predicted_classes, classes),
-    ):
-        missing, extra = set(needed) - set(got), set(got) - set(needed)
-        if missing or extra:
-            examples = [f"{min(missing)} is missing"] if missing else []
-            examples += [f"{min(extra)} is not expected"] if extra else []
-            raise ValueError(
-                f"{kind} of the predictions do not match: {len(missing)} missing, "
-                f"{len(extra)} unexpected ({', '.join(examples)}); run inference on "
-                "the same data directory"
-            )
+    ids, scores, predicted_classes = _read_predictions(predictions)
+    _check_same("clip ids", ids, labels)
+    _check_same("classes", predicted_classes, classes)
     if predicted_classes != classes:
         raise ValueError(
             "the predictions have the classes in another order than the class list; "
             "run inference and scoring with the same class list"
         )
-    targets = target_matrix(ids, labels, classes, task)
+    targets = _target_matrix(ids, labels, classes, task)
 
     def known(value: float) -> float | None:  # JSON has no word for NaN and infinity
         return float(value) if np.isfinite(value) else None
 
-    single_label = task == "multi_class"
-    per_class = average_precisions(targets, scores)
-    metrics = {"task": task, "num_clips": len(ids), "mAP": float(np.nanmean(per_class))}
-    if single_label:
-        metrics["accuracy"] = accuracy(targets, scores)
-    auc = roc_auc(targets, scores)
-    metrics["auc"], metrics["d_prime"] = known(auc), known(d_prime(auc))
+    per_class = metrics.average_precisions(targets, scores)
+    auc = metrics.roc_auc(targets, scores)
+    result = {"task": task, "num_clips": len(ids), "mAP": float(np.nanmean(per_class))}
+    if task == "multi_class":
+        result["accuracy"] = metrics.accuracy(targets, scores)
+    result |= {"auc": known(auc), "d_prime": known(metrics.d_prime(auc))}
     if resamples:
-        draws = {"resamples": resamples, "seed": seed}
-        metrics["bootstrap"] = draws
-        metrics["intervals"] = bootstrap(
-            targets, scores, **draws, accuracy=single_label
-        )
+        result["bootstrap"] = draws = {"resamples": resamples, "seed": seed}
+        intervals = bootstrap(targets, scores, **draws)
+        result["intervals"] = {k: v for k, v in intervals.items() if k in result}
     positives = dict(zip(classes, targets.sum(axis=0).tolist(), strict=True))
-    metrics["classes_without_positives"] = [c for c, n in positives.items() if not n]
-    metrics["positives"] = positives
-    metrics["per_class"] = dict(zip(classes, map(known, per_class), strict=True))
     sources = {"predictions": predictions, "text": text, "class_list": class_list}
-    metrics["sha256"] = {name: sha256(path) for name, path in sources.items()}
+    result |= {
+        "classes_without_positives": [c for c, n in positives.items() if not n],
+        "positives": positives,
+        "per_class": dict(zip(classes, map(known, per_class), strict=True)),
+        "sha256": {name: sha256(path) for name, path in sources.items()},
+    }
     rows = [
         [label, positives[label], "" if ap is None else f"{ap:.6f}"]
-        for label, ap in metrics["per_class"].items()
+        for label, ap in result["per_class"].items()
     ]
     write_csv(Path(output_dir) / "per_class_ap.csv", ["class", "positives", "AP"], rows)
-    write_json(Path(output_dir) / "metrics.json", metrics)
-    return metrics
+    write_json(Path(output_dir) / "metrics.json", result)
+    return result
 
 
-class ResampledPrecision:
+def _read_predictions(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
+    """Return ids (N,), scores (N, C) and classes (C,) of predictions.npz."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            ids, scores, classes = (arrays[k] for k in ("ids", "scores", "classes"))
+    except (BadZipFile, EOFError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a complete predictions file ({type(error).__name__}); run "
+            "inference again"
+        ) from None
+    if scores.shape != (len(ids), len(classes)):
+        raise ValueError(
+            f"{path}: scores of shape {(len(ids), len(classes))} needed, "
+            f"got {scores.shape}; run inference again"
+        )
+    for clip, count in Counter(ids.tolist()).most_common(1):
+        if count > 1:
+            raise ValueError(f"{path}: the clip id {clip} is there twice; remove one")
+    return [str(clip) for clip in ids], scores, [str(label) for label in classes]
+
+
+def _check_same(kind: str, got: list[str], needed: list[str] | dict) -> None:
+    missing, extra = set(needed) - set(got), set(got) - set(needed)
+    if missing or extra:
+        examples = [f"{min(missing)} is missing"] if missing else []
+        examples += [f"{min(extra)} is not expected"] if extra else []
+        raise ValueError(
+            f"{kind} of the predictions do not match: {len(missing)} missing, "
+            f"{len(extra)} unexpected ({', '.join(examples)}); run inference on "
+            "the same data directory"
+        )
+
+
+def _target_matrix(
+    ids: list[str], labels: dict[str, list[str]], classes: list[str], task: str
+) -> np.ndarray:
+    """Return the labels of the clips as a 0/1 matrix (N, C) in the order of ids."""
+    column = {label: index for index, label in enumerate(classes)}
+    targets = np.zeros((len(ids), len(classes)), dtype=np.int64)
+    for row, clip in enumerate(ids):
+        try:
+            targets[row] = label_vector(labels[clip], column)
+        except ValueError as error:
+            raise ValueError(f"clip {clip}: {error}") from None
+        if task == "multi_class" and targets[row].sum() != 1:
+            raise ValueError(
+                f"clip {clip} has {targets[row].sum()} labels, multi_class needs "
+                "exactly one; use multi_label or correct the text file"
+            )
+    if not targets.any():
+        raise ValueError(
+            "no clip has a label of the class list: nothing to score; check the "
+            "text file"
+        )
+    return targets
+
+
+class _ResampledPrecision:
     """Macro mAP of a drawn set of clips, given as counts: how often each was drawn.
 
     scikit-learn for every class of every draw would take an hour for a thousand draws
     of AudioSet's test set. Here each class is sorted once. The definition is the same.
-
-    Args:
-        targets: (N, C) of 0 and 1.
-        scores: (N, C), finite.
     """
 
     def __init__(self, targets: np.ndarray, scores: np.ndarray):
@@ -203,20 +173,14 @@ class ResampledPrecision:
 
 
 def bootstrap(
-    targets: np.ndarray,
-    scores: np.ndarray,
-    *,
-    resamples: int,
-    seed: int,
-    accuracy: bool = False,
+    targets: np.ndarray, scores: np.ndarray, *, resamples: int, seed: int
 ) -> dict[str, list[float]]:
-    """Return {metric: [low, high]}, the 95 % intervals over clips drawn anew.
+    """Return the 95 % intervals [low, high] of mAP and accuracy over clips drawn anew.
 
     Args:
         targets, scores: (N, C).
         resamples: Draws of N clips with replacement.
         seed: Of the draws.
-        accuracy: Also of the share of clips whose best class is a target.
 
     Raises:
         ValueError: Fewer than 2 resamples.
@@ -224,12 +188,12 @@ def bootstrap(
     if resamples < 2:
         raise ValueError(f"resamples must be at least 2, got {resamples}: use 1000")
     generator = np.random.default_rng(seed)
-    precision = ResampledPrecision(targets, scores)
+    precision = _ResampledPrecision(targets, scores)
     right = targets[np.arange(len(scores)), scores.argmax(axis=1)]
     draws = []
     for _ in range(resamples):
         rows = generator.integers(len(targets), size=len(targets))
         counts = np.bincount(rows, minlength=len(targets))
         draws.append((precision(counts), float(counts @ right) / len(targets)))
-    bounds = np.nanpercentile(draws, PERCENTILES, axis=0).T.tolist()
-    return dict(zip(("mAP", "accuracy")[: 1 + accuracy], bounds, strict=False))
+    low, high = np.nanpercentile(draws, (2.5, 97.5), axis=0).tolist()
+    return {"mAP": [low[0], high[0]], "accuracy": [low[1], high[1]]}

@@ -88,6 +88,6 @@ run_benchmarks() {
     [ "${#failed[@]}" -eq 0 ] || die "did not end well: ${failed[*]}; see the lines above"
     if ! runs 7 || [ "${#tables[@]}" -eq 0 ]; then return 0; fi
     # shellcheck disable=SC2046,SC2086 # lists of words
-    "${python}" -m espnet2_sslam.bin.sslam_benchmarks "${tables[@]}" \
+    "${python}" -m espnet2_sslam.bin.sslam_results "${tables[@]}" \
         --models $(model_names) --seeds ${seeds} --output "${exp}/BENCHMARKS.md"
 }

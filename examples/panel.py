@@ -1,20 +1,28 @@
-"""A clip as the student meets it: mixture, mask, and how wrong the prediction is."""
+#!/usr/bin/env python3
+"""Plot a clip as a pre-training model meets it: mixture, mask, prediction error.
 
+Example: python examples/panel.py --model_dir exp/pretrain/phase2_tiny_seed1
+--wav dog.wav rain.wav --output panel.png
+"""
+
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from espnet2_sslam.audio import read_audio
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.checkpoint import load_pretrain_model
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.mixing import unmixed_steps
 from espnet2_sslam.pretrain_model import MIXED, SSLAMPretrainModel
-from espnet2_sslam.results.plots import plt, save
 from espnet2_sslam.units import (
     FRAME_SHIFT_MS,
     NUM_MEL_BINS,
@@ -96,12 +104,8 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
 
     def show(axis: Axes, values: np.ndarray, text: str, **style: Any) -> AxesImage:
         """Draw (T, 128) or (S, 8): time to the right, low frequencies below."""
-        look: dict[str, Any] = {
-            "origin": "lower",
-            "aspect": "auto",
-            "interpolation": "nearest",
-        }
-        look |= {"cmap": "magma", "vmin": low, "vmax": high, **style}
+        look: dict[str, Any] = {"cmap": "magma", "vmin": low, "vmax": high, **style}
+        look |= {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
         axis.set_title(text)
         image = np.swapaxes(values, 0, 1)
         return axis.imshow(image, extent=(0.0, end, 0, NUM_MEL_BINS), **look)
@@ -115,13 +119,8 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
         for begin, stop in edges * PATCH_SIZE * SECONDS_PER_FRAME:
             axes[1].axvspan(begin, stop, fill=False, edgecolor="#56B4E9", lw=2.5)
-            place: dict[str, Any] = {
-                "x": (begin + stop) / 2,
-                "y": 118,
-                "ha": "center",
-                "va": "top",
-            }
-            axes[1].text(s="unmixed", bbox=box, **place)
+            middle = (begin + stop) / 2
+            axes[1].text(middle, 118, "unmixed", bbox=box, ha="center", va="top")
     share = 100 * (1 - panel.mask.mean())
     text = f"what the student sees: {share:.0f} % of the patches"
     show(axes[-2], seen, text)
@@ -136,33 +135,39 @@ def plot_panel(panel: Panel, path: Path, title: str) -> None:
     for axis in axes:
         axis.set_ylabel("mel bin")
         axis.set_yticks([0, 32, 64, 96, 128])
-        axis.grid(False)
         if shorter:
             axis.axvline(panel.frames * SECONDS_PER_FRAME, color="w", ls="--", lw=1.5)
     figure.colorbar(image, ax=list(axes[:-1]), label="normalised log-mel", aspect=40)
     figure.colorbar(errors, ax=axes[-1], label="patch loss")
     figure.suptitle(title, fontsize="medium", wrap=True)
-    save(figure, path)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
-def draw_panel(
-    model_dir: Path, wavs: Sequence[Path], output: Path, seed: int = 0
-) -> None:
-    """Load a model and audio files and draw the first clip's panels as PNG.
-
-    Raises:
-        ValueError: Unusable audio, or one file only with a model of mixtures.
-    """
-    # Imported here: only this one plot of the results needs to read weights.
-    from espnet2_sslam.checkpoint import load_pretrain_model
-
-    model = load_pretrain_model(model_dir)
-    if MIXED in model.streams and len(wavs) < 2:
+def main(cmd: Sequence[str] | None = None) -> None:
+    """Load a model and audio files and draw the first clip's panels as PNG."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model_dir", type=Path, required=True, help="directory of a pre-training run")
+    text = "audio files; the first is drawn, mixed with the last (phase 2 needs two)"
+    add("--wav", type=Path, nargs="+", required=True, help=text)
+    add("--output", type=Path, default=Path("panel.png"), help="PNG file [panel.png]")
+    add("--seed", type=int, default=0, help="of the mask, the regions and the noise")
+    args = parser.parse_args(cmd)
+    model = load_pretrain_model(args.model_dir)
+    if MIXED in model.streams and len(args.wav) < 2:
         raise ValueError(
-            f"{model_dir} was trained on mixtures: give two audio files, got one"
+            f"{args.model_dir} was trained on mixtures: give two audio files, got one"
         )
-    panel = compute_panel(model, [read_audio(wav) for wav in wavs], seed)
-    title = f"{Path(model_dir).name}: {Path(wavs[0]).name}"
+    panel = compute_panel(model, [read_audio(wav) for wav in args.wav], args.seed)
+    title = f"{args.model_dir.name}: {args.wav[0].name}"
     if panel.mixture is not None:
-        title += f"\nwith {Path(wavs[-1]).name}"
-    plot_panel(panel, output, title)
+        title += f"\nwith {args.wav[-1].name}"
+    plot_panel(panel, args.output, title)
+    print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    run_main(main)

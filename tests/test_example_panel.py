@@ -1,15 +1,17 @@
-"""The panels show what the model really computes."""
+"""The example `panel.py` shows what the model really computes."""
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
 from espnet2_sslam.checkpoint import load_pretrain_model
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
-from espnet2_sslam.results.panels import compute_panel, draw_panel, plot_panel
 from espnet2_sslam.units import PATCH_SIZE
+from examples.panel import compute_panel, main
+from tests.corpus_case import error_line
 
 ENCODER = {"embed_dim": 16, "depth": 1, "num_heads": 2}
 ENCODER |= {"fbank_mean": -6.0, "fbank_std": 4.0}
@@ -47,10 +49,9 @@ def test_panel_of_a_mixture_agrees_with_the_patch_loss(tmp_path):
     assert (panel.mixture[~unmixed] != panel.clip[~unmixed]).any()
     assert panel.frames == 98 - 2  # cut to clip_frames
     # The mean over all rows of the model's own loss is the mean over such panels.
+    waves = [torch.from_numpy(clip).float() for clip in clips]
+    speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
     lengths = torch.tensor([16_000, 14_000])
-    speech = torch.zeros(2, 16_000)
-    for row, clip in zip(speech, clips, strict=True):
-        row[: len(clip)] = torch.from_numpy(clip)
     draws = model.draw(2, torch.Generator().manual_seed(3))
     unmixed_fbank, mixed = model.student_inputs(speech, lengths, draws)
     with torch.no_grad():
@@ -62,14 +63,18 @@ def test_panel_of_a_mixture_agrees_with_the_patch_loss(tmp_path):
 
 
 def test_phase_1_has_no_mixture_and_takes_one_clip(tmp_path):
-    model = load_pretrain_model(write_model(tmp_path / "m"))
-    panel = compute_panel(model, noise_clips(12_000))
+    model_dir = write_model(tmp_path / "m")
+    [clip] = noise_clips(12_000)
+    panel = compute_panel(load_pretrain_model(model_dir), [clip])
     assert panel.mixture is None and panel.frames == 73
-    plot_panel(panel, tmp_path / "panel.png", "title")
+    soundfile.write(tmp_path / "a.wav", clip, 16_000)
+    options = {"model_dir": model_dir, "wav": tmp_path / "a.wav"}
+    options["output"] = tmp_path / "panel.png"
+    main([str(word) for k, v in options.items() for word in (f"--{k}", v)])
     assert (tmp_path / "panel.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_one_file_for_a_model_of_mixtures_is_an_error(tmp_path):
+def test_one_file_for_a_model_of_mixtures_is_an_error(tmp_path, capsys):
     model_dir = write_model(tmp_path / "m", mixture=True)
-    with pytest.raises(ValueError, match="give two audio files, got one"):
-        draw_panel(model_dir, [tmp_path / "a.wav"], tmp_path / "panel.png")
+    words = ["--model_dir", model_dir, "--wav", tmp_path / "a.wav"]
+    assert "give two audio files, got one" in error_line(main, capsys, *words)
