@@ -105,13 +105,10 @@ def test_an_edited_card_is_uploaded_as_it_is(hub, folder):
     assert len(hub.uploads) == 2  # the weights were there already
 
 
-def test_writing_and_uploading_at_once(hub, written, tmp_path, capsys):
+def test_writing_and_uploading_at_once(hub, written, tmp_path):
     model = str(written.parent / "model")
-    words = ["publish", model, "--output", str(tmp_path / "x"), "--hf_repo", REPO]
-    sslam(words)
-    assert f"uploaded: {hub.url}/{REPO}" in capsys.readouterr().out
+    sslam(["publish", model, "--output", str(tmp_path / "x"), "--hf_repo", REPO])
     assert hub.files(REPO) == content(tmp_path / "x")
-    assert "# tiny" in (tmp_path / "x/README.md").read_text()
 
 
 def test_private_and_branch(hub, folder):
@@ -139,36 +136,22 @@ def test_without_a_token_the_line_says_how_to_get_one(
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     line = refused()
-    assert "there is no token: `hf auth login`, or HF_TOKEN" in line
+    assert "no token found" in line and "`hf auth login`" in line
     assert "is kept: go on with `sslam publish" in line and hub.requests == []
 
 
-def test_a_token_that_is_not_accepted_or_may_not_write(hub, refused, monkeypatch):
+def test_what_the_hub_answers_is_one_line(hub, refused, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert "does not accept the token" in refused()
+    assert "401 Unauthorized" in refused()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    hub.forbidden = True
-    assert "may not write there: it needs the permission" in refused()
-    hub.add(REPO, {".gitattributes": b""})
-    assert "may not write there" in refused()
-
-
-def test_a_hub_that_answers_with_an_error_or_not_at_all(hub, refused):
+    hub.invalid_card = '"license" must be one of [apache-2.0, ...]'
+    assert 'Invalid metadata in README.md. - "license" must be' in refused()
+    hub.invalid_card, hub.forbidden = "", True
+    assert "403 Forbidden" in refused()
     hub.status[REPO] = 500
-    assert "the Hub answers 500" in refused()
+    assert "500 Internal Server Error" in refused()
     hub.close()
-    assert "cannot be reached" in refused()
-
-
-def test_offline(hub, refused, monkeypatch):
-    from huggingface_hub.utils import close_session
-
-    close_session()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    try:
-        assert "HF_HUB_OFFLINE is set" in refused()
-    finally:
-        close_session()
+    assert "Connection refused" in refused()
 
 
 def test_a_repository_with_other_files_is_not_touched(hub, refused, folder):
@@ -185,15 +168,10 @@ def test_a_public_repository_does_not_become_private_by_itself(hub, refused):
     assert "is there and public" in refused("--private")
 
 
-def test_metadata_that_the_hub_refuses(hub, refused):
-    hub.invalid_card = '"license" must be one of [apache-2.0, ...]'
-    assert 'Invalid metadata in README.md. - "license" must be' in refused()
-
-
 def test_an_interrupted_upload_leaves_nothing_and_goes_on(hub, refused, folder):
     pack = (folder / "espnet_model.zip").read_bytes()
     hub.cut[hashlib.sha256(pack).hexdigest()] = 1000
-    assert "interrupted or the Hub cannot be reached" in refused()
+    assert "is kept: go on with" in refused()
     assert hub.files(REPO) == {}
     arrived = list(hub.uploads)
     assert len(arrived) <= 1  # the other large file may have been faster
@@ -203,15 +181,14 @@ def test_an_interrupted_upload_leaves_nothing_and_goes_on(hub, refused, folder):
     assert set(arrived) < set(hub.uploads)
 
 
-@pytest.mark.parametrize("how", ["changed", "missing"])
-def test_a_damaged_folder_is_not_uploaded(hub, refused, folder, how):
-    path = folder / "model.safetensors"
-    path.write_bytes(b"x") if how == "changed" else path.unlink()
-    assert f"model.safetensors {how} since it was written" in refused()
+def test_a_damaged_folder_is_not_uploaded(hub, refused, folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").write_text("{}")
+    assert "config.json, model.safetensors changed since it was written" in refused()
     assert hub.requests == []
 
 
-@pytest.mark.parametrize("repo", ["tiny", "me/tiny/x", "me/", "../x", "me/ti ny"])
+@pytest.mark.parametrize("repo", ["me/tiny/x", "../x", "me/ti ny"])
 def test_what_is_no_repository_is_refused_at_once(hub, refused, repo):
     assert "--hf_repo is user/name" in refused(repo=repo)
     assert hub.requests == []
