@@ -116,15 +116,12 @@ def export_onnx(
             f"the weights take {size / 2**30:.1f} GiB, an ONNX file holds 2 GiB: use "
             "--dtype float16"
         )
-    properties = _metadata(graph, dtype, origin)
     with replacing(path) as temporary:
         with _quiet():
             program = _traced(graph, opset)
-            program.model.metadata_props.update(properties)
+            program.model.metadata_props.update(_metadata(graph, dtype, origin))
             program.model.producer_name = "espnet2_sslam"
             program.model.producer_version = espnet2_sslam.__version__
-            shape = graph.encoder.positions.shape
-            _name_limit(program.model, properties.get("max_samples"), shape)
             program.save(str(temporary), external_data=False)
         clips = [*made_clips(), *clips]
         check = check_file(model, temporary, clips, pooling=pooling, dtype=dtype)
@@ -143,10 +140,10 @@ def require_onnx() -> tuple[Any, Any]:
         ) from error
 
 
-def _metadata(graph: nn.Module, dtype: str, origin: dict | None) -> dict[str, str]:
+def _metadata(graph: Any, dtype: str, origin: dict | None) -> dict[str, str]:
     """What a user of the file must know, as strings (lists and objects in JSON)."""
-    encoder: Any = graph.encoder
-    properties = {
+    encoder: SSLAMEncoder = graph.encoder
+    properties: dict[str, Any] = {
         "model_type": "sslam",
         "sampling_rate": SAMPLE_RATE,
         "min_samples": FRAME_LENGTH,
@@ -157,8 +154,15 @@ def _metadata(graph: nn.Module, dtype: str, origin: dict | None) -> dict[str, st
         "dtype": dtype,
         "origin": origin,
         "converter": f"espnet2_sslam {espnet2_sslam.__version__}",
-        **graph.properties(),  # type: ignore[operator]
     }
+    if isinstance(graph, ScoreGraph):
+        head = graph.classifier.config
+        properties |= {"classes": list(head.classes), "task": head.task}
+    else:
+        config = encoder.config
+        properties |= config.to_dict(("layer", "freq", "cls_token"))
+        step = FRAME_SHIFT_MS * PATCH_SIZE / 1000 / config.upsample
+        properties |= {"seconds_per_step": step, "pooling": graph.pooling.kind}
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in properties.items()
@@ -191,13 +195,6 @@ class FeatureGraph(nn.Module):
         self.encoder = encoder
         self.pooling = Pooling(pooling, encoder.config.embed_dim)
 
-    def properties(self) -> dict[str, Any]:
-        """What the metadata says of the features."""
-        config = self.encoder.config
-        step = FRAME_SHIFT_MS * PATCH_SIZE / 1000 / config.upsample
-        options = config.to_dict(("layer", "freq", "cls_token"))
-        return {**options, "seconds_per_step": step, "pooling": self.pooling.kind}
-
     def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
         layer = self.encoder.config.layer
         out = _float(self.encoder.hidden_states(speech, speech_lengths, layer))
@@ -223,11 +220,6 @@ class ScoreGraph(nn.Module):
     def encoder(self) -> SSLAMEncoder:
         """The classifier's encoder."""
         return self.classifier.encoder
-
-    def properties(self) -> dict[str, Any]:
-        """What the metadata says of the scores."""
-        config = self.classifier.config
-        return {"classes": self.classifier.classes, "task": config.task}
 
     def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
         layer = self.classifier.pooling.layer
@@ -282,24 +274,6 @@ def _traced(graph: nn.Module, opset: int) -> Any:
         raise ValueError(
             f"torch.onnx cannot write this model with opset {opset}: {reason}"
         ) from error
-
-
-def _name_limit(program: Any, max_samples: str | None, shape: torch.Size) -> None:
-    """Name the node that fails on longer speech so that its name says why.
-
-    It is the one that adds the position table, which is known by its `shape`.
-    """
-
-    def is_position(value) -> bool:
-        while value is not None and value.producer() is not None:
-            if value.producer().op_type != "Slice":
-                return False
-            value = value.producer().inputs[0]
-        return value is not None and tuple(value.shape or ()) == shape
-
-    for node in program.graph if max_samples else ():
-        if node.op_type == "Add" and any(map(is_position, node.inputs)):
-            node.name = f"speech_is_longer_than_{max_samples}_samples"
 
 
 @contextmanager
@@ -363,8 +337,9 @@ def check_file(
             speech[place, : lengths[place]] = clips[row]
         outputs = session.run(None, {"speech": speech, "speech_lengths": lengths})
         for place, row in enumerate(batch):
-            pairs = zip(largest, outputs, expected[row], strict=True)
-            for name, output, right in pairs:
+            for name, output, right in zip(
+                largest, outputs, expected[row], strict=True
+            ):
                 difference = _difference(output[place], right[0].numpy())
                 largest[name] = max(largest[name], difference)
     several = sum(len(batch) > 1 for batch in batches)
@@ -419,10 +394,8 @@ def read_clips(paths: Sequence[str | Path]) -> list[np.ndarray]:
         AudioError: A file that cannot be read.
         ValueError: There is none.
     """
-    files = []
-    for path in map(Path, paths):
-        inside = sorted(p for p in path.rglob("*") if p.is_file())
-        files += inside if path.is_dir() else [path]
+    inside = [sorted(p.rglob("*")) if p.is_dir() else [p] for p in map(Path, paths)]
+    files = [file for files in inside for file in files if not file.is_dir()]
     if paths and not files:
         raise ValueError(f"no audio in {', '.join(map(str, paths))} to check with")
     return [read_audio(file) for file in files]
