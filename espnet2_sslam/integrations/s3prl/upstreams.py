@@ -5,7 +5,6 @@ All of them take what s3prl's callers give: `ckpt` (-k, path_or_url), `model_con
 options are those of `expert.read_options`.
 """
 
-from pathlib import Path
 from types import ModuleType
 
 from espnet2_sslam.integrations.s3prl.expert import UpstreamExpert
@@ -48,24 +47,5 @@ def sslam_mean(ckpt=None, model_config=None, refresh=False, **options):
     return sslam(ckpt, model_config, refresh, **{"freq": "mean", **options})
 
 
-def sslam_local(ckpt=None, model_config=None, refresh=False, **options):
-    """SSLAM from a folder or file on this disk."""
-    if ckpt is None or not Path(ckpt).expanduser().exists():
-        raise ValueError(f"sslam_local needs a file or folder as ckpt, got {ckpt!r}")
-    return sslam(ckpt, model_config, refresh, **options)
-
-
-def sslam_url(ckpt=None, model_config=None, refresh=False, **options):
-    """SSLAM from an http(s) address of a file, or a Hugging Face id."""
-    if ckpt is None or Path(ckpt).expanduser().exists():
-        raise ValueError(
-            f"sslam_url needs an http address or a Hugging Face id, got {ckpt!r}"
-        )
-    return sslam(ckpt, model_config, refresh, **options)
-
-
-def sslam_custom(ckpt=None, model_config=None, refresh=False, **options):
-    """SSLAM from wherever `ckpt` says: path, URL or Hugging Face id."""
-    if ckpt is None:
-        raise ValueError("sslam_custom needs a path, URL or Hugging Face id as ckpt")
-    return sslam(ckpt, model_config, refresh, **options)
+# The names by which s3prl knows an upstream that takes any checkpoint.
+sslam_local = sslam_url = sslam_custom = sslam
