@@ -58,7 +58,9 @@ class HostFinder:
         """Return the module's spec with a loader that does what is to be done."""
         if not concerns(name):
             return None
-        spec = cls._spec_of_others(name, path, target)
+        others = (f for f in sys.meta_path if f is not cls and hasattr(f, "find_spec"))
+        specs = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
@@ -69,16 +71,6 @@ class HostFinder:
 
         spec.loader.exec_module = execute_and_act
         return spec
-
-    @classmethod
-    def _spec_of_others(cls, name, path, target) -> ModuleSpec | None:
-        """The spec that Python would use without us."""
-        for finder in sys.meta_path:
-            if finder is not cls and hasattr(finder, "find_spec"):
-                spec = finder.find_spec(name, path, target)
-                if spec is not None:
-                    return spec
-        return None
 
 
 def install() -> None:
