@@ -77,31 +77,28 @@ def refused(capsys, hub, folder):
 
 
 def test_a_new_repository_holds_the_folder_in_one_commit(hub, folder):
+    (folder / ".secret").write_text("not for others")
     assert push(folder, REPO) == f"{hub.url}/{REPO}"
     remote, local = hub.files(REPO), content(folder)
-    assert remote.keys() == local.keys() and hub.commits == 1
-    changed = {name for name in local if remote[name] != local[name]}
-    assert changed == {"README.md", "checksums.txt"}  # the card says where it is
+    assert remote.keys() == local.keys() - {".secret"} and hub.commits == 1
+    changed = {name for name in remote if remote[name] != local[name]}
+    assert changed == {"README.md"}  # the card says where it is
     assert b'MODEL = "me/tiny"\n' in remote["README.md"]
-    for line in remote["checksums.txt"].decode().splitlines():
-        digest, name = line.split("  ")
-        assert hashlib.sha256(remote[name]).hexdigest() == digest
     sent = len(hub.uploads)
     push(folder, REPO)  # again: nothing to do
     assert hub.commits == 1 and len(hub.uploads) == sent
 
 
 def test_an_edited_card_is_uploaded_as_it_is(hub, folder):
+    (folder / "old.png").write_bytes(b"png")
     push(folder, REPO)
     card = folder / "README.md"
     card.write_text(card.read_text() + "My own words.\n")
-    (folder / "picture.png").write_bytes(b"png")
-    with pytest.raises(ValueError, match="--overwrite"):
-        push(folder, REPO)
-    push(folder, REPO, overwrite=True)
-    there = hub.files(REPO)
-    assert there["README.md"].endswith(b"My own words.\n")
-    assert there["picture.png"] == b"png" and b"picture.png" in there["checksums.txt"]
+    (folder / "old.png").rename(folder / "picture.png")
+    push(folder, REPO)
+    remote = hub.files(REPO)
+    assert remote["README.md"].endswith(b"My own words.\n")
+    assert remote["picture.png"] == b"png" and "old.png" not in remote
     assert len(hub.uploads) == 2  # the weights were there already
 
 
@@ -181,10 +178,9 @@ def test_an_interrupted_upload_leaves_nothing_and_goes_on(hub, refused, folder):
     assert set(arrived) < set(hub.uploads)
 
 
-def test_a_damaged_folder_is_not_uploaded(hub, refused, folder):
-    (folder / "model.safetensors").unlink()
-    (folder / "config.json").write_text("{}")
-    assert "config.json, model.safetensors changed since it was written" in refused()
+def test_a_folder_of_something_else_is_not_uploaded(hub, refused, folder):
+    (folder / "espnet_model.zip").unlink()
+    assert "was not written by `sslam publish`" in refused()
     assert hub.requests == []
 
 

@@ -7,7 +7,6 @@ a checkpoint of the authors, a Hugging Face id. The folder holds
   config.yaml                                                of the training
   metrics/, RESULTS.md, scores.csv                           scores, where there are any
   README.md                                                  the model card
-  checksums.txt                                              SHA-256 of every file
 The card says what the records beside MODEL say (how long it was trained, on what, its
 scores), and of the rest that it is unknown. Look at it and edit README.md; then
 
@@ -73,7 +72,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
 
-    from espnet2_sslam.integrations.publish import push, read_checksums, write_folder
+    from espnet2_sslam.integrations.publish import push, check_folder, write_folder
 
     card = {name: getattr(args, name) for name in CARD_OPTIONS}
     if args.output:
@@ -89,7 +88,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
         )
         print(f"written: {args.output} ({len(facts['scores'])} scores, see README.md)")
     else:
-        read_checksums(Path(args.model))
+        check_folder(Path(args.model))
         for name, value in card.items():
             if value:
                 raise ValueError(

@@ -6,9 +6,10 @@ as one of these weights by its place and if it is not older than they are.
 """
 
 import dataclasses
-import hashlib
 import json
+import os
 import re
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,23 +24,20 @@ from huggingface_hub import (
     ModelCardData,
 )
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-from huggingface_hub.utils.sha import git_hash
 
 import espnet2_sslam
 from espnet2_sslam.checkpoint import load_model, resolve, save_model, weights_file
 from espnet2_sslam.integrations.pack import pack_model
 from espnet2_sslam.results import read_history
-from espnet2_sslam.store import replacing_folder, sha256, write_text
+from espnet2_sslam.store import replacing_folder, write_text
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 CORPORA_FILE = Path(__file__).with_name("corpora.yaml")
-CARD_FILE, CHECKSUMS_FILE = "README.md", "checksums.txt"
-PACKED_FILE = "espnet_model.zip"
+CARD_FILE, PACKED_FILE = "README.md", "espnet_model.zip"
 METRICS = ("accuracy", "mAP")  # in this order, where they were computed
 DATA_OPTION = "train_data_path_and_name_and_type"
 REPORT = Path("report") / "report.json"
 EXPERIMENT_FILES = ("RESULTS.md", "results/scores.csv")
-SNAPSHOT = re.compile(r"models--(.+?)--(.+)/snapshots/[0-9a-f]{40}(?:/|$)")
 EPOCH_FILE = re.compile(r"(\d+)epoch\.pth")
 # Paths of three parts and more: AudioSet's "/m/09x0r" is a class.
 ABSOLUTE = re.compile(r"(?<![\w.~/:])(?:/[^\s/:,;'\"]+){3,}")
@@ -73,7 +71,7 @@ def write_folder(
     repo: str | None = None,
     branch: str | None = None,
 ) -> dict[str, Any]:
-    """Write model, packed model, records, card and hashes, whole or not at all.
+    """Write model, packed model, records and card, whole or not at all.
 
     The same model and records give the same bytes. Returns what the card says, by the
     names that the template uses.
@@ -108,8 +106,8 @@ def write_folder(
         training = _training(file, config)
         scores[:0] = _own_scores(file, config) if loaded.classes else ()
         above = list(file.resolve().parents)[1:5]
-        home = next((p for p in above if (p / EXPERIMENT_FILES[0]).is_file()), Path())
-        files = [home / name for name in EXPERIMENT_FILES]
+        home = next((p for p in above if (p / EXPERIMENT_FILES[0]).is_file()), None)
+        files = [home / name for name in EXPERIMENT_FILES] if home else []
         records = {path.name: path for path in files if path.is_file()}
     for score in scores:
         records[f"metrics/{_slug('_'.join(filter(None, score[:4])))}.json"] = score.file
@@ -122,7 +120,6 @@ def write_folder(
         or any(note.startswith(entry.get("notes", "\n")) for note in notes)
     }
     known = [entry["dataset"] for entry in corpora.values()]
-    snapshot = SNAPSHOT.search(str(path))
     facts: dict[str, Any] = {
         "name": name or (repo.split("/")[1] if repo else folder.resolve().name),
         "license": license,
@@ -131,7 +128,6 @@ def write_folder(
         "encoder": loaded.encoder.config,
         "head": loaded.model.config if loaded.classes else None,
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
-        "base_model": f"{snapshot[1]}/{snapshot[2]}" if snapshot else None,
         "origin": origin,
         "training": training,
         "report": report,
@@ -154,7 +150,9 @@ def write_folder(
             _metadata(facts), template_path=str(TEMPLATE), facts=facts
         )
         write_text(partial / CARD_FILE, _without_machine(str(card).rstrip()) + "\n")
-        write_text(partial / CHECKSUMS_FILE, _checksums(_hashes(partial)))
+        now = time.time()
+        for path in partial.rglob("*"):  # one time for all shows what changes later
+            os.utime(path, (now, now))
     return facts
 
 
@@ -166,13 +164,24 @@ def _check_target(folder: Path, file: Path, overwrite: bool) -> None:
         raise ValueError(f"--output {folder} is a file: name a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    changes = set(read_checksums(folder).items()) ^ set(_hashes(folder).items())
-    if changes and not overwrite:
+    check_folder(folder)
+    written = (folder / PACKED_FILE).stat().st_mtime
+    changed = [p.name for p in folder.rglob("*") if p.stat().st_mtime != written]
+    if changed and not overwrite:
         raise ValueError(
-            f"{folder} was changed by hand ({', '.join(sorted(dict(changes)))}): "
-            f"upload it as it is with `sslam publish {folder} --hf_repo user/name`, or "
-            "replace it with --overwrite"
+            f"{folder} was changed by hand ({', '.join(sorted(changed))}): upload it "
+            f"as it is with `sslam publish {folder} --hf_repo user/name`, or replace "
+            "it with --overwrite"
         )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError unless a folder was written by `write_folder`."""
+    for name in CARD_FILE, PACKED_FILE:
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} was not written by `sslam publish`: it has no {name}"
+            )
 
 
 # --- the records of trainings
@@ -275,27 +284,23 @@ def _named_score(text: str, model_classes: Sequence[str] | None) -> Score:
             f"esc50/test=out/metrics.json, not {text!r}"
         )
     metrics = _read_metrics(Path(file))
-    classes = metrics.get("per_class", {})
-    if set(classes) != set(model_classes or ()) or not classes:
+    if set(metrics["per_class"]) != set(model_classes or ()):
         raise ValueError(
-            f"{file} scores {len(classes)} classes, which are not those of the model "
-            f"({len(model_classes or ())}): name scores of this model"
+            f"{file} scores {len(metrics['per_class'])} classes, which are not those "
+            f"of the model ({len(model_classes or ())}): name scores of this model"
         )
     return Score(data_set, split, "", "", metrics, False, Path(file))
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
     """The content of a metrics.json."""
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(metrics["mAP"], float) and metrics["num_clips"] > 0:
-            return metrics
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"{path} is not a metrics.json of sslam_score: score again")
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    if not {"mAP", "num_clips", "per_class"} <= set(metrics):
+        raise ValueError(f"{path} is not a metrics.json of sslam_score: score again")
+    return metrics
 
 
-# --- card and hashes
+# --- card
 
 
 def _metadata(facts: dict[str, Any]) -> ModelCardData:
@@ -325,7 +330,6 @@ def _metadata(facts: dict[str, Any]) -> ModelCardData:
         tags=["espnet", "sslam", "audio", task],
         datasets=[_slug(name) for name in facts["datasets"]] or None,
         metrics=scored or None,
-        base_model=facts["base_model"],
         model_name=facts["name"],
         eval_results=results or None,
     )
@@ -341,34 +345,6 @@ def _without_machine(text: str) -> str:
     return ABSOLUTE.sub(lambda path: "/".join(["...", *path[0].split("/")[-3:]]), text)
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of all files but checksums.txt and hidden ones, by sorted names."""
-    names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    shown = (p.as_posix() for p in names if not any(x[0] == "." for x in p.parts))
-    return {n: sha256(folder / n) for n in sorted(shown) if n != CHECKSUMS_FILE}
-
-
-def _checksums(hashes: dict[str, str]) -> str:
-    """The content of checksums.txt, as `sha256sum` writes and checks it."""
-    return "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
-
-
-def read_checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 by file name, of a folder's checksums.txt.
-
-    Raises:
-        ValueError: It was not written by `write_folder`.
-    """
-    path = folder / CHECKSUMS_FILE
-    if not path.is_file() or not (folder / CARD_FILE).is_file():
-        raise ValueError(
-            f"{folder} was not written by `sslam publish`: it lacks {CARD_FILE} or "
-            f"{CHECKSUMS_FILE}"
-        )
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {line[66:]: line[:64] for line in lines}
-
-
 # --- upload
 
 
@@ -382,35 +358,29 @@ def push(
 ) -> str:
     """Upload a folder in one commit; afterwards the repository holds its files only.
 
-    README.md may have been edited and files may have been added; the model itself must
-    be as it was written. Large files that have arrived are not sent again after an
-    interruption, and nothing is done where the repository holds the same files already.
-    Returns the model's address.
+    Nothing is sent that the repository holds already: neither large files after an
+    interruption, nor the same folder again. Returns the model's address.
 
     Args:
-        folder: As `write_folder` has written it.
+        folder: As `write_folder` has written it; README.md may have been edited and
+            files may have been added.
         repo: user/name; made if it is not there.
         private: Make it private.
         branch: Instead of main; made if it is not there.
-        overwrite: Replace other files that are there (its history keeps them).
+        overwrite: Replace what is not a model of this function (its history keeps it).
 
     Raises:
         ValueError: One line on why the Hub does not have the model now.
     """
-    written, hashes = read_checksums(folder), _hashes(folder)
-    changed = [n for n in sorted(written) if hashes.get(n) != written[n]]
-    if set(changed) - {CARD_FILE}:
-        raise ValueError(
-            f"{folder}: {', '.join(changed)} changed since it was written: write it "
-            "again with `sslam publish MODEL --output`"
-        )
+    check_folder(folder)
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    names = sorted(p.as_posix() for p in paths if not any(x[0] == "." for x in p.parts))
+    added = {name: CommitOperationAdd(name, folder / name) for name in names}
     # The card names the model as it is found there.
     line = f'MODEL = "{repo}@{branch}"' if branch else f'MODEL = "{repo}"'
     card = (folder / CARD_FILE).read_text(encoding="utf-8")
     content = MODEL_LINE.sub(lambda _: line, card, count=1).encode()
-    hashes[CARD_FILE] = hashlib.sha256(content).hexdigest()
-    files: dict[str, Path | bytes] = {name: folder / name for name in hashes}
-    files |= {CARD_FILE: content, CHECKSUMS_FILE: _checksums(hashes).encode()}
+    added[CARD_FILE] = CommitOperationAdd(CARD_FILE, content)
     try:
         api = HfApi(token=True)  # an error without one
         if not api.repo_exists(repo):
@@ -420,26 +390,23 @@ def push(
         main = api.model_info(repo).sha
         if branch and branch != "main":
             api.create_branch(repo, branch=branch, exist_ok=True)
-        info = api.model_info(repo, revision=branch, files_metadata=True)
-        remote = {s.rfilename: s for s in info.siblings or ()}
-        remote.pop(".gitattributes", None)  # the Hub's own
-        added = {name: CommitOperationAdd(name, files[name]) for name in sorted(files)}
-        if remote.keys() != added.keys() or not all(
-            _is_same(remote[name], operation) for name, operation in added.items()
-        ):
-            if remote and not overwrite and not (branch and info.sha == main):
-                raise ValueError(
-                    f"it is there and holds other files ({', '.join(remote)}): "
-                    "--overwrite replaces them (its history keeps them)"
-                )
-            # Not upload_folder: several commits, and somebody loads between them.
-            api.create_commit(
-                repo,
-                [*added.values(), *map(CommitOperationDelete, remote.keys() - added)],
-                commit_message="Publish with espnet2_sslam",
-                revision=branch,
-                parent_commit=info.sha,
+        info = api.model_info(repo, revision=branch)
+        remote = {s.rfilename for s in info.siblings or ()} - {".gitattributes"}
+        is_ours = PACKED_FILE in remote or (branch and info.sha == main)
+        if remote and not is_ours and not overwrite:
+            raise ValueError(
+                f"it is there and holds other files ({', '.join(sorted(remote))}): "
+                "--overwrite replaces them (its history keeps them)"
             )
+        deleted = map(CommitOperationDelete, sorted(remote - added.keys()))
+        # Not upload_folder: several commits, and somebody loads between them.
+        api.create_commit(
+            repo,
+            [*added.values(), *deleted],
+            commit_message="Publish with espnet2_sslam",
+            revision=branch,
+            parent_commit=info.sha,
+        )
         return f"{api.endpoint}/{repo}" + (f"/tree/{branch}" if branch else "")
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         # "Error while uploading ..." hides the cause
@@ -449,11 +416,3 @@ def push(
             f"{repo}: {reason}. {folder} is kept: go on with "
             f"`sslam publish {folder} --hf_repo {repo}`"
         ) from error
-
-
-def _is_same(remote: Any, operation: CommitOperationAdd) -> bool:
-    """Whether a file of a repository has the content that would be uploaded."""
-    if remote.lfs:
-        return remote.lfs.sha256 == operation.upload_info.sha256.hex()
-    with operation.as_file() as file:
-        return remote.blob_id == git_hash(file.read())
