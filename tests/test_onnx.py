@@ -150,8 +150,6 @@ def test_a_float16_file_is_smaller_and_says_how_exact_it_is(tmp_path, encoder_fi
 
 
 def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no must be a folder"):
-        export.export_onnx(encoder(), tmp_path / "no" / "a.onnx")
     monkeypatch.setattr(export, "PROTOBUF_LIMIT", 2**24)
     with pytest.raises(ValueError, match="holds 2 GiB: use --dtype float16"):
         export.export_onnx(encoder(), tmp_path / "a.onnx")
