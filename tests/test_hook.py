@@ -159,7 +159,6 @@ def test_wrapper_runs_code_scripts_and_modules(tmp_path):
     assert "usage" in python(*wrapper, "-m", "json.tool", "-h").stdout
 
 
-@pytest.mark.parametrize("arguments", [(), ("-m",), ("-u", "x.py")])
-def test_wrapper_used_wrongly_shows_its_usage(arguments):
-    result = python("-m", "espnet2_sslam", *arguments)
+def test_wrapper_used_wrongly_shows_its_usage():
+    result = python("-m", "espnet2_sslam", "-m")
     assert result.returncode == 1 and result.stderr.startswith("usage:")

