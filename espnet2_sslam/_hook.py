@@ -45,7 +45,7 @@ def acting(module: ModuleType) -> Iterator[None]:
     with importlib.import_module(INTEGRATIONS + "s3prl.compat").executing(module):
         yield
     if name == "s3prl.hub":
-        importlib.import_module(INTEGRATIONS + "s3prl.upstreams").register(module)
+        importlib.import_module(INTEGRATIONS + "s3prl.expert").register(module)
 
 
 class HostFinder:

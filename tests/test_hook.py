@@ -50,7 +50,7 @@ def executing(module):
 
 sys.path.insert(0, sys.argv[1])
 fake("s3prl.compat", executing=executing)
-fake("s3prl.upstreams", register=lambda hub: print("register in", hub.__name__))
+fake("s3prl.expert", register=lambda hub: print("register in", hub.__name__))
 fake("espnet", register=lambda task: print("register in", task.__name__))
 """
 HOSTS = "import s3prl.util, s3prl.hub, espnet2.tasks.asr;"

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from espnet2_sslam.checkpoint import save_model
-from espnet2_sslam.integrations.s3prl import upstreams
-from espnet2_sslam.integrations.s3prl.upstreams import sslam, sslam_mean
+from espnet2_sslam.integrations.s3prl import expert
+from espnet2_sslam.integrations.s3prl.expert import UPSTREAMS, sslam, sslam_mean
 from tests.checkpoint_case import PRETRAIN, small_encoder, unpack
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ def hub():
     """s3prl's hub, with our upstreams in it."""
     import s3prl.hub
 
-    upstreams.register(s3prl.hub)
+    expert.register(s3prl.hub)
     return s3prl.hub
 
 
@@ -172,21 +172,21 @@ def test_sizes_beside_weights_and_files_without_options_are_refused(folder, tmp_
 
 def test_the_authors_files_and_both_sets_of_weights_are_read(tmp_path):
     path = unpack(PRETRAIN, tmp_path)
-    student = states(upstreams.sslam_local(path), 16000)
-    teacher = states(upstreams.sslam_custom(str(path), weights="teacher"), 16000)
+    student = states(UPSTREAMS["sslam_local"](path), 16000)
+    teacher = states(UPSTREAMS["sslam_custom"](str(path), weights="teacher"), 16000)
     assert student.shape == teacher.shape and not torch.equal(student, teacher)
 
 
 def test_registering_again_is_harmless_and_a_clash_is_not(hub):
-    upstreams.register(hub)
+    expert.register(hub)
     names = set(hub.options()) & {n for n in hub.options() if "sslam" in n}
-    assert names == set(upstreams.NAMES)
+    assert names == set(UPSTREAMS)
     taken = type(hub)("s3prl.hub")
     taken.sslam_url = print
     with pytest.raises(
         ValueError, match=r"another upstream named sslam_url .of builtins"
     ):
-        upstreams.register(taken)
+        expert.register(taken)
     assert not hasattr(taken, "sslam")
 
 
@@ -241,7 +241,7 @@ def test_a_model_from_a_path_gives_both_featurizers_the_right_lengths(hub, folde
     from s3prl.nn import Featurizer, S3PRLUpstream
     from s3prl.upstream.interfaces import Featurizer as LegacyFeaturizer
 
-    assert set(upstreams.NAMES) <= set(S3PRLUpstream.available_names())
+    assert set(UPSTREAMS) <= set(S3PRLUpstream.available_names())
     assert "sslam_url" not in S3PRLUpstream.available_names(True)
     model = S3PRLUpstream("sslam", path_or_url=str(folder)).eval()
     assert (model.num_layers, model.hidden_sizes[0]) == (3, 256)
@@ -282,7 +282,7 @@ def test_torch_hub_loads_it_without_s3prl(folder):
         "hidden = model([torch.zeros(16000)])['hidden_states']\n"
         "print(len(hidden), 's3prl' in sys.modules)"
     )
-    here = str(Path(upstreams.__file__).parent)
+    here = str(Path(expert.__file__).parent)
     run = subprocess.run(
         [sys.executable, "-c", code, here, str(folder)],
         cwd=ROOT,

@@ -72,7 +72,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
 
-    from espnet2_sslam.integrations.publish import push, check_folder, write_folder
+    from espnet2_sslam.integrations.publish import check_folder, push, write_folder
 
     card = {name: getattr(args, name) for name in CARD_OPTIONS}
     if args.output:

@@ -9,12 +9,12 @@ when a training begins, never later.
 """
 
 import argparse
-import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
@@ -302,9 +302,9 @@ def _wrap(task: type, name: str, wrapper: Callable) -> None:
     if hasattr(original.__func__, "by_sslam"):
         return
 
-    @functools.wraps(original.__func__)
+    @wraps(original.__func__)
     def wrapped(cls, *args, **kwargs):
-        return wrapper(functools.partial(original.__func__, cls), cls, *args, **kwargs)
+        return wrapper(partial(original.__func__, cls), cls, *args, **kwargs)
 
     wrapped.by_sslam = True  # type: ignore[attr-defined]
     setattr(task, name, classmethod(wrapped))
@@ -318,25 +318,26 @@ def _build_model(build: Callable, cls: type, args: argparse.Namespace) -> Any:
             conf = getattr(args, option, None) or {}
             check_keywords(OURS[choices.base_type], conf, option, ["input_size"])
             setattr(args, option, with_sizes(conf))
-            if choices.base_type is AbsFrontend:
-                _warn_of_random_features(conf, args)
+            is_frozen = choices.base_type is AbsFrontend and conf.get("freeze", True)
+            loaded = conf.get("pretrained") or getattr(args, "init_param", None)
+            if is_frozen and not loaded:
+                logging.warning(
+                    "frontend sslam is random and frozen: give frontend_conf."
+                    "pretrained, or freeze: false to train it"
+                )
     model = build(args)
     if any(isinstance(module, SSLAMEncoder) for module in model.modules()):
         for module in model.modules():
             # ESPnet's CTC, by what it has: its place differs between versions
             if hasattr(module, "ctc_lo") and hasattr(module, "ctc_loss"):
-                module.register_forward_pre_hook(_watch(FrameCheck()))
+                module.register_forward_pre_hook(partial(_watch, FrameCheck()))
     return model
 
 
-def _watch(watch: FrameCheck) -> Callable:
+def _watch(watch: FrameCheck, ctc: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     """Hook before a CTC: (encoder output, its lengths, labels, their lengths)."""
-
-    def hook(ctc: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if len(inputs) >= 4:
-            watch.check(inputs[2], inputs[3], inputs[1])
-
-    return hook
+    if len(inputs) >= 4:
+        watch.check(inputs[2], inputs[3], inputs[1])
 
 
 def with_sizes(conf: dict[str, Any]) -> dict[str, Any]:
@@ -355,16 +356,6 @@ def _build_model_from_file(
         return build(config_file, model_file, *args, **kwargs)
     with weights_follow():
         return build(config_file, model_file, *args, **kwargs)
-
-
-def _warn_of_random_features(conf: dict[str, Any], args: argparse.Namespace) -> None:
-    """Say so when the frontend's weights are neither loaded nor trained."""
-    if conf.get("freeze", True) and not conf.get("pretrained"):
-        if not getattr(args, "init_param", None):
-            logging.warning(
-                "frontend sslam is random and frozen: give frontend_conf.pretrained, "
-                "or freeze: false to train it"
-            )
 
 
 register(abs_task)  # the hook could not, while this module was imported

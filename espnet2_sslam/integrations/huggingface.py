@@ -43,6 +43,14 @@ from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.features import zero_padding
 from espnet2_sslam.units import AUDIOSET_MEAN, AUDIOSET_STD, SAMPLE_RATE
 
+__all__ = [
+    "AudioFilePipeline",
+    "SSLAMConfig",
+    "SSLAMFeatureExtractor",
+    "SSLAMForAudioClassification",
+    "SSLAMModel",
+]
+
 HEAD = ("pooling", "fc_norm", "head")  # of `SSLAMClassifier`, beside its encoder
 HEAD_KEYS = tuple(f"{name}." for name in HEAD)
 PROBLEMS = {  # our word -> Hugging Face's
