@@ -102,12 +102,6 @@ def test_an_edited_card_is_uploaded_as_it_is(hub, folder):
     assert len(hub.uploads) == 2  # the weights were there already
 
 
-def test_writing_and_uploading_at_once(hub, written, tmp_path):
-    model = str(written.parent / "model")
-    sslam(["publish", model, "--output", str(tmp_path / "x"), "--hf_repo", REPO])
-    assert hub.files(REPO) == content(tmp_path / "x")
-
-
 def test_private_and_branch(hub, folder):
     push(folder, REPO, private=True, branch="v2")
     assert REPO in hub.private
@@ -190,33 +184,25 @@ def test_what_is_no_repository_is_refused_at_once(hub, refused, repo):
     assert hub.requests == []
 
 
-def test_options_of_the_card_have_no_place_in_a_mere_upload(refused):
-    assert "edit its README.md instead of --license" in refused("--license", "mit")
-
-
-def test_what_was_uploaded_is_loaded_by_its_name(hub, folder, tmp_path):
+def test_what_was_uploaded_is_loaded_by_its_name(hub, written, tmp_path):
     """As users do it: the command and Python in processes of their own."""
-    env = {
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": TOKEN,
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(tmp_path),
-        "PATH": os.environ["PATH"],
-    }
+    model, out = str(written.parent / "model"), str(tmp_path / "out")
     code = (
         "from espnet2_sslam.bin.cli import main as sslam\n"
-        f"sslam(['publish', {str(folder)!r}, '--hf_repo', {REPO!r}])\n"
+        f"sslam(['publish', {model!r}, '--output', {out!r}, '--hf_repo', {REPO!r}])\n"
         "from espnet2_sslam import SSLAM\n"
         f"print(SSLAM.from_pretrained({REPO!r}))\n"
     )
+    env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    env |= {"HF_HOME": str(tmp_path / "hf"), "HOME": str(tmp_path)}
+    env |= {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert f"uploaded: {hub.url}/{REPO}" in done.stdout
     assert "SSLAM(depth 2, 32 channels, 3 classes" in done.stdout
+    assert hub.files(REPO) == content(Path(out))
 
 
 # --- stage 9
@@ -267,11 +253,11 @@ def test_stage_9_writes_the_folder_of_phase_2_once_and_keeps_an_edited_card(reci
 
 def test_stage_9_uploads_the_folder_after_it_was_written(recipe):
     options = ["--hf_repo", REPO, "--hf_args", "--private --revision v2"]
-    calls = recipe.calls(*options)
+    written, uploaded = recipe.calls(*options)
     out = recipe.exp / "publish/sslam_mini_phase2"
-    assert len(calls) == 2 and "--hf_repo" not in calls[0]
-    assert calls[1] == f"sslam_publish {out} --hf_repo {REPO} --private --revision v2"
-    assert recipe.calls(*options) == calls[1:]
+    assert "--hf_repo" not in written
+    assert uploaded == f"sslam_publish {out} --hf_repo {REPO} --private --revision v2"
+    assert recipe.calls(*options) == [uploaded]
 
 
 def test_stage_9_takes_runs_seeds_and_weights_from_elsewhere(recipe):
