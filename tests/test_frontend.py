@@ -65,7 +65,7 @@ def test_features_start_as_the_mean_of_all_layers_patch_embedding_included():
     assert torch.allclose(frontend(*batch)[0], mean, atol=1e-6)
 
 
-@pytest.mark.parametrize("layer", [0, 1, 2, -1])
+@pytest.mark.parametrize("layer", [0, 1, -1])
 def test_a_single_layer_is_that_of_the_encoder(layer):
     frontend = SSLAMFrontend(**TINY, layer=layer, freq="mean")
     assert not hasattr(frontend, "layer_weights")
@@ -128,16 +128,13 @@ def test_weights_sizes_and_statistics_are_those_of_the_source(source):
         assert torch.equal(again(*batch)[0], frontend(*batch)[0])
 
 
-def test_sizes_that_contradict_the_source_are_an_error(source):
+def test_what_contradicts_the_source_is_an_error(source):
     with pytest.raises(CheckpointError, match="depth is 3 .* but 2 in .*: leave depth"):
         SSLAMFrontend(pretrained=source, depth=3)
     with pytest.raises(CheckpointError, match="embed_dim is 96"):
         PretrainedEncoder(1, pretrained=source, embed_dim=96)
     with pytest.raises(CheckpointError, match="num_heads is 2"):
         with_sizes({"pretrained": source, "num_heads": 2})
-
-
-def test_other_fbank_statistics_than_the_source_s_are_an_error(source):
     options = {"fbank_mean": 0.0, "fbank_std": 1.0}
     with pytest.raises(ValueError, match="fbank mean/std .* override_fbank_stats"):
         SSLAMFrontend(pretrained=source, **options)

@@ -89,17 +89,6 @@ def test_hosts_are_prepared_before_and_registered_in_after(hosts, later):
         assert lines == names + BEFORE_AND_AFTER
 
 
-def test_a_training_loads_neither_the_s3prl_nor_the_hugging_face_integration():
-    code = (
-        "import espnet2_sslam.tasks.pretrain, sys\n"
-        "parts = 's3prl', 'huggingface'\n"
-        "names = tuple(f'espnet2_sslam.integrations.{part}' for part in parts)\n"
-        "print([name for name in sys.modules if name.startswith(names)])"
-    )
-    run = python("-c", code)
-    assert run.stdout.strip() == "[]" and "fills in" not in run.stderr
-
-
 def test_a_host_that_another_finder_finds_is_registered_in_too(hosts):
     """As setuptools' editable installations do it."""
     editable = """

