@@ -294,10 +294,13 @@ def _named_score(text: str, model_classes: Sequence[str] | None) -> Score:
 
 def _read_metrics(path: Path) -> dict[str, Any]:
     """The content of a metrics.json."""
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    if not {"mAP", "num_clips", "per_class"} <= set(metrics):
-        raise ValueError(f"{path} is not a metrics.json of sslam_score: score again")
-    return metrics
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(metrics["mAP"], float) and metrics["per_class"]:
+            return metrics
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} is not a metrics.json of sslam_score: score again")
 
 
 # --- card
