@@ -5,13 +5,14 @@ sys.meta_path calls our integrations around the execution of the modules below. 
 library only: `import espnet2_sslam` stays fast. docs/importing.md says what changes.
 """
 
+import builtins
 import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any
 
 INTEGRATIONS = "espnet2_sslam.integrations."
 # ESPnet imports these in every process, and they need nothing: a training of ESPnet
@@ -45,7 +46,7 @@ def acting(module: ModuleType) -> Iterator[None]:
     with importlib.import_module(INTEGRATIONS + "s3prl.compat").executing(module):
         yield
     if name == "s3prl.hub":
-        importlib.import_module(INTEGRATIONS + "s3prl.upstreams").register(module)
+        importlib.import_module(INTEGRATIONS + "s3prl.expert").register(module)
 
 
 class HostFinder:
@@ -58,7 +59,9 @@ class HostFinder:
         """Return the module's spec with a loader that does what is to be done."""
         if not concerns(name):
             return None
-        spec = cls._spec_of_others(name, path, target)
+        others = (f for f in sys.meta_path if f is not cls and hasattr(f, "find_spec"))
+        specs = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
@@ -69,16 +72,6 @@ class HostFinder:
 
         spec.loader.exec_module = execute_and_act
         return spec
-
-    @classmethod
-    def _spec_of_others(cls, name, path, target) -> ModuleSpec | None:
-        """The spec that Python would use without us."""
-        for finder in sys.meta_path:
-            if finder is not cls and hasattr(finder, "find_spec"):
-                spec = finder.find_spec(name, path, target)
-                if spec is not None:
-                    return spec
-        return None
 
 
 def install() -> None:
@@ -102,28 +95,14 @@ def without_flash_attention_note() -> Iterator[None]:
     202511 prints it to stdout, where it becomes part of `--print_config`; 202611 to
     stderr, where an error should be one line.
     """
-    out: Any = NoteFilter(sys.stdout)
-    err: Any = NoteFilter(sys.stderr)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    usual = builtins.print
+
+    def print_others(*words: Any, **options: Any) -> None:
+        if not "".join(map(str, words)).startswith(NOTE):
+            usual(*words, **options)
+
+    builtins.print = print_others
+    try:
         yield
-
-
-class NoteFilter:
-    """A stream that hands everything but the note on to another one."""
-
-    def __init__(self, stream: TextIO):
-        self.stream = stream
-        self.in_note = False
-
-    def write(self, text: str) -> int:
-        """Write, unless it is the note or the end of its line."""
-        if text.startswith(NOTE):
-            self.in_note = not text.endswith("\n")
-            return len(text)
-        if self.in_note and text == "\n":
-            self.in_note = False
-            return len(text)
-        return self.stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
+    finally:
+        builtins.print = usual

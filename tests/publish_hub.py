@@ -107,8 +107,10 @@ class _WritableHandler(_Handler):
             answer = {"path": file["path"], "shouldIgnore": False}
             answer["uploadMode"] = "lfs" if file["path"].endswith(LFS) else "regular"
             if file["path"] in there:
-                sibling = _sibling(file["path"], there[file["path"]])
-                answer["oid"] = sibling.get("lfs", {}).get("sha256", sibling["blobId"])
+                data = there[file["path"]]
+                large = hashlib.sha256(data).hexdigest()
+                small = _sibling(file["path"], data)["blobId"]
+                answer["oid"] = large if answer["uploadMode"] == "lfs" else small
             answers.append(answer)
         self._json(200, {"files": answers})
 

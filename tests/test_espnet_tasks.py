@@ -24,7 +24,7 @@ with without_flash_attention_note():
     from espnet2.utils.get_default_kwargs import get_default_kwargs
 
     from espnet2_sslam.integrations import espnet
-    from espnet2_sslam.integrations.espnet import missing_frames
+    from espnet2_sslam.integrations.ctc import missing_frames
 
 TINY = {"embed_dim": 48, "depth": 1, "num_heads": 3, "mlp_ratio": 1.0}
 

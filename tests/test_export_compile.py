@@ -115,17 +115,11 @@ def test_generated_code_gives_the_same(input_size):
     assert backend.frame_count == first
 
 
-@pytest.mark.parametrize(
-    "backend, dynamic",
-    [
-        pytest.param("aot_eager", True, marks=pytest.mark.slow),
-        # not True: inductor of torch 2.11 fails on a convolution's gradient then
-        pytest.param("inductor", False, marks=pytest.mark.slow),
-    ],
-)
-def test_gradients_of_the_compiled_encoder_are_the_same(backend, dynamic):
+@pytest.mark.slow
+def test_gradients_of_the_compiled_encoder_are_the_same():
     encoder = SSLAMEncoder(input_size=LOG_MEL, **SMALL).train()
-    compiled = torch.compile(encoder, fullgraph=True, dynamic=dynamic, backend=backend)
+    # not dynamic: inductor of torch 2.11 fails on a convolution's gradient then
+    compiled = torch.compile(encoder, fullgraph=True, dynamic=False)
     gradients = []
     for function in (encoder, compiled):
         encoder.zero_grad()

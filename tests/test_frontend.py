@@ -65,17 +65,7 @@ def test_features_start_as_the_mean_of_all_layers_patch_embedding_included():
     assert torch.allclose(frontend(*batch)[0], mean, atol=1e-6)
 
 
-def test_layer_weights_choose_among_the_layers():
-    frontend = SSLAMFrontend(**TINY)
-    one = SSLAMFrontend(**TINY, layer=1)
-    one.encoder.load_state_dict(frontend.encoder.state_dict())
-    with torch.no_grad():
-        frontend.layer_weights[1] = 50.0
-    batch = waves(8_000, 4_000)
-    assert torch.allclose(frontend(*batch)[0], one(*batch)[0], atol=1e-5)
-
-
-@pytest.mark.parametrize("layer", [0, 1, 2, -1])
+@pytest.mark.parametrize("layer", [0, 1, -1])
 def test_a_single_layer_is_that_of_the_encoder(layer):
     frontend = SSLAMFrontend(**TINY, layer=layer, freq="mean")
     assert not hasattr(frontend, "layer_weights")
@@ -94,9 +84,6 @@ def test_a_frozen_model_stays_in_evaluation_mode_and_gets_no_gradient():
     assert frontend.layer_weights.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in frontend.encoder.parameters())
     assert torch.equal(frontend(*batch)[0], features)
-    other = SSLAMFrontend(**TINY, freeze=False)
-    other.encoder.requires_grad_(False)  # frozen from outside
-    assert not other.train().encoder.training
 
 
 def test_a_frozen_model_keeps_nothing_but_the_layers_for_the_backward_pass():
@@ -141,20 +128,17 @@ def test_weights_sizes_and_statistics_are_those_of_the_source(source):
         assert torch.equal(again(*batch)[0], frontend(*batch)[0])
 
 
-def test_sizes_that_contradict_the_source_are_an_error(source):
+def test_what_contradicts_the_source_is_an_error(source):
     with pytest.raises(CheckpointError, match="depth is 3 .* but 2 in .*: leave depth"):
         SSLAMFrontend(pretrained=source, depth=3)
     with pytest.raises(CheckpointError, match="embed_dim is 96"):
         PretrainedEncoder(1, pretrained=source, embed_dim=96)
     with pytest.raises(CheckpointError, match="num_heads is 2"):
         with_sizes({"pretrained": source, "num_heads": 2})
-
-
-def test_other_fbank_statistics_than_the_source_s_are_an_error(source):
+    options = {"fbank_mean": 0.0, "fbank_std": 1.0}
     with pytest.raises(ValueError, match="fbank mean/std .* override_fbank_stats"):
-        SSLAMFrontend(pretrained=source, fbank_mean=0.0, fbank_std=1.0)
-    options = {"fbank_mean": 0.0, "fbank_std": 1.0, "override_fbank_stats": True}
-    assert float(SSLAMFrontend(pretrained=source, **options).encoder.log_mel.std) == 1
+        SSLAMFrontend(pretrained=source, **options)
+    SSLAMFrontend(pretrained=source, **options, override_fbank_stats=True)
 
 
 def test_a_source_that_is_not_there_is_one_line(tmp_path):
@@ -191,11 +175,6 @@ def test_initialised_weights_can_be_loaded_again(source):
             assert torch.equal(value, before[name]), name
 
 
-@pytest.mark.parametrize("fs", [16_000, "16000", "16k", "16 kHz", 16e3])
-def test_sampling_rate_of_recipes_is_understood(fs):
-    SSLAMFrontend(fs, **TINY)
-
-
 @pytest.mark.parametrize(
     "options, complaint",
     [
@@ -204,8 +183,11 @@ def test_sampling_rate_of_recipes_is_understood(fs):
         ({"freq": "flatten"}, "freq must be one of concat, mean"),
         ({"layer": 3}, "layer must be in -1..2"),
         ({"upsample": 0}, "upsample >= 1"),
+        ({"cls_token": True}, "has no key cls_token"),
     ],
 )
 def test_wrong_options_are_refused(options, complaint):
+    for fs in (16_000, "16000", "16k", "16 kHz"):
+        SSLAMFrontend(fs, **TINY)
     with pytest.raises(ValueError, match=complaint):
         SSLAMFrontend(**{**TINY, **options})

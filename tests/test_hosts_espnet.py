@@ -192,48 +192,6 @@ def test_torchrun_trains_the_frontend_on_two_ranks_with_their_workers(data, tmp_
     assert states["frontend.layer_weights"].abs().sum() > 0
 
 
-SPAWN = """
-import argparse, multiprocessing, sys, types
-from espnet2_sslam import __main__ as wrapper
-
-def main():
-    "What AbsTask.main does with --multiprocessing_distributed, without GPUs."
-    from espnet2.tasks.asr import ASRTask
-    args = ASRTask.get_parser().parse_args(words)
-    args.version, args.distributed, args.dist_world_size = "", True, 2
-    ranks = []
-    for rank in range(2):
-        own = argparse.Namespace(**{**vars(args), "dist_rank": rank})
-        context = multiprocessing.get_context("spawn")
-        ranks.append(context.Process(target=ASRTask.main_worker, args=(own,)))
-        ranks[-1].start()
-    for process in ranks:
-        process.join()
-    return max(abs(process.exitcode) for process in ranks)
-
-words = sys.argv[1:]
-module = types.ModuleType("espnet2_sslam.bin.probe")
-module.__file__, module.main = "probe.py", main
-sys.modules[module.__name__] = module
-sys.exit(wrapper._run_module(module.__name__, []))
-"""
-
-
-def test_spawned_ranks_and_their_spawned_workers_know_sslam(data, tmp_path):
-    stats = tmp_path / "stats"
-    options = [*FRONTEND, *conf("frontend")]
-    python(*ASR, *options, *asr_options(data, stats), "--collect_stats", "true")
-    normalize = ["--normalize", "global_mvn"]
-    normalize += ["--normalize_conf", f"stats_file={stats}/train/feats_stats.npz"]
-    python(
-        *("-c", SPAWN, *options, *normalize, *asr_options(data, tmp_path)),
-        *("--ngpu", 0, "--dist_backend", "gloo", "--dist_master_addr", "localhost"),
-        *("--dist_master_port", free_port()),
-    )
-    states = torch.load(tmp_path / "1epoch.pth")
-    assert states["frontend.layer_weights"].abs().sum() > 0
-
-
 EVERY_TASK = """
 import importlib, pkgutil
 import espnet2_sslam

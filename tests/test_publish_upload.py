@@ -77,41 +77,29 @@ def refused(capsys, hub, folder):
 
 
 def test_a_new_repository_holds_the_folder_in_one_commit(hub, folder):
+    (folder / ".secret").write_text("not for others")
     assert push(folder, REPO) == f"{hub.url}/{REPO}"
     remote, local = hub.files(REPO), content(folder)
-    assert remote.keys() == local.keys() and hub.commits == 1
-    changed = {name for name in local if remote[name] != local[name]}
-    assert changed == {"README.md", "checksums.txt"}  # the card says where it is
+    assert remote.keys() == local.keys() - {".secret"} and hub.commits == 1
+    changed = {name for name in remote if remote[name] != local[name]}
+    assert changed == {"README.md"}  # the card says where it is
     assert b'MODEL = "me/tiny"\n' in remote["README.md"]
-    for line in remote["checksums.txt"].decode().splitlines():
-        digest, name = line.split("  ")
-        assert hashlib.sha256(remote[name]).hexdigest() == digest
     sent = len(hub.uploads)
     push(folder, REPO)  # again: nothing to do
     assert hub.commits == 1 and len(hub.uploads) == sent
 
 
 def test_an_edited_card_is_uploaded_as_it_is(hub, folder):
+    (folder / "old.png").write_bytes(b"png")
     push(folder, REPO)
     card = folder / "README.md"
     card.write_text(card.read_text() + "My own words.\n")
-    (folder / "picture.png").write_bytes(b"png")
-    with pytest.raises(ValueError, match="--overwrite"):
-        push(folder, REPO)
-    push(folder, REPO, overwrite=True)
-    there = hub.files(REPO)
-    assert there["README.md"].endswith(b"My own words.\n")
-    assert there["picture.png"] == b"png" and b"picture.png" in there["checksums.txt"]
+    (folder / "old.png").rename(folder / "picture.png")
+    push(folder, REPO)
+    remote = hub.files(REPO)
+    assert remote["README.md"].endswith(b"My own words.\n")
+    assert remote["picture.png"] == b"png" and "old.png" not in remote
     assert len(hub.uploads) == 2  # the weights were there already
-
-
-def test_writing_and_uploading_at_once(hub, written, tmp_path, capsys):
-    model = str(written.parent / "model")
-    words = ["publish", model, "--output", str(tmp_path / "x"), "--hf_repo", REPO]
-    sslam(words)
-    assert f"uploaded: {hub.url}/{REPO}" in capsys.readouterr().out
-    assert hub.files(REPO) == content(tmp_path / "x")
-    assert "# tiny" in (tmp_path / "x/README.md").read_text()
 
 
 def test_private_and_branch(hub, folder):
@@ -139,36 +127,22 @@ def test_without_a_token_the_line_says_how_to_get_one(
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     line = refused()
-    assert "there is no token: `hf auth login`, or HF_TOKEN" in line
+    assert "no token found" in line and "`hf auth login`" in line
     assert "is kept: go on with `sslam publish" in line and hub.requests == []
 
 
-def test_a_token_that_is_not_accepted_or_may_not_write(hub, refused, monkeypatch):
+def test_what_the_hub_answers_is_one_line(hub, refused, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert "does not accept the token" in refused()
+    assert "401 Unauthorized" in refused()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    hub.forbidden = True
-    assert "may not write there: it needs the permission" in refused()
-    hub.add(REPO, {".gitattributes": b""})
-    assert "may not write there" in refused()
-
-
-def test_a_hub_that_answers_with_an_error_or_not_at_all(hub, refused):
+    hub.invalid_card = '"license" must be one of [apache-2.0, ...]'
+    assert 'Invalid metadata in README.md. - "license" must be' in refused()
+    hub.invalid_card, hub.forbidden = "", True
+    assert "403 Forbidden" in refused()
     hub.status[REPO] = 500
-    assert "the Hub answers 500" in refused()
+    assert "500 Internal Server Error" in refused()
     hub.close()
-    assert "cannot be reached" in refused()
-
-
-def test_offline(hub, refused, monkeypatch):
-    from huggingface_hub.utils import close_session
-
-    close_session()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    try:
-        assert "HF_HUB_OFFLINE is set" in refused()
-    finally:
-        close_session()
+    assert "Connection refused" in refused()
 
 
 def test_a_repository_with_other_files_is_not_touched(hub, refused, folder):
@@ -185,15 +159,10 @@ def test_a_public_repository_does_not_become_private_by_itself(hub, refused):
     assert "is there and public" in refused("--private")
 
 
-def test_metadata_that_the_hub_refuses(hub, refused):
-    hub.invalid_card = '"license" must be one of [apache-2.0, ...]'
-    assert 'Invalid metadata in README.md. - "license" must be' in refused()
-
-
 def test_an_interrupted_upload_leaves_nothing_and_goes_on(hub, refused, folder):
     pack = (folder / "espnet_model.zip").read_bytes()
     hub.cut[hashlib.sha256(pack).hexdigest()] = 1000
-    assert "interrupted or the Hub cannot be reached" in refused()
+    assert "is kept: go on with" in refused()
     assert hub.files(REPO) == {}
     arrived = list(hub.uploads)
     assert len(arrived) <= 1  # the other large file may have been faster
@@ -203,47 +172,37 @@ def test_an_interrupted_upload_leaves_nothing_and_goes_on(hub, refused, folder):
     assert set(arrived) < set(hub.uploads)
 
 
-@pytest.mark.parametrize("how", ["changed", "missing"])
-def test_a_damaged_folder_is_not_uploaded(hub, refused, folder, how):
-    path = folder / "model.safetensors"
-    path.write_bytes(b"x") if how == "changed" else path.unlink()
-    assert f"model.safetensors {how} since it was written" in refused()
+def test_a_folder_of_something_else_is_not_uploaded(hub, refused, folder):
+    (folder / "espnet_model.zip").unlink()
+    assert "was not written by `sslam publish`" in refused()
     assert hub.requests == []
 
 
-@pytest.mark.parametrize("repo", ["tiny", "me/tiny/x", "me/", "../x", "me/ti ny"])
+@pytest.mark.parametrize("repo", ["me/tiny/x", "../x", "me/ti ny"])
 def test_what_is_no_repository_is_refused_at_once(hub, refused, repo):
     assert "--hf_repo is user/name" in refused(repo=repo)
     assert hub.requests == []
 
 
-def test_options_of_the_card_have_no_place_in_a_mere_upload(refused):
-    assert "edit its README.md instead of --license" in refused("--license", "mit")
-
-
-def test_what_was_uploaded_is_loaded_by_its_name(hub, folder, tmp_path):
+def test_what_was_uploaded_is_loaded_by_its_name(hub, written, tmp_path):
     """As users do it: the command and Python in processes of their own."""
-    env = {
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": TOKEN,
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(tmp_path),
-        "PATH": os.environ["PATH"],
-    }
+    model, out = str(written.parent / "model"), str(tmp_path / "out")
     code = (
         "from espnet2_sslam.bin.cli import main as sslam\n"
-        f"sslam(['publish', {str(folder)!r}, '--hf_repo', {REPO!r}])\n"
+        f"sslam(['publish', {model!r}, '--output', {out!r}, '--hf_repo', {REPO!r}])\n"
         "from espnet2_sslam import SSLAM\n"
         f"print(SSLAM.from_pretrained({REPO!r}))\n"
     )
+    env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    env |= {"HF_HOME": str(tmp_path / "hf"), "HOME": str(tmp_path)}
+    env |= {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert f"uploaded: {hub.url}/{REPO}" in done.stdout
     assert "SSLAM(depth 2, 32 channels, 3 classes" in done.stdout
+    assert hub.files(REPO) == content(Path(out))
 
 
 # --- stage 9
@@ -294,11 +253,11 @@ def test_stage_9_writes_the_folder_of_phase_2_once_and_keeps_an_edited_card(reci
 
 def test_stage_9_uploads_the_folder_after_it_was_written(recipe):
     options = ["--hf_repo", REPO, "--hf_args", "--private --revision v2"]
-    calls = recipe.calls(*options)
+    written, uploaded = recipe.calls(*options)
     out = recipe.exp / "publish/sslam_mini_phase2"
-    assert len(calls) == 2 and "--hf_repo" not in calls[0]
-    assert calls[1] == f"sslam_publish {out} --hf_repo {REPO} --private --revision v2"
-    assert recipe.calls(*options) == calls[1:]
+    assert "--hf_repo" not in written
+    assert uploaded == f"sslam_publish {out} --hf_repo {REPO} --private --revision v2"
+    assert recipe.calls(*options) == [uploaded]
 
 
 def test_stage_9_takes_runs_seeds_and_weights_from_elsewhere(recipe):

@@ -60,9 +60,8 @@ def test_effects_stay_in_range_and_those_of_libsox_alone_are_named():
         torch.tensor([[0.9, -0.9]]), 16000, [["gain", "9"]]
     )
     assert loud.tolist() == [[1.0, -1.0]]
-    for effect in (["silence", "1", "0.1"], ["rate"]):
-        with pytest.raises(ValueError, match=rf"SoX effect '{effect[0]}.*libsox"):
-            compat.apply_effects_tensor(torch.zeros(1, 9), 16000, [effect])
+    with pytest.raises(ValueError, match=r"SoX effect 'silence.*libsox"):
+        compat.apply_effects_tensor(torch.zeros(1, 9), 16000, [["silence", "1"]])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
@@ -77,14 +76,8 @@ def test_a_saved_wav_keeps_its_samples(tmp_path, dtype):
     assert rate == 16000 and torch.equal(back, expected)
     part, _ = compat.load(path, frame_offset=100, num_frames=50)
     assert torch.equal(part, expected[:, 100:150])
-    bits, encoding = (16, "PCM_S") if dtype == torch.int16 else (32, "PCM_F")
-    assert vars(compat.info(path)) == {
-        "sample_rate": 16000,
-        "num_frames": 4000,
-        "num_channels": 2,
-        "bits_per_sample": bits,
-        "encoding": encoding,
-    }
+    about = compat.info(path)
+    assert (about.sample_rate, about.num_frames, about.num_channels) == (16000, 4000, 2)
 
 
 def test_standins_are_seen_by_s3prl_only_and_fail_when_used(monkeypatch):
@@ -132,40 +125,25 @@ def test_everything_that_s3prl_calls_is_there_after_filling_in(tmp_path, wav, ca
     assert list((tmp_path / "log").iterdir())
 
 
-def ctc_task():
-    """A module with a task as s3prl's, guarded."""
-    module = ModuleType("s3prl.task.speech2text_ctc_task")
-
-    class Speech2TextCTCTask:
+def test_s3prls_zero_loss_of_impossible_clips_becomes_an_error():
+    class Task:
         def __init__(self):
             self.criterion = torch.nn.CTCLoss(zero_infinity=True)
 
-    module.Speech2TextCTCTask = Speech2TextCTCTask
+    def loss(criterion, steps, labels):
+        logits = torch.zeros(steps, 8, 5).log_softmax(-1)
+        lengths = torch.full((8,), steps), torch.tensor([len(labels)] * 8)
+        return criterion(logits, torch.tensor([labels] * 8), *lengths)
+
+    assert loss(Task().criterion, 4, [1, 2, 3, 4, 1]) == 0  # the trap
+    module = ModuleType("s3prl.task.speech2text_ctc_task")
+    module.Speech2TextCTCTask = Task
     for _ in range(2):
         compat.guard(module)
-    return module.Speech2TextCTCTask()
-
-
-def ctc_loss(criterion, steps, labels, clips=4):
-    logits = torch.zeros(steps, clips, 5).log_softmax(-1)
-    lengths = torch.full((clips,), steps), torch.tensor([len(labels)] * clips)
-    return criterion(logits, torch.tensor([labels] * clips), *lengths)
-
-
-@pytest.mark.parametrize("labels", [[1, 2, 3, 4, 1], [1, 1, 2, 2]])
-def test_s3prls_zero_loss_of_impossible_clips_becomes_an_error(labels):
-    assert ctc_loss(torch.nn.CTCLoss(zero_infinity=True), 4, labels) == 0  # the trap
-    error = rf"16 of 16 clips.*{len(labels)} labels in 4 steps"
-    with pytest.raises(ValueError, match=error):
-        ctc_loss(ctc_task().criterion, 4, labels, clips=16)
-
-
-def test_a_few_impossible_clips_train_on():
-    criterion = ctc_task().criterion
-    for _ in range(3):
-        assert ctc_loss(criterion, 9, [1, 2, 3]) > 0
-    ctc_loss(criterion, 2, [1, 2, 3])
-    assert ctc_loss(criterion, 2, [1, 2, 3]) == 0  # judged already
+    criterion = Task().criterion
+    assert loss(criterion, 4, [1, 1, 2, 2]) == 0  # too early to judge
+    with pytest.raises(ValueError, match=r"16 of the first 16.*4 labels, 4 frames"):
+        loss(criterion, 4, [1, 1, 2, 2])
 
 
 def resampling(fails=False):
@@ -208,7 +186,7 @@ def test_a_failed_resampling_leaves_nothing_that_the_next_run_would_trust(corpus
     for _ in range(2):
         module.resample_hear_corpus(corpus)
     assert len(module.calls) == 1 and len(list(corpus.glob("16000/fold00/*"))) == 2
-    assert not list(corpus.glob(".*.part"))
+    assert not [path for path in corpus.glob(".*") if path.is_dir()]
     assert module.Parallel() == {"backend": "threading"}
 
 

@@ -4,10 +4,9 @@ MODEL is what every command reads: a training's folder or .pth file, a folder of
 a checkpoint of the authors, a Hugging Face id. The folder holds
   model.safetensors, config.json, preprocessor_config.json   for SSLAM and transformers
   espnet_model.zip                                           as ESPnet packs models
-  config*.yaml                                               of the trainings behind it
+  config.yaml                                                of the training
   metrics/, RESULTS.md, scores.csv                           scores, where there are any
   README.md                                                  the model card
-  checksums.txt                                              SHA-256 of every file
 The card says what the records beside MODEL say (how long it was trained, on what, its
 scores), and of the rest that it is unknown. Look at it and edit README.md; then
 
@@ -25,7 +24,7 @@ from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
 
-CARD_OPTIONS = ("name", "license", "data_license", "datasets", "metrics", "results")
+CARD_OPTIONS = ("name", "license", "data_license", "datasets", "metrics")
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -52,9 +51,6 @@ def get_parser() -> argparse.ArgumentParser:
     add("--datasets", **several, help="data sets' Hugging Face ids")
     text = "scores of a classifier by sslam_score, such as esc50/test=metrics.json"
     add("--metrics", **several, metavar="SET/SPLIT=FILE", help=text)
-    text = "RESULTS.md, experiments or runs with scores of these weights"
-    text += " (default: where the recipe puts them)"
-    add("--results", **several, type=Path, metavar="PATH", help=text)
     add = parser.add_argument_group("upload").add_argument
     add("--hf_repo", metavar="USER/NAME", help="repository to upload to")
     add("--private", action="store_true", help="make it private")
@@ -73,65 +69,40 @@ def main(cmd: Sequence[str] | None = None) -> None:
         raise ValueError("--private and --revision are for --hf_repo: name that too")
     if not args.output and not args.hf_repo:
         raise ValueError("--output DIR is needed: the folder to write")
-    from espnet2_sslam.integrations.publish import read_checksums
+    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import logging as hub_logging
 
+    from espnet2_sslam.integrations.publish import check_folder, push, write_folder
+
+    card = {name: getattr(args, name) for name in CARD_OPTIONS}
     if args.output:
-        write(args)
+        facts = write_folder(
+            args.model,
+            args.output,
+            weights=args.weights,
+            cache_dir=args.cache_dir,
+            overwrite=args.overwrite,
+            repo=args.hf_repo,
+            branch=args.revision,
+            **card,
+        )
+        print(f"written: {args.output} ({len(facts['scores'])} scores, see README.md)")
     else:
-        read_checksums(Path(args.model))
-        for name in CARD_OPTIONS:
-            if getattr(args, name) != parser.get_default(name):
+        check_folder(Path(args.model))
+        for name, value in card.items():
+            if value:
                 raise ValueError(
                     f"without --output {args.model} is uploaded as it is: edit its "
                     f"README.md instead of --{name}"
                 )
     if args.hf_repo:
-        upload(args, args.output or Path(args.model))
-
-
-def write(args: argparse.Namespace) -> None:
-    """Write the folder and say what is in it, and what the publisher may add."""
-    from espnet2_sslam.integrations.publish import write_folder
-
-    facts = write_folder(
-        args.model,
-        args.output,
-        weights=args.weights,
-        cache_dir=args.cache_dir,
-        overwrite=args.overwrite,
-        repo=args.hf_repo,
-        branch=args.revision,
-        **{name: getattr(args, name) for name in CARD_OPTIONS},
-    )
-    print(f"written: {args.output} ({len(facts['scores'])} scores, see README.md)")
-    known = {
-        "how the model was trained": facts["trainings"],
-        "scores of these weights (--metrics, --results)": facts["scores"],
-        "the licence of the weights (--license)": facts["license"],
-        "the licence of the training data (--data_license)": (
-            facts["corpora"] or facts["data_license"]
-        ),
-    }
-    for training in facts["trainings"]:
-        known[f"how long {training['kind']} was trained"] = training.get("updates")
-        known[f"what {training['kind']} was trained on"] = training["split"]
-    for fact, value in known.items():
-        if not value:
-            print(f"unknown: {fact}")
-
-
-def upload(args: argparse.Namespace, folder: Path) -> None:
-    """Upload the folder and say where it is."""
-    from huggingface_hub.utils import disable_progress_bars, logging
-
-    from espnet2_sslam.integrations.publish import push
-
-    if not sys.stderr.isatty():  # bars and retries are for somebody who watches
-        logging.set_verbosity_error()
-        disable_progress_bars()
-    options = {"private": args.private, "overwrite": args.overwrite}
-    url = push(folder, args.hf_repo, branch=args.revision, **options)
-    print(f"uploaded: {url}")
+        if not sys.stderr.isatty():  # bars and retries are for somebody who watches
+            hub_logging.set_verbosity_error()
+            disable_progress_bars()
+        options = {"private": args.private, "overwrite": args.overwrite}
+        folder = args.output or Path(args.model)
+        url = push(folder, args.hf_repo, branch=args.revision, **options)
+        print(f"uploaded: {url}")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ when a training begins, never later.
 """
 
 import argparse
-import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any
 
@@ -35,11 +35,10 @@ from espnet2_sslam.config import (
     check_keywords,
 )
 from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.integrations.ctc import FrameCheck
 from espnet2_sslam.units import SAMPLE_RATE
 
 NAME = "sslam"
-CTC_BATCHES = 50  # of a training are looked at: each look waits for the GPU
-CTC_SHARE = 0.5  # of the utterances without enough frames: above, nothing is learnt
 _weights_follow = ContextVar("weights_follow", default=False)
 
 AbsEncoder.register(SSLAMEncoder)
@@ -71,13 +70,20 @@ class Pretrained:
 
     def __init__(self, source: str | None, options: dict[str, Any]):
         self.source = None if _weights_follow.get() else source
-        given = {k: v for k, v in options.items() if v is not None or k not in SIZES}
         self.state: dict[str, torch.Tensor] | None = None
-        if self.source is not None:
-            encoder = self._read()
-            given.update(self._sizes(encoder.config, given))
-            self.state = encoder.state_dict()
-        self.options = given
+        self.options = {
+            k: v for k, v in options.items() if v is not None or k not in SIZES
+        }
+        if self.source is None:
+            return
+        encoder = self._read()
+        self.state = encoder.state_dict()
+        for name, value in encoder.config.to_dict(SIZES).items():
+            if self.options.setdefault(name, value) != value:
+                raise CheckpointError(
+                    f"{name} is {options[name]} in the configuration, but {value} in "
+                    f"pretrained {self.source}: leave {name} out"
+                )
 
     def fill(self, encoder: SSLAMEncoder) -> None:
         """Load the source's weights, if there is one.
@@ -98,17 +104,6 @@ class Pretrained:
             return load_model(self.source).encoder
         except (ValueError, OSError) as error:
             raise CheckpointError(f"pretrained: {error}") from error
-
-    def _sizes(self, config: EncoderConfig, given: dict[str, Any]) -> dict[str, Any]:
-        """The source's sizes, with which those given must agree."""
-        sizes = config.to_dict(SIZES)
-        for name, value in sizes.items():
-            if given.get(name) is not None and given[name] != value:
-                raise CheckpointError(
-                    f"{name} is {given[name]} in the configuration, but {value} in "
-                    f"pretrained {self.source}: leave {name} out"
-                )
-        return sizes
 
 
 class PretrainedEncoder(SSLAMEncoder):
@@ -138,22 +133,27 @@ class PretrainedEncoder(SSLAMEncoder):
         self.pretrained.fill(self)
 
 
-def _signature() -> inspect.Signature:
-    """What `--print_config` shows: all options of the encoder, and `pretrained`."""
-    _, own, pretrained, _ = inspect.signature(
-        PretrainedEncoder.__init__
-    ).parameters.values()
-    fields = inspect.signature(EncoderConfig).parameters.values()
-    options = [
-        field.replace(kind=field.KEYWORD_ONLY)
-        for field in fields
-        if field.name != "input_size"
+def _show_options(cls: type, defaults: dict[str, Any], hidden: str = "") -> None:
+    """Let `--print_config` and checks see the options that `**options` stands for."""
+    own = inspect.signature(cls).parameters.values()
+    shown = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)
+        for name, value in defaults.items()
     ]
     # ESPnet gives input_size itself: a default would get into encoder_conf, and clash
-    return inspect.Signature([own.replace(default=own.empty), pretrained, *options])
+    kept = [
+        p.replace(default=p.empty) if p.name == hidden else p
+        for p in own
+        if p.kind != p.VAR_KEYWORD
+    ]
+    cls.__signature__ = inspect.Signature([*kept, *shown])  # type: ignore[attr-defined]
 
 
-PretrainedEncoder.__signature__ = _signature()  # type: ignore[attr-defined]
+_show_options(
+    PretrainedEncoder,
+    {k: v for k, v in vars(EncoderConfig()).items() if k != "input_size"},
+    hidden="input_size",
+)
 
 
 class SSLAMFrontend(AbsFrontend):
@@ -176,10 +176,8 @@ class SSLAMFrontend(AbsFrontend):
         freq: "concat": the 8 frequency bands of a step side by side (8 * D channels);
             "mean": their mean (D channels).
         upsample: Repeat every step so many times.
-        embed_dim, depth, num_heads, mlp_ratio, max_frames, drop_path, target_frames:
-            As for `SSLAMEncoder`; sizes left out are those of `pretrained`, else
-            ViT-Base's.
-        fbank_mean, fbank_std, override_fbank_stats: See `features.LogMel`.
+        options: Those of `FRONTEND`, as for `SSLAMEncoder`; sizes left out are those of
+            `pretrained`, else ViT-Base's.
 
     Raises:
         CheckpointError: The source cannot be read, or has other sizes than those given.
@@ -197,16 +195,7 @@ class SSLAMFrontend(AbsFrontend):
         layer: int | None = None,
         freq: str = "concat",
         upsample: int = 1,
-        embed_dim: int | None = None,
-        depth: int | None = None,
-        num_heads: int | None = None,
-        mlp_ratio: float | None = None,
-        max_frames: int | None = None,
-        drop_path: float = 0.0,
-        target_frames: int | None = None,
-        fbank_mean: float | None = None,
-        fbank_std: float | None = None,
-        override_fbank_stats: bool = False,
+        **options: Any,
     ):
         super().__init__()
         if _hertz(fs) != SAMPLE_RATE:
@@ -215,37 +204,21 @@ class SSLAMFrontend(AbsFrontend):
                 "the data to 16 kHz (asr.sh --fs 16k)"
             )
         check_choice("freq", freq, ("concat", "mean"))
-        source = Pretrained(
-            pretrained,
-            {
-                "freeze": freeze,
-                "freq": freq,
-                "upsample": upsample,
-                "embed_dim": embed_dim,
-                "depth": depth,
-                "num_heads": num_heads,
-                "mlp_ratio": mlp_ratio,
-                "max_frames": max_frames,
-                "drop_path": drop_path,
-                "target_frames": target_frames,
-                "fbank_mean": fbank_mean,
-                "fbank_std": fbank_std,
-                "override_fbank_stats": override_fbank_stats,
-            },
-        )
+        check_keywords(SSLAMFrontend, options, "frontend_conf")
+        given = {"freeze": freeze, "freq": freq, "upsample": upsample, **options}
+        source = Pretrained(pretrained, given)
         self.encoder = SSLAMEncoder(**source.options)
         self.pretrained = source
         source.fill(self.encoder)
-        if layer is not None and not -1 <= layer <= self.encoder.config.depth:
+        depth = self.encoder.config.depth
+        if layer is not None and not -1 <= layer <= depth:
             raise ValueError(
-                f"layer must be in -1..{self.encoder.config.depth}, or left out for a "
-                f"weighted sum of all, got {layer}"
+                f"layer must be in -1..{depth}, or left out for a weighted sum of all, "
+                f"got {layer}"
             )
-        self.layer = self.encoder.config.depth if layer == -1 else layer
+        self.layer = depth if layer == -1 else layer
         if self.layer is None:
-            self.layer_weights = nn.Parameter(
-                torch.zeros(self.encoder.config.depth + 1)
-            )
+            self.layer_weights = nn.Parameter(torch.zeros(depth + 1))
         else:  # what gets no gradient must not ask for one: DDP would wait for it
             self.encoder.blocks[self.layer :].requires_grad_(False)
 
@@ -277,6 +250,17 @@ class SSLAMFrontend(AbsFrontend):
         self.pretrained.fill(self.encoder)
 
 
+FRONTEND = {
+    **dict.fromkeys(SIZES),
+    "drop_path": 0.0,
+    "target_frames": None,
+    "fbank_mean": None,
+    "fbank_std": None,
+    "override_fbank_stats": False,
+}
+_show_options(SSLAMFrontend, FRONTEND)
+
+
 def _hertz(fs: int | str) -> float:
     """A sampling rate given as 16000, "16000", "16k" or "16 kHz"."""
     text = str(fs).lower().replace(" ", "").removesuffix("hz")
@@ -298,21 +282,16 @@ def register(module: ModuleType) -> None:
     """
     for variable, value in list(vars(module).items()):
         if isinstance(value, ClassChoices) and value.base_type in OURS:
-            _add(value, f"{module.__name__}.{variable}")
+            ours = OURS[value.base_type]
+            known = value.classes.setdefault(NAME, ours)
+            if known is not ours:
+                raise ImportError(
+                    f"{module.__name__}.{variable} has another class named {NAME} "
+                    f"({known.__module__}.{known.__qualname__}): remove one of the two"
+                )
         elif isinstance(value, type) and issubclass(value, AbsTask):
             _wrap(value, "build_model", _build_model)
             _wrap(value, "build_model_from_file", _build_model_from_file)
-
-
-def _add(choices: ClassChoices, where: str) -> None:
-    """Add our class to the choices."""
-    ours = OURS[choices.base_type]
-    known = choices.classes.setdefault(NAME, ours)
-    if known is not ours:
-        raise ImportError(
-            f"{where} has another class named {NAME} "
-            f"({known.__module__}.{known.__qualname__}): remove one of the two"
-        )
 
 
 def _wrap(task: type, name: str, wrapper: Callable) -> None:
@@ -323,11 +302,11 @@ def _wrap(task: type, name: str, wrapper: Callable) -> None:
     if hasattr(original.__func__, "by_sslam"):
         return
 
-    @functools.wraps(original.__func__)
+    @wraps(original.__func__)
     def wrapped(cls, *args, **kwargs):
-        return wrapper(functools.partial(original.__func__, cls), cls, *args, **kwargs)
+        return wrapper(partial(original.__func__, cls), cls, *args, **kwargs)
 
-    wrapped.by_sslam = True
+    wrapped.by_sslam = True  # type: ignore[attr-defined]
     setattr(task, name, classmethod(wrapped))
 
 
@@ -339,12 +318,26 @@ def _build_model(build: Callable, cls: type, args: argparse.Namespace) -> Any:
             conf = getattr(args, option, None) or {}
             check_keywords(OURS[choices.base_type], conf, option, ["input_size"])
             setattr(args, option, with_sizes(conf))
-            if choices.base_type is AbsFrontend:
-                _warn_of_random_features(conf, args)
+            is_frozen = choices.base_type is AbsFrontend and conf.get("freeze", True)
+            loaded = conf.get("pretrained") or getattr(args, "init_param", None)
+            if is_frozen and not loaded:
+                logging.warning(
+                    "frontend sslam is random and frozen: give frontend_conf."
+                    "pretrained, or freeze: false to train it"
+                )
     model = build(args)
     if any(isinstance(module, SSLAMEncoder) for module in model.modules()):
-        watch_ctc(model)
+        for module in model.modules():
+            # ESPnet's CTC, by what it has: its place differs between versions
+            if hasattr(module, "ctc_lo") and hasattr(module, "ctc_loss"):
+                module.register_forward_pre_hook(partial(_watch, FrameCheck()))
     return model
+
+
+def _watch(watch: FrameCheck, ctc: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Hook before a CTC: (encoder output, its lengths, labels, their lengths)."""
+    if len(inputs) >= 4:
+        watch.check(inputs[2], inputs[3], inputs[1])
 
 
 def with_sizes(conf: dict[str, Any]) -> dict[str, Any]:
@@ -363,81 +356,6 @@ def _build_model_from_file(
         return build(config_file, model_file, *args, **kwargs)
     with weights_follow():
         return build(config_file, model_file, *args, **kwargs)
-
-
-def _warn_of_random_features(conf: dict[str, Any], args: argparse.Namespace) -> None:
-    """Say so when the frontend's weights are neither loaded nor trained."""
-    if conf.get("freeze", True) and not conf.get("pretrained"):
-        if not getattr(args, "init_param", None):
-            logging.warning(
-                "frontend sslam is random and frozen: give frontend_conf.pretrained, "
-                "or freeze: false to train it"
-            )
-
-
-def watch_ctc(model: torch.nn.Module) -> None:
-    """Let every CTC of a model check the first batches that it gets."""
-    for module in model.modules():
-        # ESPnet's CTC, by what it has: its place differs between versions
-        if hasattr(module, "ctc_lo") and hasattr(module, "ctc_loss"):
-            module.register_forward_pre_hook(FrameCheck())
-
-
-def missing_frames(
-    labels: torch.Tensor, lengths: torch.Tensor, frames: torch.Tensor
-) -> torch.Tensor:
-    """Frames that CTC needs more than there are (B,); positive: it cannot align.
-
-    CTC needs one frame per label, and one between two equal ones.
-
-    Args:
-        labels: (B, L), with padding.
-        lengths: Labels of each utterance (B,).
-        frames: Frames of each utterance (B,).
-    """
-    inside = torch.arange(1, labels.shape[1], device=labels.device) < lengths[:, None]
-    repeated = (labels[:, 1:] == labels[:, :-1]) & inside
-    return lengths + repeated.sum(1) - frames
-
-
-class FrameCheck:
-    """Hook before CTC's forward: refuses a training that cannot learn.
-
-    Raises:
-        ValueError: More than half of the utterances so far have too few frames.
-    """
-
-    def __init__(self):
-        self.batches = self.seen = self.impossible = 0
-
-    def __call__(self, ctc: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        """Check one batch: (encoder output, its lengths, labels, their lengths)."""
-        if self.batches >= CTC_BATCHES or len(inputs) < 4:
-            return
-        _, frames, labels, lengths = inputs[:4]
-        missing = missing_frames(labels, lengths, frames.to(lengths.device))
-        short = int((missing > 0).sum())
-        self.batches += 1
-        self.seen += len(missing)
-        self.impossible += short
-        if not short:
-            return
-        worst = int(missing.argmax())
-        example = f"{int(lengths[worst])} labels, {int(frames[worst])} frames"
-        count = f"{self.impossible} of the first {self.seen} utterances"
-        if self.impossible > CTC_SHARE * self.seen:
-            raise ValueError(
-                f"CTC cannot learn: {count} have more labels than encoder frames (one: "
-                f"{example}): raise upsample of sslam (a step is 160 ms), take longer "
-                "units (more BPE tokens) or set ctc_weight: 0"
-            )
-        if self.impossible == short:  # the first of them
-            logging.warning(
-                "CTC leaves out utterances with more labels than encoder frames: %s "
-                "so far (one: %s)",
-                count,
-                example,
-            )
 
 
 register(abs_task)  # the hook could not, while this module was imported

@@ -10,7 +10,6 @@ Shapes: B clips, N patches, D channels, C classes.
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AudioClassificationPipeline,
     AutoConfig,
@@ -35,7 +33,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
 )
-from transformers.utils.generic import ModelOutput
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.checkpoint import FORMAT_VERSION, PREPROCESSOR_FILE
@@ -147,13 +145,10 @@ class Waveforms(BatchFeature):
     (In half precision a waveform would lose the bits that quiet audio consists of.)
     """
 
-    def to(self, *args: Any, **kwargs: Any) -> "Waveforms":
+    def to(self, *args: Any, dtype: Any = None, **kwargs: Any) -> BatchFeature:
         """Move to a device; a dtype is passed over."""
         args = tuple(arg for arg in args if not isinstance(arg, torch.dtype))
-        kwargs.pop("dtype", None)
-        if args or kwargs:
-            super().to(*args, **kwargs)
-        return self
+        return super().to(*args, **kwargs) if args or kwargs else self
 
 
 class SSLAMFeatureExtractor(SequenceFeatureExtractor):
@@ -181,13 +176,10 @@ class SSLAMFeatureExtractor(SequenceFeatureExtractor):
         raw_speech: np.ndarray | torch.Tensor | list,
         sampling_rate: int | None = None,
         padding: bool | str = True,
-        max_length: int | None = None,
-        truncation: bool = False,
-        pad_to_multiple_of: int | None = None,
-        return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
+        **options: Any,
     ) -> Waveforms:
-        """Make a batch; other arguments as everywhere in transformers (in samples).
+        """Make a batch; other arguments as for `pad` of transformers (in samples).
 
         Args:
             raw_speech: One mono clip (N,), or several: a list of them or (B, N). Floats
@@ -210,11 +202,8 @@ class SSLAMFeatureExtractor(SequenceFeatureExtractor):
         padded = self.pad(
             BatchFeature({"input_values": [_mono(c, i) for i, c in enumerate(clips)]}),
             padding=padding,
-            max_length=max_length,
-            truncation=truncation,
-            pad_to_multiple_of=pad_to_multiple_of,
-            return_attention_mask=return_attention_mask,
             return_tensors="np" if padding else None,
+            **options,
         )
         return Waveforms(dict(padded), tensor_type=return_tensors)
 
@@ -250,13 +239,12 @@ class SSLAMModelOutput(ModelOutput):
 
 
 class SSLAMPreTrainedModel(PreTrainedModel):
-    """What both models share: an encoder, strict loading, types, checkpointing."""
+    """What both models share: an encoder, strict loading, types."""
 
     config_class = SSLAMConfig
     base_model_prefix = "sslam"  # no such attribute: both models hold `encoder`
     main_input_name = "input_values"
     input_modalities = ["audio"]  # noqa: RUF012
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["Block"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["positions", "log_mel"]  # noqa: RUF012
@@ -303,31 +291,12 @@ class SSLAMPreTrainedModel(PreTrainedModel):
 
     def _apply(self, fn: Callable, recurse: bool = True):
         """`.half()`, `.to(...)`: buffers follow to the device, but stay float32."""
-        kept = dict(self.encoder.named_buffers())
+        exact = dict(self.encoder.named_buffers())
         super()._apply(fn, recurse)
-        for name, value in kept.items():
-            owner, _, buffer = name.rpartition(".")
-            module = self.encoder.get_submodule(owner)
-            moved = module.get_buffer(buffer)
-            if value.dtype == torch.float32 != moved.dtype:
-                setattr(module, buffer, value.to(moved.device))
+        for name, buffer in self.encoder.named_buffers():
+            if buffer.dtype != torch.float32:
+                buffer.data = exact[name].to(buffer.device)
         return self
-
-    def _set_gradient_checkpointing(
-        self,
-        enable: bool = True,
-        gradient_checkpointing_func: Callable = checkpoint,
-        every_n_layers: int = 1,
-    ) -> None:
-        """Compute blocks again in the backward pass instead of keeping their inside."""
-        for number, block in enumerate(self.encoder.blocks):
-            active = enable and number % every_n_layers == 0
-            block.gradient_checkpointing = active  # type: ignore[assignment]
-            if active:
-                plain = partial(type(block).forward, block)
-                block.forward = partial(gradient_checkpointing_func, plain)
-            else:
-                block.__dict__.pop("forward", None)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -348,28 +317,35 @@ class SSLAMPreTrainedModel(PreTrainedModel):
                 init.zeros_(value)
 
     def _encode(
-        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, layer
-    ) -> EncoderOutput:
-        """Tokens of one or of all layers, see `SSLAMEncoder.hidden_states`.
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        output_hidden_states: bool | None,
+        layer: int | str = -1,
+    ) -> tuple[EncoderOutput, tuple[torch.Tensor, ...] | None]:
+        """Tokens, see `SSLAMEncoder.hidden_states`, and those of all layers if asked.
 
         Raises:
             ValueError: A wrong shape, or padding that is not at the end.
         """
-        shape = tuple(input_values.shape)
-        if len(shape) != 2:
-            raise ValueError(f"need input_values of shape (clips, samples): {shape}")
         if attention_mask is None:
-            lengths = torch.full_like(input_values[:, 0], shape[1]).long()
-            return self.encoder.hidden_states(input_values, lengths, layer)
-        mask = attention_mask.bool()
-        if mask.shape != shape:
+            attention_mask = torch.ones_like(input_values)
+        mask, shape = attention_mask.bool(), tuple(input_values.shape)
+        if mask.dim() != 2 or mask.shape != shape:
             raise ValueError(
-                f"attention_mask has shape {tuple(mask.shape)}, input_values {shape}: "
-                "use SSLAMFeatureExtractor"
+                f"need input_values and attention_mask of shape (clips, samples), got "
+                f"{shape} and {tuple(mask.shape)}: use SSLAMFeatureExtractor"
             )
         if not torch.compiler.is_compiling() and (mask[:, 1:] > mask[:, :-1]).any():
             raise ValueError("clips must be padded at the end: use padding_side right")
-        return self.encoder.hidden_states(input_values, mask.sum(1), layer)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        layer = "all" if output_hidden_states else layer
+        out = self.encoder.hidden_states(input_values, mask.sum(1), layer)
+        if not output_hidden_states:
+            return out, None
+        lengths = out.real().sum(1) + 1
+        return out, tuple(zero_padding(tokens, lengths) for tokens in out.layers)
 
 
 class SSLAMModel(SSLAMPreTrainedModel):
@@ -383,29 +359,24 @@ class SSLAMModel(SSLAMPreTrainedModel):
         super().__init__(config)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> SSLAMModelOutput | tuple:
+    ) -> SSLAMModelOutput:
         """Encode waveforms.
 
         Args:
             input_values: (B, samples) at 16 kHz, padded at the end.
             attention_mask: 1 for samples of the clip, 0 for padding (B, samples).
             output_hidden_states: Also return every layer's tokens.
-            return_dict: False: a tuple.
         """
-        collect = _option(output_hidden_states, self.config.output_hidden_states)
-        out = self._encode(input_values, attention_mask, "all" if collect else -1)
+        out, layers = self._encode(input_values, attention_mask, output_hidden_states)
         mask = F.pad(out.real(), (1, 0), value=True)
         last = zero_padding(out.last, mask.sum(1))
-        layers = _layers(out) if collect else None
-        output = SSLAMModelOutput(last, last[:, 0], layers, mask)
-        as_dict = _option(return_dict, self.config.return_dict)
-        return output if as_dict else output.to_tuple()
+        return SSLAMModelOutput(last, last[:, 0], layers, mask)
 
 
 class SSLAMForAudioClassification(SSLAMPreTrainedModel):
@@ -420,48 +391,33 @@ class SSLAMForAudioClassification(SSLAMPreTrainedModel):
         self.head = classifier.head
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple:
+    ) -> SequenceClassifierOutput:
         """Classify waveforms.
 
         Args:
-            input_values, attention_mask, output_hidden_states, return_dict: See
-                `SSLAMModel`.
+            input_values, attention_mask, output_hidden_states: See `SSLAMModel`.
             labels: Class numbers (B,), or 0 and 1 for every class (B, C), by the
                 config's `problem_type`, which the labels tell if it is not set.
             kwargs: For the loss function of transformers.
         """
-        collect = _option(output_hidden_states, self.config.output_hidden_states)
-        layer = "all" if collect else self.pooling.layer
-        out = self._encode(input_values, attention_mask, layer)
+        out, layers = self._encode(
+            input_values, attention_mask, output_hidden_states, self.pooling.layer
+        )
         logits = self.head(self.fc_norm(self.pooling(out)))
         loss = None
         if labels is not None:
             if self.config.problem_type == PROBLEMS["multi_label"]:
                 labels = labels.to(logits.dtype)
             loss = self.loss_function(labels, logits, self.config, **kwargs)
-        layers = _layers(out) if collect else None
-        output = SequenceClassifierOutput(loss, logits, layers)
-        as_dict = _option(return_dict, self.config.return_dict)
-        return output if as_dict else output.to_tuple()
-
-
-def _layers(out: EncoderOutput) -> tuple[torch.Tensor, ...]:
-    """Tokens of every layer, zero beyond a clip's end."""
-    lengths = out.real().sum(1) + 1
-    return tuple(zero_padding(tokens, lengths) for tokens in out.layers)
-
-
-def _option(value: bool | None, default: bool | None) -> bool:
-    """An option of the call, else the configuration's."""
-    return bool(default if value is None else value)
+        return SequenceClassifierOutput(loss, logits, layers)
 
 
 def _to_type_of_weights(module: nn.Module, args: tuple) -> tuple:

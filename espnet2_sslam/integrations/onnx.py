@@ -8,8 +8,7 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,9 +103,6 @@ def export_onnx(
     if opset not in OPSETS:
         raise ValueError(f"opset must be in {OPSETS[0]}..{OPSETS[-1]}: {opset}")
     path = Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        wrong = path if path.is_dir() else path.parent
-        raise ValueError(f"{wrong} must {'not ' * path.is_dir()}be a folder: {path}")
     graph = _graph(model, pooling)
     if dtype == "float16":
         _halve(graph.encoder)
@@ -116,16 +112,12 @@ def export_onnx(
             f"the weights take {size / 2**30:.1f} GiB, an ONNX file holds 2 GiB: use "
             "--dtype float16"
         )
-    properties = _metadata(graph, dtype, origin)
     with replacing(path) as temporary:
-        with _quiet():
-            program = _traced(graph, opset)
-            program.model.metadata_props.update(properties)
-            program.model.producer_name = "espnet2_sslam"
-            program.model.producer_version = espnet2_sslam.__version__
-            shape = graph.encoder.positions.shape
-            _name_limit(program.model, properties.get("max_samples"), shape)
-            program.save(str(temporary), external_data=False)
+        program = _traced(graph, opset)
+        program.model.metadata_props.update(_metadata(graph, dtype, origin))
+        program.model.producer_name = "espnet2_sslam"
+        program.model.producer_version = espnet2_sslam.__version__
+        program.save(str(temporary), external_data=False)
         clips = [*made_clips(), *clips]
         check = check_file(model, temporary, clips, pooling=pooling, dtype=dtype)
     return Exported(path, path.stat().st_size, graph.outputs, check)
@@ -143,10 +135,10 @@ def require_onnx() -> tuple[Any, Any]:
         ) from error
 
 
-def _metadata(graph: nn.Module, dtype: str, origin: dict | None) -> dict[str, str]:
+def _metadata(graph: Any, dtype: str, origin: dict | None) -> dict[str, str]:
     """What a user of the file must know, as strings (lists and objects in JSON)."""
-    encoder: Any = graph.encoder
-    properties = {
+    encoder: SSLAMEncoder = graph.encoder
+    properties: dict[str, Any] = {
         "model_type": "sslam",
         "sampling_rate": SAMPLE_RATE,
         "min_samples": FRAME_LENGTH,
@@ -157,8 +149,15 @@ def _metadata(graph: nn.Module, dtype: str, origin: dict | None) -> dict[str, st
         "dtype": dtype,
         "origin": origin,
         "converter": f"espnet2_sslam {espnet2_sslam.__version__}",
-        **graph.properties(),  # type: ignore[operator]
     }
+    if isinstance(graph, ScoreGraph):
+        head = graph.classifier.config
+        properties |= {"classes": list(head.classes), "task": head.task}
+    else:
+        config = encoder.config
+        properties |= config.to_dict(("layer", "freq", "cls_token"))
+        step = FRAME_SHIFT_MS * PATCH_SIZE / 1000 / config.upsample
+        properties |= {"seconds_per_step": step, "pooling": graph.pooling.kind}
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in properties.items()
@@ -191,13 +190,6 @@ class FeatureGraph(nn.Module):
         self.encoder = encoder
         self.pooling = Pooling(pooling, encoder.config.embed_dim)
 
-    def properties(self) -> dict[str, Any]:
-        """What the metadata says of the features."""
-        config = self.encoder.config
-        step = FRAME_SHIFT_MS * PATCH_SIZE / 1000 / config.upsample
-        options = config.to_dict(("layer", "freq", "cls_token"))
-        return {**options, "seconds_per_step": step, "pooling": self.pooling.kind}
-
     def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
         layer = self.encoder.config.layer
         out = _float(self.encoder.hidden_states(speech, speech_lengths, layer))
@@ -223,11 +215,6 @@ class ScoreGraph(nn.Module):
     def encoder(self) -> SSLAMEncoder:
         """The classifier's encoder."""
         return self.classifier.encoder
-
-    def properties(self) -> dict[str, Any]:
-        """What the metadata says of the scores."""
-        config = self.classifier.config
-        return {"classes": self.classifier.classes, "task": config.task}
 
     def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
         layer = self.classifier.pooling.layer
@@ -266,51 +253,26 @@ def _traced(graph: nn.Module, opset: int) -> Any:
     speech = torch.randn(
         2, max(TRACED_SIZES), generator=torch.Generator().manual_seed(0)
     )
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the exporter's notes are not for its user
     try:
-        return torch.onnx.export(
-            graph,
-            (0.1 * speech, torch.tensor(TRACED_SIZES)),
-            input_names=["speech", "speech_lengths"],
-            output_names=list(graph.outputs),  # type: ignore[arg-type]
-            dynamic_shapes=({0: "batch", 1: "samples"}, {0: "batch"}),
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                graph,
+                (0.1 * speech, torch.tensor(TRACED_SIZES)),
+                input_names=["speech", "speech_lengths"],
+                output_names=list(graph.outputs),  # type: ignore[arg-type]
+                dynamic_shapes=({0: "batch", 1: "samples"}, {0: "batch"}),
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(
             f"torch.onnx cannot write this model with opset {opset}: {reason}"
         ) from error
-
-
-def _name_limit(program: Any, max_samples: str | None, shape: torch.Size) -> None:
-    """Name the node that fails on longer speech so that its name says why.
-
-    It is the one that adds the position table, which is known by its `shape`.
-    """
-
-    def is_position(value) -> bool:
-        while value is not None and value.producer() is not None:
-            if value.producer().op_type != "Slice":
-                return False
-            value = value.producer().inputs[0]
-        return value is not None and tuple(value.shape or ()) == shape
-
-    for node in program.graph if max_samples else ():
-        if node.op_type == "Add" and any(map(is_position, node.inputs)):
-            node.name = f"speech_is_longer_than_{max_samples}_samples"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes, which are not for its user."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            yield
     finally:
         logging.disable(before)
 
@@ -351,9 +313,8 @@ def check_file(
         ]
     largest: dict[str, float] = dict.fromkeys(graph.outputs, 0.0)
     rows = range(len(clips))
-    batches = [[row] for row in rows]
-    if len(clips) > 1:
-        batches += [[*rows[start : start + BATCH]] for start in rows[::BATCH]]
+    batches = [rows[i : i + 1] for i in rows]
+    batches += [rows[i : i + BATCH] for i in rows[::BATCH]] if len(clips) > 1 else []
     for batch in batches:
         lengths = np.array([len(clips[row]) for row in batch], np.int64)
         slack = SLACK if len(batch) > 1 else 0
@@ -363,8 +324,8 @@ def check_file(
             speech[place, : lengths[place]] = clips[row]
         outputs = session.run(None, {"speech": speech, "speech_lengths": lengths})
         for place, row in enumerate(batch):
-            pairs = zip(largest, outputs, expected[row], strict=True)
-            for name, output, right in pairs:
+            triples = zip(largest, outputs, expected[row], strict=True)
+            for name, output, right in triples:
                 difference = _difference(output[place], right[0].numpy())
                 largest[name] = max(largest[name], difference)
     several = sum(len(batch) > 1 for batch in batches)
@@ -398,16 +359,15 @@ def made_clips() -> list[np.ndarray]:
         return scale * chord * np.exp(-2 * (time % 0.7))
 
     silence = np.zeros(SAMPLE_RATE // 2)
+    mixed = tone(10, 220, 0.2) + noise(10, 0.003)
+    mixed[60_000:70_000] = 0
     clips = [
         noise(FRAME_LENGTH / SAMPLE_RATE, 0.1),
         silence,
-        tone(1.3, 150, 0.3),
         1e-4 * tone(0.9, 310, 0.3),
         np.clip(tone(2.21, 90, 1.5), -1, 1) + 0.2,
-        noise(0.4, 0.3),
         np.concatenate([noise(1.7, 1e-5), silence, noise(0.3, 0.5)]),
-        np.concatenate([tone(4, 220, 0.2), silence, tone(5.5, 700, 0.05)])
-        + noise(10, 0.003),
+        mixed,
     ]
     return [clip.astype(np.float32) for clip in clips]
 
@@ -419,10 +379,8 @@ def read_clips(paths: Sequence[str | Path]) -> list[np.ndarray]:
         AudioError: A file that cannot be read.
         ValueError: There is none.
     """
-    files = []
-    for path in map(Path, paths):
-        inside = sorted(p for p in path.rglob("*") if p.is_file())
-        files += inside if path.is_dir() else [path]
+    inside = [sorted(p.rglob("*")) if p.is_dir() else [p] for p in map(Path, paths)]
+    files = [file for files in inside for file in files if not file.is_dir()]
     if paths and not files:
         raise ValueError(f"no audio in {', '.join(map(str, paths))} to check with")
     return [read_audio(file) for file in files]

@@ -6,10 +6,11 @@ as one of these weights by its place and if it is not older than they are.
 """
 
 import dataclasses
-import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,40 +22,26 @@ from huggingface_hub import (
     HfApi,
     ModelCard,
     ModelCardData,
-    constants,
-    errors,
-    get_token,
 )
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-from huggingface_hub.utils.sha import git_hash
 
 import espnet2_sslam
-from espnet2_sslam.checkpoint import (
-    Loaded,
-    load_model,
-    resolve,
-    save_model,
-    weights_file,
-)
+from espnet2_sslam.checkpoint import load_model, resolve, save_model, weights_file
 from espnet2_sslam.integrations.pack import pack_model
 from espnet2_sslam.results import read_history
-from espnet2_sslam.store import replacing_folder, sha256, write_text
+from espnet2_sslam.store import replacing_folder, write_text
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 CORPORA_FILE = Path(__file__).with_name("corpora.yaml")
-CARD_FILE, CHECKSUMS_FILE = "README.md", "checksums.txt"
-PACKED_FILE = "espnet_model.zip"
+CARD_FILE, PACKED_FILE = "README.md", "espnet_model.zip"
 METRICS = ("accuracy", "mAP")  # in this order, where they were computed
 DATA_OPTION = "train_data_path_and_name_and_type"
 REPORT = Path("report") / "report.json"
 EXPERIMENT_FILES = ("RESULTS.md", "results/scores.csv")
-SNAPSHOT = re.compile(r"models--(.+?)--(.+)/snapshots/[0-9a-f]{40}(?:/|$)")
 EPOCH_FILE = re.compile(r"(\d+)epoch\.pth")
 # Paths of three parts and more: AudioSet's "/m/09x0r" is a class.
 ABSOLUTE = re.compile(r"(?<![\w.~/:])(?:/[^\s/:,;'\"]+){3,}")
 MODEL_LINE = re.compile(r'^MODEL = ".*$', re.MULTILINE)
-CHECKSUM = re.compile(r"([0-9a-f]{64})  (\S.*)")
-OWN_FILE = ".gitattributes"  # the Hub makes it itself
 
 
 class Score(NamedTuple):
@@ -81,11 +68,10 @@ def write_folder(
     data_license: str | None = None,
     datasets: Sequence[str] = (),
     metrics: Iterable[str] = (),
-    results: Iterable[Path] = (),
     repo: str | None = None,
     branch: str | None = None,
 ) -> dict[str, Any]:
-    """Write model, packed model, records, card and hashes, whole or not at all.
+    """Write model, packed model, records and card, whole or not at all.
 
     The same model and records give the same bytes. Returns what the card says, by the
     names that the template uses.
@@ -99,7 +85,6 @@ def write_folder(
         data_license: Licence of the data, in words.
         datasets: Names of the data sets; by default what the records say.
         metrics: Scores of a classifier, as SET/SPLIT=metrics.json.
-        results: Experiments or runs with scores beside the model's own place.
         repo, branch: user/name where the model will be, and the branch.
 
     Raises:
@@ -113,19 +98,28 @@ def write_folder(
     loaded = load_model(file, weights=weights, cache_dir=cache_dir)
     config = _read_config(file.parent) if file.suffix == ".pth" else {}
     origin = config.get("origin") or loaded.config.get("origin") or {}
-    # The records are of the student.
-    own = bool(config.get(DATA_OPTION)) and origin.get("weights") == "student"
-    trainings = list(_trainings(file))[::-1] if own else []
-    scores, experiment_files = _own_scores(loaded, file, results, own)
-    scores += [_named_score(text, loaded) for text in metrics]
-    reports: list[dict] = []  # of the data of all trainings, mostly one
-    for training in trainings:
-        if training["report"] and training["report"] not in reports:
-            reports.append(training["report"])
-    sets = {name for report in reports for name in report["classes"]}
-    corpora = _corpora(reports, sets)
+    scores = [_named_score(text, loaded.classes) for text in metrics]
+    training: dict[str, Any] = {}
+    records: dict[str, Path] = {}
+    if config.get(DATA_OPTION) and origin.get("weights") == "student":
+        # records of this very training, which are of the student
+        training = _training(file, config)
+        scores[:0] = _own_scores(file, config) if loaded.classes else ()
+        above = list(file.resolve().parents)[1:5]
+        home = next((p for p in above if (p / EXPERIMENT_FILES[0]).is_file()), None)
+        files = [home / name for name in EXPERIMENT_FILES] if home else []
+        records = {path.name: path for path in files if path.is_file()}
+    for score in scores:
+        records[f"metrics/{_slug('_'.join(filter(None, score[:4])))}.json"] = score.file
+    report: dict[str, Any] = training.get("report") or {}
+    sets, notes = report.get("classes", ()), report.get("notes", ())
+    corpora = {
+        corpus: entry
+        for corpus, entry in yaml.safe_load(CORPORA_FILE.read_text("utf-8")).items()
+        if entry.get("set") in sets
+        or any(note.startswith(entry.get("notes", "\n")) for note in notes)
+    }
     known = [entry["dataset"] for entry in corpora.values()]
-    snapshot = SNAPSHOT.search(str(path))
     facts: dict[str, Any] = {
         "name": name or (repo.split("/")[1] if repo else folder.resolve().name),
         "license": license,
@@ -134,39 +128,31 @@ def write_folder(
         "encoder": loaded.encoder.config,
         "head": loaded.model.config if loaded.classes else None,
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
-        "base_model": f"{snapshot[1]}/{snapshot[2]}" if snapshot else None,
         "origin": origin,
-        "trainings": trainings,
-        "reports": reports,
+        "training": training,
+        "report": report,
         "corpora": corpora,
         "datasets": list(datasets) or known or sorted(sets),
         "scores": scores,
+        "records": list(records),
         "version": espnet2_sslam.__version__,
     }
     with replacing_folder(folder) as partial:
         save_model(loaded.model, partial, origin)
         pack_model(loaded.model, partial / PACKED_FILE, timestamp=False)
-        for number, training in enumerate(reversed(trainings)):
-            kind = "" if number == 0 else f"_{training['kind'].replace(' ', '')}"
-            if (partial / f"config{kind}.yaml").exists():  # two of one kind in a row
-                kind += f"_{number}"
-            training["file"] = f"config{kind}.yaml"
-            content = training["config"]
-            text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-            write_text(partial / training["file"], _without_machine(text))
-        records = {path.name: path for path in experiment_files}
-        for score in scores:
-            stem = _slug("_".join(filter(None, score[:4])))
-            records[f"metrics/{stem}.json"] = score.file
+        if training:
+            text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
+            write_text(partial / "config.yaml", _without_machine(text))
         for record, source in records.items():
             text = source.read_text(encoding="utf-8")
             write_text(partial / record, _without_machine(text))
-        facts["records"] = list(records)
         card = ModelCard.from_template(
             _metadata(facts), template_path=str(TEMPLATE), facts=facts
         )
         write_text(partial / CARD_FILE, _without_machine(str(card).rstrip()) + "\n")
-        write_text(partial / CHECKSUMS_FILE, _checksums(_hashes(partial)))
+        now = time.time()
+        for path in partial.rglob("*"):  # one time for all shows what changes later
+            os.utime(path, (now, now))
     return facts
 
 
@@ -178,13 +164,24 @@ def _check_target(folder: Path, file: Path, overwrite: bool) -> None:
         raise ValueError(f"--output {folder} is a file: name a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    changes = set(read_checksums(folder).items()) ^ set(_hashes(folder).items())
-    if changes and not overwrite:
+    check_folder(folder)
+    written = (folder / PACKED_FILE).stat().st_mtime
+    changed = [p.name for p in folder.rglob("*") if p.stat().st_mtime != written]
+    if changed and not overwrite:
         raise ValueError(
-            f"{folder} was changed by hand ({', '.join(sorted(dict(changes)))}): "
-            f"upload it as it is with `sslam publish {folder} --hf_repo user/name`, or "
-            "replace it with --overwrite"
+            f"{folder} was changed by hand ({', '.join(sorted(changed))}): upload it "
+            f"as it is with `sslam publish {folder} --hf_repo user/name`, or replace "
+            "it with --overwrite"
         )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError unless a folder was written by `write_folder`."""
+    for name in CARD_FILE, PACKED_FILE:
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} was not written by `sslam publish`: it has no {name}"
+            )
 
 
 # --- the records of trainings
@@ -203,10 +200,18 @@ def _find(path: str, run: Path) -> Path | None:
     return next((candidate for candidate in bases if candidate.exists()), None)
 
 
-def _starts(config: dict[str, Any], run: Path) -> list[tuple[str, Path | None]]:
-    """The weights that a training began with: the name in its config, and the file."""
-    names = [text.split(":")[0] for text in config.get("init_param") or []]
-    return [(name, _find(name, run)) for name in names]
+def _training(file: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the training that wrote a file of weights."""
+    starts = [option.split(":")[0] for option in config.get("init_param") or ()]
+    before = _find(starts[0], file.parent) if starts else None
+    origin = _read_config(before.parent).get("origin") if before else None
+    return {
+        "kind": _kind(config),
+        "seed": config.get("seed"),
+        "start": origin["file"] if origin else "".join(starts[:1]),
+        **_duration(file),
+        **_data(file, config),
+    }
 
 
 def _kind(config: dict[str, Any]) -> str:
@@ -215,30 +220,6 @@ def _kind(config: dict[str, Any]) -> str:
     if "class_list" in config:
         return "linear evaluation" if model.get("freeze_encoder") else "fine-tuning"
     return "phase 2" if model.get("mixture") else "phase 1"
-
-
-def _trainings(file: Path | None) -> Iterator[dict[str, Any]]:
-    """The trainings that led to a file of weights, the last one first."""
-    seen: set[Path] = set()
-    while file is not None and file.resolve() not in seen:
-        seen.add(file.resolve())
-        config = _read_config(file.parent)
-        if not config.get(DATA_OPTION):  # weights from elsewhere
-            return
-        written = file.stat().st_mtime
-        starts = _starts(config, file.parent)
-        # A later file of the same name is another one.
-        older = (p for _, p in starts if p and p.stat().st_mtime <= written)
-        before = next(older, None)
-        origin = _read_config(before.parent).get("origin") if before else None
-        yield {
-            "kind": _kind(config),
-            "config": config,
-            "start": origin["file"] if origin else starts[0][0] if starts else None,
-            **_duration(file),
-            **_data(config, file.parent, written),
-        }
-        file = before
 
 
 def _duration(file: Path) -> dict[str, Any]:
@@ -256,10 +237,11 @@ def _duration(file: Path) -> dict[str, Any]:
     return {"epoch": epoch, "updates": past.updates, "wall_hours": past.hours}
 
 
-def _data(config: dict[str, Any], run: Path, written: float) -> dict[str, Any]:
+def _data(file: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Split, clips and hours of a training's list, from the data report above it."""
-    path = _find(config[DATA_OPTION][0][0], run)
-    if path is not None and path.stat().st_mtime <= written:
+    path = _find(config[DATA_OPTION][0][0], file.parent)
+    # A list that is newer than the weights is not what they were trained on.
+    if path is not None and path.stat().st_mtime <= file.stat().st_mtime:
         for dump in list(path.resolve().parents)[1:5]:
             if (dump / REPORT).is_file():
                 report = json.loads((dump / REPORT).read_text(encoding="utf-8"))
@@ -268,97 +250,44 @@ def _data(config: dict[str, Any], run: Path, written: float) -> dict[str, Any]:
                     clips, hours = content["usable"], content["hours"]
                     numbers = {"clips": clips, "hours": hours}
                     return {"split": split, "report": report, **numbers}
-    return {"split": None, "report": None}
-
-
-def _corpora(reports: Iterable[dict], sets: set[str]) -> dict[str, dict[str, Any]]:
-    """The entries of corpora.yaml that the data reports speak of."""
-    notes = [note for report in reports for note in report["notes"]]
-    return {
-        name: entry
-        for name, entry in yaml.safe_load(CORPORA_FILE.read_text("utf-8")).items()
-        if entry.get("set") in sets
-        or any(note.startswith(entry.get("notes", "\n")) for note in notes)
-    }
+    return {}
 
 
 # --- scores
 
 
-def _own_scores(
-    loaded: Loaded, file: Path, results: Iterable[Path], own: bool
-) -> tuple[list[Score], list[Path]]:
-    """Scores of exactly these weights, and the files of their experiment."""
-    folders = [path.parent if path.is_file() else path for path in results]
-    for path in folders:
-        if not path.exists():
-            raise ValueError(f"--results {path}: there is no such file or folder")
-    if not own and folders:
-        raise ValueError(
-            "--results are of a training's own weights: these are others; name files "
-            "of scores with --metrics"
-        )
-    if not own:
-        return [], []
-    above = list(file.resolve().parents)[1:5]
-    home = next((p for p in above if (p / EXPERIMENT_FILES[0]).is_file()), None)
-    default = file.parent if loaded.classes else home
-    by_file = {}
-    for folder in filter(None, (default, *folders)):
-        scores = list(_scores_below(folder, file, bool(loaded.classes)))
-        if not scores and folder in folders:
-            raise ValueError(
-                f"{folder} holds no scores of {file}: score these weights, or leave "
-                "--results out"
-            )
-        by_file.update({score.file.resolve(): score for score in scores})
-    paths = [p / name for p in (home, *folders) if p for name in EXPERIMENT_FILES]
-    by_name = {path.name: path for path in reversed(paths) if path.is_file()}
-    scores = sorted(by_file.values(), key=lambda score: score[:4])
-    return scores, [by_name[name] for name in sorted(by_name)]
+def _own_scores(file: Path, config: dict[str, Any]) -> list[Score]:
+    """Scores of exactly these weights of a classifier, beside them."""
+    run, weights = file.parent, file.resolve()
+    links = {"last": [run / "latest.pth"], "best": [*run.glob("*.best.pth")]}
+    named = [n for n in links if weights in [link.resolve() for link in links[n]]]
+    valid = (config.get("valid_data_path_and_name_and_type") or [[""]])[0][0]
+    scores = []
+    for checkpoint in named[:1]:
+        for path in sorted(run.glob(f"{checkpoint}/*/metrics.json")):
+            if path.stat().st_mtime >= weights.stat().st_mtime:  # else of earlier ones
+                split, metrics = path.parent.name, _read_metrics(path)
+                on_test = checkpoint == "best" and Path(valid).parent.name == split
+                how = _kind(config)
+                score = Score(run.name, split, how, checkpoint, metrics, on_test, path)
+                scores.append(score)
+    return scores
 
 
-def _scores_below(folder: Path, file: Path, is_classifier: bool) -> Iterator[Score]:
-    """Scores of a classifier's weights, or of what was trained from an encoder's."""
-    for run in sorted(path.parent for path in folder.rglob("config.yaml")):
-        weights, config = file, _read_config(run)
-        latest = run / "latest.pth"
-        if not is_classifier:
-            begun = [p.resolve() for _, p in _starts(config, run) if p is not None]
-            weights = latest
-            if file.resolve() not in begun or not weights.exists():
-                continue
-            if weights.stat().st_mtime < file.stat().st_mtime:
-                continue  # begun from weights that are not there any more
-        links = {"last": [latest], "best": run.glob("*.best.pth")}
-        targets = {name: [p.resolve() for p in links[name]] for name in links}
-        named = [name for name in targets if weights.resolve() in targets[name]]
-        valid = (config.get("valid_data_path_and_name_and_type") or [[""]])[0][0]
-        for name in named[:1]:
-            for metrics_file in sorted(run.glob(f"{name}/*/metrics.json")):
-                if metrics_file.stat().st_mtime < weights.stat().st_mtime:
-                    continue  # scores of earlier weights
-                split = metrics_file.parent.name
-                on_test = name == "best" and Path(valid).parent.name == split
-                how, metrics = _kind(config), _read_metrics(metrics_file)
-                yield Score(run.name, split, how, name, metrics, on_test, metrics_file)
-
-
-def _named_score(text: str, loaded: Loaded) -> Score:
+def _named_score(text: str, model_classes: Sequence[str] | None) -> Score:
     """A score that the publisher names: SET/SPLIT=metrics.json."""
     name, _, file = text.partition("=")
     data_set, _, split = name.rpartition("/")
-    if not file or "/" not in name:
+    if not file or not data_set:
         raise ValueError(
             "--metrics is SET/SPLIT=metrics.json, such as "
             f"esc50/test=out/metrics.json, not {text!r}"
         )
     metrics = _read_metrics(Path(file))
-    classes = metrics.get("per_class", {})
-    if set(classes) != set(loaded.classes or ()) or not classes:
+    if set(metrics["per_class"]) != set(model_classes or ()):
         raise ValueError(
-            f"{file} scores {len(classes)} classes, which are not those of the model "
-            f"({len(loaded.classes or ())}): name scores of this model"
+            f"{file} scores {len(metrics['per_class'])} classes, which are not those "
+            f"of the model ({len(model_classes or ())}): name scores of this model"
         )
     return Score(data_set, split, "", "", metrics, False, Path(file))
 
@@ -367,16 +296,14 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     """The content of a metrics.json."""
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(metrics["mAP"], float) and metrics["num_clips"] > 0:
+        if isinstance(metrics["mAP"], float) and metrics["per_class"]:
             return metrics
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         pass
     raise ValueError(f"{path} is not a metrics.json of sslam_score: score again")
 
 
-# --- card and hashes
+# --- card
 
 
 def _metadata(facts: dict[str, Any]) -> ModelCardData:
@@ -406,7 +333,6 @@ def _metadata(facts: dict[str, Any]) -> ModelCardData:
         tags=["espnet", "sslam", "audio", task],
         datasets=[_slug(name) for name in facts["datasets"]] or None,
         metrics=scored or None,
-        base_model=facts["base_model"],
         model_name=facts["name"],
         eval_results=results or None,
     )
@@ -422,37 +348,6 @@ def _without_machine(text: str) -> str:
     return ABSOLUTE.sub(lambda path: "/".join(["...", *path[0].split("/")[-3:]]), text)
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of all files but checksums.txt and hidden ones, by sorted names."""
-    names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    shown = (p.as_posix() for p in names if not any(x[0] == "." for x in p.parts))
-    return {n: sha256(folder / n) for n in sorted(shown) if n != CHECKSUMS_FILE}
-
-
-def _checksums(hashes: dict[str, str]) -> str:
-    """The content of checksums.txt, as `sha256sum` writes and checks it."""
-    return "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
-
-
-def read_checksums(folder: Path) -> dict[str, str]:
-    """The content of checksums.txt.
-
-    Raises:
-        ValueError: There is none, or it is damaged.
-    """
-    path = folder / CHECKSUMS_FILE
-    if not path.is_file() or not (folder / CARD_FILE).is_file():
-        raise ValueError(
-            f"{folder} was not written by `sslam publish`: it lacks {CARD_FILE} or "
-            f"{CHECKSUMS_FILE}"
-        )
-    lines = path.read_text(encoding="utf-8").splitlines()
-    matches = [CHECKSUM.fullmatch(line) for line in lines]
-    if not matches or None in matches:
-        raise ValueError(f"{path} is damaged: write the folder again")
-    return {match[2]: match[1] for match in matches if match}
-
-
 # --- upload
 
 
@@ -466,134 +361,61 @@ def push(
 ) -> str:
     """Upload a folder in one commit; afterwards the repository holds its files only.
 
-    Large files that have arrived are not sent again after an interruption. Nothing is
-    done where the repository holds the same files already. Returns the model's address.
+    Nothing is sent that the repository holds already: neither large files after an
+    interruption, nor the same folder again. Returns the model's address.
 
     Args:
-        folder: As `write_folder` has written it.
+        folder: As `write_folder` has written it; README.md may have been edited and
+            files may have been added.
         repo: user/name; made if it is not there.
         private: Make it private.
         branch: Instead of main; made if it is not there.
-        overwrite: Replace other files that are there (its history keeps them).
+        overwrite: Replace what is not a model of this function (its history keeps it).
 
     Raises:
         ValueError: One line on why the Hub does not have the model now.
     """
-    files = _to_upload(folder, f"{repo}@{branch}" if branch else repo)
+    check_folder(folder)
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    names = sorted(p.as_posix() for p in paths if not any(x[0] == "." for x in p.parts))
+    added = {name: CommitOperationAdd(name, folder / name) for name in names}
+    # The card names the model as it is found there.
+    line = f'MODEL = "{repo}@{branch}"' if branch else f'MODEL = "{repo}"'
+    card = (folder / CARD_FILE).read_text(encoding="utf-8")
+    content = MODEL_LINE.sub(lambda _: line, card, count=1).encode()
+    added[CARD_FILE] = CommitOperationAdd(CARD_FILE, content)
     try:
-        return _push(files, repo, private, branch, overwrite)
+        api = HfApi(token=True)  # an error without one
+        if not api.repo_exists(repo):
+            api.create_repo(repo, private=private or None, exist_ok=True)
+        elif private and not api.model_info(repo).private:
+            raise ValueError("it is there and public: make it private on its page")
+        main = api.model_info(repo).sha
+        if branch and branch != "main":
+            api.create_branch(repo, branch=branch, exist_ok=True)
+        info = api.model_info(repo, revision=branch)
+        remote = {s.rfilename for s in info.siblings or ()} - {".gitattributes"}
+        is_ours = PACKED_FILE in remote or (branch and info.sha == main)
+        if remote and not is_ours and not overwrite:
+            raise ValueError(
+                f"it is there and holds other files ({', '.join(sorted(remote))}): "
+                "--overwrite replaces them (its history keeps them)"
+            )
+        deleted = map(CommitOperationDelete, sorted(remote - added.keys()))
+        # Not upload_folder: several commits, and somebody loads between them.
+        api.create_commit(
+            repo,
+            [*added.values(), *deleted],
+            commit_message="Publish with espnet2_sslam",
+            revision=branch,
+            parent_commit=info.sha,
+        )
+        return f"{api.endpoint}/{repo}" + (f"/tree/{branch}" if branch else "")
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        # "Error while uploading ..." hides the cause
+        cause = error.__cause__ if isinstance(error, RuntimeError) else None
+        reason = " ".join(str(cause or error).split()) or type(error).__name__
         raise ValueError(
-            f"{repo}: {' '.join(_reason(error).split())}. {folder} is kept: go on with "
+            f"{repo}: {reason}. {folder} is kept: go on with "
             f"`sslam publish {folder} --hf_repo {repo}`"
         ) from error
-
-
-def _to_upload(folder: Path, address: str) -> dict[str, Path | bytes]:
-    """Files of a folder, or their content where the upload changes it.
-
-    README.md may have been edited and files may have been added; the model itself must
-    be as it was written. The card names the model as it is found there.
-
-    Raises:
-        ValueError: Not a folder of ours; files that are missing or changed.
-    """
-    written, hashes = read_checksums(folder), _hashes(folder)
-    wrong = [
-        f"{name} {'changed' if name in hashes else 'missing'}"
-        for name in sorted(written)
-        if name != CARD_FILE and hashes.get(name) != written[name]
-    ]
-    if wrong:
-        raise ValueError(
-            f"{folder}: {', '.join(wrong)} since it was written: write it again with "
-            "`sslam publish MODEL --output`"
-        )
-    text = (folder / CARD_FILE).read_text(encoding="utf-8")
-    card = MODEL_LINE.sub(lambda _: f'MODEL = "{address}"', text, count=1).encode()
-    hashes[CARD_FILE] = hashlib.sha256(card).hexdigest()
-    files: dict[str, Path | bytes] = {name: folder / name for name in hashes}
-    return {**files, CARD_FILE: card, CHECKSUMS_FILE: _checksums(hashes).encode()}
-
-
-def _push(
-    files: dict[str, Path | bytes],
-    repo: str,
-    private: bool,
-    branch: str | None,
-    overwrite: bool,
-) -> str:
-    """Make the repository what the folder is."""
-    if not get_token():
-        raise ValueError("there is no token: `hf auth login`, or HF_TOKEN")
-    api = HfApi(token=get_token())
-    if not api.repo_exists(repo):
-        api.create_repo(repo, private=private or None, exist_ok=True)
-    elif private and not api.model_info(repo).private:
-        raise ValueError(
-            f"{repo} is there and public: make it private on its page, or leave "
-            "--private out"
-        )
-    main = api.model_info(repo).sha
-    if branch and branch != constants.DEFAULT_REVISION:
-        api.create_branch(repo, branch=branch, exist_ok=True)
-    info = api.model_info(repo, revision=branch, files_metadata=True)
-    remote = {s.rfilename: s for s in info.siblings or [] if s.rfilename != OWN_FILE}
-    added = {n: CommitOperationAdd(n, files[n]) for n in sorted(files)}
-    url = f"{api.endpoint}/{repo}" + (f"/tree/{branch}" if branch else "")
-    if remote.keys() == added.keys() and all(
-        _is_same(remote[name], operation) for name, operation in added.items()
-    ):
-        return url
-    is_new_branch = bool(branch) and info.sha == main
-    if remote and not overwrite and not is_new_branch:
-        names = ", ".join(sorted(remote)[:3])
-        raise ValueError(
-            f"{repo} is there and holds other files ({names}, ...): --overwrite "
-            "replaces them (its history keeps them), or choose another name"
-        )
-    deleted = [CommitOperationDelete(n) for n in sorted(remote) if n not in added]
-    # Not upload_folder: it may make several commits, and somebody loads between them.
-    api.create_commit(
-        repo,
-        [*added.values(), *deleted],
-        commit_message="Publish with espnet2_sslam",
-        revision=branch,
-        parent_commit=info.sha,
-    )
-    return url
-
-
-def _is_same(remote: Any, operation: CommitOperationAdd) -> bool:
-    """Whether a file of a repository has the content that would be uploaded."""
-    if remote.lfs:
-        return remote.lfs.sha256 == operation.upload_info.sha256.hex()
-    with operation.as_file() as file:
-        return remote.blob_id == git_hash(file.read())
-
-
-ANSWERS = {
-    401: "the Hub does not accept the token: `hf auth login` with another",
-    403: "this token may not write there: it needs the permission (role write)",
-    412: "somebody else changed the repository just now: look at it first",
-}
-
-
-def _reason(error: BaseException) -> str:
-    """What the Hub, the network or the disk had to say, in a few words."""
-    while isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__  # "Error while uploading ..." hides the cause
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, PermissionError) and not error.filename:
-        status = 403  # the Hub's, not the disk's
-    if status is not None:
-        said = getattr(error, "server_message", None) or ""
-        return ANSWERS.get(status) or f"the Hub answers {status} {said}"
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set: unset it to upload"
-    if isinstance(error, ValueError):
-        return str(error)
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.strerror}: {error.filename}"
-    name = type(error).__name__
-    return f"the upload was interrupted or the Hub cannot be reached ({name})"

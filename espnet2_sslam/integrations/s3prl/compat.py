@@ -9,8 +9,8 @@ calls `executing` around every module of s3prl that needs it, and nothing before
 import argparse
 import functools
 import importlib.util
-import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ import soundfile
 import soxr
 import torch
 
+from espnet2_sslam.integrations.ctc import FrameCheck
 from espnet2_sslam.store import lock
 
 # Packages that s3prl imports for single tasks, with the sub-modules it names.
@@ -36,7 +37,6 @@ OPTIONAL = {
 }
 ENOUGH_CLIPS = 16  # labels against steps are judged on so many
 
-_filled: list[str] | None = None
 _absent: list[str] = []
 
 
@@ -62,22 +62,23 @@ def executing(module: ModuleType) -> Iterator[None]:
     guard(module)
 
 
+@functools.cache
 def fill() -> list[str]:
     """Fill in every piece that is missing, and say so once, in one line on stderr.
 
     Returns:
         What was filled in.
     """
-    global _filled
-    if _filled is None:
-        _filled = [*_fill_torchaudio(), *_fill_huggingface_hub(), *_fill_torch()]
-        _absent.extend(n for n in OPTIONAL if importlib.util.find_spec(n) is None)
-        parts = [", ".join(_filled)] if _filled else []
-        if _absent:
-            parts.append(f"stand-ins for {', '.join(_absent)}")
-        if parts:
-            sys.stderr.write(f"espnet2_sslam fills in for s3prl: {'; '.join(parts)}\n")
-    return _filled + _absent
+    filled = [*_fill_torchaudio(), *_fill_huggingface_hub()]
+    # `argparse.Namespace` is in s3prl's checkpoints; `torch.load` refuses it.
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    _absent.extend(n for n in OPTIONAL if importlib.util.find_spec(n) is None)
+    parts = [", ".join(filled)] if filled else []
+    if _absent:
+        parts.append(f"stand-ins for {', '.join(_absent)}")
+    if parts:
+        sys.stderr.write(f"espnet2_sslam fills in for s3prl: {'; '.join(parts)}\n")
+    return filled + _absent
 
 
 def _fill_torchaudio() -> list[str]:
@@ -132,14 +133,6 @@ def _fill_huggingface_hub() -> list[str]:
     for name in names:
         setattr(huggingface_hub, name, type(name, (), functions))
     return [f"huggingface_hub.{name}" for name in names]
-
-
-def _fill_torch() -> list[str]:
-    """`argparse.Namespace` is in s3prl's checkpoints; `torch.load` refuses it."""
-    if argparse.Namespace in torch.serialization.get_safe_globals():
-        return []
-    torch.serialization.add_safe_globals([argparse.Namespace])
-    return ["argparse.Namespace for torch.load"]
 
 
 # ---- stand-ins for absent packages
@@ -213,40 +206,24 @@ def load(
     return (wave.T.contiguous() if channels_first else wave), rate
 
 
-def save(
-    uri, src: torch.Tensor, sample_rate, channels_first=True, format=None, **options
-) -> None:
-    """Write (channels, samples), a WAV in the tensor's own type as torchaudio did.
-
-    Raises:
-        ValueError: Options of `torchaudio.save` that are not supported here.
-    """
-    if set(options) - {"backend", "buffer_size", "compression"}:
-        raise ValueError(f"torchaudio.save without torchcodec takes no {set(options)}")
-    subtypes = {
-        torch.float32: "FLOAT",
-        torch.float64: "DOUBLE",
-        torch.int32: "PCM_32",
-        torch.int16: "PCM_16",
-        torch.uint8: "PCM_U8",
-    }
+def save(uri, src: torch.Tensor, sample_rate, channels_first=True, **ignored) -> None:
+    """Write (channels, samples), a WAV in the tensor's own type as torchaudio did."""
+    subtypes = {torch.float32: "FLOAT", torch.float64: "DOUBLE"}
+    subtypes |= {torch.int32: "PCM_32", torch.int16: "PCM_16", torch.uint8: "PCM_U8"}
+    wav = str(uri).lower().endswith(".wav")
     samples = (src.T if channels_first else src).detach().cpu().numpy()
-    wav = (format or str(uri).rpartition(".")[2]).lower() == "wav"
-    subtype = subtypes[src.dtype] if wav else None
-    soundfile.write(uri, samples, sample_rate, subtype=subtype, format=format)
+    soundfile.write(uri, samples, sample_rate, subtypes[src.dtype] if wav else None)
 
 
 def info(uri, *ignored: Any, **ignored_too: Any) -> SimpleNamespace:
-    """Rate, length, channels and encoding of a file."""
+    """Rate, length and channels of a file; its encoding in libsndfile's words."""
     header = soundfile.info(uri)
-    subtype = header.subtype.replace("FLOAT", "PCM_F32").replace("DOUBLE", "PCM_F64")
-    encoding = subtype.rstrip("0123456789")
     return SimpleNamespace(
         sample_rate=header.samplerate,
         num_frames=header.frames,
         num_channels=header.channels,
-        bits_per_sample=int(subtype.removeprefix(encoding) or 0),
-        encoding="PCM_S" if encoding == "PCM_" else encoding,
+        bits_per_sample=0,  # as torchaudio says where it does not know
+        encoding=header.subtype,
     )
 
 
@@ -342,35 +319,15 @@ def _guard_ctc(class_name: str, attribute: str, module: Any) -> None:
     @functools.wraps(build)
     def init(self, *args, **options):
         build(self, *args, **options)
-        getattr(self, attribute).register_forward_pre_hook(_CTCJudge())
+        watch = FrameCheck(ENOUGH_CLIPS)
+        # torch.nn.CTCLoss: log_probs, targets (B, L), steps, labels
+        getattr(self, attribute).register_forward_pre_hook(
+            lambda _, inputs: watch.check(
+                inputs[1].cpu(), inputs[3].cpu(), inputs[2].cpu()
+            )
+        )
 
     cls.__init__ = init
-
-
-class _CTCJudge:
-    """Forward hook of a CTC loss that judges its first clips."""
-
-    def __init__(self):
-        self.clips: list[tuple[int, int, int]] = []  # labels, repeated, steps
-
-    def __call__(self, loss: torch.nn.Module, arguments: tuple) -> None:
-        """Arguments of torch.nn.CTCLoss: log_probs, targets (B, L), steps, labels."""
-        if len(self.clips) >= ENOUGH_CLIPS:
-            return
-        targets, steps, labels = (tensor.cpu() for tensor in arguments[1:])
-        # CTC needs a step for every label, and one between two equal ones
-        inside = torch.arange(1, targets.shape[1]) < labels[:, None]
-        repeated = ((targets[:, 1:] == targets[:, :-1]) & inside).sum(1)
-        self.clips += map(tuple, torch.stack([labels, repeated, steps], 1).tolist())
-        lost = [clip for clip in self.clips if clip[0] + clip[1] > clip[2]]
-        if len(self.clips) >= ENOUGH_CLIPS and 2 * len(lost) > len(self.clips):
-            raise ValueError(
-                f"CTC cannot learn {len(lost)} of {len(self.clips)} clips, for example "
-                f"{lost[0][0]} labels in {lost[0][2]} steps ({lost[0][1]} of them "
-                "equal to the one before), and s3prl would count their loss as 0: "
-                "raise upsample (8 gives 320 samples per step), take longer units "
-                "(BPE) or another upstream"
-            )
 
 
 def _guard_resampling(module: Any) -> None:
@@ -388,16 +345,13 @@ def _guard_resampling(module: Any) -> None:
         if not target.is_dir() and not source.is_dir():
             raise ValueError(f"{task_dir} has neither {target.name}/ nor 48000/")
         if not target.is_dir():
-            part = target.with_name(f".{target.name}.part")
+            temporary = tempfile.TemporaryDirectory(prefix=".", dir=task_dir)
             # folds may run side by side
-            with lock(target.with_name(f".{target.name}.lock")):
+            with temporary as part, lock(target.with_name(".resample.lock")):
                 if not target.is_dir():
-                    shutil.rmtree(part, ignore_errors=True)
-                    part.mkdir()
-                    (part / "48000").symlink_to(source.resolve())
+                    Path(part, "48000").symlink_to(source.resolve())
                     resample(part, target_sr=target_sr, num_workers=num_workers)
-                    (part / target.name).rename(target)
-                    shutil.rmtree(part)
+                    Path(part, target.name).rename(target)
         clips = sorted(path.relative_to(source) for path in source.glob("*/*.wav"))
         lacking = [path for path in clips if not (target / path).is_file()]
         if lacking:  # made without this guard

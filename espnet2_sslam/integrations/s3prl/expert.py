@@ -1,11 +1,15 @@
 """SSLAM as s3prl wants an upstream: a list of waveforms in, hidden states out.
 
+All upstreams take what s3prl's callers give: `ckpt` (-k, path_or_url), `model_config`
+(-g: a YAML file of options), `refresh` (-r) and options by name (extra_conf).
+
 Shapes: B clips, T steps, D channels.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -228,3 +232,40 @@ def _checked_layers(layers: int | list[int] | None, depth: int) -> list[int]:
     ):
         raise ValueError(f"layers must be numbers in 0..{depth}, got {layers}")
     return sorted({layer % (depth + 1) for layer in layers})
+
+
+def sslam(ckpt=None, model_config=None, refresh=False, **options):
+    """SSLAM, the frequency patches of a step side by side: 8 * D per 160 ms.
+
+    See `UpstreamExpert`.
+    """
+    return UpstreamExpert(ckpt, model_config, refresh, **options)
+
+
+def sslam_mean(ckpt=None, model_config=None, refresh=False, **options):
+    """SSLAM, the mean over the frequency patches of a step: D per 160 ms."""
+    return sslam(ckpt, model_config, refresh, **{"freq": "mean", **options})
+
+
+# `sslam` takes any checkpoint; s3prl has names for one on disk, behind a URL and any.
+UPSTREAMS = {
+    "sslam": sslam,
+    "sslam_mean": sslam_mean,
+    **dict.fromkeys(("sslam_local", "sslam_url", "sslam_custom"), sslam),
+}
+
+
+def register(hub: ModuleType) -> None:
+    """Add our upstreams to `s3prl.hub`; again is harmless.
+
+    Raises:
+        ValueError: Something else has one of the names.
+    """
+    for name, upstream in UPSTREAMS.items():
+        known = getattr(hub, name, upstream)
+        if known is not upstream:
+            raise ValueError(
+                f"{hub.__name__} has another upstream named {name} "
+                f"(of {getattr(known, '__module__', known)}): remove one of the two"
+            )
+    vars(hub).update(UPSTREAMS)
