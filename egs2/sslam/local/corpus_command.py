@@ -36,9 +36,6 @@ def begin(
             for a corpus without one.
         options: Default, help and perhaps choices of each further option. In place of
             the default None stands a type; a list takes some values, a tuple so many.
-
-    Raises:
-        ValueError: No such folder; a --name or --valid_share that cannot be.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -88,9 +85,6 @@ def read_rows(
         path: The table.
         columns: Those it must have.
         aliases: Other names of columns.
-
-    Raises:
-        ValueError: No UTF-8, a missing column, or a row with too many fields.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -131,10 +125,6 @@ def read_class_table(path: Path, hint: str) -> dict[str, str]:
     """Last column of each label of an `index,label,...` CSV, in class order.
 
     A header is passed over.
-
-    Raises:
-        ValueError: No such file (`hint` says where it is from), a line of another form,
-            classes that are not numbered 0, 1, 2, ..., or a label twice.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: {hint}")
@@ -156,11 +146,7 @@ def read_class_table(path: Path, hint: str) -> dict[str, str]:
 def known_labels(
     names: Iterable[str], classes: Container[str], where: object, classes_of: str
 ) -> str:
-    """Words of the labels of a clip, each once, separated by blanks.
-
-    Raises:
-        ValueError: A label that `classes` lacks; says `where`, and whose classes.
-    """
+    """Words of the labels of a clip, each once, separated by blanks."""
     words = unique_words(names)
     for word in words:
         if word not in classes:

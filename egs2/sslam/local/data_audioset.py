@@ -50,11 +50,7 @@ EXPECTED = (
 
 
 def find_file(folder: Path, name: str) -> Path:
-    """The file of this name in the folder or up to two levels below it.
-
-    Raises:
-        ValueError: It is not there.
-    """
+    """The file of this name in the folder or up to two levels below it."""
     for pattern in (name, f"*/{name}", f"*/*/{name}"):
         for path in sorted(folder.glob(pattern)):
             return path
@@ -67,11 +63,7 @@ def find_file(folder: Path, name: str) -> Path:
 def read_segments(
     path: Path, classes: dict[str, str]
 ) -> Iterator[tuple[str, float, str]]:
-    """Id, start in seconds and label words of each line `YTID, start, end, "mid,mid"`.
-
-    Raises:
-        ValueError: A line with other fields, or with an unknown label or none.
-    """
+    """Id, start in seconds and label words of each line `YTID, start, end, "mid,mid"`."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
         for row in reader:
@@ -92,11 +84,7 @@ def read_segments(
 
 
 def list_folder(root: Path, known: dict[str, dict], folder: str) -> dict:
-    """Sub-folders and audio files of a directory, as known if it has not changed.
-
-    Raises:
-        ValueError: The directory cannot be read.
-    """
+    """Sub-folders and audio files of a directory, as known if it has not changed."""
     path = os.path.join(root, folder)
     folders, names = [], []
     try:

@@ -28,11 +28,7 @@ EXPECTED = (
 
 
 def read_metadata(folder: Path) -> dict[str, dict[str, str]]:
-    """Read the rows of meta/esc50.csv by clip id.
-
-    Raises:
-        ValueError: Missing file or columns, a clip twice, a fold that is no number.
-    """
+    """Read the rows of meta/esc50.csv by clip id."""
     path = folder / "meta" / "esc50.csv"
     if not path.is_file():
         raise ValueError(f"{path} is missing; expected: {EXPECTED}")

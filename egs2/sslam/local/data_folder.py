@@ -47,11 +47,7 @@ class ListedFile(NamedTuple):
 
 
 def read_tree(folder: Path, label_from: str) -> list[ListedFile]:
-    """All audio files below a folder, labels from the directory they lie in or none.
-
-    Raises:
-        ValueError: There is no audio file, or one lies outside any label's directory.
-    """
+    """All audio files below a folder, labels from the directory they lie in or none."""
     files = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -73,12 +69,7 @@ def read_tree(folder: Path, label_from: str) -> list[ListedFile]:
 
 
 def read_metadata(path: Path) -> list[ListedFile]:
-    """Files of a CSV or TSV table; paths are relative to the table.
-
-    Raises:
-        ValueError: No `path` column, a row without a path, a file or a label twice, an
-            unknown split, or some rows without.
-    """
+    """Files of a CSV or TSV table; paths are relative to the table."""
     files: dict[str, ListedFile] = {}
     for where, row in read_rows(path, ["path"], ALIASES):
         name, split = row["path"], row.get("split", "")
@@ -146,11 +137,7 @@ def group_of(file: ListedFile, pattern: str) -> str:
 
 
 def label_names(files: dict[str, ListedFile]) -> dict[str, str]:
-    """The label of each blank-free name, sorted by the name.
-
-    Raises:
-        ValueError: Two labels would get the same name.
-    """
+    """The label of each blank-free name, sorted by the name."""
     names: dict[str, str] = {}
     for label in sorted({label for file in files.values() for label in file.labels}):
         other = names.setdefault(slug(label), label)

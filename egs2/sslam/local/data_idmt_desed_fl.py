@@ -49,11 +49,7 @@ def split_of(path: Path) -> str:
 
 
 def nearest(path: Path, candidates: list[Path]) -> Path:
-    """The annotation of the clip's own split and the most folders in common.
-
-    Raises:
-        ValueError: Two are equally near.
-    """
+    """The annotation of the clip's own split and the most folders in common."""
 
     def nearness(other: Path) -> tuple:
         shared = len(set(path.parts[:-1]) & set(other.parts[:-1]))

@@ -27,11 +27,7 @@ EXPECTED = "--corpus_dir with train.tsv, train.lbl, eval.tsv, eval.lbl and the a
 
 
 def read_tsv(path: Path, audio_root: str | None) -> list[tuple[str, str]]:
-    """Relative and whole path of each clip.
-
-    Raises:
-        ValueError: No root, or a line of another form.
-    """
+    """Relative and whole path of each clip."""
     first, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
     root = audio_root or first
     if not root.strip() or "\t" in root:
@@ -47,11 +43,7 @@ def read_tsv(path: Path, audio_root: str | None) -> list[tuple[str, str]]:
 
 
 def labelled_clips(tsv: Path, audio_root: str | None, classes) -> list[Clip]:
-    """Clips of a split.
-
-    Raises:
-        ValueError: tsv and lbl do not list the same clips, or a label is unknown.
-    """
+    """Clips of a split."""
     lbl = tsv.with_suffix(".lbl")
     lines = list(filter(str.strip, lbl.read_text("utf-8-sig").splitlines()))
     rows, clips = read_tsv(tsv, audio_root), []
@@ -75,11 +67,7 @@ def labelled_clips(tsv: Path, audio_root: str | None, classes) -> list[Clip]:
 
 
 def read_weights(path: Path, count: int) -> list[float]:
-    """The sampling weight of each line of train.tsv.
-
-    Raises:
-        ValueError: A line is no number from 0 up, or there are not `count`.
-    """
+    """The sampling weight of each line of train.tsv."""
     try:
         weights = [float(word) for word in path.read_text("utf-8-sig").split()]
     except ValueError as error:

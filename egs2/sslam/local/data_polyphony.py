@@ -82,11 +82,7 @@ class Mixture(NamedTuple):
 
 
 def read_sources(datadir: Path) -> list[Source]:
-    """Return the clips of a data directory that have exactly one label, each once.
-
-    Raises:
-        ValueError: no such clip, or two different clips of the same id.
-    """
+    """Return the clips of a data directory that have exactly one label, each once."""
     sources: dict[str, Source] = {}
     for split in find_splits(datadir):
         lists = read_split(datadir, split)
@@ -109,11 +105,7 @@ def read_sources(datadir: Path) -> list[Source]:
 
 
 def divide(sources: list[Source], args) -> dict[str, list[Source]]:
-    """Divide the sources by recording; leave out labels that train or test lacks.
-
-    Raises:
-        ValueError: No label is left.
-    """
+    """Divide the sources by recording; leave out labels that train or test lacks."""
     groups = {source.key: source.recording for source in sources}
     labels = {source.key: [source.label] for source in sources}
     rng = np.random.default_rng(args.seed)
@@ -138,9 +130,6 @@ def choose(
     """Draw the parts of a mixture: labels evenly, then a clip of each.
 
     No recording comes twice. The order of the labels is random, and so the reference.
-
-    Raises:
-        ValueError: there are fewer labels than `degree`, or too few recordings.
     """
     labels = sorted(by_label)
     chosen: list[Part] = []
@@ -177,12 +166,7 @@ def fit(samples: np.ndarray, num_samples: int, place: float) -> np.ndarray:
 
 
 def mix(parts: Sequence[Part], num_samples: int) -> np.ndarray:
-    """Return the mixture (num_samples,) float32, at most -1 dB below full scale.
-
-    Raises:
-        AudioError: a source that cannot be read.
-        ValueError: a source that is silent where it was cut.
-    """
+    """Return the mixture (num_samples,) float32, at most -1 dB below full scale."""
     mixture = np.zeros(num_samples)
     for part in parts:
         clip = fit(read_audio(part.source.path), num_samples, part.place)

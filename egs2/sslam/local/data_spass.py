@@ -34,11 +34,7 @@ def plain(name: str) -> str:
 
 
 def find_entry(folder: Path, name: str) -> Path:
-    """The entry of this name (case and blanks aside) down to two levels below.
-
-    Raises:
-        ValueError: It is not there.
-    """
+    """The entry of this name (case and blanks aside) down to two levels below."""
     for pattern in ("*", "*/*", "*/*/*"):
         for path in sorted(folder.glob(pattern)):
             if plain(path.name) == plain(name):

@@ -34,11 +34,7 @@ VALID_SHARE = 0.1  # of the pieces of noise
 
 
 def find_folder(corpus_dir: Path, name: str) -> Path:
-    """The unpacked training archive of this name.
-
-    Raises:
-        ValueError: It is not there.
-    """
+    """The unpacked training archive of this name."""
     for folder in (corpus_dir / name, corpus_dir / "SpeechCommands" / name, corpus_dir):
         other = re.fullmatch(r"speech_commands_v0\.0\d", folder.name)
         if (folder / LISTS["valid"]).is_file() and (not other or folder.name == name):
@@ -50,12 +46,7 @@ def find_folder(corpus_dir: Path, name: str) -> Path:
 
 
 def read_lists(folder: Path) -> dict[str, str]:
-    """Split of each clip, `<word>/<file>`, that a list names.
-
-    Raises:
-        ValueError: A list is missing or empty, a line has another form, or a clip is
-            listed twice.
-    """
+    """Split of each clip, `<word>/<file>`, that a list names."""
     splits: dict[str, str] = {}
     for split, name in LISTS.items():
         path = folder / name
@@ -92,11 +83,7 @@ def clip_of(path: Path, label: str) -> Clip:
 
 
 def test_archive_clips(folder: Path) -> list[Clip]:
-    """Clips of ks1's official test archive, whose folders are the twelve classes.
-
-    Raises:
-        ValueError: The archive or a class is not there.
-    """
+    """Clips of ks1's official test archive, whose folders are the twelve classes."""
     name = "speech_commands_test_set_v0.01"
     folders = (folder.parent / name, folder / name)
     archive = next((path for path in folders if path.is_dir()), folders[0])
@@ -115,11 +102,7 @@ def test_archive_clips(folder: Path) -> list[Clip]:
 
 
 def cut_noise(folder: Path, target: Path) -> list[Clip]:
-    """Pieces of one second of the noise recordings, written to `target`.
-
-    Raises:
-        ValueError: There are no two pieces.
-    """
+    """Pieces of one second of the noise recordings, written to `target`."""
     pieces = []
     target.mkdir(parents=True, exist_ok=True)
     for path in wav_files(folder):

@@ -40,9 +40,6 @@ def fetch(url: str, part: Path) -> bool:
 
     Returns:
         Whether a part of an earlier call was used.
-
-    Raises:
-        ValueError: The server refuses or keeps breaking off, or the disk is full.
     """
 
     def size() -> int:
@@ -97,11 +94,7 @@ def check(path: Path, source: dict, known: dict) -> str:
 
 
 def get(source: dict, path: Path, known: dict) -> None:
-    """Fetch the file of a source if it is not there, and check it.
-
-    Raises:
-        ValueError: It cannot be had, or is not what it should be.
-    """
+    """Fetch the file of a source if it is not there, and check it."""
     if path.is_file():
         if problem := check(path, source, known):
             raise ValueError(f"{problem}: delete {path} and run again")
@@ -125,11 +118,7 @@ def get(source: dict, path: Path, known: dict) -> None:
 
 
 def unpack_once(source: dict, path: Path, known: dict) -> None:
-    """Unpack an archive, unless that was done with a file of the same hash.
-
-    Raises:
-        ValueError: It is not safe, or its folder is there already.
-    """
+    """Unpack an archive, unless that was done with a file of the same hash."""
     digest = known.get("sha256") or known["md5"]
     if known.get("unpacked") == digest:
         return
@@ -148,11 +137,7 @@ def unpack_once(source: dict, path: Path, known: dict) -> None:
 
 
 def command(program: str, *words) -> subprocess.CompletedProcess:
-    """Run a program that must be installed.
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Run a program that must be installed."""
     if shutil.which(program) is None:
         raise ValueError(f"{program} is needed for this: install it")
     words = [program, *map(str, words)]

@@ -19,11 +19,7 @@ NAMESPACES = ("scaper", "sound_event", "segment_open")
 
 
 def read_event_labels(path: Path) -> list[str]:
-    """Words of the labels of the events, each once, sorted.
-
-    Raises:
-        ValueError: The file has another form; it is named, with the line.
-    """
+    """Words of the labels of the events, each once, sorted."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:

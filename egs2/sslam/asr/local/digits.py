@@ -27,11 +27,7 @@ PAUSE = (800, 3_200)  # samples: shortest and longest silence around a digit
 
 
 def find_recordings(corpus_dir: Path) -> dict[str, list[list[Path]]]:
-    """The files of each speaker, by digit, in the order of their index.
-
-    Raises:
-        ValueError: No such files, or a speaker without three of each digit.
-    """
+    """The files of each speaker, by digit, in the order of their index."""
     paths = [*corpus_dir.glob("*_*_*.*"), *corpus_dir.glob("recordings/*_*_*.*")]
     named = [(path, NAME.fullmatch(path.name)) for path in paths]
     matches = [(int(m[3]), path, m[2], int(m[1])) for path, m in named if m]
@@ -54,11 +50,7 @@ def find_recordings(corpus_dir: Path) -> dict[str, list[list[Path]]]:
 def split(
     speakers: dict[str, list[list[Path]]], test_speaker: str
 ) -> dict[str, dict[str, list[list[Path]]]]:
-    """The recordings of each set: {set: {speaker: [files of 0, of 1, ...]}}.
-
-    Raises:
-        ValueError: The speaker is not there, or there is no other one.
-    """
+    """The recordings of each set: {set: {speaker: [files of 0, of 1, ...]}}."""
     if test_speaker not in speakers or len(speakers) < 2:
         raise ValueError(
             f"--test_speaker {test_speaker} must be one of at least two speakers, "
