@@ -96,6 +96,7 @@ def test_wrong_metadata_are_named_errors(tmp_path, capsys):
     def same(text):
         return text
 
+    (tmp_path / "esc").mkdir()
     assert "esc50.csv is missing" in error(same)
     make_esc50(tmp_path / "esc", [1, 2])
     good = path.read_text()

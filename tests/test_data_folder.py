@@ -123,8 +123,8 @@ def test_groups_stay_together(tmp_path, how):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "needs a column `path`"),
-        ("name,labels\na.wav,x\n", "its columns are: name, labels"),
+        ("", "lacks the column(s) path; it has: none"),
+        ("name,labels\na.wav,x\n", "it has: name, labels"),
         ("path\n", "lists no file"),
         ("path,labels\na.wav,x\na.wav,y\n", "line 3: a.wav occurs twice"),
         ("path,labels\na.wav,x,y\n", "line 2: more fields than columns"),
@@ -176,7 +176,7 @@ def test_data_sh_passes_options_on_and_explains_mistakes(tmp_path):
     folder = touch(tmp_path / "my files", *(f"{i} x.wav" for i in range(4)))
     for args, message in (
         (("--corpus", "nope"), "use one of audioset esc50 folder"),
-        (("--corpus", "esc50"), "needs --corpus_dir"),
+        (("--corpus", "esc50"), "required: --corpus_dir"),
         (("--corpus",), "--corpus needs a value"),
     ):
         result = run(*args)

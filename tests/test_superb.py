@@ -183,8 +183,7 @@ def test_upstreams_tasks_folds_and_seeds_are_one_table_with_what_is_missing(
     assert not list(sweep.exp.rglob("step_*"))
 
     ckpt = str((sweep.exp / "models" / "mine_seed1").resolve())
-    log = (sweep.exp / "ks/mine_seed1/lr0.001/s3prl.log").read_text()
-    assert f"-k {ckpt} -g upstream.yaml" in log
+    assert f"-k {ckpt} -g upstream.yaml" in (sweep.folder / "calls").read_text()
     assert sweep.config("ks/mine_seed1/lr0.001/upstream.yaml") == {"freq": "mean"}
     config = sweep.config("HearESC50/mine_seed1/lr0.001_fold0/task.yaml")
     extra = config["build_upstream"]["extra_conf"]
@@ -240,9 +239,9 @@ def test_a_wrong_word_is_one_line_before_anything_is_read(words, complaint, tmp_
     [
         ("ks", "has no speech_commands_v0"),
         ("ic", "has no data/train_data.csv"),
-        ("sid", "lacks iden_split.txt"),
-        ("er", "needs Session1/dialog"),
-        ("HearESC50", "lacks 48000/"),
+        ("sid", "has no iden_split.txt"),
+        ("er", "has no Session1/dialog"),
+        ("HearESC50", "has no 48000"),
     ],
 )
 def test_missing_data_is_one_line(tmp_path, task, complaint):
@@ -280,9 +279,9 @@ def test_lists_of_emotions_leave_the_tested_session_out(tmp_path):
         path.write_text(
             "% [START_TIME - END_TIME] TURN_NAME EMOTION\n" + "".join(turns)
         )
-    data = read_data(TASKS["er"], tmp_path, tmp_path / "lists")
-    assert len(data.samples) == 15  # frustration is not asked for
-    session = Path(data.options["meta_data"]) / "Session2"
+    options, samples = read_data(TASKS["er"], tmp_path, tmp_path / "lists")
+    assert len(samples) == 15  # frustration is not asked for
+    session = Path(options["meta_data"]) / "Session2"
     train = json.loads((session / "train_meta_data.json").read_text())
     test = json.loads((session / "test_meta_data.json").read_text())
     assert len(train["meta_data"]) == 12 and len(test["meta_data"]) == 3
@@ -295,8 +294,8 @@ def test_speakers_are_read_from_voxcelebs_own_list(tmp_path):
     name = "id10001/1zcIwhmdeo4/00001.wav"
     write_wave(tmp_path / "dev/wav" / name)
     (tmp_path / "iden_split.txt").write_text(f"1 {name}\n")
-    data = read_data(TASKS["sid"], tmp_path, tmp_path / "lists")
-    assert Path(data.options["meta_data"]).read_text() == f"1 {name}\n"
+    options, _ = read_data(TASKS["sid"], tmp_path, tmp_path / "lists")
+    assert Path(options["meta_data"]).read_text() == f"1 {name}\n"
     (tmp_path / "iden_split.txt").write_text("1 id10002/a/00001.wav\n")
     with pytest.raises(ValueError, match=r"lacks id10002/a/00001.wav"):
         read_data(TASKS["sid"], tmp_path, tmp_path / "lists")

@@ -6,6 +6,7 @@ import io
 import logging
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from espnet2_sslam.corpus import (
     Clip,
@@ -25,7 +26,10 @@ SPLIT_NAMES = {
 
 
 def begin(
-    argv: Sequence[str] | None, doc: str | None, expected: str | None = "", **options
+    argv: Sequence[str] | None,
+    doc: str | None,
+    expected: str | None = "",
+    **options: Any,
 ) -> tuple[argparse.Namespace, CorpusWriter]:
     """Read the options, begin a log on stderr, and the data folder of --datadir.
 
@@ -46,16 +50,15 @@ def begin(
     add("--datadir", type=Path, default=Path("data"))
     add("--nj", type=int, default=1, help="processes, where they help [1]")
     for name, (default, text, *choices) in options.items():
-        nargs = "+" if isinstance(default, list) else None
-        if isinstance(default, tuple):
-            nargs = len(default)
-        one = default[0] if nargs else default
+        several = isinstance(default, list | tuple)
+        nargs: Any = len(default) if isinstance(default, tuple) else "+"
+        one = default[0] if several else default
         optional = isinstance(default, type)
         add(
             f"--{name}",
             type=one if optional else type(one),
             default=None if optional else default,
-            nargs=nargs,
+            nargs=nargs if several else None,
             choices=choices[0] if choices else None,
             help=text if optional else f"{text} [{default}]".strip(),
         )

@@ -63,7 +63,7 @@ def find_file(folder: Path, name: str) -> Path:
 def read_segments(
     path: Path, classes: dict[str, str]
 ) -> Iterator[tuple[str, float, str]]:
-    """Id, start in seconds and label words of each line `YTID, start, end, "mid,mid"`."""
+    """Id, start in seconds and labels of each line `YTID, start, end, "mid,mid"`."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
         for row in reader:

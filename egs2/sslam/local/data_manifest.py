@@ -49,8 +49,8 @@ def labelled_clips(tsv: Path, audio_root: str | None, classes) -> list[Clip]:
     rows, clips = read_tsv(tsv, audio_root), []
     if len(lines) != len(rows):
         raise ValueError(
-            f"{lbl} lists {len(lines)} clips and {tsv.name} {len(rows)}: both must list "
-            "the same clips in order"
+            f"{lbl} lists {len(lines)} clips and {tsv.name} {len(rows)}: both must "
+            "list the same clips in order"
         )
     for (relative, path), line in zip(rows, lines, strict=True):
         key, _, labels = line.partition("\t")
@@ -76,8 +76,8 @@ def read_weights(path: Path, count: int) -> list[float]:
         raise ValueError(f"{path} has a weight that is negative or not finite")
     if len(weights) != count:
         raise ValueError(
-            f"{path} has {len(weights)} weights, train.tsv {count} clips: there must be "
-            "one for each"
+            f"{path} has {len(weights)} weights, train.tsv {count} clips: there must "
+            "be one for each"
         )
     return weights
 

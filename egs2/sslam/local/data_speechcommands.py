@@ -74,7 +74,7 @@ def wav_files(folder: Path) -> list[Path]:
 
 
 def clip_of(path: Path, label: str) -> Clip:
-    """A clip in its word's folder; its speaker is the hash that its name begins with."""
+    """A clip in its word's folder; its name begins with a hash of the speaker."""
     stem = re.sub(r"(\.wav)+$", "", path.name, flags=re.IGNORECASE)  # some .wav.wav
     speaker = slug(stem.split("_nohash_")[0]) if "_nohash_" in stem else ""
     return Clip(

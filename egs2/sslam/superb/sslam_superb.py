@@ -253,7 +253,8 @@ def make_runs(args: argparse.Namespace) -> list[Run]:
                 check_learnable(samples_per_step(**options), samples)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-        for up, lr, fold in product(upstreams, args.lrs, task.fold_numbers):
+        rates_and_folds = list(product(args.lrs, task.fold_numbers))
+        for up, (lr, fold) in product(upstreams, rates_and_folds):
             settings = {
                 "task": name,
                 "lr": lr,
