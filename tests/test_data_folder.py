@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from espnet2_sslam.corpus import read_downstream, read_table
-from tests.corpus_case import LOCAL, error_line, prepare, real_audio, script, sizes
+from tests.corpus_case import LOCAL, error_line, prepare, script, sizes
 
 main = script("folder").main
 
@@ -185,8 +185,3 @@ def test_data_sh_passes_options_on_and_explains_mistakes(tmp_path):
     result = run("--corpus", "folder", "--corpus_dir", folder, "--valid_share", "0.5")
     assert result.returncode == 0, result.stderr
     assert len(read_table(tmp_path / "data/pretrain/valid/wav.scp")) == 2
-
-
-def test_real_digits_are_read_as_a_folder(tmp_path):
-    splits = prepare("folder", real_audio("fsdd-mini"), tmp_path / "data")
-    assert sum(sizes(splits).values()) == 1500

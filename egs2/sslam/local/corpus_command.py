@@ -53,6 +53,7 @@ def begin(
         several = isinstance(default, list | tuple)
         nargs: Any = len(default) if isinstance(default, tuple) else "+"
         one = default[0] if several else default
+        shown = " ".join(map(str, default)) if several else default
         optional = isinstance(default, type)
         add(
             f"--{name}",
@@ -60,7 +61,7 @@ def begin(
             default=None if optional else default,
             nargs=nargs if several else None,
             choices=choices[0] if choices else None,
-            help=text if optional else f"{text} [{default}]".strip(),
+            help=text if optional else f"{text} [{shown}]".strip(),
         )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
