@@ -186,7 +186,7 @@ def test_upstreams_tasks_folds_and_seeds_are_one_table_with_what_is_missing(
 
 def test_random_is_the_same_network_with_weights_of_its_seed(tmp_path, data):
     def prepare(name, seed):
-        return sslam_superb.prepare(name, str(data / "mine"), seed, {}, tmp_path)
+        return sslam_superb.prepare(name, str(data / "mine"), seed, tmp_path)
 
     mine, one, again = prepare("mine", 1), prepare("random", 1), prepare("random", 1)
     assert one.sha256 == again.sha256
@@ -196,7 +196,7 @@ def test_random_is_the_same_network_with_weights_of_its_seed(tmp_path, data):
     for name in ("encoder", "fbank_mean"):
         assert configs[0][name] == configs[1][name]
     with pytest.raises(ValueError, match=r"model7"):  # a source may name the seed
-        sslam_superb.prepare("mine", str(tmp_path / "model{seed}"), 7, {}, tmp_path)
+        sslam_superb.prepare("mine", str(tmp_path / "model{seed}"), 7, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -71,16 +71,9 @@ def write_speech_commands(
 ) -> tuple[Path, Path]:
     """Speech Commands v0.01: digits 0-7 are keywords, 8 and 9 unknown words.
 
-    s3prl divides the training folder by a hash of the file names: about a tenth is for
-    validation and another tenth is left out.
-
-    Args:
-        folder: Where the two folders are written.
-        clips: Digits; those with an index from `test_from` on are for the test.
-        test_from: See `clips`.
-
-    Returns:
-        The folders `speech_commands_v0.01` and `speech_commands_test_set_v0.01`.
+    Those with an index from `test_from` on are for the test. s3prl divides the training
+    folder by a hash of the file names: about a tenth is for validation and another
+    tenth is left out.
     """
     train = folder / "speech_commands_v0.01"
     test = folder / "speech_commands_test_set_v0.01"

@@ -77,7 +77,6 @@ class Upstream(NamedTuple):
     seed: int
     entry: str  # s3prl's name of it
     ckpt: str = ""  # our model's folder
-    options: dict[str, Any] = {}  # noqa: RUF012 (never changed)
     sha256: str = ""  # of the weights
     origin: str = ""  # what the user named
 
@@ -109,13 +108,7 @@ class Run(NamedTuple):
 
 
 def read_words(words: Iterable[str], pattern: str, form: str) -> dict[str, str]:
-    """Values by name from words such as NAME=VALUE.
-
-    Args:
-        words: Of the command line.
-        pattern: Of a word, with a group for the name and one for the value.
-        form: What a word must look like, for the error.
-    """
+    """Values by name from words that a pattern of both fits; `form` is for errors."""
     values: dict[str, str] = {}
     for word in words:
         match = re.fullmatch(pattern, word)
@@ -165,18 +158,11 @@ def check(args: argparse.Namespace) -> None:
     args.seeds = tuple(dict.fromkeys(args.seeds))
 
 
-def prepare(
-    name: str, source: str, seed: int, options: dict[str, Any], folder: Path
-) -> Upstream:
+def prepare(name: str, source: str, seed: int, folder: Path) -> Upstream:
     """Read the weights of an upstream once and keep them as a model in `folder`.
 
-    Args:
-        name: Its name; `random` draws the weights anew.
-        source: Anything `load_model` reads, {seed} in it is replaced; "" for a name of
-            s3prl.
-        seed: Of the run, and of random weights.
-        options: Of the sslam upstream.
-        folder: Where models are kept.
+    The source is anything `load_model` reads, with {seed} in it replaced, or "" for a
+    name of s3prl; `random` draws the weights of its network anew.
     """
     if not source:
         return Upstream(name, seed, name)
@@ -193,7 +179,7 @@ def prepare(
     target = (folder / f"{name}_seed{seed}").resolve()
     checkpoint.save_model(model, target)
     digest = sha256(target / "model.safetensors")
-    return Upstream(name, seed, "sslam", str(target), options, digest, source)
+    return Upstream(name, seed, "sslam", str(target), digest, source)
 
 
 def make_config(
@@ -238,9 +224,9 @@ def make_runs(args: argparse.Namespace) -> list[Run]:
     from espnet2_sslam.integrations.s3prl.compat import check_learnable
     from espnet2_sslam.integrations.s3prl.expert import samples_per_step
 
-    models, options = args.expdir / "models", args.upstream_options
+    options = args.upstream_options
     upstreams = [
-        prepare(name, source, seed, options, models)
+        prepare(name, source, seed, args.expdir / "models")
         for seed, (name, source) in product(args.seeds, args.sources.items())
     ]
     runs = []
@@ -262,7 +248,7 @@ def make_runs(args: argparse.Namespace) -> list[Run]:
                 "seed": up.seed,
                 "entry": up.entry,
                 "sha256": up.sha256,
-                "options": up.options,
+                "options": options if up.ckpt else {},
                 "config": make_config(task, data, up, lr, fold, args),
                 "clips": len(samples),
                 "samples": sum(samples),

@@ -42,12 +42,7 @@ def write_table(
 ) -> None:
     """Write OUTPUT (Markdown), and beside it the same name with .json and .csv.
 
-    Args:
-        args: What was asked for.
-        runs: All trainings.
-        tests: Those with the best learning rate, which were tested.
-        failed: Titles of those that failed.
-        output: The Markdown file.
+    Of all runs, `tests` have the best learning rate and were tested.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     pairs = list(product(args.folders, args.sources))
