@@ -152,7 +152,7 @@ def test_other_mistakes_are_named_errors(tmp_path, capsys):
     empty.mkdir()
     assert "holds no audio file" in error("--corpus_dir", empty)
     (tmp_path / "latin.csv").write_bytes("path\nsch\xf6n.wav\n".encode("latin-1"))
-    assert "not UTF-8" in error("--corpus_dir", tmp_path / "latin.csv")
+    assert "no UTF-8" in error("--corpus_dir", tmp_path / "latin.csv")
     tree = touch(tmp_path / "tree", "a.wav", "b.wav", "c.wav")
     parent = ("--label_from", "parent")
     assert "no label's directory" in error("--corpus_dir", tree, *parent)

@@ -13,6 +13,7 @@ from espnet2_sslam.corpus import (
     CorpusWriter,
     Downstream,
     label_word,
+    read_text,
     slug,
     unique_words,
 )
@@ -90,10 +91,7 @@ def read_rows(
         columns: Those it must have.
         aliases: Other names of columns.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8") from None
+    text = read_text(path)
     header = "".join(text.splitlines()[:1])
     separator = ";" if ";" in header and "," not in header else ","
     if path.suffix == ".tsv" or "\t" in header:

@@ -15,7 +15,6 @@ directory and extension) stay together.
 
 import logging
 import re
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +29,7 @@ from corpus_command import (
 )
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import TASKS, Clip, hold_out, partition_groups, slug
+from espnet2_sslam.corpus import TASKS, Clip, clip_ids, hold_out, partition_groups, slug
 
 PARTS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 ALIASES = {"file": "path", "filename": "path", "label": "labels"}  # of columns
@@ -77,6 +76,7 @@ def read_metadata(path: Path) -> list[ListedFile]:
         labels = [label for label in labels if label]
         if not name:
             raise ValueError(f"{where}: the path is empty")
+        name = Path(name).as_posix()  # without ./
         if name in files:
             raise ValueError(f"{where}: {name} occurs twice; keep one row of it")
         if len(set(labels)) != len(labels):
@@ -105,24 +105,6 @@ def read_files(source: Path, label_from: str) -> list[ListedFile]:
     if len(tables) > 1:
         raise ValueError(f"{source} holds two tables: give one as --corpus_dir")
     return read_metadata(tables[0]) if tables else read_tree(source, label_from)
-
-
-def unique_ids(files: list[ListedFile]) -> dict[str, ListedFile]:
-    """Files by an id made of the relative path without its extension.
-
-    Where two would share an id the extension is added, and then a number.
-    """
-    stems = {file.name: slug(str(Path(file.name).with_suffix(""))) for file in files}
-    count = Counter(stems.values())
-    by_id: dict[str, ListedFile] = {}
-    for file in sorted(files, key=lambda file: file.name):
-        key = stems[file.name]
-        key = key if count[key] == 1 else slug(file.name)
-        base, number = key, 2
-        while key in by_id:
-            key, number = f"{base}-{number}", number + 1
-        by_id[key] = file
-    return by_id
 
 
 def group_of(file: ListedFile, pattern: str) -> str:
@@ -197,7 +179,9 @@ def main(argv=None) -> None:
         valid_share=(0.1, "of pre-training"),
         seed=(0, ""),
     )
-    files = unique_ids(read_files(args.corpus_dir.resolve(), args.label_from))
+    read = read_files(args.corpus_dir.resolve(), args.label_from)
+    ids = clip_ids(file.name for file in read)
+    files = {ids[f.name]: f for f in sorted(read, key=lambda file: file.name)}
     groups = {key: group_of(file, args.group_regex) for key, file in files.items()}
     rng = np.random.default_rng(args.seed)
     clips = {

@@ -20,7 +20,7 @@ from pathlib import Path
 from corpus_command import begin, known_labels, read_class_table, write_set
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import TASKS, WEIGHT_FILE, Clip, slug, write_table
+from espnet2_sslam.corpus import TASKS, WEIGHT_FILE, Clip, read_text, slug, write_table
 
 SPLITS = {"train": "train", "valid": "valid", "eval": "test", "test": "test"}
 EXPECTED = "--corpus_dir with train.tsv, train.lbl, eval.tsv, eval.lbl and the audio"
@@ -28,7 +28,7 @@ EXPECTED = "--corpus_dir with train.tsv, train.lbl, eval.tsv, eval.lbl and the a
 
 def read_tsv(path: Path, audio_root: str | None) -> list[tuple[str, str]]:
     """Relative and whole path of each clip."""
-    first, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
+    first, *lines = read_text(path).splitlines() or [""]
     root = audio_root or first
     if not root.strip() or "\t" in root:
         raise ValueError(f"{path}, line 1 must be the root of the audio: {root!r}")
@@ -45,7 +45,7 @@ def read_tsv(path: Path, audio_root: str | None) -> list[tuple[str, str]]:
 def labelled_clips(tsv: Path, audio_root: str | None, classes) -> list[Clip]:
     """Clips of a split."""
     lbl = tsv.with_suffix(".lbl")
-    lines = list(filter(str.strip, lbl.read_text("utf-8-sig").splitlines()))
+    lines = list(filter(str.strip, read_text(lbl).splitlines()))
     rows, clips = read_tsv(tsv, audio_root), []
     if len(lines) != len(rows):
         raise ValueError(
@@ -69,7 +69,7 @@ def labelled_clips(tsv: Path, audio_root: str | None, classes) -> list[Clip]:
 def read_weights(path: Path, count: int) -> list[float]:
     """The sampling weight of each line of train.tsv."""
     try:
-        weights = [float(word) for word in path.read_text("utf-8-sig").split()]
+        weights = [float(word) for word in read_text(path).split()]
     except ValueError as error:
         raise ValueError(f"{path} must hold one number a line ({error})") from None
     if not all(weight >= 0 and math.isfinite(weight) for weight in weights):

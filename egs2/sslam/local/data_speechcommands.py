@@ -22,7 +22,7 @@ import soundfile
 from corpus_command import begin
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import Clip, Downstream, label_word, slug
+from espnet2_sslam.corpus import Clip, Downstream, label_word, read_text, slug
 
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
 KEYWORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
@@ -52,7 +52,7 @@ def read_lists(folder: Path) -> dict[str, str]:
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{path} is missing: unpack the archive again")
-        for line in path.read_text(encoding="utf-8-sig").splitlines():
+        for line in read_text(path).splitlines():
             clip = line.strip().removeprefix("./")
             if clip and clip.count("/") != 1:
                 raise ValueError(f"{path}: {clip!r} is not <word>/<file>.wav")

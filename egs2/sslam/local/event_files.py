@@ -12,7 +12,7 @@ import json
 import re
 from pathlib import Path
 
-from espnet2_sslam.corpus import unique_words
+from espnet2_sslam.corpus import read_text, unique_words
 
 FORMS = (".txt", ".tsv", ".csv", ".jams")  # the first that a clip has is read
 NAMESPACES = ("scaper", "sound_event", "segment_open")
@@ -20,10 +20,7 @@ NAMESPACES = ("scaper", "sound_event", "segment_open")
 
 def read_event_labels(path: Path) -> list[str]:
     """Words of the labels of the events, each once, sorted."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text") from None
+    text = read_text(path)
     names = _jams(path, text) if path.suffix.lower() == ".jams" else _lines(path, text)
     return sorted(unique_words(names))
 
