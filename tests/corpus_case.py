@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +28,29 @@ def prepare(corpus: str, folder: Path, datadir: Path, *args) -> dict:
     words = ["--corpus_dir", folder, "--datadir", datadir, *args]
     script(corpus).main([str(word) for word in words])
     return {split.name: split for split in read_corpus(datadir)}
+
+
+def run_recipe(*words, script: str = "run.sh", **variables) -> str:
+    """Run the recipe's run.sh (or another) to its good end; what it printed."""
+    # The recipe's own tools run with the python3 of the search path.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = [LOCAL.parent / script, "--python", sys.executable, *words]
+    done = subprocess.run(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        env={**os.environ, "PATH": path, **variables},
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def output_folders(folder: Path) -> list:
+    """Options of run.sh that put all output below a folder."""
+    names = ("data", "dump", "exp")
+    return [word for name in names for word in (f"--{name}dir", folder / name)]
 
 
 def sizes(splits: dict) -> dict[str, int]:

@@ -128,39 +128,6 @@ def test_a_mixture_is_never_clipped(tmp_path):
     )
 
 
-@pytest.mark.parametrize("place, first, last", [(0.0, 1, 0), (0.999, 0, 4)])
-def test_short_clips_are_placed_and_long_ones_cut(place, first, last):
-    placed = data_polyphony.fit(np.arange(1.0, 5.0), 6, place)
-    assert placed.sum() == 10 and placed[0] == first and placed[-1] == last
-    cut = data_polyphony.fit(np.arange(10.0), 4, place)
-    assert cut.tolist() == ([0, 1, 2, 3] if place == 0.0 else [6, 7, 8, 9])
-
-
-def test_signal_to_noise_ratios_fill_their_range():
-    by_label = {c: [Source(c + n, "", c + n, c) for n in "12"] for c in "abcd"}
-    parts = [
-        part
-        for i in range(300)
-        for part in data_polyphony.choose(
-            by_label, 3, (-5.0, 5.0), data_polyphony.random_numbers(0, str(i))
-        )[1:]
-    ]
-    levels = np.array([part.snr for part in parts])
-    assert -5 <= levels.min() < -4.8 and 4.8 < levels.max() <= 5
-    assert abs(levels.mean()) < 0.5
-
-
-def test_clips_with_several_labels_are_no_sources(made, tmp_path):
-    shutil.copytree(made / "polyphony", tmp_path / "polyphony")
-    keys = {source.key for source in data_polyphony.read_sources(tmp_path)}
-    degrees = sources_of(made)
-    assert keys and all(len(degrees[key]) == 1 for key in keys)
-    for split in "train", "valid", "degree_1":
-        shutil.rmtree(tmp_path / "polyphony" / split)
-    with pytest.raises(ValueError, match="no clip with exactly one label"):
-        data_polyphony.read_sources(tmp_path)
-
-
 def test_labels_with_too_few_recordings_are_left_out_and_noted(corpus, tmp_path):
     shutil.copytree(corpus, tmp_path / "rare")
     for path in sorted((tmp_path / "rare").rglob("text")):
@@ -184,12 +151,12 @@ def test_labels_with_too_few_recordings_are_left_out_and_noted(corpus, tmp_path)
 @pytest.mark.parametrize(
     "options, complaint",
     [
-        ("--degrees 1 5", "a mixture of 5 sources needs 5 labels, there are 4"),
+        ("--degrees 1 5", "a mixture of 5 sources needs 5 labels"),
         ("--degrees 0 1", "--degrees are different numbers from 1 on"),
         ("--snr 5 -5", "--snr needs the lower number first"),
         ("--test_clips 1", "must be at least 3"),
         ("--shares 1 1 0", "--shares must be positive"),
-        ("--shares 98 1 1", "a mixture of 2 sources needs 2 labels, there are 1"),
+        ("--shares 98 1 1", "a mixture of 2 sources needs 2 labels"),
     ],
 )
 def test_wrong_options_are_one_line(corpus, tmp_path, capsys, options, complaint):

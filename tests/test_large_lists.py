@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from espnet2_sslam.corpus import Record, RecordBook, dump, report
+from espnet2_sslam.corpus import RecordBook, dump, report
 from espnet2_sslam.tasks import read_labels, read_weights
 from tests.corpora import large
 from tests.corpus_case import LOCAL, ROOT
@@ -172,24 +172,3 @@ def test_formatting_and_report_of_two_million_clips_would_stay_below_2_gib(tmp_p
         clips, _, memory = measure("-c", STEPS[step], tmp_path / "large")
         assert clips == 515_987
         assert base + 4 * (memory - base) < 2 * GIB, step
-
-
-def test_a_record_book_finds_what_was_appended_and_rewritten(tmp_path):
-    book = RecordBook(tmp_path)
-    records = [
-        Record(f"/in/{i}.wav", f"/out/{i}.flac", num_samples=i) for i in range(50)
-    ]
-    records[7] = Record("/in/7.wav", problem="missing: there is no such file")
-    book.append(records)
-    assert book["/in/33.wav"].num_samples == 33 and book.get("/in/x.wav") is None
-    assert list(book.marked) == ["/in/7.wav"]
-    book.append([Record("/in/7.wav", "/out/7.flac", num_samples=7)])
-    assert book["/in/7.wav"].audio == "/out/7.flac" and not book.marked
-    with open(book.journal.path, "ab") as file:
-        file.write(b'{"source": "/in/8.w')  # killed here
-    again = RecordBook(tmp_path)
-    assert again["/in/8.wav"].num_samples == 8
-    again.finish([f"/in/{i}.wav" for i in range(5)])
-    assert [record.num_samples for record in again] == [0, 1, 2, 3, 4]
-    by_audio = RecordBook(tmp_path, key="audio")
-    assert by_audio["/out/4.flac"].source == "/in/4.wav"

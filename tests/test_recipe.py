@@ -11,49 +11,30 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpus_case import output_folders, run_recipe
+
 RECIPE = Path(__file__).resolve().parent.parent / "egs2" / "sslam"
 
 pytestmark = pytest.mark.slow
 
 
-def start(folder, *options):
-    """Start run.sh on the small corpus with all output below `folder`."""
+def small(folder):
+    """Options of a small corpus with all output below `folder`."""
     few = "--max_epoch 1 --num_iters_per_epoch 6"
-    words = ["--python", sys.executable, "--seeds", 1]
-    for name in "data", "dump", "exp":
-        words += [f"--{name}dir", folder / name]
+    words = ["--seeds", 1, *output_folders(folder)]
     words += ["--data_args", "--mini_scale 0.1", "--finetune_args", few]
     words += ["--pretrain_args", f"{few} --scheduler_conf warmup_steps=1"]
-    words += ["--pretrain_tag", "small", "--finetune_tag", "linear"]
-    # The recipe's own tools run with the python3 of the search path.
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.Popen(
-        [str(RECIPE / "run.sh"), *map(str, [*words, *options])],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PATH": path},
-        start_new_session=True,
-    )
-
-
-def run(folder, *options):
-    """Run it to its end: what it printed."""
-    process = start(folder, *options)
-    try:
-        output, _ = process.communicate(timeout=590)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert process.returncode == 0, output
-    return output
+    return [*words, "--pretrain_tag", "small", "--finetune_tag", "linear"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The output folder of a run of all stages whose phase 1 was once killed."""
     folder = tmp_path_factory.mktemp("recipe")
-    process = start(folder, "--stop_stage", 4)
+    words = [RECIPE / "run.sh", "--python", sys.executable, *small(folder)]
+    process = subprocess.Popen(
+        [str(word) for word in (*words, "--stop_stage", 4)], start_new_session=True
+    )
     log = folder / "exp/pretrain/phase1_small_seed1/train.log"
     deadline = time.time() + 300
     while not (log.exists() and "epoch started" in log.read_text()):
@@ -62,7 +43,7 @@ def finished(tmp_path_factory):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not log.with_name(".done").exists()
-    run(folder, "--stage", 4)
+    run_recipe(*small(folder), "--stage", 4)
     return folder
 
 
@@ -92,7 +73,7 @@ def test_models_share_the_statistics_of_the_pre_training_data(finished):
 
 
 def test_a_second_run_trains_and_scores_nothing(finished):
-    output = run(finished)
+    output = run_recipe(*small(finished))
     assert "started" not in output
     # stages 1 to 3, two pre-trainings, three fine-tunings and their scorings
     assert output.count("up to date") == 3 + 2 + 3 + 3
@@ -100,6 +81,6 @@ def test_a_second_run_trains_and_scores_nothing(finished):
 
 def test_features_can_be_the_input(finished):
     words = ["--feats_type", "fbank", "--pretrain_tag", "features"]
-    run(finished, *words, "--stage", 2, "--stop_stage", 4)
+    run_recipe(*small(finished), *words, "--stage", 2, "--stop_stage", 4)
     config = finished / "exp/pretrain/phase1_features_seed1/config.yaml"
     assert "input_size: 128" in config.read_text()

@@ -61,7 +61,7 @@ def test_every_word_names_a_corpus_and_configs_that_exist(
         assert (RECIPE / config).is_file()
     if data_args:
         script = (RECIPE / f"local/data_{corpus}.py").read_text()
-        assert f'"{data_args.split()[0]}"' in script
+        assert f"{data_args.split()[0][2:]}=(" in script
 
 
 def test_the_words_of_the_help_are_those_of_the_paper():

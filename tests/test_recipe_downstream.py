@@ -3,16 +3,13 @@
 import importlib
 import json
 import lzma
-import os
 import re
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.corpus_case import real_audio
+from tests.corpus_case import output_folders, real_audio, run_recipe
 
 RECIPE = Path(__file__).resolve().parent.parent / "egs2" / "sslam"
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -56,22 +53,11 @@ def make_trees(folder, corpora, clips=None):
 
 def run(folder, places, *options):
     """Run run.sh below `folder`: what it printed, and the rows of the table."""
-    words = ["--python", sys.executable, "--seeds", 1, "--nj", 2]
-    for name in "data", "dump", "exp":
-        words += [f"--{name}dir", folder / name]
-    words += ["--models", f"sslam={folder / TINY}"]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        [str(RECIPE / "run.sh"), *map(str, [*words, *options])],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-        env={**os.environ, "PATH": path, **places},
-    )
-    assert done.returncode == 0, done.stdout
+    words = [*output_folders(folder), "--seeds", 1, "--nj", 2]
+    words += ["--models", f"sslam={folder / TINY}", *options]
+    printed = run_recipe(*words, **places)
     table = (folder / "exp/BENCHMARKS.md").read_text()
-    return done.stdout, re.findall(r"^\| .*\d \(\d.*$", table, re.MULTILINE)
+    return printed, re.findall(r"^\| .*\d \(\d.*$", table, re.MULTILINE)
 
 
 def results_of(folder, word):

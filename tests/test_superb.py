@@ -1,8 +1,6 @@
 """SUPERB-style evaluation: grid, choice on dev, records, table, and what it refuses."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import yaml
 
 from espnet2_sslam.checkpoint import save_model
 from tests.checkpoint_case import small_encoder
+from tests.corpus_case import run_recipe
 from tests.s3prl_data import (
     noisy_sounds,
     tone_digits,
@@ -129,11 +128,6 @@ def test_the_best_rate_on_dev_is_tested_once(sweep, data):
     assert runner["eval_dataloaders"] == ["dev"]
 
 
-def test_of_equal_rates_the_smallest_is_taken(sweep, data):
-    sweep("--tasks", f"ks={data / 'ks'}", lrs=(3e-2, 1e-2))
-    assert sweep.results()[0]["lr"] == 1e-2
-
-
 def test_only_what_is_new_or_has_other_settings_is_run_again(sweep, data):
     tasks = ["--tasks", f"ks={data / 'ks'}"]
     assert len(sweep(*tasks)) == 3
@@ -183,8 +177,7 @@ def test_upstreams_tasks_folds_and_seeds_are_one_table_with_what_is_missing(
     assert not list(sweep.exp.rglob("step_*"))
 
     ckpt = str((sweep.exp / "models" / "mine_seed1").resolve())
-    log = (sweep.exp / "ks/mine_seed1/lr0.001/s3prl.log").read_text()
-    assert f"-k {ckpt} -g upstream.yaml" in log
+    assert f"-k {ckpt} -g upstream.yaml" in (sweep.folder / "calls").read_text()
     assert sweep.config("ks/mine_seed1/lr0.001/upstream.yaml") == {"freq": "mean"}
     config = sweep.config("HearESC50/mine_seed1/lr0.001_fold0/task.yaml")
     extra = config["build_upstream"]["extra_conf"]
@@ -193,7 +186,7 @@ def test_upstreams_tasks_folds_and_seeds_are_one_table_with_what_is_missing(
 
 def test_random_is_the_same_network_with_weights_of_its_seed(tmp_path, data):
     def prepare(name, seed):
-        return sslam_superb.prepare(name, str(data / "mine"), seed, {}, tmp_path)
+        return sslam_superb.prepare(name, str(data / "mine"), seed, tmp_path)
 
     mine, one, again = prepare("mine", 1), prepare("random", 1), prepare("random", 1)
     assert one.sha256 == again.sha256
@@ -203,7 +196,7 @@ def test_random_is_the_same_network_with_weights_of_its_seed(tmp_path, data):
     for name in ("encoder", "fbank_mean"):
         assert configs[0][name] == configs[1][name]
     with pytest.raises(ValueError, match=r"model7"):  # a source may name the seed
-        sslam_superb.prepare("mine", str(tmp_path / "model{seed}"), 7, {}, tmp_path)
+        sslam_superb.prepare("mine", str(tmp_path / "model{seed}"), 7, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -240,9 +233,9 @@ def test_a_wrong_word_is_one_line_before_anything_is_read(words, complaint, tmp_
     [
         ("ks", "has no speech_commands_v0"),
         ("ic", "has no data/train_data.csv"),
-        ("sid", "lacks iden_split.txt"),
-        ("er", "needs Session1/dialog"),
-        ("HearESC50", "lacks 48000/"),
+        ("sid", "has no iden_split.txt"),
+        ("er", "has no Session1/dialog"),
+        ("HearESC50", "has no 48000"),
     ],
 )
 def test_missing_data_is_one_line(tmp_path, task, complaint):
@@ -280,9 +273,9 @@ def test_lists_of_emotions_leave_the_tested_session_out(tmp_path):
         path.write_text(
             "% [START_TIME - END_TIME] TURN_NAME EMOTION\n" + "".join(turns)
         )
-    data = read_data(TASKS["er"], tmp_path, tmp_path / "lists")
-    assert len(data.samples) == 15  # frustration is not asked for
-    session = Path(data.options["meta_data"]) / "Session2"
+    options, samples = read_data(TASKS["er"], tmp_path, tmp_path / "lists")
+    assert len(samples) == 15  # frustration is not asked for
+    session = Path(options["meta_data"]) / "Session2"
     train = json.loads((session / "train_meta_data.json").read_text())
     test = json.loads((session / "test_meta_data.json").read_text())
     assert len(train["meta_data"]) == 12 and len(test["meta_data"]) == 3
@@ -295,8 +288,8 @@ def test_speakers_are_read_from_voxcelebs_own_list(tmp_path):
     name = "id10001/1zcIwhmdeo4/00001.wav"
     write_wave(tmp_path / "dev/wav" / name)
     (tmp_path / "iden_split.txt").write_text(f"1 {name}\n")
-    data = read_data(TASKS["sid"], tmp_path, tmp_path / "lists")
-    assert Path(data.options["meta_data"]).read_text() == f"1 {name}\n"
+    options, _ = read_data(TASKS["sid"], tmp_path, tmp_path / "lists")
+    assert Path(options["meta_data"]).read_text() == f"1 {name}\n"
     (tmp_path / "iden_split.txt").write_text("1 id10002/a/00001.wav\n")
     with pytest.raises(ValueError, match=r"lacks id10002/a/00001.wav"):
         read_data(TASKS["sid"], tmp_path, tmp_path / "lists")
@@ -310,20 +303,14 @@ def test_stage_8_trains_tests_and_compares_with_real_s3prl(tmp_path, data):
         (hear / f"{fold}.json").rename(hear / f"{split}.json")
         (hear / "48000" / fold).rename(hear / "48000" / split)
     words = [
-        *("--stage", "8", "--stop_stage", "8", "--python", sys.executable),
+        *("--stage", 8, "--stop_stage", 8),
         *("--seeds", "1", "--nj", "2", "--expdir", tmp_path / "exp"),
         *("--superb_tasks", f"ks={tmp_path / 'ks'} HearGSC5hr={hear}"),
         *("--superb_upstreams", f"fbank_no_cmvn mine={data / 'mine'}"),
         *("--superb_lrs", "1e-2"),
         *("--superb_args", "--steps ks=4 HearGSC5hr=2 --num_workers 0"),
     ]
-    run = subprocess.run(
-        [RECIPE / "run.sh", *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_recipe(*words)
     text = (tmp_path / "exp" / "SUPERB.md").read_text()
     assert "| ks | mine | 0.01 |" in text and "missing" not in text
     results = json.loads((tmp_path / "exp" / "SUPERB.json").read_text())["results"]

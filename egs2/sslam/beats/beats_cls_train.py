@@ -36,11 +36,7 @@ def beats_module() -> Any:
 
 
 def espnet_encoder(checkpoint: str) -> nn.Module:
-    """Build ESPnet's BEATs encoder with the weights of a checkpoint.
-
-    Raises:
-        ValueError: no such file, not a BEATs checkpoint, or weights that do not fit.
-    """
+    """Build ESPnet's BEATs encoder with the weights of a checkpoint."""
     content = read_pickle(checkpoint)
     if not isinstance(content, Mapping) or not {"cfg", "model"} <= set(content):
         raise ValueError(
@@ -100,11 +96,7 @@ class BeatsTokens(nn.Module):
 
 
 class BeatsClassifier(SSLAMClassifier):
-    """SSLAMClassifier on BEATs: no CLS token, no layers, no spectrogram to augment.
-
-    Raises:
-        ValueError: an option that BEATs has no part for.
-    """
+    """SSLAMClassifier on BEATs: no CLS token, no layers, no spectrogram to augment."""
 
     def __init__(
         self, encoder: Any, head: HeadConfig | Sequence[str], **options: Any

@@ -1,12 +1,22 @@
-"""What the commands local/data_<corpus>.py share: options, tables, checks of labels."""
+"""What the commands local/data_<corpus>.py share: options, tables, labels, sets."""
 
 import argparse
 import csv
+import io
 import logging
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from espnet2_sslam.corpus import label_word, slug, unique_words
+from espnet2_sslam.corpus import (
+    Clip,
+    CorpusWriter,
+    Downstream,
+    label_word,
+    read_text,
+    slug,
+    unique_words,
+)
 
 EXTENSIONS = tuple(".wav .flac .mp3 .ogg .opus .oga .aif .aiff .au .w64 .caf".split())
 SPLIT_NAMES = {
@@ -16,77 +26,107 @@ SPLIT_NAMES = {
 }
 
 
-def corpus_parser(
-    description: str | None, nj: str = "not needed here", corpus_dir: bool = True
-) -> argparse.ArgumentParser:
-    """Return a parser with the options of every corpus (that lies on the disk)."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    if corpus_dir:
-        parser.add_argument("--corpus_dir", type=Path, required=True)
-    parser.add_argument("--datadir", type=Path, default=Path("data"))
-    parser.add_argument("--nj", type=int, default=1, help=nj)
-    return parser
+def begin(
+    argv: Sequence[str] | None,
+    doc: str | None,
+    expected: str | None = "",
+    **options: Any,
+) -> tuple[argparse.Namespace, CorpusWriter]:
+    """Read the options, begin a log on stderr, and the data folder of --datadir.
 
-
-def parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, expected: str = ""
-) -> argparse.Namespace:
-    """Read the options and begin a log on stderr.
-
-    Raises:
-        ValueError: --corpus_dir is not the folder that is `expected`; a --name or
-            --valid_share that cannot be.
+    Args:
+        argv: Words of the command line.
+        doc: What --help says.
+        expected: What --corpus_dir must be, which is then checked to be a folder; None
+            for a corpus without one.
+        options: Default, help and perhaps choices of each further option. In place of
+            the default None stands a type; a list takes some values, a tuple so many.
     """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    if expected is not None:
+        add("--corpus_dir", type=Path, required=True)
+    add("--datadir", type=Path, default=Path("data"))
+    add("--nj", type=int, default=1, help="processes, where they help [1]")
+    for name, (default, text, *choices) in options.items():
+        several = isinstance(default, list | tuple)
+        nargs: Any = len(default) if isinstance(default, tuple) else "+"
+        one = default[0] if several else default
+        shown = " ".join(map(str, default)) if several else default
+        optional = isinstance(default, type)
+        add(
+            f"--{name}",
+            type=one if optional else type(one),
+            default=None if optional else default,
+            nargs=nargs if several else None,
+            choices=choices[0] if choices else None,
+            help=text if optional else f"{text} [{shown}]".strip(),
+        )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if expected:
         args.corpus_dir = args.corpus_dir.resolve()
         if not args.corpus_dir.is_dir():
             raise ValueError(f"{args.corpus_dir} is no directory; expected: {expected}")
-    name = getattr(args, "name", "one_word")
+    name, share = getattr(args, "name", "set"), getattr(args, "valid_share", 0.1)
     if name != slug(name) or name == "pretrain":
         raise ValueError(f"--name {name!r} must be one word, not `pretrain`")
-    share = getattr(args, "valid_share", 0.1)
     if not 0 < share < 1:
         raise ValueError(f"--valid_share must be between 0 and 1, got {share:g}")
-    return args
+    return args, CorpusWriter(args.datadir, expected or "")
 
 
 def read_rows(
-    path: Path, columns: Sequence[str], separator: str = ","
-) -> list[dict[str, str]]:
-    """Read a CSV with a header; cells are stripped, `line` is the number of the line.
+    path: Path, columns: Iterable[str], aliases: Mapping[str, str] | None = None
+) -> list[tuple[str, dict[str, str]]]:
+    """Read a table with a header: where each row stands, and its cells, stripped.
 
-    Raises:
-        ValueError: A column is missing.
+    The separator is a tab in .tsv files, else a comma, or a semicolon where the header
+    has no comma. Names of columns are in lower case; blank rows are passed over.
+
+    Args:
+        path: The table.
+        columns: Those it must have.
+        aliases: Other names of columns.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
-        names = [(name or "").strip() for name in reader.fieldnames or []]
-        reader.fieldnames = names
-        lacking = [name for name in columns if name not in names]
-        if lacking:
+    text = read_text(path)
+    header = "".join(text.splitlines()[:1])
+    separator = ";" if ";" in header and "," not in header else ","
+    if path.suffix == ".tsv" or "\t" in header:
+        separator = "\t"
+    file = io.StringIO(text, newline="")
+    reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
+    names = [(name or "").strip().lower() for name in reader.fieldnames or []]
+    for alias, name in (aliases or {}).items():
+        if name not in names and alias in names:
+            names[names.index(alias)] = name
+    lacking = [name for name in columns if name not in names]
+    if lacking:
+        raise ValueError(
+            f"{path} lacks the column(s) {', '.join(lacking)}; it has: "
+            f"{', '.join(names) or 'none'}"
+        )
+    reader.fieldnames = names
+    rows = []
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        if None in row:
             raise ValueError(
-                f"{path} lacks the column(s) {', '.join(lacking)}; it has: "
-                f"{', '.join(names)}"
+                f"{where}: more fields than columns; put a field with a separator in "
+                "it, such as several labels, into quotes"
             )
-        return [
-            {name: (row[name] or "").strip() for name in columns}
-            | {"line": str(reader.line_num)}
-            for row in reader
-        ]
+        cells = {name: (cell or "").strip() for name, cell in row.items()}
+        if any(cells.values()):
+            rows.append((where, cells))
+    return rows
 
 
 def read_class_table(path: Path, hint: str) -> dict[str, str]:
     """Last column of each label of an `index,label,...` CSV, in class order.
 
     A header is passed over.
-
-    Raises:
-        ValueError: No such file (`hint` says where it is from), a line of another form,
-            classes that are not numbered 0, 1, 2, ..., or a label twice.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: {hint}")
@@ -108,13 +148,40 @@ def read_class_table(path: Path, hint: str) -> dict[str, str]:
 def known_labels(
     names: Iterable[str], classes: Container[str], where: object, classes_of: str
 ) -> str:
-    """Words of the labels of a clip, each once, separated by blanks.
-
-    Raises:
-        ValueError: A label that `classes` lacks; says `where`, and whose classes.
-    """
+    """Words of the labels of a clip, each once, separated by blanks."""
     words = unique_words(names)
     for word in words:
         if word not in classes:
             raise ValueError(f"{where}: the label {word!r} is not in {classes_of}")
     return " ".join(words)
+
+
+def write_set(
+    writer: CorpusWriter,
+    name: str,
+    task: str,
+    splits: Mapping[str, Iterable[Clip]],
+    classes: Iterable[str],
+    **options,
+) -> Downstream:
+    """Write a labelled set, its splits and classes: the training run on it."""
+    for split, clips in splits.items():
+        writer.add(f"{name}/{split}", clips, **options)
+    writer.classes(name, classes)
+    return Downstream.of_set(name, task, splits)
+
+
+def write_pretrain(
+    writer: CorpusWriter, clips: Iterable[Clip], parts: Mapping[str, int]
+) -> None:
+    """Write pretrain/train and pretrain/valid, the clips of part 0 and 1, unlabelled.
+
+    Lost files are found, listed and counted when the audio is formatted.
+    """
+    by_part: tuple[list[Clip], list[Clip]] = ([], [])
+    for clip in clips:
+        if clip.key in parts:
+            by_part[parts[clip.key]].append(clip)
+    for name, of_part in zip(("train", "valid"), by_part, strict=True):
+        name = f"pretrain/{name}"
+        writer.add(name, of_part, labelled=False, known_to_exist=True)

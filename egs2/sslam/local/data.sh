@@ -1,60 +1,31 @@
 #!/usr/bin/env bash
 # Stage 1: write data/<set>/<split>/{wav.scp,utt2spk,spk2utt,text}, classes.txt and
-# downstream.txt of one corpus. Options that are not listed here go to the corpus's
-# own script; `local/data.sh --corpus esc50 --help` shows them.
+# downstream.txt of one corpus.
+#   local/data.sh --corpus NAME [--python python3] [options of local/data_<corpus>.py]
+# `local/data.sh --corpus esc50 --help` shows the options of ESC-50.
 set -euo pipefail
 
-usage="Usage: local/data.sh --corpus NAME [--corpus_dir DIR] [--datadir data]
-       [--nj 1] [--python python3] [options of local/data_<corpus>.py]"
-
 local_dir="$(dirname "${BASH_SOURCE[0]}")"
-corpora=("${local_dir}"/data_*.py)
-corpora=("${corpora[@]##*/data_}")
-corpora=("${corpora[@]%.py}")
-
-corpus=mini
-corpus_dir=
-datadir=data
-nj=1
-python=python3
-help=false
-options=()
+corpus=mini corpus_dir='' python=python3 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --corpus | --corpus_dir | --datadir | --nj | --python)
+        --corpus | --corpus_dir | --python)
             if [ $# -lt 2 ]; then
                 echo "error: $1 needs a value" >&2
                 exit 1
             fi
             printf -v "${1#--}" '%s' "$2"
-            shift 2
-            ;;
-        -h | --help)
-            help=true
             shift
             ;;
-        *)
-            options+=("$1")
-            shift
-            ;;
+        *) options+=("$1") ;;
     esac
+    shift
 done
-
-if [[ ! " ${corpora[*]} " == *" ${corpus} "* ]]; then
-    echo "error: unknown --corpus '${corpus}': use one of ${corpora[*]}" >&2
+script="${local_dir}/data_${corpus}.py"
+if [ ! -f "${script}" ]; then
+    names="$(basename -s .py "${local_dir}"/data_*.py | sed 's/^data_//' | paste -sd ' ')"
+    echo "error: unknown --corpus '${corpus}': use one of ${names}" >&2
     exit 1
 fi
-script="${local_dir}/data_${corpus}.py"
-if "${help}"; then
-    echo "${usage}"
-    exec "${python}" "${script}" --help
-fi
-if [ "${corpus}" != mini ]; then
-    if [ -z "${corpus_dir}" ]; then
-        echo "error: --corpus ${corpus} needs --corpus_dir" >&2
-        exit 1
-    fi
-    options+=(--corpus_dir "${corpus_dir}")
-fi
-exec "${python}" "${script}" --datadir "${datadir}" --nj "${nj}" \
+exec "${python}" "${script}" ${corpus_dir:+--corpus_dir "${corpus_dir}"} \
     ${options[@]+"${options[@]}"}

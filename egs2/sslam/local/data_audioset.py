@@ -24,39 +24,22 @@ import heapq
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from corpus_command import (
-    EXTENSIONS,
-    corpus_parser,
-    known_labels,
-    parse,
-    read_class_table,
-)
+from corpus_command import EXTENSIONS, begin, known_labels, read_class_table
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (
-    Clip,
-    CorpusWriter,
-    Downstream,
-    parallel_map,
-    table_lines,
-)
+from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, table_lines
 from espnet2_sslam.store import Journal
 
 CLASS_TABLE = "class_labels_indices.csv"
-CSV_FILES = {
-    "balanced": "balanced_train_segments.csv",
-    "unbalanced": "unbalanced_train_segments.csv",
-    "eval": "eval_segments.csv",
-}
-SUBSETS = {  # set: parts of its training split
-    "as20k": ("balanced",),
-    "as2m": ("balanced", "unbalanced"),
-}
+BALANCED, UNBALANCED = "balanced_train_segments.csv", "unbalanced_train_segments.csv"
+EVAL = "eval_segments.csv"
+TRAIN_CSVS = {"as20k": (BALANCED,), "as2m": (BALANCED, UNBALANCED)}
 FILE_NAME = re.compile(
     r"Y?([\w-]{11})(?:[_-](\d+(?:\.\d+)?)(?:[_-]\d+(?:\.\d+)?)?)?", re.ASCII
 )
@@ -67,11 +50,7 @@ EXPECTED = (
 
 
 def find_file(folder: Path, name: str) -> Path:
-    """The file of this name in the folder or up to two levels below it.
-
-    Raises:
-        ValueError: It is not there.
-    """
+    """The file of this name in the folder or up to two levels below it."""
     for pattern in (name, f"*/{name}", f"*/*/{name}"):
         for path in sorted(folder.glob(pattern)):
             return path
@@ -81,20 +60,10 @@ def find_file(folder: Path, name: str) -> Path:
     )
 
 
-class Segment(NamedTuple):
-    """One line of a segments CSV."""
-
-    ytid: str
-    start: float
-    labels: str  # words separated by blanks
-
-
-def read_segments(path: Path, classes: dict[str, str]) -> Iterator[Segment]:
-    """Segments of a CSV, in file order: `YTID, start, end, "mid,mid"`, `#` comments.
-
-    Raises:
-        ValueError: A line with other fields, or with an unknown label or none.
-    """
+def read_segments(
+    path: Path, classes: dict[str, str]
+) -> Iterator[tuple[str, float, str]]:
+    """Id, start in seconds and labels of each line `YTID, start, end, "mid,mid"`."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
         for row in reader:
@@ -110,19 +79,18 @@ def read_segments(path: Path, classes: dict[str, str]) -> Iterator[Segment]:
             labels = known_labels(names, classes, where, CLASS_TABLE)
             if not labels:
                 raise ValueError(f"{where}: it has no label")
-            yield Segment(row[0].strip(), float(row[1]), labels)
+            # One text for many clips, for the memory.
+            yield row[0].strip(), float(row[1]), sys.intern(labels)
 
 
-def list_folder(folder: str, root: str) -> dict:
-    """One line of the journal: sub-folders and audio files of a directory.
-
-    Raises:
-        ValueError: The directory cannot be read.
-    """
+def list_folder(root: Path, known: dict[str, dict], folder: str) -> dict:
+    """Sub-folders and audio files of a directory, as known if it has not changed."""
     path = os.path.join(root, folder)
     folders, names = [], []
     try:
         mtime = os.stat(path).st_mtime_ns
+        if folder in known and known[folder]["mtime"] == mtime:
+            return known[folder]
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
@@ -141,145 +109,133 @@ def list_folder(folder: str, root: str) -> dict:
 def scan(root: Path, journal: Path, nj: int) -> Iterator[tuple[str, list[str]]]:
     """Relative directory and names of the audio files in it, for the whole tree.
 
-    Every directory is listed once and remembered. One whose modification time is the
-    journal's is not listed again, so that an interrupted scan of millions of files goes
-    on where it stopped and a second one takes seconds.
-
-    Args:
-        root: The tree; links to directories are followed, each real one once.
-        journal: Where the listings are kept.
-        nj: Processes.
+    Every directory is listed once and kept in the journal, so that an interrupted scan
+    of millions of files goes on where it stopped and a second one takes seconds. Links
+    to directories are followed, each real one once; `nj` are listed at a time.
     """
-    with Journal(journal) as listings:
+    with Journal(journal) as listings, ThreadPoolExecutor(nj) as threads:
         known = {entry["folder"]: entry for _, entry in listings}
-        waiting, seen, listed = [""], set(), 0
-        while waiting:
-            fresh = []
-            level, waiting = waiting, []
+        level, seen, listed = [""], set(), 0
+        while level:
+            folders = []
             for folder in level:
-                path = os.path.join(root, folder)
-                real = os.path.realpath(path)
-                if real in seen:
-                    continue
-                seen.add(real)
-                entry = known.get(folder)
-                if entry is None or entry["mtime"] != os.stat(path).st_mtime_ns:
-                    fresh.append(folder)
-                    continue
-                waiting += entry["folders"]
-                yield folder, entry["names"]
-            work = partial(list_folder, root=str(root))
-            if not fresh:
-                continue
-            for entry in parallel_map(work, fresh, nj, "directories", chunk=1):
-                listings.append(entry)
-                listed += 1
-                waiting += entry["folders"]
+                real = os.path.realpath(os.path.join(root, folder))
+                if real not in seen:
+                    seen.add(real)
+                    folders.append(folder)
+            level = []
+            for entry in threads.map(partial(list_folder, root, known), folders):
+                if entry is not known.get(entry["folder"]):
+                    listings.append(entry)
+                    listed += 1
+                level += entry["folders"]
                 yield entry["folder"], entry["names"]
     logging.info("%d directories, %d of them listed now", len(seen), listed)
 
 
-class AudioFiles:
-    """Path and start time in the name of each clip's file."""
-
-    def __init__(self, root: Path, journal: Path, nj: int):
-        self.root = root
-        self.paths: dict[str, str] = {}
-        self.copies: list[str] = []
-        self.foreign = 0
-        for folder, names in scan(root, journal, nj):
-            for name in names:
-                match = FILE_NAME.fullmatch(os.path.splitext(name)[0])
-                if match is None:
-                    self.foreign += 1
-                    continue
-                ytid, path = match.group(1), os.path.join(folder, name)
-                if ytid in self.paths:  # the one whose path sorts first is used
-                    path, dropped = sorted((path, self.paths[ytid]))
-                    self.copies.append(dropped)
-                self.paths[ytid] = path
-
-    def clip(self, segment: Segment) -> Clip:
-        """The clip of a segment; an empty path where there is no file."""
-        path = self.paths.get(segment.ytid, "")
-        if path:
-            path = os.path.join(self.root, path)
-        reason = "" if path else f"no audio file of {segment.ytid}"
-        return Clip(f"Y{segment.ytid}", path, segment.labels, "", reason)
-
-    def has_other_start(self, segment: Segment) -> bool:
-        """Whether the file's name gives a start time that the CSV does not."""
-        stem = os.path.splitext(os.path.basename(self.paths.get(segment.ytid, "")))[0]
-        match = FILE_NAME.fullmatch(stem)
-        start = match and match.group(2)
-        if not start:
-            return False
-        # Seconds, or milliseconds as some downloaders write them.
-        return float(start) not in (segment.start, 1000 * segment.start)
+def find_audio(root: Path, journal: Path, writer: CorpusWriter, nj: int) -> dict:
+    """Path below `root` of each clip's file; of copies, the one that sorts first."""
+    files: dict[str, str] = {}
+    copies, foreign = [], 0
+    for folder, names in scan(root, journal, nj):
+        for name in names:
+            match = FILE_NAME.fullmatch(os.path.splitext(name)[0])
+            if match is None:
+                foreign += 1
+                continue
+            ytid, path = match[1], os.path.join(folder, name)
+            if ytid in files:
+                path, dropped = sorted((path, files[ytid]))
+                copies.append(dropped)
+            files[ytid] = path
+    logging.info("%d audio files of AudioSet clips", len(files))
+    if copies:
+        writer.note(
+            f"audioset: {len(copies)} files are a second copy of a clip and not used, "
+            f"for example {copies[0]}"
+        )
+    if foreign:
+        writer.note(f"audioset: {foreign} audio files are not named like a clip")
+    return files
 
 
-class Corpus:
-    """The CSVs, read as often as a split needs them."""
+def has_other_start(path: str, start: float) -> bool:
+    """Whether a file's name gives a start time that the CSV does not."""
+    match = FILE_NAME.fullmatch(os.path.splitext(os.path.basename(path))[0])
+    if match is None or match[2] is None:
+        return False
+    # Seconds, or milliseconds as some downloaders write them.
+    return float(match[2]) not in (start, 1000 * start)
 
-    def __init__(self, args, writer: CorpusWriter):
-        folder, self.writer = args.corpus_dir, writer
-        self.known_labels: dict[str, str] = {}  # one text for many clips: memory
-        self.classes = read_class_table(find_file(folder, CLASS_TABLE), EXPECTED)
-        needed = {part for name in args.sets for part in SUBSETS[name]} | {"eval"}
-        self.csv = {part: find_file(folder, CSV_FILES[part]) for part in needed}
-        root = (args.audio_dir or args.corpus_dir).resolve()
-        if not root.is_dir():
-            raise ValueError(f"--audio_dir {root} is no directory")
-        self.files = AudioFiles(root, args.datadir / ".index.jsonl", args.nj)
-        logging.info("%d audio files of AudioSet clips", len(self.files.paths))
-        if self.files.copies:
-            writer.note(
-                f"audioset: {len(self.files.copies)} files are a second copy of a clip "
-                f"and not used, for example {self.files.copies[0]}"
-            )
-        if self.files.foreign:
-            writer.note(
-                f"audioset: {self.files.foreign} audio files are not named like a clip"
-            )
 
-    def clips(self, parts: tuple, split: str) -> Iterator[Clip]:
+def main(argv=None) -> None:
+    """Write all splits below --datadir."""
+    args, writer = begin(
+        *(argv, __doc__, EXPECTED),
+        audio_dir=(Path, "where the audio is [--corpus_dir]"),
+        subsets=(["20k"], "", ("2m", "20k")),
+        pretrain_valid=(2000, "clips held out"),
+        seed=(0, "of what is held out"),
+    )
+    if args.pretrain_valid < 1:
+        raise ValueError(f"--pretrain_valid starts at 1, got {args.pretrain_valid}")
+    sets = [name for name in TRAIN_CSVS if name[2:] in args.subsets]
+    classes = read_class_table(find_file(args.corpus_dir, CLASS_TABLE), EXPECTED)
+    needed = {name for each in sets for name in TRAIN_CSVS[each]} | {EVAL}
+    csvs = {name: find_file(args.corpus_dir, name) for name in needed}
+    root = (args.audio_dir or args.corpus_dir).resolve()
+    if not root.is_dir():
+        raise ValueError(f"--audio_dir {root} is no directory")
+    audio = find_audio(root, args.datadir / ".index.jsonl", writer, args.nj)
+
+    def clips(names: tuple, split: str) -> Iterator[Clip]:
         """Clips of some CSVs; one listed again is left out and counted."""
         seen: dict[str, str] = {}
-        again, elsewhere = 0, 0
-        for part in parts:
-            for segment in read_segments(self.csv[part], self.classes):
-                labels = self.known_labels.setdefault(segment.labels, segment.labels)
-                segment = segment._replace(labels=labels)
-                if segment.ytid in seen:
-                    if sorted(seen[segment.ytid].split()) != sorted(labels.split()):
-                        raise ValueError(
-                            f"{self.csv[part]}: {segment.ytid} is listed twice with "
-                            "different labels; keep one line of it"
-                        )
+        again = elsewhere = 0
+        for name in names:
+            for ytid, start, labels in read_segments(csvs[name], classes):
+                if ytid not in seen:
+                    seen[ytid], path = labels, audio.get(ytid, "")
+                    elsewhere += has_other_start(path, start)
+                    reason = "" if path else f"no audio file of {ytid}"
+                    path = path and os.path.join(root, path)
+                    yield Clip(f"Y{ytid}", path, labels, "", reason)
+                elif set(seen[ytid].split()) == set(labels.split()):
                     again += 1
-                    continue
-                seen[segment.ytid] = labels
-                elsewhere += self.files.has_other_start(segment)
-                yield self.files.clip(segment)
+                else:
+                    raise ValueError(
+                        f"{csvs[name]}: {ytid} is listed twice with different labels; "
+                        "keep one line of it"
+                    )
         if again:
-            self.writer.note(f"{split}: {again} lines list a clip again, used once")
+            writer.note(f"{split}: {again} lines list a clip again, used once")
         if elsewhere:
-            self.writer.note(
+            writer.note(
                 f"{split}: {elsewhere} files have another start time in their names "
                 "than the CSV"
             )
 
+    runs = []
+    for name in sets:
+        train, test = f"{name}/train", f"{name}/eval"
+        for split, names in ((train, TRAIN_CSVS[name]), (test, (EVAL,))):
+            weighted = split == "as2m/train"
+            of_split = clips(names, split)
+            writer.add(split, of_split, weighted=weighted, known_to_exist=True)
+        writer.classes(name, classes)
+        runs.append(Downstream(name, "multi_label", train, test, [test]))
+    if "as2m" in sets:
+        write_pretrain(writer, args.pretrain_valid, args.seed)
+    writer.finish(runs)
 
-def write_pretrain(writer: CorpusWriter, train: str, count: int, seed: int) -> None:
-    """Write pretrain/{train,valid}: the clips of a written split, without labels.
 
-    Args:
-        writer: Of the corpus.
-        train: The split.
-        count: Clips kept for valid (at most a tenth), chosen by a hash of seed and id.
-        seed: See there.
+def write_pretrain(writer: CorpusWriter, count: int, seed: int) -> None:
+    """Write pretrain/{train,valid}: the clips of as2m/train, without labels.
+
+    For valid `count` are kept, at most a tenth, chosen by a hash of seed and id. The
+    list is read again rather than kept: it has two million lines.
     """
-    wav = writer.datadir / train / "wav.scp"
+    wav = writer.datadir / "as2m/train/wav.scp"
 
     def code(key):
         return hashlib.blake2b(f"{seed} {key}".encode(), digest_size=16).digest()
@@ -288,44 +244,15 @@ def write_pretrain(writer: CorpusWriter, train: str, count: int, seed: int) -> N
     keys = (key for _, key, _ in table_lines(wav))
     valid = set(heapq.nsmallest(max(1, min(count, size // 10)), keys, key=code))
     for name in ("train", "valid"):
+        lines = ((key, path) for _, key, path in table_lines(wav))
         clips = (
-            Clip(key, path)
-            for _, key, path in table_lines(wav)
-            if (key in valid) == (name == "valid")
+            Clip(*line) for line in lines if (line[0] in valid) == (name == "valid")
         )
         writer.add(f"pretrain/{name}", clips, labelled=False, known_to_exist=True)
     writer.note(
-        f"audioset: pretrain/train and pretrain/valid hold the clips of {train}, "
+        "audioset: pretrain/train and pretrain/valid hold the clips of as2m/train, "
         f"without labels; {len(valid)} of them are kept for valid"
     )
-
-
-def main(argv=None) -> None:
-    """Write all splits below --datadir."""
-    parser = corpus_parser(__doc__, nj="processes that list directories [1]")
-    add = parser.add_argument
-    add("--audio_dir", type=Path, help="where the audio is [--corpus_dir]")
-    add("--subsets", nargs="+", choices=("2m", "20k"), default=["20k"], help="[20k]")
-    add("--pretrain_valid", type=int, default=2000, help="clips held out [2000]")
-    add("--seed", type=int, default=0, help="of what is held out [0]")
-    args = parse(parser, argv, EXPECTED)
-    args.sets = [f"as{name}" for name in ("20k", "2m") if name in args.subsets]
-    if args.pretrain_valid < 1:
-        raise ValueError(f"--pretrain_valid starts at 1, got {args.pretrain_valid}")
-    writer = CorpusWriter(args.datadir, EXPECTED)
-    corpus = Corpus(args, writer)
-    runs = []
-    for name in args.sets:
-        train, test = f"{name}/train", f"{name}/eval"
-        for split, parts in ((train, SUBSETS[name]), (test, ("eval",))):
-            clips = corpus.clips(parts, split)
-            weighted = split == "as2m/train"
-            writer.add(split, clips, weighted=weighted, known_to_exist=True)
-        writer.classes(name, corpus.classes)
-        runs.append(Downstream(name, "multi_label", train, test, [test]))
-    if "as2m" in args.sets:
-        write_pretrain(writer, "as2m/train", args.pretrain_valid, args.seed)
-    writer.finish(runs)
 
 
 if __name__ == "__main__":

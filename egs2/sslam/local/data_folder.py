@@ -13,315 +13,210 @@ by a seed; files of one group (same column `group`, else the same name without
 directory and extension) stay together.
 """
 
-import csv
-import io
 import logging
 import re
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from corpus_command import EXTENSIONS, SPLIT_NAMES, corpus_parser, parse
-
-from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (
-    TASKS,
-    Clip,
-    CorpusWriter,
-    Downstream,
-    hold_out,
-    partition_groups,
-    slug,
+from corpus_command import (
+    EXTENSIONS,
+    SPLIT_NAMES,
+    begin,
+    read_rows,
+    write_pretrain,
+    write_set,
 )
 
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.corpus import TASKS, Clip, clip_ids, hold_out, partition_groups, slug
+
 PARTS = {"train": 0.8, "valid": 0.1, "test": 0.1}
-COLUMNS = {  # column of a table: the names it may have
-    "path": ("path", "file", "filename"),
-    "labels": ("labels", "label"),
-    "split": ("split",),
-    "group": ("group",),
-}
+ALIASES = {"file": "path", "filename": "path", "label": "labels"}  # of columns
 
 
 class ListedFile(NamedTuple):
-    """One audio file; `labels` None means that nothing is known about it."""
+    """One audio file, what a table or its folder says of it."""
 
     path: Path
     name: str  # relative path, as in the table or below the folder
-    labels: list[str] | None = None
-    split: str | None = None
-    group: str | None = None
+    labels: list[str] = []  # noqa: RUF012 (never changed)
+    split: str = ""
+    group: str = ""
 
 
 def read_tree(folder: Path, label_from: str) -> list[ListedFile]:
-    """All audio files below a folder, labels from the directory they lie in or none.
-
-    Raises:
-        ValueError: There is no audio file, or one lies outside any label's directory.
-    """
-    clips = []
+    """All audio files below a folder, labels from the directory they lie in or none."""
+    files = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
         if hidden or path.suffix.lower() not in EXTENSIONS or path.is_dir():
             continue
-        labels = None
-        if label_from == "parent":
-            if len(relative.parts) < 2:
-                raise ValueError(
-                    f"{path} lies in no label's directory: move it into one, or use "
-                    "--label_from none"
-                )
-            labels = [relative.parts[-2]]
-        clips.append(ListedFile(path, relative.as_posix(), labels))
-    if not clips:
+        labels = list(relative.parts[-2:-1]) if label_from == "parent" else []
+        if label_from == "parent" and not labels:
+            raise ValueError(
+                f"{path} lies in no label's directory: move it into one, or use "
+                "--label_from none"
+            )
+        files.append(ListedFile(path, relative.as_posix(), labels))
+    if not files:
         raise ValueError(
             f"{folder} holds no audio file ({' '.join(EXTENSIONS)}): check --corpus_dir"
         )
-    return clips
+    return files
 
 
 def read_metadata(path: Path) -> list[ListedFile]:
-    """Files of a CSV or TSV table with the columns path[, labels][, split][, group].
-
-    The separator is a tab in .tsv files, else a comma, or a semicolon where the header
-    has no comma. Paths are relative to the table.
-
-    Raises:
-        ValueError: No UTF-8, no `path` column, a row with too many fields or without a
-            path, a file or a label twice, an unknown split, or some rows without.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8") from None
-    header = re.split("[\r\n]", text, maxsplit=1)[0]
-    tab = path.suffix.lower() == ".tsv" or "\t" in header
-    separator = "\t" if tab else ";" if ";" in header and "," not in header else ","
-    file = io.StringIO(text, newline="")
-    reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
-    names = [(name or "").strip().lower() for name in reader.fieldnames or []]
-    reader.fieldnames = names
-    columns = {  # of those the table has
-        column: name
-        for column, allowed in COLUMNS.items()
-        for name in reversed(allowed)
-        if name in names
-    }
-    if "path" not in columns:
-        raise ValueError(
-            f"{path} needs a column `path` (and may have labels, split, group); its "
-            f"columns are: {', '.join(names) or 'none'}"
-        )
-    clips: dict[str, ListedFile] = {}
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        if None in row:
-            raise ValueError(
-                f"{where}: more fields than columns; put several labels into quotes"
-            )
-        cells = {name: (row[of] or "").strip() for name, of in columns.items()}
-        if not any((value or "").strip() for value in row.values()):
-            continue
-        clip = _clip_of_row(path.parent, cells, where)
-        if clip.name in clips:
-            raise ValueError(f"{where}: {clip.name} occurs twice; keep one row of it")
-        clips[clip.name] = clip
-    if not clips:
-        raise ValueError(f"{path} lists no file")
-    if len({clip.split is None for clip in clips.values()}) > 1:
-        without = next(clip.name for clip in clips.values() if clip.split is None)
-        raise ValueError(f"{path}: {without} has no split but others have one")
-    return list(clips.values())
-
-
-def _clip_of_row(folder: Path, cells: dict[str, str], where: str) -> ListedFile:
-    name = cells["path"]
-    if not name:
-        raise ValueError(f"{where}: the path is empty")
-    labels = None
-    if "labels" in cells:
-        labels = [label.strip() for label in re.split("[,;]", cells["labels"])]
+    """Files of a CSV or TSV table; paths are relative to the table."""
+    files: dict[str, ListedFile] = {}
+    for where, row in read_rows(path, ["path"], ALIASES):
+        name, split = row["path"], row.get("split", "")
+        labels = [label.strip() for label in re.split("[,;]", row.get("labels", ""))]
         labels = [label for label in labels if label]
+        if not name:
+            raise ValueError(f"{where}: the path is empty")
+        name = Path(name).as_posix()  # without ./
+        if name in files:
+            raise ValueError(f"{where}: {name} occurs twice; keep one row of it")
         if len(set(labels)) != len(labels):
             raise ValueError(f"{where}: the same label twice for {name}")
-    split = cells.get("split", "")
-    if split and split.lower() not in SPLIT_NAMES:
-        raise ValueError(f"{where}: unknown split {split!r}; use train, valid or test")
-    split, group = SPLIT_NAMES.get(split.lower()), cells.get("group") or None
-    return ListedFile(folder / name, name, labels, split, group)
+        if split and split.lower() not in SPLIT_NAMES:
+            raise ValueError(
+                f"{where}: unknown split {split!r}; use train, valid or test"
+            )
+        split, group = SPLIT_NAMES.get(split.lower(), ""), row.get("group", "")
+        files[name] = ListedFile(path.parent / name, name, labels, split, group)
+    if not files:
+        raise ValueError(f"{path} lists no file")
+    without = [name for name, file in files.items() if not file.split]
+    if 0 < len(without) < len(files):
+        raise ValueError(f"{path}: {without[0]} has no split but others have one")
+    return list(files.values())
 
 
-def unique_ids(clips: list[ListedFile]) -> dict[str, ListedFile]:
-    """Clips by an id made of the relative path without its extension.
-
-    Where two would share an id the extension is added, and then a number.
-    """
-    stems = {clip.name: slug(str(Path(clip.name).with_suffix(""))) for clip in clips}
-    count = Counter(stems.values())
-    by_id: dict[str, ListedFile] = {}
-    for clip in sorted(clips, key=lambda clip: clip.name):
-        key = stems[clip.name]
-        key = key if count[key] == 1 else slug(clip.name)
-        base, number = key, 2
-        while key in by_id:
-            key, number = f"{base}-{number}", number + 1
-        by_id[key] = clip
-    return by_id
+def read_files(source: Path, label_from: str) -> list[ListedFile]:
+    """The files of --corpus_dir, whatever it is."""
+    if source.is_file():
+        return read_metadata(source)
+    if not source.is_dir():
+        raise ValueError(f"--corpus_dir {source} is neither a directory nor a table")
+    tables = sorted(source.glob("metadata.[ct]sv"))
+    if len(tables) > 1:
+        raise ValueError(f"{source} holds two tables: give one as --corpus_dir")
+    return read_metadata(tables[0]) if tables else read_tree(source, label_from)
 
 
-def label_slugs(clips: list[ListedFile]) -> dict[str, str]:
-    """Label of each blank-free name, sorted by the name.
+def group_of(file: ListedFile, pattern: str) -> str:
+    """What must not be divided between splits: column, pattern or file stem."""
+    stem = Path(file.name).stem
+    if file.group or not pattern:
+        return slug(file.group or stem.lower())
+    match = re.search(pattern, stem)
+    if not match:
+        raise ValueError(f"--group_regex {pattern!r} does not match {file.name}")
+    return slug(match[1] if match.groups() else match[0])
 
-    Raises:
-        ValueError: Two labels would get the same name.
-    """
-    labels: dict[str, str] = {}
-    for label in sorted({label for clip in clips for label in clip.labels or []}):
-        other = labels.setdefault(slug(label), label)
+
+def label_names(files: dict[str, ListedFile]) -> dict[str, str]:
+    """The label of each blank-free name, sorted by the name."""
+    names: dict[str, str] = {}
+    for label in sorted({label for file in files.values() for label in file.labels}):
+        other = names.setdefault(slug(label), label)
         if other != label:
             raise ValueError(
                 f"the labels {other!r} and {label!r} would both become "
                 f"{slug(label)!r}: rename one, or spell both alike if they mean "
                 "the same"
             )
-    return dict(sorted(labels.items()))
-
-
-def read_clips(args) -> list[ListedFile]:
-    """The clips of --corpus_dir, whatever it is."""
-    source = args.corpus_dir.resolve()
-    if source.is_file():
-        return read_metadata(source)
-    if not source.is_dir():
-        raise ValueError(f"--corpus_dir {source} is neither a directory nor a table")
-    tables = [source / f"metadata.{kind}" for kind in ("csv", "tsv")]
-    tables = [table for table in tables if table.is_file()]
-    if len(tables) > 1:
-        raise ValueError(f"{source} holds two tables: give one as --corpus_dir")
-    if tables:
-        logging.info("reading %s", tables[0])
-        return read_metadata(tables[0])
-    return read_tree(source, args.label_from)
-
-
-def group_of(clip: ListedFile, pattern: str) -> str:
-    """What must not be divided between splits: column, pattern or file stem."""
-    stem = Path(clip.name).stem
-    if clip.group or not pattern:
-        return clip.group or stem.lower()
-    match = re.search(pattern, stem)
-    if not match:
-        raise ValueError(f"--group_regex {pattern!r} does not match {clip.name}")
-    return match.group(1) if match.groups() else match.group(0)
+    return dict(sorted(names.items()))
 
 
 def choose_splits(
-    clips: dict[str, ListedFile], groups: dict[str, str], rng
+    files: dict[str, ListedFile], groups: dict[str, str], rng
 ) -> dict[str, str]:
-    """Split of each labelled clip, as given or seeded."""
-    if next(iter(clips.values())).split is None:
-        labels = {key: clip.labels or [] for key, clip in clips.items()}
+    """Split of each labelled file, as given or seeded."""
+    splits = {key: file.split for key, file in files.items()}
+    names = set(splits.values())
+    if names == {""}:
+        labels = {key: file.labels for key, file in files.items()}
         parts = partition_groups(groups, labels, list(PARTS.values()), rng)
         return {key: list(PARTS)[part] for key, part in parts.items()}
-    splits = {key: clip.split or "" for key, clip in clips.items()}
-    there = set(splits.values())
-    if "train" not in there or len(there) < 2:
+    if "train" not in names or len(names) < 2:
         raise ValueError(
-            f"the table has the split(s) {', '.join(sorted(there))} only: name some "
+            f"the table has the split(s) {', '.join(sorted(names))} only: name some "
             "files train and others test (or valid), or leave the column out for a "
             "seeded split"
         )
     return splits
 
 
-def choose_task(clips: dict[str, ListedFile], task: str) -> str:
-    """`multi_class` when every clip has exactly one label, unless told."""
-    many = next((clip for clip in clips.values() if len(clip.labels or ()) != 1), None)
-    if task == "auto":
-        return "multi_class" if many is None else "multi_label"
-    if task == "multi_class" and many is not None:
+def choose_task(files: dict[str, ListedFile], task: str) -> str:
+    """`multi_class` when every file has exactly one label, unless told."""
+    other = [file for file in files.values() if len(file.labels) != 1]
+    if task == "multi_class" and other:
         raise ValueError(
-            f"{many.name} has {len(many.labels or ())} labels: --task multi_class "
+            f"{other[0].name} has {len(other[0].labels)} labels: --task multi_class "
             "needs exactly one for every file"
         )
+    if task == "auto":
+        return "multi_label" if other else "multi_class"
     return task
-
-
-def write_labelled(
-    args,
-    writer: CorpusWriter,
-    files: dict[str, ListedFile],
-    groups: dict[str, str],
-    splits: dict[str, str],
-) -> Downstream:
-    """Write the labelled set and its class list."""
-    task = choose_task(files, args.task)
-    names = label_slugs(list(files.values()))
-    for split in sorted(set(splits.values())):
-        clips = [
-            Clip(
-                key, str(file.path), " ".join(map(slug, file.labels or ())), groups[key]
-            )
-            for key, file in files.items()
-            if splits[key] == split
-        ]
-        writer.add(f"{args.name}/{split}", clips, known_to_exist=True)
-    writer.classes(args.name, names)
-    return Downstream.of_set(args.name, task, splits.values())
-
-
-def choose_pretrain(args, groups, splits, rng) -> tuple[dict[str, int], str]:
-    """Part of each clip in pretrain/{train,valid} (0, 1), and a note on it."""
-    if args.pretrain_on == "all" or not splits:
-        note = "pretrain/{train,valid} hold all audio, without labels"
-        return hold_out(groups, args.valid_share, rng), note
-    if "valid" in splits.values():
-        note = "pretrain/{train,valid} are the audio of the splits train and valid"
-        return {key: list(PARTS).index(split) for key, split in splits.items()}, note
-    inside = {key: groups[key] for key, split in splits.items() if split == "train"}
-    note = "pretrain/{train,valid} are the audio of the split train"
-    return hold_out(inside, args.valid_share, rng), note
 
 
 def main(argv=None) -> None:
     """Write all splits below --datadir."""
-    parser = corpus_parser(__doc__)
-    add = parser.add_argument
-    add("--name", default="folder", help="name of the labelled set [folder]")
-    add("--task", choices=("auto", *TASKS), default="auto", help="[auto]")
-    help_ = "without a table: the directory a file lies in is its label [none]"
-    add("--label_from", choices=("none", "parent"), default="none", help=help_)
-    help_ = "its first group, on the name without extension, is what stays together"
-    add("--group_regex", default="", help=help_)
-    add("--pretrain_on", choices=("train", "all"), default="train", help="[train]")
-    add("--valid_share", type=float, default=0.1, help="of pre-training [0.1]")
-    add("--seed", type=int, default=0, help="[0]")
-    args = parse(parser, argv)
-    files = unique_ids(read_clips(args))
-    groups = {key: slug(group_of(f, args.group_regex)) for key, f in files.items()}
+    args, writer = begin(
+        *(argv, __doc__),
+        name=("folder", "name of the labelled set"),
+        task=("auto", "", ("auto", *TASKS)),
+        label_from=(
+            *("none", "without a table: the directory a file lies in is its label"),
+            ("none", "parent"),
+        ),
+        group_regex=("", "its first group, on the stem of a name, stays together"),
+        pretrain_on=("train", "", ("train", "all")),
+        valid_share=(0.1, "of pre-training"),
+        seed=(0, ""),
+    )
+    read = read_files(args.corpus_dir.resolve(), args.label_from)
+    ids = clip_ids(file.name for file in read)
+    files = {ids[f.name]: f for f in sorted(read, key=lambda file: file.name)}
+    groups = {key: group_of(file, args.group_regex) for key, file in files.items()}
     rng = np.random.default_rng(args.seed)
+    clips = {
+        key: Clip(key, str(file.path), " ".join(map(slug, file.labels)), groups[key])
+        for key, file in files.items()
+    }
     splits: dict[str, str] = {}
-    runs: list[Downstream] = []
-    # Lost files are found, listed and counted when the audio is formatted.
-    writer = CorpusWriter(args.datadir)
+    runs = []
     if any(file.labels for file in files.values()):
         splits = choose_splits(files, groups, rng)
-        runs.append(write_labelled(args, writer, files, groups, splits))
+        task, classes = choose_task(files, args.task), label_names(files)
+        by_split = {
+            name: [clip for key, clip in clips.items() if splits[key] == name]
+            for name in sorted(set(splits.values()))
+        }
+        # Lost files are found, listed and counted when the audio is formatted.
+        run = write_set(writer, args.name, task, by_split, classes, known_to_exist=True)
+        runs.append(run)
     else:
         logging.info(
             "no labels: only the pre-training sets are made, no downstream run"
         )
-    parts, note = choose_pretrain(args, groups, splits, rng)
-    for part, name in enumerate(("train", "valid")):
-        clips = [
-            Clip(key, str(files[key].path), "", groups[key])
-            for key in files
-            if parts.get(key) == part
-        ]
-        writer.add(f"pretrain/{name}", clips, labelled=False, known_to_exist=True)
-    writer.note(f"{args.name}: {note}")
+    if args.pretrain_on == "all" or not splits:
+        note = "hold all audio, without labels"
+        parts = hold_out(groups, args.valid_share, rng)
+    elif "valid" in splits.values():
+        note = "are the audio of the splits train and valid"
+        order = {"train": 0, "valid": 1}
+        parts = {key: order[s] for key, s in splits.items() if s in order}
+    else:
+        note = "are the audio of the split train"
+        trained = {key: groups[key] for key, s in splits.items() if s == "train"}
+        parts = hold_out(trained, args.valid_share, rng)
+    write_pretrain(writer, clips.values(), parts)
+    writer.note(f"{args.name}: pretrain/{{train,valid}} {note}")
     writer.finish(runs)
     logging.info("%d files", len(files))
 

@@ -6,18 +6,10 @@ and the evaluation set. Labels are the 200 words of ground_truth/vocabulary.csv 
 order, propagated upwards in the ontology as in the official files.
 """
 
-from pathlib import Path
-
-from corpus_command import (
-    corpus_parser,
-    known_labels,
-    parse,
-    read_class_table,
-    read_rows,
-)
+from corpus_command import begin, known_labels, read_class_table, read_rows, write_set
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream
+from espnet2_sslam.corpus import Clip
 
 SPLITS = {"train": "train", "val": "valid"}  # of dev.csv
 EXPECTED = (
@@ -26,43 +18,25 @@ EXPECTED = (
 )
 
 
-def read_clips(root: Path, classes: dict[str, str]) -> dict[str, list[Clip]]:
-    """Read the clips of each split.
-
-    Raises:
-        ValueError: An unknown split or label.
-    """
+def main(argv=None) -> None:
+    """Write all splits below --datadir."""
+    args, writer = begin(argv, __doc__, EXPECTED)
+    truth = args.corpus_dir / "FSD50K.ground_truth"
+    classes = read_class_table(truth / "vocabulary.csv", EXPECTED)
     clips: dict[str, list[Clip]] = {"train": [], "valid": [], "test": []}
-    for part in ("dev", "eval"):
-        path = root / "FSD50K.ground_truth" / f"{part}.csv"
-        columns = ("fname", "labels", "split")[: 3 if part == "dev" else 2]
-        for row in read_rows(path, columns):
-            name = row["fname"]
+    for part, more in (("dev", ["split"]), ("eval", [])):
+        for where, row in read_rows(truth / f"{part}.csv", ["fname", "labels", *more]):
             split = SPLITS.get(row["split"]) if part == "dev" else "test"
             if split is None:
                 raise ValueError(
-                    f"{path}: {name} is in the split {row['split']!r}, train and val "
-                    "are known"
+                    f"{where}: the split is {row['split']!r}, not train or val"
                 )
             words = row["labels"].split(",")
-            labels = known_labels(words, classes, f"{path}: {name}", "vocabulary.csv")
-            audio = root / f"FSD50K.{part}_audio" / f"{name}.wav"
-            clips[split].append(Clip(f"{part}-{name}", str(audio), labels))
-    return clips
-
-
-def main(argv=None) -> None:
-    """Write all splits below --datadir."""
-    args = parse(corpus_parser(__doc__), argv, EXPECTED)
-    root = args.corpus_dir
-    writer = CorpusWriter(args.datadir, EXPECTED)
-    vocabulary = root / "FSD50K.ground_truth" / "vocabulary.csv"
-    classes = read_class_table(vocabulary, EXPECTED)
-    for split, clips in read_clips(root, classes).items():
-        writer.add(f"fsd50k/{split}", clips)
-    writer.classes("fsd50k", {name: name.replace("_", " ") for name in classes})
-    splits = ("train", "valid", "test")
-    writer.finish([Downstream.of_set("fsd50k", "multi_label", splits)])
+            labels = known_labels(words, classes, where, "vocabulary.csv")
+            audio = args.corpus_dir / f"FSD50K.{part}_audio" / f"{row['fname']}.wav"
+            clips[split].append(Clip(f"{part}-{row['fname']}", str(audio), labels))
+    names = {name: name.replace("_", " ") for name in classes}
+    writer.finish([write_set(writer, "fsd50k", "multi_label", clips, names)])
 
 
 if __name__ == "__main__":

@@ -15,145 +15,119 @@ Without .lbl files the manifests are for pre-training: pretrain/{train,valid}.
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-from corpus_command import corpus_parser, known_labels, parse, read_class_table
+from corpus_command import begin, known_labels, read_class_table, write_set
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import (
-    TASKS,
-    WEIGHT_FILE,
-    Clip,
-    CorpusWriter,
-    Downstream,
-    slug,
-    write_table,
-)
+from espnet2_sslam.corpus import TASKS, WEIGHT_FILE, Clip, read_text, slug, write_table
 
 SPLITS = {"train": "train", "valid": "valid", "eval": "test", "test": "test"}
 EXPECTED = "--corpus_dir with train.tsv, train.lbl, eval.tsv, eval.lbl and the audio"
 
 
-def read_tsv(path: Path, audio_root: str | None) -> Iterator[tuple]:
-    """Relative path, whole path and line number of each clip.
-
-    Raises:
-        ValueError: No root, or a line of another form.
-    """
-    with open(path, encoding="utf-8-sig") as file:
-        root = audio_root or file.readline().rstrip("\r\n")
-        if audio_root:
-            file.readline()
-        if not root.strip() or "\t" in root:
-            raise ValueError(f"{path}, line 1 must be the root of the audio: {root!r}")
-        for number, line in enumerate(file, 2):
-            line = line.rstrip("\r\n")
-            if not line.strip():
-                continue
-            relative, *rest = line.split("\t")
-            if len(rest) != 1 or not rest[0].strip().isdigit():
-                raise ValueError(
-                    f"{path}, line {number}: {line!r} is not path and number"
-                )
-            yield relative, os.path.join(root, relative), number
+def read_tsv(path: Path, audio_root: str | None) -> list[tuple[str, str]]:
+    """Relative and whole path of each clip."""
+    first, *lines = read_text(path).splitlines() or [""]
+    root = audio_root or first
+    if not root.strip() or "\t" in root:
+        raise ValueError(f"{path}, line 1 must be the root of the audio: {root!r}")
+    clips = []
+    for number, line in enumerate(lines, 2):
+        relative, *rest = line.split("\t")
+        if line.strip() and (len(rest) != 1 or not rest[0].strip().isdigit()):
+            raise ValueError(f"{path}, line {number}: {line!r} is not path and number")
+        if line.strip():
+            clips.append((relative, os.path.join(root, relative)))
+    return clips
 
 
-def labelled_clips(
-    folder: Path, name: str, audio_root, classes: dict
-) -> Iterator[Clip]:
-    """Clips of a split.
-
-    Raises:
-        ValueError: tsv and lbl do not list the same clips, or a label is unknown.
-    """
-    lbl = folder / f"{name}.lbl"
-    lines = filter(str.strip, lbl.read_text(encoding="utf-8-sig").splitlines())
-    for relative, path, number in read_tsv(folder / f"{name}.tsv", audio_root):
-        key, _, labels = next(lines, "").partition("\t")
+def labelled_clips(tsv: Path, audio_root: str | None, classes) -> list[Clip]:
+    """Clips of a split."""
+    lbl = tsv.with_suffix(".lbl")
+    lines = list(filter(str.strip, read_text(lbl).splitlines()))
+    rows, clips = read_tsv(tsv, audio_root), []
+    if len(lines) != len(rows):
+        raise ValueError(
+            f"{lbl} lists {len(lines)} clips and {tsv.name} {len(rows)}: both must "
+            "list the same clips in order"
+        )
+    for (relative, path), line in zip(rows, lines, strict=True):
+        key, _, labels = line.partition("\t")
         stem = os.path.splitext(relative)[0]
         if key not in (stem, os.path.basename(stem), relative):
             raise ValueError(
-                f"{name}.tsv, line {number}, is {relative}, but the same line of {lbl} "
-                f"is {key or 'not there'}: both must list the same clips in order"
+                f"{tsv.name} has {relative} where {lbl} has {key}: both must list the "
+                "same clips in order"
             )
-        where = f"{lbl}: {key}"
-        words = known_labels(labels.split(","), classes, where, "the label descriptors")
-        yield Clip(slug(key), path, words)
-    for line in lines:
-        raise ValueError(f"{lbl} lists {line!r}, which {name}.tsv does not")
+        where, names = f"{lbl}: {key}", labels.split(",")
+        words = known_labels(names, classes, where, "the label descriptors")
+        clips.append(Clip(slug(key), path, words))
+    return clips
 
 
-def write_given_weights(args, writer: CorpusWriter, classes: dict) -> None:
-    """Give each training clip that is there its weight of --weights.
-
-    Raises:
-        ValueError: A line is no number from 0 up, or there is not one for each clip.
-    """
-    words = args.weights.read_text(encoding="utf-8-sig").split()
+def read_weights(path: Path, count: int) -> list[float]:
+    """The sampling weight of each line of train.tsv."""
     try:
-        weights = [float(word) for word in words]
+        weights = [float(word) for word in read_text(path).split()]
     except ValueError as error:
-        raise ValueError(
-            f"{args.weights} must hold one number a line ({error})"
-        ) from None
+        raise ValueError(f"{path} must hold one number a line ({error})") from None
     if not all(weight >= 0 and math.isfinite(weight) for weight in weights):
-        raise ValueError(f"{args.weights} has a weight that is negative or not finite")
-    clips = list(labelled_clips(args.corpus_dir, "train", args.audio_root, classes))
-    if len(clips) != len(weights):
+        raise ValueError(f"{path} has a weight that is negative or not finite")
+    if len(weights) != count:
         raise ValueError(
-            f"{args.weights} has {len(weights)} weights, train.tsv {len(clips)} clips: "
-            "there must be one for each"
+            f"{path} has {len(weights)} weights, train.tsv {count} clips: there must "
+            "be one for each"
         )
-    rows = sorted(
-        (clip.key, f"{weight:.9g}")
-        for clip, weight in zip(clips, weights, strict=True)
-        if writer.exists(clip.path)
-    )
-    write_table(args.datadir / args.name / "train" / WEIGHT_FILE, rows)
+    return weights
 
 
 def main(argv=None) -> None:
     """Write all splits below --datadir."""
-    parser = corpus_parser(__doc__)
-    add = parser.add_argument
-    add("--name", default="manifest", help="name of the labelled set [manifest]")
-    add("--audio_root", help="where the audio is [line 1 of each tsv]")
-    add("--label_descriptors", type=Path, help="[label_descriptors.csv]")
-    add("--weights", type=Path, help="sampling weights of the training clips")
-    add("--task", choices=TASKS, default=TASKS[0], help="[multi_label]")
-    args = parse(parser, argv, EXPECTED)
+    args, writer = begin(
+        *(argv, __doc__, EXPECTED),
+        name=("manifest", "name of the labelled set"),
+        audio_root=(str, "where the audio is [line 1 of each tsv]"),
+        label_descriptors=(Path, "[label_descriptors.csv]"),
+        weights=(Path, "sampling weights of the training clips"),
+        task=(TASKS[0], "", TASKS),
+    )
     folder = args.corpus_dir
-    names = [name for name in SPLITS if (folder / f"{name}.tsv").is_file()]
-    if "train" not in names:
+    tsvs = {name: folder / f"{name}.tsv" for name in SPLITS}
+    tsvs = {name: path for name, path in tsvs.items() if path.is_file()}
+    if "train" not in tsvs:
         raise ValueError(f"{folder} holds no train.tsv; expected: {EXPECTED}")
-    if {"eval", "test"} <= set(names):
+    if {"eval", "test"} <= set(tsvs):
         raise ValueError(f"{folder} holds eval.tsv and test.tsv: keep one")
-    writer = CorpusWriter(args.datadir, EXPECTED)
     if not (folder / "train.lbl").is_file():
-        for name in names:
-            rows = read_tsv(folder / f"{name}.tsv", args.audio_root)
-            clips = (Clip(slug(os.path.splitext(row[0])[0]), row[1]) for row in rows)
+        for name, path in tsvs.items():
+            rows = read_tsv(path, args.audio_root)
+            clips = [Clip(slug(os.path.splitext(row[0])[0]), row[1]) for row in rows]
             split = "train" if name == "train" else "valid"
             writer.add(f"pretrain/{split}", clips, labelled=False)
         writer.finish([])
         return
-    if len(names) == 1:
+    if len(tsvs) == 1:
         raise ValueError(f"{folder} holds train.tsv only; {EXPECTED}")
-    table = args.label_descriptors or folder / "label_descriptors.csv"
     classes = read_class_table(
-        table,
+        args.label_descriptors or folder / "label_descriptors.csv",
         "it gives the order of the classes; name its file (for AudioSet "
         "class_labels_indices.csv) by --label_descriptors",
     )
-    for name in names:
-        clips = labelled_clips(folder, name, args.audio_root, classes)
-        writer.add(f"{args.name}/{SPLITS[name]}", clips)
-    writer.classes(args.name, classes)
+    splits = {
+        SPLITS[name]: labelled_clips(path, args.audio_root, classes)
+        for name, path in tsvs.items()
+    }
+    run = write_set(writer, args.name, args.task, splits, classes)
     if args.weights:
-        write_given_weights(args, writer, classes)
-    splits = [SPLITS[name] for name in names]
-    writer.finish([Downstream.of_set(args.name, args.task, splits)])
+        weights = read_weights(args.weights, len(splits["train"]))
+        rows = sorted(
+            (clip.key, f"{weight:.9g}")
+            for clip, weight in zip(splits["train"], weights, strict=True)
+            if writer.exists(clip.path)
+        )
+        write_table(args.datadir / run.train / WEIGHT_FILE, rows)
+    writer.finish([run])
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from functools import partial
 
 import numpy as np
 import soundfile
-from corpus_command import corpus_parser, parse
+from corpus_command import begin
 from scipy.fft import next_fast_len
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, parallel_map
+from espnet2_sslam.corpus import Clip, Downstream, parallel_map
 from espnet2_sslam.units import SAMPLE_RATE
 
 SPLITS = {  # split: (clips at scale 1, share of scenes)
@@ -62,10 +62,8 @@ def _phase(frequency: np.ndarray) -> np.ndarray:
 
 def _repeat(rng, num_samples, period, render):
     """Place `render(max_length)` every `period` seconds, with a little jitter."""
-    sound = np.zeros(num_samples)
-    start = 0.0
-    while int(start * SAMPLE_RATE) < num_samples:
-        onset = int(start * SAMPLE_RATE)
+    sound, start = np.zeros(num_samples), 0.0
+    while (onset := int(start * SAMPLE_RATE)) < num_samples:
         event = render(num_samples - onset)
         sound[onset : onset + len(event)] += event
         start += period * rng.uniform(0.9, 1.1)
@@ -80,36 +78,24 @@ def beep(rng, num_samples):
 
     def tone(limit):
         t = _time(min(length, limit))
-        return _fade(
-            np.sin(2 * np.pi * pitch * t) + second * np.sin(4 * np.pi * pitch * t)
-        )
+        octave = second * np.sin(4 * np.pi * pitch * t)
+        return _fade(np.sin(2 * np.pi * pitch * t) + octave)
 
     return _repeat(rng, num_samples, rng.uniform(0.12, 0.5), tone)
 
 
 def _chirp(rng, num_samples, upwards):
-    """Repeated glides over one to three octaves."""
+    """Repeated glides over one to three octaves, rising or falling."""
     low = _log_uniform(rng, 200, 1200)
     high = low * 2 ** rng.uniform(1.0, 2.5)
     length = int(rng.uniform(0.15, 0.6) * SAMPLE_RATE)
-    ends = (low, high) if upwards else (high, low)
+    first, last = (low, high) if upwards else (high, low)
 
     def glide(limit):
-        n = min(length, limit)
-        ramp = np.linspace(0.0, 1.0, length)[:n]
-        return _fade(np.sin(_phase(ends[0] * (ends[1] / ends[0]) ** ramp)))
+        ramp = np.linspace(0.0, 1.0, length)[:limit]
+        return _fade(np.sin(_phase(first * (last / first) ** ramp)))
 
     return _repeat(rng, num_samples, length / SAMPLE_RATE * rng.uniform(1, 2), glide)
-
-
-def chirp_up(rng, num_samples):
-    """Tone glides that rise."""
-    return _chirp(rng, num_samples, True)
-
-
-def chirp_down(rng, num_samples):
-    """Tone glides that fall."""
-    return _chirp(rng, num_samples, False)
 
 
 def noise_burst(rng, num_samples):
@@ -131,15 +117,13 @@ def wind(rng, num_samples):
     """Band noise whose level and colour drift slowly."""
     noise = rng.standard_normal(num_samples)
     centre = _log_uniform(rng, 200, 1500)
-    bands = []
-    for factor in (0.7, 1.4):
+    turns = rng.uniform(0.2, 1.0) * _time(num_samples) + rng.uniform()
+    drift = 0.5 + 0.5 * np.sin(2 * np.pi * turns)
+    sound = np.zeros(num_samples)
+    for factor, share in ((0.7, 1 - drift), (1.4, drift)):
         edges = [centre * factor / 1.5, centre * factor * 1.5]
         sos = butter(2, edges, "band", fs=SAMPLE_RATE, output="sos")
-        bands.append(sosfilt(sos, noise))
-    drift = 0.5 + 0.5 * np.sin(
-        2 * np.pi * (rng.uniform(0.2, 1.0) * _time(num_samples) + rng.uniform())
-    )
-    sound = bands[0] * (1 - drift) + bands[1] * drift
+        sound += sosfilt(sos, noise) * share
     return _fade(sound * (0.4 + 0.6 * drift), 0.1)
 
 
@@ -206,11 +190,8 @@ def pluck(rng, num_samples):
 
 def engine(rng, num_samples):
     """A low harmonic buzz with unsteady speed, pulsing."""
-    slow = np.interp(
-        np.arange(num_samples),
-        np.linspace(0, num_samples, 8),
-        rng.uniform(-0.08, 0.08, 8),
-    )
+    knots, speeds = np.linspace(0, num_samples, 8), rng.uniform(-0.08, 0.08, 8)
+    slow = np.interp(np.arange(num_samples), knots, speeds)
     phase = _phase(_log_uniform(rng, 30, 120) * (1 + slow))
     harmonics = np.arange(1, 25)
     gains = rng.uniform(0.3, 1.0, len(harmonics)) / harmonics ** rng.uniform(0.3, 0.9)
@@ -254,23 +235,10 @@ def drop(rng, num_samples):
     return sound
 
 
-KINDS = {
-    function.__name__: function
-    for function in (
-        beep,
-        bell,
-        bird,
-        chirp_down,
-        chirp_up,
-        drop,
-        engine,
-        knock,
-        noise_burst,
-        pluck,
-        siren,
-        wind,
-    )
-}
+SOUNDS = (beep, bell, bird, drop, engine, knock, noise_burst, pluck, siren, wind)
+KINDS = {function.__name__: function for function in SOUNDS}
+KINDS["chirp_up"] = partial(_chirp, upwards=True)
+KINDS["chirp_down"] = partial(_chirp, upwards=False)
 
 
 # Scenes
@@ -348,18 +316,16 @@ def render(item, seed, datadir):
 
 def main(argv=None) -> None:
     """Write all splits below --datadir."""
-    parser = corpus_parser(__doc__, nj="processes [1]", corpus_dir=False)
-    add = parser.add_argument
-    add("--seed", type=int, default=0, help="[0]")
-    add("--mini_scale", type=float, default=1.0, help="times the number of clips [1]")
-    args = parse(parser, argv)
+    args, writer = begin(
+        *(argv, __doc__, None),
+        seed=(0, ""),
+        mini_scale=(1.0, "times the number of clips"),
+    )
     if args.mini_scale <= 0:
         raise ValueError(f"--mini_scale must be positive, got {args.mini_scale}")
-    datadir = args.datadir.resolve()
-    writer = CorpusWriter(datadir)
+    work = partial(render, seed=args.seed, datadir=args.datadir.resolve())
     for split, (count, _) in SPLITS.items():
         items = [(split, i) for i in range(max(4, round(count * args.mini_scale)))]
-        work = partial(render, seed=args.seed, datadir=datadir)
         clips = parallel_map(work, items, args.nj, f"mini: {split}")
         labelled = not split.startswith("pretrain/")
         writer.add(split, clips, labelled=labelled, known_to_exist=True)
@@ -373,9 +339,8 @@ def main(argv=None) -> None:
         "clips"
     )
     tests = ("mini/test_single", "mini/test_poly")
-    writer.finish(
-        [Downstream("mini", "multi_label", "mini/train", "mini/valid", tests)]
-    )
+    run = Downstream("mini", "multi_label", "mini/train", "mini/valid", tests)
+    writer.finish([run])
 
 
 if __name__ == "__main__":

@@ -30,13 +30,12 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from corpus_command import corpus_parser, parse
+from corpus_command import begin, write_pretrain
 
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
     Clip,
-    CorpusWriter,
     Downstream,
     find_splits,
     parallel_map,
@@ -83,11 +82,7 @@ class Mixture(NamedTuple):
 
 
 def read_sources(datadir: Path) -> list[Source]:
-    """Return the clips of a data directory that have exactly one label, each once.
-
-    Raises:
-        ValueError: no such clip, or two different clips of the same id.
-    """
+    """Return the clips of a data directory that have exactly one label, each once."""
     sources: dict[str, Source] = {}
     for split in find_splits(datadir):
         lists = read_split(datadir, split)
@@ -109,10 +104,21 @@ def read_sources(datadir: Path) -> list[Source]:
     return [source for _, source in sorted(sources.items())]
 
 
-def random_numbers(seed: int, name: str) -> np.random.Generator:
-    """Return the random numbers of one mixture, whatever is made before it."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+def divide(sources: list[Source], args) -> dict[str, list[Source]]:
+    """Divide the sources by recording; leave out labels that train or test lacks."""
+    groups = {source.key: source.recording for source in sources}
+    labels = {source.key: [source.label] for source in sources}
+    rng = np.random.default_rng(args.seed)
+    parts = partition_groups(groups, labels, args.shares, rng)
+    of = [[s for s in sources if parts[s.key] == number] for number in range(3)]
+    used = {source.label for source in of[0]} & {source.label for source in of[2]}
+    if not used:
+        raise ValueError(
+            "train and test have no label in common: each needs recordings of its own, "
+            "so take a corpus with more of them or give test a larger share (--shares)"
+        )
+    kept = [[source for source in part if source.label in used] for part in of]
+    return dict(zip(SPLITS, kept, strict=True))
 
 
 def choose(
@@ -124,16 +130,8 @@ def choose(
     """Draw the parts of a mixture: labels evenly, then a clip of each.
 
     No recording comes twice. The order of the labels is random, and so the reference.
-
-    Raises:
-        ValueError: there are fewer labels than `degree`, or too few recordings.
     """
     labels = sorted(by_label)
-    if degree > len(labels):
-        raise ValueError(
-            f"a mixture of {degree} sources needs {degree} labels, there are "
-            f"{len(labels)}: leave this degree out"
-        )
     chosen: list[Part] = []
     for index in rng.permutation(len(labels)).tolist():
         used = {part.source.recording for part in chosen}
@@ -145,8 +143,8 @@ def choose(
         if len(chosen) == degree:
             return chosen
     raise ValueError(
-        f"a mixture of {degree} sources needs {degree} recordings of different labels, "
-        f"only {len(chosen)} were found: leave this degree out"
+        f"a mixture of {degree} sources needs {degree} labels with recordings of their "
+        f"own, there are {len(chosen)}: leave this degree out"
     )
 
 
@@ -161,20 +159,14 @@ def sounding_level(samples: np.ndarray) -> float:
 def fit(samples: np.ndarray, num_samples: int, place: float) -> np.ndarray:
     """Put a clip somewhere into silence of num_samples, or cut so many out of it."""
     room = num_samples - len(samples)
+    start = int(place * (abs(room) + 1))
     if room < 0:
-        start = int(place * (-room + 1))
         return samples[start : start + num_samples]
-    start = int(place * (room + 1))
     return np.pad(samples, (start, room - start))
 
 
 def mix(parts: Sequence[Part], num_samples: int) -> np.ndarray:
-    """Return the mixture (num_samples,) float32, at most -1 dB below full scale.
-
-    Raises:
-        AudioError: a source that cannot be read.
-        ValueError: a source that is silent where it was cut.
-    """
+    """Return the mixture (num_samples,) float32, at most -1 dB below full scale."""
     mixture = np.zeros(num_samples)
     for part in parts:
         clip = fit(read_audio(part.source.path), num_samples, part.place)
@@ -194,17 +186,14 @@ def plan(sources: dict[str, list[Source]], args) -> list[Mixture]:
 
     No two mixtures have the same sources: where there are too few (of degree 1 there
     are as many as sources), less than what was asked for is made.
-
-    Args:
-        sources: Those of train, valid and test.
     """
     planned = []
     for name, count in (("train", args.train_clips), ("valid", args.valid_clips)):
         degrees = itertools.islice(itertools.cycle(args.degrees), count)
         planned += [(name, name, degree, i) for i, degree in enumerate(degrees)]
     for degree in args.degrees:
-        name = f"degree_{degree}"
-        planned += [("test", name, degree, i) for i in range(args.test_clips)]
+        numbers = range(args.test_clips)
+        planned += [("test", f"degree_{degree}", degree, i) for i in numbers]
     by_label = {split: {} for split in SPLITS}
     for split, of_split in sources.items():
         for source in of_split:
@@ -212,9 +201,11 @@ def plan(sources: dict[str, list[Source]], args) -> list[Mixture]:
     mixtures, seen = [], set()
     for split, name, degree, number in planned:
         key = f"{name}_{number:05d}"
-        rng = random_numbers(args.seed, key)
+        # Random numbers of its own, whatever is made before it.
+        digest = hashlib.sha256(key.encode()).digest()
+        rng = np.random.default_rng([args.seed, int.from_bytes(digest[:8], "big")])
         for _ in range(ATTEMPTS):
-            parts = choose(by_label[split], degree, tuple(args.snr), rng)
+            parts = choose(by_label[split], degree, args.snr, rng)
             content = (split, frozenset(part.source.key for part in parts))
             if content not in seen:
                 seen.add(content)
@@ -223,41 +214,14 @@ def plan(sources: dict[str, list[Source]], args) -> list[Mixture]:
     return mixtures
 
 
-def render(mixture: Mixture, datadir: Path, seconds: float) -> str:
-    """Write one mixture and return its path."""
+def render(mixture: Mixture, datadir: Path, seconds: float) -> Clip:
+    """Write one mixture and return its clip."""
     path = datadir / "audio" / mixture.split / f"{mixture.key}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = mix(mixture.parts, int(seconds * SAMPLE_RATE))
     soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
-    return str(path)
-
-
-def divide(sources: list[Source], args) -> dict[str, list[Source]]:
-    """Divide the sources by recording; leave out labels that train or test lacks.
-
-    Raises:
-        ValueError: No label is left.
-    """
-    groups = {source.key: source.recording for source in sources}
-    labels = {source.key: [source.label] for source in sources}
-    rng = np.random.default_rng(args.seed)
-    parts = partition_groups(groups, labels, args.shares, rng)
-    divided = {
-        split: [source for source in sources if parts[source.key] == number]
-        for number, split in enumerate(SPLITS)
-    }
-    trained, tested = (
-        {source.label for source in divided[split]} for split in ("train", "test")
-    )
-    if not trained & tested:
-        raise ValueError(
-            "train and test have no label in common: each needs recordings of its own, "
-            "so take a corpus with more of them or give test a larger share (--shares)"
-        )
-    return {
-        split: [source for source in of_split if source.label in trained & tested]
-        for split, of_split in divided.items()
-    }
+    labels = sorted(part.source.label for part in mixture.parts)
+    return Clip(mixture.key, str(path), " ".join(labels))
 
 
 def check(args) -> None:
@@ -277,61 +241,64 @@ def check(args) -> None:
 
 def main(argv=None) -> None:
     """Write all splits below --datadir."""
-    parser = corpus_parser(__doc__, nj="processes [1]")
-    add = parser.add_argument
-    add("--degrees", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8, 10])
-    add("--snr", type=float, nargs=2, default=[-5.0, 5.0], help="in dB [-5 5]")
-    add("--seconds", type=float, default=5.0, help="length of a mixture [5]")
-    add("--train_clips", type=int, default=1400, help="all degrees together [1400]")
-    add("--valid_clips", type=int, default=210, help="all degrees together [210]")
-    add("--test_clips", type=int, default=200, help="of each degree [200]")
-    add(
-        "--shares",
-        type=float,
-        nargs=3,
-        default=[0.5, 0.2, 0.3],
-        help="of the sources for train, valid, test [0.5 0.2 0.3]",
+    args, writer = begin(
+        *(argv, __doc__),
+        degrees=([1, 2, 3, 4, 6, 8, 10], ""),
+        snr=((-5.0, 5.0), "in dB"),
+        seconds=(5.0, "length of a mixture"),
+        train_clips=(1400, "all degrees together"),
+        valid_clips=(210, "all degrees together"),
+        test_clips=(200, "of each degree"),
+        shares=((0.5, 0.2, 0.3), "of the sources for train, valid, test"),
+        seed=(0, ""),
     )
-    add("--seed", type=int, default=0, help="[0]")
-    args = parse(parser, argv)
     check(args)
     datadir = args.datadir.resolve()
     everything = read_sources(args.corpus_dir)
     sources = divide(everything, args)
     mixtures = plan(sources, args)
-    writer = CorpusWriter(datadir)
     work = partial(render, datadir=datadir, seconds=args.seconds)
     clips: dict[str, list[Clip]] = {}
-    paths = parallel_map(work, mixtures, args.nj, "mixtures")
-    for mixture, path in zip(mixtures, paths, strict=True):
-        labels = " ".join(sorted(part.source.label for part in mixture.parts))
-        clips.setdefault(mixture.split, []).append(Clip(mixture.key, path, labels))
+    made = parallel_map(work, mixtures, args.nj, "mixtures")
+    for mixture, clip in zip(mixtures, made, strict=True):
+        clips.setdefault(mixture.split, []).append(clip)
     for split, of_split in clips.items():
         writer.add(split, of_split, known_to_exist=True)
-    for split in ("train", "valid"):
-        heard = [Clip(s.key, s.path, "", s.recording) for s in sources[split]]
-        writer.add(f"pretrain/{split}", heard, labelled=False, known_to_exist=True)
-    rows = (
-        (m.key, p.source.key, p.source.recording, p.source.label, f"{p.snr:.2f}")
-        for m in mixtures
-        for p in m.parts
+    heard = [
+        (Clip(source.key, source.path, "", source.recording), part)
+        for part, split in enumerate(("train", "valid"))
+        for source in sources[split]
+    ]
+    parts = {clip.key: part for clip, part in heard}
+    write_pretrain(writer, (clip for clip, _ in heard), parts)
+    rows = [(mixture.key, part) for mixture in mixtures for part in mixture.parts]
+    write_csv(
+        datadir / "mixtures.csv",
+        COLUMNS,
+        (
+            (
+                key,
+                part.source.key,
+                part.source.recording,
+                part.source.label,
+                f"{part.snr:.2f}",
+            )
+            for key, part in rows
+        ),
     )
-    write_csv(datadir / "mixtures.csv", COLUMNS, rows)
-    writer.classes(
-        "polyphony", sorted({p.source.label for m in mixtures for p in m.parts})
-    )
+    writer.classes("polyphony", sorted({part.source.label for _, part in rows}))
     kept = {source.label for of_split in sources.values() for source in of_split}
     gone = sorted({source.label for source in everything} - kept)
-    left_out = (
-        f"\npolyphony: {len(gone)} of {len(gone) + len(kept)} labels have too few "
-        f"recordings for train and test and are left out: {' '.join(gone)}"
-    )
     counts = ", ".join(f"{len(sources[split])} for {split}" for split in SPLITS)
     writer.note(
         f"polyphony: {args.seconds:g} s mixtures of clips of {args.corpus_dir.name} "
         f"({counts}), seed {args.seed}, {args.snr[0]:g} to {args.snr[1]:g} dB"
-        f"{left_out * bool(gone)}"
     )
+    if gone:
+        writer.note(
+            f"polyphony: {len(gone)} of {len(gone) + len(kept)} labels have too few "
+            f"recordings for train and test and are left out: {' '.join(gone)}"
+        )
     tests = [f"polyphony/degree_{degree}" for degree in args.degrees]
     ends = "polyphony/train", "polyphony/valid"
     writer.finish([Downstream("polyphony", "multi_label", *ends, tests)])

@@ -15,17 +15,15 @@ the same recordings in both.) ks1/train/weights holds 1000 / (clips of the class
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from corpus_command import corpus_parser, parse
+from corpus_command import begin
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, label_word, slug
+from espnet2_sslam.corpus import Clip, Downstream, label_word, read_text, slug
 
-NOISE = "_background_noise_"
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
 KEYWORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
 KS1_CLASSES = [*KEYWORDS, UNKNOWN, SILENCE]  # the order of SUPERB
@@ -33,82 +31,41 @@ KS2_CLASSES = 35
 LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
 VERSIONS = {"ks1": "0.01", "ks2": "0.02"}
 VALID_SHARE = 0.1  # of the pieces of noise
-EXPECTED = "--corpus_dir with speech_commands_v{0}/ as its archive unpacks"
 
 
-def find_folder(corpus_dir: Path, version: str) -> Path:
-    """The unpacked training archive of a version.
-
-    Raises:
-        ValueError: It is not there.
-    """
-    name = f"speech_commands_v{version}"
+def find_folder(corpus_dir: Path, name: str) -> Path:
+    """The unpacked training archive of this name."""
     for folder in (corpus_dir / name, corpus_dir / "SpeechCommands" / name, corpus_dir):
         other = re.fullmatch(r"speech_commands_v0\.0\d", folder.name)
-        wrong = other is not None and folder.name != name
-        if (folder / LISTS["valid"]).is_file() and not wrong:
+        if (folder / LISTS["valid"]).is_file() and (not other or folder.name == name):
             return folder
     raise ValueError(
-        f"{corpus_dir} holds no {name}/{LISTS['valid']}; expected: "
-        f"{EXPECTED.format(version)} (local/download.sh --corpus speechcommands)"
-    )
-
-
-def find_test_folder(folder: Path, version: str) -> Path:
-    """The unpacked test archive, beside the training archive.
-
-    Raises:
-        ValueError: It is not there.
-    """
-    name = f"speech_commands_test_set_v{version}"
-    for parent in (folder.parent, folder):
-        if (parent / name / SILENCE).is_dir():
-            return parent / name
-    raise ValueError(
-        f"{folder.parent / name} with {SILENCE}/, {UNKNOWN}/ and the words is missing: "
-        "ks1 is tested on the official test archive, unpack it there "
-        "(local/download.sh --corpus speechcommands)"
+        f"{corpus_dir} holds no {name}/{LISTS['valid']}; expected: --corpus_dir with "
+        f"{name}/ as its archive unpacks (local/download.sh --corpus speechcommands)"
     )
 
 
 def read_lists(folder: Path) -> dict[str, str]:
-    """Split of each clip, `<word>/<file>`, that a list names.
-
-    Raises:
-        ValueError: A list is missing or empty, a line has another form, or a clip is
-            listed twice.
-    """
+    """Split of each clip, `<word>/<file>`, that a list names."""
     splits: dict[str, str] = {}
     for split, name in LISTS.items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{path} is missing: unpack the archive again")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        clips = [line.strip().removeprefix("./") for line in lines if line.strip()]
-        for clip in clips or [""]:
-            if clip.count("/") != 1:
+        for line in read_text(path).splitlines():
+            clip = line.strip().removeprefix("./")
+            if clip and clip.count("/") != 1:
                 raise ValueError(f"{path}: {clip!r} is not <word>/<file>.wav")
             if clip in splits:
                 raise ValueError(
                     f"{path}: {clip} is listed twice (or in both lists); keep one line "
                     "of it"
                 )
-            splits[clip] = split
+            if clip:
+                splits[clip] = split
+        if split not in splits.values():
+            raise ValueError(f"{path} is empty: unpack the archive again")
     return splits
-
-
-def clip_of(path: Path, word: str, label: str) -> Clip:
-    """A clip of a word; its speaker is the hash that its name begins with."""
-    stem = path.name
-    while stem.lower().endswith(".wav"):  # some names end in .wav.wav
-        stem = stem[:-4]
-    speaker = slug(stem.split("_nohash_")[0]) if "_nohash_" in stem else ""
-    return Clip(slug(f"{word}-{stem}"), str(path), label_word(label), speaker)
-
-
-def words_of(folder: Path) -> list[str]:
-    """The folders of words, sorted."""
-    return sorted(path.name for path in folder.glob("[!._]*/"))
 
 
 def wav_files(folder: Path) -> list[Path]:
@@ -116,43 +73,39 @@ def wav_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("[!.]*.wav"))
 
 
-def read_clips(folder: Path, task: str) -> dict[str, list[Clip]]:
-    """Clips of each split by the lists, those that a list names but nobody has too."""
-    listed = read_lists(folder)
-    clips: dict[str, list[Clip]] = {"train": [], "valid": [], "test": []}
-    files = {
-        f"{word}/{path.name}": path
-        for word in words_of(folder)
-        for path in wav_files(folder / word)
-    }
-    lost = sorted(set(listed) - set(files))
-    for name, path in [*files.items(), *((name, folder / name) for name in lost)]:
-        word = name.split("/")[0]
-        label = word if task == "ks2" or word in KEYWORDS else UNKNOWN
-        clips[listed.get(name, "train")].append(clip_of(path, word, label))
+def clip_of(path: Path, label: str) -> Clip:
+    """A clip in its word's folder; its name begins with a hash of the speaker."""
+    stem = re.sub(r"(\.wav)+$", "", path.name, flags=re.IGNORECASE)  # some .wav.wav
+    speaker = slug(stem.split("_nohash_")[0]) if "_nohash_" in stem else ""
+    return Clip(
+        slug(f"{path.parent.name}-{stem}"), str(path), label_word(label), speaker
+    )
+
+
+def test_archive_clips(folder: Path) -> list[Clip]:
+    """Clips of ks1's official test archive, whose folders are the twelve classes."""
+    name = "speech_commands_test_set_v0.01"
+    folders = (folder.parent / name, folder / name)
+    archive = next((path for path in folders if path.is_dir()), folders[0])
+    clips = []
+    for label in KS1_CLASSES:
+        if not (archive / label).is_dir():
+            raise ValueError(
+                f"{archive}/{label} is missing: ks1 is tested on the official test "
+                "archive, unpack it there (local/download.sh --corpus speechcommands)"
+            )
+        of_label = [clip_of(path, label) for path in wav_files(archive / label)]
+        if label == SILENCE:  # words and noises of other folders: no speakers
+            of_label = [clip._replace(speaker="") for clip in of_label]
+        clips += of_label
     return clips
 
 
-def test_archive_clips(folder: Path) -> Iterator[Clip]:
-    """Clips of the official test archive, whose folders are the twelve classes."""
-    for name in KS1_CLASSES:
-        if not (folder / name).is_dir():
-            raise ValueError(f"{folder} lacks {name}/: unpack the test archive again")
-        for path in wav_files(folder / name):
-            clip = clip_of(path, name, name)
-            # Words and noises of other folders: not a speaker of its own.
-            yield clip._replace(speaker="") if name == SILENCE else clip
-
-
-def cut_noise(folder: Path, target: Path, rng) -> dict[str, list[Clip]]:
-    """Pieces of one second of the noise recordings for training and validation.
-
-    Raises:
-        ValueError: There are no two pieces.
-    """
+def cut_noise(folder: Path, target: Path) -> list[Clip]:
+    """Pieces of one second of the noise recordings, written to `target`."""
     pieces = []
     target.mkdir(parents=True, exist_ok=True)
-    for path in wav_files(folder / NOISE):
+    for path in wav_files(folder):
         samples, rate = soundfile.read(path, dtype="int16")
         for number in range(len(samples) // rate):
             piece = target / f"{slug(path.stem)}_{number:03d}.wav"
@@ -162,43 +115,47 @@ def cut_noise(folder: Path, target: Path, rng) -> dict[str, list[Clip]]:
             pieces.append(Clip(key, str(piece), SILENCE, slug(f"noise-{path.stem}")))
     if len(pieces) < 2:
         raise ValueError(
-            f"{folder / NOISE} holds less than two seconds of noise: unpack the "
-            "archive again"
+            f"{folder} holds less than two seconds of noise: unpack the archive again"
         )
-    valid = set(rng.permutation(len(pieces))[: max(1, int(VALID_SHARE * len(pieces)))])
-    return {
-        "train": [piece for i, piece in enumerate(pieces) if i not in valid],
-        "valid": [piece for i, piece in enumerate(pieces) if i in valid],
-    }
+    return pieces
 
 
 def main(argv=None) -> None:
     """Write all splits below --datadir."""
-    parser = corpus_parser(__doc__)
-    add = parser.add_argument
-    add("--task", choices=tuple(VERSIONS), default="ks2", help="[ks2]")
-    add("--seed", type=int, default=0, help="of what noise is for validation [0]")
-    args = parse(parser, argv)
-    version = VERSIONS[args.task]
-    folder = find_folder(args.corpus_dir.resolve(), version)
-    writer = CorpusWriter(args.datadir, EXPECTED.format(version))
-    clips = read_clips(folder, args.task)
+    args, writer = begin(
+        *(argv, __doc__),
+        task=("ks2", "", tuple(VERSIONS)),
+        seed=(0, "of what noise is for validation"),
+    )
+    name = f"speech_commands_v{VERSIONS[args.task]}"
+    folder = find_folder(args.corpus_dir.resolve(), name)
+    writer.expected = f"--corpus_dir with {name}/ as its archive unpacks"
+    listed = read_lists(folder)
+    words = sorted(path.name for path in folder.glob("[!._]*/"))
+    files = {f"{w}/{path.name}": path for w in words for path in wav_files(folder / w)}
+    for clip in sorted(set(listed) - set(files)):  # to be counted as missing
+        files[clip] = folder / clip
+    clips: dict[str, list[Clip]] = {"train": [], "valid": [], "test": []}
+    for clip, path in files.items():
+        word = path.parent.name
+        label = word if args.task == "ks2" or word in KEYWORDS else UNKNOWN
+        clips[listed.get(clip, "train")].append(clip_of(path, label))
+    classes = words if args.task == "ks2" else KS1_CLASSES
+    if args.task == "ks2" and len(words) != KS2_CLASSES:
+        writer.note(f"ks2: {len(words)} words are there, {KS2_CLASSES} in v0.02")
     if args.task == "ks1":
-        classes = KS1_CLASSES
-        clips["test"] = list(test_archive_clips(find_test_folder(folder, version)))
+        clips["test"] = test_archive_clips(folder)
         audio = args.datadir.resolve() / "audio" / "silence"
-        noise = cut_noise(folder, audio, np.random.default_rng(args.seed))
-        for split, pieces in noise.items():
-            clips[split] += pieces
+        pieces = cut_noise(folder / "_background_noise_", audio)
+        order = np.random.default_rng(args.seed).permutation(len(pieces))
+        valid = set(order[: max(1, int(VALID_SHARE * len(pieces)))])
+        for number, piece in enumerate(pieces):
+            clips["valid" if number in valid else "train"].append(piece)
         writer.note(
-            f"ks1: {len(noise['train'])} and {len(noise['valid'])} s of noise are "
+            f"ks1: {len(pieces) - len(valid)} and {len(valid)} s of noise are "
             f"{SILENCE} of train and valid (seed {args.seed}); test is the official "
             "test archive"
         )
-    else:
-        classes = words_of(folder)
-        if len(classes) != KS2_CLASSES:
-            writer.note(f"ks2: {len(classes)} words are there, {KS2_CLASSES} in v0.02")
     for split, of_split in clips.items():
         weighted = args.task == "ks1" and split == "train"
         writer.add(f"{args.task}/{split}", of_split, weighted=weighted)

@@ -6,14 +6,13 @@ without the background. urbansed/{train,valid,test}; which of validation and tes
 authors of SSLAM report is not known, so both are scored.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
-from corpus_command import corpus_parser, known_labels, parse
+from corpus_command import begin, known_labels, write_set
 from event_files import FORMS, read_event_labels
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, slug
+from espnet2_sslam.corpus import Clip, slug
 
 SPLITS = {"train": "train", "valid": "validate", "test": "test"}
 CLASSES = (
@@ -26,48 +25,44 @@ EXPECTED = (
 )
 
 
-def find_root(corpus_dir: Path) -> Path:
-    """The folder with audio/ and annotations/.
-
-    Raises:
-        ValueError: There is none.
-    """
-    for folder in (corpus_dir, *sorted(corpus_dir.glob("URBAN-SED*"))):
-        if (folder / "annotations").is_dir() and (folder / "audio").is_dir():
-            return folder
-    raise ValueError(f"{corpus_dir} holds no audio/ and annotations/: {EXPECTED}")
-
-
-def read_split(root: Path, name: str, writer: CorpusWriter) -> Iterator[Clip]:
-    """Clips of a split that have an annotation; others are noted."""
-    files = (root / "annotations" / name).glob("[!.]*")
+def read_clips(audio, annotations, writer):
+    """Iterate over the clips of a split that have an annotation; others are noted."""
+    files = [p for p in annotations.glob("[!.]*") if p.suffix in FORMS]
     # The simplest form, where a clip has several, overwrites the others.
-    files = (path for path in files if path.suffix in FORMS)
-    forms = sorted(files, key=lambda path: FORMS.index(path.suffix), reverse=True)
-    annotations = {path.stem: path for path in forms}
-    for stem, path in sorted(annotations.items()):
-        labels = read_event_labels(path)
-        words = known_labels(labels, CLASSES, path, "URBAN-SED's ten classes")
-        yield Clip(slug(stem), str(root / "audio" / name / f"{stem}.wav"), words)
-    bare = {path.stem for path in (root / "audio" / name).glob("[!.]*.wav")}
-    bare -= set(annotations)
+    files.sort(key=lambda path: FORMS.index(path.suffix), reverse=True)
+    by_clip = {path.stem: path for path in files}
+    for stem, path in sorted(by_clip.items()):
+        names = read_event_labels(path)
+        labels = known_labels(names, CLASSES, path, "URBAN-SED's ten classes")
+        yield Clip(slug(stem), str(audio / f"{stem}.wav"), labels)
+    bare = {path.stem for path in audio.glob("[!.]*.wav")} - set(by_clip)
     if bare:
         writer.note(
-            f"urbansed: {len(bare)} clips in audio/{name} have no annotation and are "
-            f"not used, as {min(bare)}"
+            f"urbansed: {len(bare)} clips in audio/{audio.name} have no annotation and "
+            f"are not used, as {min(bare)}"
         )
 
 
 def main(argv=None) -> None:
     """Write all splits below --datadir."""
-    args = parse(corpus_parser(__doc__), argv, EXPECTED)
-    root = find_root(args.corpus_dir)
-    writer = CorpusWriter(args.datadir, EXPECTED)
-    for split, name in SPLITS.items():
-        writer.add(f"urbansed/{split}", read_split(root, name, writer))
-    writer.classes("urbansed", {name: name for name in CLASSES})
-    train, valid, test = (f"urbansed/{split}" for split in SPLITS)
-    writer.finish([Downstream("urbansed", "multi_label", train, valid, [test, valid])])
+    args, writer = begin(argv, __doc__, EXPECTED)
+    folders = (args.corpus_dir, *sorted(args.corpus_dir.glob("URBAN-SED*")))
+    roots = [
+        f for f in folders if (f / "annotations").is_dir() and (f / "audio").is_dir()
+    ]
+    if not roots:
+        raise ValueError(
+            f"{args.corpus_dir} holds no audio/ and annotations/: {EXPECTED}"
+        )
+    splits = {
+        split: read_clips(
+            roots[0] / "audio" / name, roots[0] / "annotations" / name, writer
+        )
+        for split, name in SPLITS.items()
+    }
+    classes = {name: name for name in CLASSES}
+    run = write_set(writer, "urbansed", "multi_label", splits, classes)
+    writer.finish([replace(run, tests=(*run.tests, run.valid))])
 
 
 if __name__ == "__main__":

@@ -33,106 +33,6 @@ NO_RANGE, REFUSED, CANNOT_WRITE = 33, 22, 23  # exit statuses of curl
 MAY_GO_AWAY = {"408", "425", "429", "500", "502", "503", "504"}  # HTTP statuses
 
 
-class Target:
-    """A folder of downloads, with what is known about each of its files."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / RECORD
-        text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
-        self.known: dict[str, dict] = json.loads(text)
-
-    def remember(self, name: str, **values) -> None:
-        """Note something about a file, on disk at once."""
-        self.known.setdefault(name, {}).update(values)
-        write_json(self.folder / RECORD, self.known)
-
-    def get(self, source: dict) -> None:
-        """Fetch the file of a source if it is not there, and check it.
-
-        Raises:
-            ValueError: It cannot be had, or is not what it should be.
-        """
-        path = self.folder / source["name"]
-        if not path.is_file():
-            part = path.with_name(path.name + ".part")
-            resumed = fetch(source["url"], part)
-            problem = self.check(part, source)
-            if problem and resumed:
-                # The beginning may be of another version: once more from the start.
-                logging.warning("%s: it is fetched again", problem)
-                part.unlink()
-                fetch(source["url"], part)
-                problem = self.check(part, source)
-            if problem:
-                part.unlink()
-                raise ValueError(
-                    f"{problem}: what was fetched is removed; run again, or see "
-                    "whether the source has a new version"
-                )
-            part.rename(path)
-        elif self.known.get(path.name, {}).get("stat") != size_and_time(path):
-            problem = self.check(path, source)
-            if problem:
-                raise ValueError(f"{problem}: delete {path} and run again")
-        self.remember(path.name, stat=size_and_time(path))
-        logging.info("%s is there", path)
-
-    def check(self, path: Path, source: dict) -> str | None:
-        """Compare size and hash with what is published, or was seen before.
-
-        Returns:
-            How they differ; None if they do not, and then the hash is kept.
-        """
-        name, size, bytes_ = source["name"], source.get("size"), path.stat().st_size
-        if size not in (None, bytes_):
-            return f"{name} has {bytes_} bytes, {size} are expected"
-        kind = "md5" if "md5" in source and "sha256" not in source else "sha256"
-        expected, origin = source.get(kind), source.get("hash_source", "its publisher")
-        if expected is None:
-            origin = "the first download"
-            expected = self.known.get(name, {}).get("sha256")
-        with open(path, "rb") as file:
-            actual = hashlib.file_digest(file, kind).hexdigest()
-        if expected is None:
-            logging.info("%s: no hash is published, %s is kept for later", name, actual)
-        elif actual != expected:
-            text = f"{name} has {kind} {actual}, {expected} is expected ({origin})"
-            if not source.get("may_change"):
-                return text
-            logging.warning("%s; its server makes it anew, so it is used", text)
-        kept = actual if kind == "sha256" else None
-        self.remember(name, sha256=kept, url=source["url"])
-        return None
-
-    def unpack(self, source: dict) -> None:
-        """Unpack an archive, unless that was done with this very file.
-
-        Raises:
-            ValueError: It is not safe, or its folder is there already.
-        """
-        path = self.folder / source["name"]
-        known = self.known[path.name]
-        if known.get("unpacked") == known["stat"]:
-            logging.info("%s is unpacked", path)
-            return
-        logging.info("unpacking %s", path)
-        archive = path
-        if "parts" in source:  # .z01, .z02, ..., .zip
-            archive = path.with_name(f".{path.name}.joined.zip")
-        try:
-            if archive != path:
-                run = command("zip", "-q", "-s", "0", path, "--out", archive)
-                if run.returncode:
-                    raise ValueError(f"{path} cannot be joined: {last_line(run)}")
-            unpack(archive, self.folder, source.get("into"))
-        finally:
-            if archive != path:
-                archive.unlink(missing_ok=True)
-        self.remember(path.name, unpacked=known["stat"])
-
-
 def fetch(url: str, part: Path) -> bool:
     """Write the content of `url` to `part` with curl, going on with what is there.
 
@@ -140,17 +40,16 @@ def fetch(url: str, part: Path) -> bool:
 
     Returns:
         Whether a part of an earlier call was used.
-
-    Raises:
-        ValueError: The server refuses or keeps breaking off, or the disk is full.
     """
-    resumed = size_of(part) > 0
-    tries = 0
+
+    def size() -> int:
+        return part.stat().st_size if part.is_file() else 0
+
+    resumed, tries = size() > 0, 0
     while True:
-        before = size_of(part)
-        run = command(
-            "curl", *CURL, "--write-out", "%{http_code}", "--output", part, url
-        )
+        before = size()
+        words = ["--write-out", "%{http_code}", "--output", part, url]
+        run = command("curl", *CURL, *words)
         if run.returncode == 0:
             part.touch()  # an empty file leaves none
             return resumed
@@ -162,40 +61,93 @@ def fetch(url: str, part: Path) -> bool:
             run.returncode == REFUSED and http_status not in MAY_GO_AWAY
         ):
             raise ValueError(text)
-        tries = tries + 1 if size_of(part) <= before else 1
+        tries = tries + 1 if size() <= before else 1
         if tries >= TRIES:
             raise ValueError(
-                f"{text}; {size_of(part)} bytes are kept in {part}: run again to go on"
+                f"{text}; {size()} bytes are kept in {part}: run again to go on"
             )
         logging.warning("%s; trying again", text)
         time.sleep(WAIT * 2 ** (tries - 1))
 
 
-def command(program: str, *words) -> subprocess.CompletedProcess:
-    """Run a program that must be installed.
+def check(path: Path, source: dict, known: dict) -> str:
+    """How a file differs from what is published, or was seen before; "" if it does not.
 
-    Raises:
-        ValueError: It is not.
+    The hash is then kept in `known`.
     """
+    name, size = source["name"], path.stat().st_size
+    if source.get("size", size) != size:
+        return f"{name} has {size} bytes, {source['size']} are expected"
+    kind = "md5" if "md5" in source and "sha256" not in source else "sha256"
+    expected, origin = source.get(kind), source.get("hash_source", "its publisher")
+    if expected is None:
+        expected, origin = known.get("sha256"), "the first download"
+    with open(path, "rb") as file:
+        actual = hashlib.file_digest(file, kind).hexdigest()
+    if expected not in (None, actual):
+        text = f"{name} has {kind} {actual}, {expected} is expected ({origin})"
+        if not source.get("may_change"):
+            return text
+        logging.warning("%s; its server makes it anew, so it is used", text)
+    known.update({kind: actual, "url": source["url"]})
+    return ""
+
+
+def get(source: dict, path: Path, known: dict) -> None:
+    """Fetch the file of a source if it is not there, and check it."""
+    if path.is_file():
+        if problem := check(path, source, known):
+            raise ValueError(f"{problem}: delete {path} and run again")
+        return
+    part = path.with_name(path.name + ".part")
+    resumed = fetch(source["url"], part)
+    problem = check(part, source, known)
+    if problem and resumed:
+        # The beginning may be of another version: once more from the start.
+        logging.warning("%s: it is fetched again", problem)
+        part.unlink()
+        fetch(source["url"], part)
+        problem = check(part, source, known)
+    if problem:
+        part.unlink()
+        raise ValueError(
+            f"{problem}: what was fetched is removed; run again, or see whether the "
+            "source has a new version"
+        )
+    part.rename(path)
+
+
+def unpack_once(source: dict, path: Path, known: dict) -> None:
+    """Unpack an archive, unless that was done with a file of the same hash."""
+    digest = known.get("sha256") or known["md5"]
+    if known.get("unpacked") == digest:
+        return
+    logging.info("unpacking %s", path)
+    joined = path.with_name(f".{path.name}.joined.zip")
+    try:
+        if "parts" in source:  # .z01, .z02, ..., .zip
+            run = command("zip", "-q", "-s", "0", path, "--out", joined)
+            if run.returncode:
+                raise ValueError(f"{path} cannot be joined: {last_line(run)}")
+        archive = joined if "parts" in source else path
+        unpack(archive, path.parent, source.get("into"))
+    finally:
+        joined.unlink(missing_ok=True)
+    known["unpacked"] = digest
+
+
+def command(program: str, *words) -> subprocess.CompletedProcess:
+    """Run a program that must be installed."""
     if shutil.which(program) is None:
-        raise ValueError(f"the program {program} is needed: install it and run again")
-    return subprocess.run([program, *words], capture_output=True, text=True)
+        raise ValueError(f"{program} is needed for this: install it")
+    words = [program, *map(str, words)]
+    return subprocess.run(words, capture_output=True, text=True, errors="replace")
 
 
 def last_line(run: subprocess.CompletedProcess) -> str:
     """What a program that failed says last."""
     lines = (run.stdout + "\n" + run.stderr).strip().splitlines()
     return lines[-1] if lines else f"exit status {run.returncode}"
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, 0 if it is not there."""
-    return path.stat().st_size if path.is_file() else 0
-
-
-def size_and_time(path: Path) -> list[int]:
-    """What tells a file from one that was changed since."""
-    return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def download(args) -> None:
@@ -206,20 +158,26 @@ def download(args) -> None:
             f"--corpus {args.corpus} is not known here, but {', '.join(table)}"
         )
     entry = table[args.corpus]
-    files = {source["name"]: source for source in entry["files"]}
-    chosen = {name for pattern in args.files for name in fnmatch.filter(files, pattern)}
-    sources = [source for name, source in files.items() if name in chosen]
-    if files and not sources:
-        patterns = " ".join(args.files)
-        raise ValueError(f"--files {patterns} fits none of {', '.join(files)}")
+    sources = [
+        source
+        for source in entry["files"]
+        if any(fnmatch.fnmatch(source["name"], pattern) for pattern in args.files)
+    ]
+    if entry["files"] and not sources:
+        names = ", ".join(source["name"] for source in entry["files"])
+        raise ValueError(f"--files {' '.join(args.files)} fits none of {names}")
     if sources:
         folder = (args.target or Path("downloads") / args.corpus).resolve()
-        target = Target(folder)
-        for source in sources:
-            target.get(source)
-        for source in sources if args.unpack == "true" else ():
-            if is_archive(source["name"]):
-                target.unpack(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = folder / RECORD
+        known = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+        for work in (get, unpack_once):
+            for source in sources:
+                path = folder / source["name"]
+                of_file = known.setdefault(path.name, {})
+                if work is get or (args.unpack == "true" and is_archive(path.name)):
+                    work(source, path, of_file)
+                    write_json(record, known)
         print(f"{args.corpus}: use --corpus_dir {folder / entry['corpus_dir']}")
         if "licence" in entry:
             print(f"licence: {entry['licence']}")

@@ -15,6 +15,7 @@ The scores of such data are those of these miniatures and of nothing else.
 import argparse
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -36,17 +37,32 @@ class Clip(NamedTuple):
 
     wave: np.ndarray
     label: str
-    speaker: str
+    speaker: str  # or the recording that it was cut from
     index: int
 
 
 def spoken_digits(source: Path, per_speaker: int) -> list[Clip]:
     """Recordings of the Free Spoken Digit Dataset, every digit of every speaker."""
-    clips = []
-    for path in sorted(source.glob("recordings/*")):
-        digit, speaker, index = path.stem.split("_")
-        if int(index) < per_speaker:
-            clips.append(Clip(_read(path)[:RATE], digit, speaker, int(index)))
+    paths = sorted(source.glob("recordings/*"))
+    named = [(path, *path.stem.split("_")) for path in paths]
+    return [
+        Clip(_read(path)[:RATE], digit, speaker, int(index))
+        for path, digit, speaker, index in named
+        if int(index) < per_speaker
+    ]
+
+
+def environmental_sounds(source: Path, per_class: int) -> list[Clip]:
+    """The first clips of each class of ESC-50."""
+    with open(source / "meta" / "esc50.csv", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["category"])
+    clips, count = [], Counter()
+    for row in rows:
+        name = row["category"]
+        if count[name] < per_class:
+            wave = _read(source / "audio" / row["filename"])
+            clips.append(Clip(wave, name, row["src_file"], count[name]))
+        count[name] += 1
     return clips
 
 
@@ -55,16 +71,9 @@ def write_speech_commands(
 ) -> tuple[Path, Path]:
     """Speech Commands v0.01: digits 0-7 are keywords, 8 and 9 unknown words.
 
-    s3prl divides the training folder by a hash of the file names: about a tenth is for
-    validation and another tenth is left out.
-
-    Args:
-        folder: Where the two folders are written.
-        clips: Digits; those with an index from `test_from` on are for the test.
-        test_from: See `clips`.
-
-    Returns:
-        The folders `speech_commands_v0.01` and `speech_commands_test_set_v0.01`.
+    Those with an index from `test_from` on are for the test. s3prl divides the training
+    folder by a hash of the file names: about a tenth is for validation and another
+    tenth is left out.
     """
     train = folder / "speech_commands_v0.01"
     test = folder / "speech_commands_test_set_v0.01"
@@ -79,19 +88,6 @@ def write_speech_commands(
         _write(train / "_background_noise_" / f"noise{number}.wav", noise)
         _write(test / "_silence_" / f"noise{number}_nohash_0.wav", noise[:RATE])
     return train, test
-
-
-def environmental_sounds(source: Path, per_class: int) -> list[Clip]:
-    """Clips of ESC-50; `speaker` is the recording that a clip was cut from."""
-    rows: dict[str, list[dict[str, str]]] = {}
-    with open(source / "meta" / "esc50.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            rows.setdefault(row["category"], []).append(row)
-    return [
-        Clip(_read(source / "audio" / row["filename"]), name, row["src_file"], index)
-        for name in sorted(rows)
-        for index, row in enumerate(rows[name][:per_class])
-    ]
 
 
 def write_hear_scene(folder: Path, clips: Iterable[Clip], folds: int = FOLDS) -> Path:

@@ -20,9 +20,10 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -33,7 +34,7 @@ sys.path[:0] = [str(RECIPE.parent.parent), str(RECIPE / "superb")]
 
 import yaml  # noqa: E402
 from superb_table import write_table  # noqa: E402
-from superb_tasks import TASKS, Task, parse_tasks, read_data, read_words  # noqa: E402
+from superb_tasks import REFUSED, TASKS, Task, read_data  # noqa: E402
 
 from espnet2_sslam.bin.cli import run_main  # noqa: E402
 from espnet2_sslam.store import sha256, write_json  # noqa: E402
@@ -76,7 +77,6 @@ class Upstream(NamedTuple):
     seed: int
     entry: str  # s3prl's name of it
     ckpt: str = ""  # our model's folder
-    options: dict[str, Any] = {}  # noqa: RUF012 (never changed)
     sha256: str = ""  # of the weights
     origin: str = ""  # what the user named
 
@@ -107,12 +107,22 @@ class Run(NamedTuple):
         return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 
-def check(args: argparse.Namespace) -> None:
-    """Read the words of the options, into `args`.
+def read_words(words: Iterable[str], pattern: str, form: str) -> dict[str, str]:
+    """Values by name from words that a pattern of both fits; `form` is for errors."""
+    values: dict[str, str] = {}
+    for word in words:
+        match = re.fullmatch(pattern, word)
+        if match is None:
+            raise ValueError(f"{form}, got {word!r}")
+        name, value = match.groups(default="")
+        if name in values:
+            raise ValueError(f"{form}: {name or word} is given twice")
+        values[name] = value
+    return values
 
-    Raises:
-        ValueError: A word of another form, or what no training can have.
-    """
+
+def check(args: argparse.Namespace) -> None:
+    """Read the words of the options, into `args`."""
     from espnet2_sslam.integrations.s3prl.expert import LOADING, OPTIONS, RANDOM
 
     for name, value in (("eval_every", args.eval_every), ("nj", args.nj)):
@@ -120,7 +130,14 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} starts at 1, got {value}")
     if min(args.lrs) <= 0:
         raise ValueError(f"learning rates are above 0, got {min(args.lrs):g}")
-    args.folders = parse_tasks(args.tasks)
+    args.folders = read_words(args.tasks, r"(\w+)=?(.*)", "--tasks takes TASK=DIR")
+    for name, folder in args.folders.items():
+        if name in REFUSED:
+            raise ValueError(f"task {name} cannot be learnt here: {REFUSED[name]}")
+        if name not in TASKS:
+            raise ValueError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
+        if not folder:
+            raise ValueError(f"task {name} needs its data: {name}=DIR")
     form = "--steps takes N or TASK=N from 1 on"
     steps = read_words(args.steps, r"(?:(\w+)=)?(0*[1-9]\d*)", form)
     if unknown := steps.keys() - {"", *args.folders}:
@@ -141,21 +158,11 @@ def check(args: argparse.Namespace) -> None:
     args.seeds = tuple(dict.fromkeys(args.seeds))
 
 
-def prepare(
-    name: str, source: str, seed: int, options: dict[str, Any], folder: Path
-) -> Upstream:
-    """Make an upstream ready: read its weights once and keep them as a model folder.
+def prepare(name: str, source: str, seed: int, folder: Path) -> Upstream:
+    """Read the weights of an upstream once and keep them as a model in `folder`.
 
-    Args:
-        name: Its name; `random` draws the weights anew.
-        source: Anything `load_model` reads, {seed} in it is replaced; "" for a name of
-            s3prl.
-        seed: Of the run, and of random weights.
-        options: Of the sslam upstream.
-        folder: Where models are kept.
-
-    Raises:
-        ValueError: The source cannot be read.
+    The source is anything `load_model` reads, with {seed} in it replaced, or "" for a
+    name of s3prl; `random` draws the weights of its network anew.
     """
     if not source:
         return Upstream(name, seed, name)
@@ -172,12 +179,12 @@ def prepare(
     target = (folder / f"{name}_seed{seed}").resolve()
     checkpoint.save_model(model, target)
     digest = sha256(target / "model.safetensors")
-    return Upstream(name, seed, "sslam", str(target), options, digest, source)
+    return Upstream(name, seed, "sslam", str(target), digest, source)
 
 
 def make_config(
     task: Task,
-    data: dict[str, Any],
+    data: dict[str, str],
     upstream: Upstream,
     lr: float,
     fold: int,
@@ -213,58 +220,49 @@ def make_config(
 
 
 def make_runs(args: argparse.Namespace) -> list[Run]:
-    """All runs that are asked for, after everything they need was found to be there.
-
-    Raises:
-        ValueError: Something that can be seen to be wrong before any training.
-    """
+    """All runs that are asked for, after everything they need was found to be there."""
     from espnet2_sslam.integrations.s3prl.compat import check_learnable
     from espnet2_sslam.integrations.s3prl.expert import samples_per_step
 
-    models = args.expdir / "models"
+    options = args.upstream_options
     upstreams = [
-        prepare(name, source, seed, args.upstream_options, models)
+        prepare(name, source, seed, args.expdir / "models")
         for seed, (name, source) in product(args.seeds, args.sources.items())
     ]
-    first: dict[str, str] = {}
-    for upstream in upstreams:
-        other = first.setdefault(upstream.sha256 or upstream.name, upstream.name)
-        if other != upstream.name:
-            logging.warning("%s has the weights of %s", upstream.name, other)
     runs = []
     for name, folder in args.folders.items():
         logging.info("%s: reading %s", name, folder)
         task = TASKS[name]
-        data = read_data(task, folder, args.expdir / "data")
+        data, samples = read_data(task, Path(folder).expanduser(), args.expdir / "data")
         if not task.hear and any(upstream.ckpt for upstream in upstreams):
             try:  # HEAR's s3prl.main rounds up
-                check_learnable(samples_per_step(**args.upstream_options), data.samples)
+                check_learnable(samples_per_step(**options), samples)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
         rates_and_folds = list(product(args.lrs, task.fold_numbers))
-        for upstream, (lr, fold) in product(upstreams, rates_and_folds):
+        for up, (lr, fold) in product(upstreams, rates_and_folds):
             settings = {
                 "task": name,
                 "lr": lr,
                 "fold": fold,
-                "seed": upstream.seed,
-                "entry": upstream.entry,
-                "sha256": upstream.sha256,
-                "options": upstream.options,
-                "config": make_config(task, data.options, upstream, lr, fold, args),
-                "clips": len(data.samples),
-                "samples": sum(data.samples),
+                "seed": up.seed,
+                "entry": up.entry,
+                "sha256": up.sha256,
+                "options": options if up.ckpt else {},
+                "config": make_config(task, data, up, lr, fold, args),
+                "clips": len(samples),
+                "samples": sum(samples),
                 "s3prl": importlib.metadata.version("s3prl"),
             }
             own = f"lr{lr:g}" + (f"_fold{fold}" if task.folds > 1 else "")
-            path = args.expdir / name / f"{upstream.name}_seed{upstream.seed}" / own
-            runs.append(Run(path, upstream, settings))
+            path = args.expdir / name / f"{up.name}_seed{up.seed}" / own
+            runs.append(Run(path, up, settings))
     for run in runs:
         write_json(f"{run.folder}.json", run.settings)
     return runs
 
 
-def once(args: argparse.Namespace, runs: list[Run], part: str) -> list[str]:
+def run_all(args: argparse.Namespace, runs: list[Run], part: str) -> list[str]:
     """Train or test runs, --nj at a time; returns the titles of those that failed."""
     paths = [str(RECIPE.parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -272,25 +270,23 @@ def once(args: argparse.Namespace, runs: list[Run], part: str) -> list[str]:
     replaced = args.expdir.with_name(f"{args.expdir.name}_replaced")
 
     def work(run: Run) -> bool:
-        folder = run.folder
-        title, place = run.title, folder
-        files = ["--output", folder / "dev.json", "--replaced", replaced]
+        title, place, made = run.title, run.folder, "dev.json"
+        more = ["--replaced", replaced]
         if part == "test":
-            title, place = f"test of {run.title}", folder / "scoring"
-            files = ["--input", folder / "dev.json", "--output", place / "test.json"]
-        command = [sys.executable, RECIPE / "utils" / "once.py", title, place, *files]
-        command += ["--log", folder / "s3prl.log", "--input", f"{folder}.json"]
-        command += ["--", sys.executable, PROGRAM, "--device", args.device]
-        command += ["--num_workers", workers, "--ckpt", run.upstream.ckpt]
-        command += ["--", part, folder]  # behind this -- is what decides the result
+            title, place, made = f"test of {title}", place / "scoring", "test.json"
+            more = ["--input", run.folder / "dev.json"]
+        log = place / "s3prl.log"
+        command = [sys.executable, RECIPE / "utils/once.py", title, place, *more]
+        command += ["--log", log, "--output", place / made]
+        command += ["--input", f"{run.folder}.json"]
+        command += ["--", RECIPE / "utils/run.pl", log, sys.executable, PROGRAM]
+        command += ["--device", args.device, "--num_workers", workers]
+        command += ["--ckpt", run.upstream.ckpt]
+        command += ["--", part, run.folder]  # only this decides the result
         return subprocess.run(list(map(str, command)), env=environment).returncode == 0
 
     with ThreadPoolExecutor(args.nj) as threads:
-        try:
-            done = list(threads.map(work, runs))
-        except BaseException:  # Ctrl-C, which the trainings have got too
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise
+        done = list(threads.map(work, runs))
     return [run.title for run, well in zip(runs, done, strict=True) if not well]
 
 
@@ -317,17 +313,13 @@ def choose(
 def main(cmd: Sequence[str] | None = None) -> None:
     """Run what is missing and write the table."""
     args = get_parser().parse_args(cmd)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s (superb) %(message)s",
-        datefmt="%H:%M:%S",
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s (superb) %(message)s")
     check(args)
     runs = make_runs(args)
-    failed = once(args, runs, "train")
+    failed = run_all(args, runs, "train")
     chosen = choose(runs, failed)
     tests = [run for run in runs if chosen.get(run.key) == run.settings["lr"]]
-    failed += once(args, tests, "test")
+    failed += run_all(args, tests, "test")
     output = args.output or args.expdir / "SUPERB.md"
     write_table(args, runs, tests, failed, output)
     asked = len(args.folders) * len(args.sources)

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -38,7 +37,7 @@ def s3prl_command(args: argparse.Namespace, run: dict[str, Any]) -> list[str]:
     task, train = TASKS[run["task"]], args.part == "train"
     words = [sys.executable, "-m", "espnet2_sslam"]
     if task.hear:
-        words += ["-m", "s3prl.main", task.module, "--config", "task.yaml"]
+        words += ["-m", "s3prl.main", task.name, "--config", "task.yaml"]
         words += ["--device", args.device, "--num_workers", str(args.num_workers)]
         return [*words, *(("--stop", "2") if train else ("--start", "3"))]
     words += ["-c", SPEAKERS] if task.name == "sid" else ["-m", "s3prl.run_downstream"]
@@ -50,7 +49,7 @@ def s3prl_command(args: argparse.Namespace, run: dict[str, Any]) -> list[str]:
             best = max(states, key=lambda path: int(path.stem.split("-")[-1]))
         return [*words, "-m", "evaluate", "-t", "test", "-e", best.name]
     words += ["-m", "train", "-a", "-p", ".", "-c", "task.yaml"]
-    words += ["--seed", str(run["seed"]), "-d", task.module, "-u", run["entry"]]
+    words += ["--seed", str(run["seed"]), "-d", task.expert, "-u", run["entry"]]
     return words + (["-k", args.ckpt, "-g", "upstream.yaml"] if args.ckpt else [])
 
 
@@ -63,13 +62,12 @@ def prepare(args: argparse.Namespace, run: dict[str, Any]) -> None:
     elif args.ckpt:  # the weights' folder may have moved
         config["build_upstream"]["extra_conf"] = {"ckpt": args.ckpt, **run["options"]}
     write_text(folder / "task.yaml", yaml.safe_dump(config, sort_keys=False))
-    if args.part == "train":
-        for path in folder.glob("*.ckpt"):
-            if not zipfile.is_zipfile(path):
-                path.unlink()
-        for step in folder.glob("train/step_*"):
-            if not (step / "config.yaml").exists():  # s3prl writes it last
-                shutil.rmtree(step)
+    for path in folder.glob("*.ckpt") if args.part == "train" else ():
+        if not zipfile.is_zipfile(path):
+            path.unlink()
+    for step in folder.glob("train/step_*"):
+        if not (step / "config.yaml").exists():  # s3prl writes it last
+            shutil.rmtree(step)
 
 
 def dev_score(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +104,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run s3prl; what it prints goes to the end of s3prl.log."""
+    """Run s3prl, and write the scores that it leaves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--num_workers", type=int, default=4)
@@ -114,32 +112,22 @@ def main() -> None:
     parser.add_argument("part", choices=("train", "test"))
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    folder: Path = args.folder
+    folder, began = args.folder, time.monotonic()
     run = json.loads(Path(f"{folder}.json").read_text(encoding="utf-8"))
     prepare(args, run)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    path = os.pathsep.join(os.path.abspath(path) for path in paths if path)
-    command, began = s3prl_command(args, run), time.monotonic()
-    with (folder / "s3prl.log").open("a", encoding="utf-8") as log:
-        print(f"# {shlex.join(command)}", file=log, flush=True)
-        environment = {**os.environ, "PYTHONPATH": path}
-        status = subprocess.run(
-            command, cwd=folder, env=environment, stdout=log, stderr=log
-        ).returncode
-        if status:
-            sys.exit(status)
-        try:
-            if args.part == "test":
-                scores = test_scores(folder, run)
-                content = {"test": scores[TASKS[run["task"]].metric], "metrics": scores}
-                write_json(folder / "scoring/test.json", content)
-                return
-            seconds = round(time.monotonic() - began)
-            dev = {**dev_score(folder, run), "seconds": seconds}
-            write_json(folder / "dev.json", dev)
-        except (ValueError, OSError, LookupError) as error:
-            print(f"error: {type(error).__name__} {error}", file=log)
-            sys.exit(1)
+    # Absolute: s3prl is started in the run's folder.
+    paths = map(os.path.abspath, filter(None, os.environ["PYTHONPATH"].split(":")))
+    environment = {**os.environ, "PYTHONPATH": ":".join(paths)}
+    done = subprocess.run(s3prl_command(args, run), cwd=folder, env=environment)
+    if done.returncode:
+        sys.exit(done.returncode)
+    if args.part == "test":
+        scores = test_scores(folder, run)
+        content = {"test": scores[TASKS[run["task"]].metric], "metrics": scores}
+        write_json(folder / "scoring/test.json", content)
+        return
+    seconds = round(time.monotonic() - began)
+    write_json(folder / "dev.json", {**dev_score(folder, run), "seconds": seconds})
     # what only a continued training needs, as big as the model each
     for step in folder.glob("train/step_*"):
         shutil.rmtree(step)

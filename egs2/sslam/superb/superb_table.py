@@ -18,9 +18,11 @@ PAGE = """\
 
 {date}, {machine}, {versions}, s3prl {s3prl}; commit {commit}.
 
-Scores of the test sets in %. The upstream is frozen; s3prl trains a weighted sum of \
-its layers and a small head. Learning rate: the best of {grid} by the mean dev score; \
-only it is scored on the test set. {seeds} Tasks with folds: the mean over their folds.
+Scores of the test sets in %, mean ± standard deviation over seeds {seeds}. The \
+upstream is frozen; s3prl trains a weighted sum of its layers and a small head. \
+Learning rate: the best of {grid} by the mean dev score (`!`: at the edge of the grid, \
+a wider one may find better); only it is scored on the test set. Tasks with folds: the \
+mean over their folds.
 
 {scores}
 
@@ -40,12 +42,7 @@ def write_table(
 ) -> None:
     """Write OUTPUT (Markdown), and beside it the same name with .json and .csv.
 
-    Args:
-        args: What was asked for.
-        runs: All trainings.
-        tests: Those with the best learning rate, which were tested.
-        failed: Titles of those that failed.
-        output: The Markdown file.
+    Of all runs, `tests` have the best learning rate and were tested.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     pairs = list(product(args.folders, args.sources))
@@ -66,16 +63,7 @@ def write_table(
     write_json(output.with_suffix(".json"), record)
     header = list(next(iter(rows.values()), {}))
     write_csv(output.with_suffix(".csv"), header, [r.values() for r in rows.values()])
-
     edges = {min(args.lrs), max(args.lrs)} if len(args.lrs) > 1 else set()
-    grid = ", ".join(f"{lr:g}" for lr in args.lrs) + ("" if edges else " (no search)")
-    seeds = f"Mean ± standard deviation over seeds {', '.join(map(str, args.seeds))}."
-    if len(args.seeds) == 1:
-        seeds = f"One seed ({args.seeds[0]}), so no spread."
-    scores = [
-        [name, *(score(rows.get((task, name))) for task in args.folders)]
-        for name in args.sources
-    ]
     details = [
         [
             *(row["task"], row["upstream"]),
@@ -85,21 +73,23 @@ def write_table(
         ]
         for row in rows.values()
     ]
+    scores = [
+        [name, *(score(rows.get((task, name))) for task in args.folders)]
+        for name in args.sources
+    ]
     tasks = [f"{task} ({TASKS[task].metric})" for task in args.folders]
     columns = ["task", "upstream", "lr", "dev", "test", "updates", "best at", "folds"]
+    options = ", ".join(f"{k}={v}" for k, v in args.upstream_options.items())
     page = PAGE.format(
         **made,
         s3prl=runs[0].settings["s3prl"],
-        grid=grid,
-        seeds=seeds,
+        grid=", ".join(f"{lr:g}" for lr in args.lrs),
+        seeds=", ".join(map(str, args.seeds)),
         scores=markdown(["upstream", *tasks], scores),
         details=markdown(columns, details),
-        options=", ".join(f"{k}={v}" for k, v in args.upstream_options.items())
-        or "its defaults",
+        options=options or "its defaults",
         titles="; ".join(f"{task}: {TASKS[task].title}" for task in args.folders),
     )
-    if any(row["lr"] in edges for row in rows.values()):
-        page += "\n`!`: at the edge of the grid, a wider one may find better.\n"
     missing = [f"{name} on {task}" for task, name in pairs if (task, name) not in rows]
     if missing:
         page += f"\nMissing: {', '.join(missing)}.\n"
@@ -114,6 +104,7 @@ def table_row(task: str, name: str, runs: Sequence[Any]) -> dict[str, Any]:
         by_seed.setdefault(run.upstream.seed, []).append(test)
     means = [mean(scores) for scores in by_seed.values()]
     trained = [run.record("dev.json") for run in runs]
+    upstreams = [run.upstream for run in runs]
     return {
         "task": task,
         "metric": TASKS[task].metric,
@@ -128,10 +119,8 @@ def table_row(task: str, name: str, runs: Sequence[Any]) -> dict[str, Any]:
         "best_steps": " ".join(str(record["dev_step"]) for record in trained),
         "seconds": sum(record["seconds"] for record in trained),
         "s3prl": runs[0].settings["s3prl"],
-        "weights_sha256": " ".join(
-            dict.fromkeys(run.upstream.sha256[:12] for run in runs)
-        ),
-        "source": " ".join(dict.fromkeys(run.upstream.origin for run in runs)),
+        "weights_sha256": " ".join(dict.fromkeys(up.sha256[:12] for up in upstreams)),
+        "source": " ".join(dict.fromkeys(up.origin for up in upstreams)),
     }
 
 

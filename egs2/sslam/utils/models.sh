@@ -37,7 +37,7 @@ tag_of() {
     if [ "${#tag}" -gt 80 ]; then
         tag="${tag:0:70}_$(sha256sum <<<"${tag}" | cut -c 1-8)"
     fi
-    if [ "${feats_type}" = fbank ]; then tag="${tag}_fbank"; fi
+    if [ "${feats_type}" = fbank ]; then tag+="_fbank"; fi
     echo "${tag}"
 }
 
@@ -65,14 +65,14 @@ finetune_tag_of() {
 }
 finetune_tags() { for config in ${finetune_config}; do finetune_tag_of "${config}"; done; }
 
-# weights_dir <name>: where the weights NAME=WEIGHTS lie once they are converted
-weights_dir() { echo "${pretrain_from}/models/$1"; }
+# weights_dir <word>: where the weights of NAME=WEIGHTS lie once they are converted
+weights_dir() { echo "${pretrain_from}/models/${1%%=*}"; }
 
 # convert_weights: encoder.pth and config.yaml of every NAME=WEIGHTS
 convert_weights() {
     local word source dir input
     for word in "${weights[@]}"; do
-        source="${word#*=}" dir="$(weights_dir "${word%%=*}")" input=()
+        source="${word#*=}" dir="$(weights_dir "${word}")" input=()
         if [ -e "${source}" ]; then input=(--input "${source}"); fi
         once.py "weights ${word%%=*}" "${dir}" --replaced "${pretrain_from}_replaced" \
             "${input[@]}" --output "${dir}/encoder.pth" "${dir}/config.yaml" \
@@ -91,6 +91,9 @@ print(*(f"--encoder_conf fbank_{key}={stats[key]}" for key in ("mean", "std")))
     options+=("${words[@]}")
 }
 
+# with_input <option> <file>: an option of a training whose file it depends on
+with_input() { options+=("$1" "$2") files+=(--input "$2"); }
+
 # start_options <config>: sets `options` and `files` for a training with `seed`
 start_options() {
     options=(--config "$1" --seed "${seed}" --input_size "${input_size}" --resume true)
@@ -99,11 +102,12 @@ start_options() {
 
 # add_data <train|valid> <dir> [text]: the audio of a split, and its labels if asked for
 add_data() {
-    options+=(--"$1"_data_path_and_name_and_type "$2/${audio_list},speech,${audio_type}"
-        --"$1"_shape_file "$2/${shape_file}")
-    files+=(--input "$2/${audio_list}" "$2/${shape_file}")
+    local data="--$1_data_path_and_name_and_type"
+    options+=("${data}" "$2/${audio_list},speech,${audio_type}")
+    with_input "--$1_shape_file" "$2/${shape_file}"
+    files+=(--input "$2/${audio_list}")
     if [ $# -eq 3 ]; then
-        options+=(--"$1"_data_path_and_name_and_type "$2/$3,label,text")
+        options+=("${data}" "$2/$3,label,text")
         files+=(--input "$2/$3")
     fi
 }
@@ -138,15 +142,16 @@ add_pretraining() {
 }
 
 # for_each_finetuning <function>: call it for every run of stages 6 and 7, with `dir`,
-# `config`, `model`, `seed` and a line of downstream.txt set
+# `config`, `model`, `seed`, a line of downstream.txt and `classes` set
 for_each_finetuning() {
-    local dir config model seed name task train valid tests
+    local dir config model seed name task train valid tests classes
     for config in ${finetune_config}; do
         for seed in ${seeds}; do
             for model in ${models}; do
                 while read -r name task train valid tests; do
                     dir="${expdir}/$(finetune_tag_of "${config}")"
                     dir+="/${model%%=*}_seed${seed}/${name//\//_}"
+                    classes="${dump}/${train%%/*}/classes.txt"
                     "$1"
                 done <"${dump}/downstream.txt"
             done
@@ -160,14 +165,12 @@ random_encoder() {
     local trained
     trained="$(pretrain_dir 1 "${seed}")"
     if [[ " ${models}" != *" phase"[12]* ]] && [ "${#weights[@]}" -gt 0 ]; then
-        trained="$(weights_dir "${weights[0]%%=*}")"
+        trained="$(weights_dir "${weights[0]}")"
     fi
     if [ -e "${trained}/.done" ]; then
-        options+=(--encoder_config "${trained}/config.yaml")
-        files+=(--input "${trained}/config.yaml")
+        with_input --encoder_config "${trained}/config.yaml"
     else
-        options+=(--encoder_config "${pretrain_config}")
-        files+=(--input "${pretrain_config}")
+        with_input --encoder_config "${pretrain_config}"
         add_fbank_stats
     fi
 }
@@ -175,28 +178,24 @@ random_encoder() {
 # add_finetuning: of for_each_finetuning
 add_finetuning() {
     local options files source phase command=(-m espnet2_sslam.bin.sslam_cls_train)
-    local classes="${dump}/${train%%/*}/classes.txt" balance="${dump}/${train}/weights"
     start_options "${config}"
-    options+=(--class_list "${classes}" --model_conf "task=${task}")
-    files+=(--input "${classes}")
+    with_input --class_list "${classes}"
+    options+=(--model_conf "task=${task}")
     add_data train "${dump}/${train}" text
     add_data valid "${dump}/${valid}" text
-    if [ -f "${balance}" ]; then # for balanced_clips_per_epoch of the config
-        options+=(--sample_weights "${balance}")
-        files+=(--input "${balance}")
+    if [ -f "${dump}/${train}/weights" ]; then # for balanced_clips_per_epoch
+        with_input --sample_weights "${dump}/${train}/weights"
     fi
     case "${model}" in
         random) random_encoder ;;
         *=beats:*)
             command=(beats/beats_cls_train.py)
-            options+=(--beats_checkpoint "${model#*=beats:}")
-            files+=(--input "${model#*=beats:}")
+            with_input --beats_checkpoint "${model#*=beats:}"
             ;;
         *)
-            if [[ "${model}" = *=* ]]; then
-                source="$(weights_dir "${model%%=*}")/encoder.pth"
-            else
-                phase="${model#phase}" source="$(pretrain_dir "${model#phase}" "${seed}")"
+            source="$(weights_dir "${model}")/encoder.pth" phase="${model#phase}"
+            if [[ "${model}" != *=* ]]; then
+                source="$(pretrain_dir "${phase}" "${seed}")"
                 need 6 $((phase + 3)) "${source}"
                 source+="/latest.pth"
             fi
@@ -224,7 +223,7 @@ best_model() {
 
 # add_scoring: of for_each_finetuning, the last and the best model on all test sets
 add_scoring() {
-    local best test which options files classes="${dump}/${train%%/*}/classes.txt"
+    local best test which options files
     need 7 6 "${dir}"
     best="$(best_model)"
     options=(--config "${dir}/config.yaml" --list "${audio_list},speech,${audio_type}"

@@ -25,8 +25,6 @@ from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.store import lock, sha256, write_json
 
 HASH_LIMIT = 64 * 2**20  # bytes; larger files are told apart by size and time
-REPORT_SECONDS = 30  # between two lines on a running training
-EPOCH = re.compile(r"(\d+/\d+)epoch started\.?(.*)")
 ERROR = re.compile(r"(error|\w*Error|\w+: error)\b")
 
 
@@ -45,7 +43,7 @@ def parse(words):
     add("--output", **files, help="what it makes")
     add("--exclude", default="", help="sub-folder that belongs to somebody else")
     add("--replaced", type=Path, help="folder for earlier work from other inputs")
-    add("--log", type=Path, help="the command's own log, for progress and errors")
+    add("--log", type=Path, help="the command's own log, where errors are looked for")
     place = words.index("--") if "--" in words else len(words)
     args = parser.parse_args(words[:place])
     args.command = words[place + 1 :]
@@ -54,33 +52,34 @@ def parse(words):
     return args
 
 
-def state(path, exclude):
-    """What tells two versions of a file or folder apart; None if it is not there.
+def states(paths, exclude):
+    """What tells two versions of each file or folder apart; None if it is not there.
 
     Of a file the content, of a large one size and time; of a folder names, sizes and
     times, without hidden entries: they are records like this program's own.
     """
-    if not path.exists():
-        return None
-    if not path.is_dir():
+
+    def state(path):
+        if path.is_dir():
+            digest = hashlib.sha256()
+            for parent, folders, files in os.walk(path, followlinks=True):
+                skipped = ("__pycache__", exclude)
+                folders[:] = sorted(
+                    f for f in folders if f[0] != "." and f not in skipped
+                )
+                for name in sorted(f for f in files if f[0] != "."):
+                    file = os.path.join(parent, name)
+                    stat = os.stat(file)
+                    key = (os.path.relpath(file, path), stat.st_size, stat.st_mtime_ns)
+                    digest.update("{}\0{}\0{}\n".format(*key).encode())
+            return digest.hexdigest()
+        if not path.exists():
+            return None
         stat = path.stat()
         large = stat.st_size > HASH_LIMIT
         return [stat.st_size, stat.st_mtime_ns] if large else sha256(path)
-    digest = hashlib.sha256()
-    skipped = ("__pycache__", exclude)
-    for parent, folders, files in os.walk(path, followlinks=True):
-        folders[:] = sorted(f for f in folders if f[0] != "." and f not in skipped)
-        for name in sorted(f for f in files if f[0] != "."):
-            file = os.path.join(parent, name)
-            stat = os.stat(file)
-            key = f"{os.path.relpath(file, path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
-            digest.update(key.encode())
-    return digest.hexdigest()
 
-
-def states(paths, exclude):
-    """{path: its state}."""
-    return {str(path): state(path, exclude) for path in paths}
+    return {str(path): state(path) for path in paths}
 
 
 def read(path):
@@ -107,46 +106,34 @@ def is_other_work(folder, inputs):
     return ".done" in names or (bool(names) and read(folder / ".begun") != inputs)
 
 
-def say(name, text):
-    """Print a progress line with the time."""
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} ({name}) {text}", flush=True)
+def run(command, log, output):
+    """Run the command: "", or what went wrong, as the first log with lines says.
 
-
-def read_log(path):
-    """Text of a log, empty if there is none."""
-    return path.read_text("utf-8", errors="replace") if path.exists() else ""
-
-
-def run(args, output):
-    """Run the command: its status. With a log, print the epochs that it reaches."""
-    if args.log is None:
-        return subprocess.run(args.command).returncode
-    args.log.parent.mkdir(parents=True, exist_ok=True)
-    shown = None
-    with open(output, "w", encoding="utf-8") as stream:
-        process = subprocess.Popen(args.command, stdout=stream, stderr=stream)
-        while True:
-            try:
-                return process.wait(REPORT_SECONDS)
-            except subprocess.TimeoutExpired:
-                epochs = EPOCH.findall(read_log(args.log))
-                if epochs and epochs[-1] != shown:
-                    shown = epochs[-1]
-                    say(args.name, f"epoch {shown[0]}{shown[1].lower()}")
-
-
-def reason(status, *logs):
-    """The line that best says what went wrong: an error of the first log with lines."""
-    for log in logs:
-        lines = [line.strip() for line in read_log(log).splitlines()]
+    With a log, what the command prints itself goes to `output`.
+    """
+    if log is None:
+        status = subprocess.run(command).returncode
+        return f"exit status {status}" if status else ""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(output, "w") as stream:
+        status = subprocess.run(command, stdout=stream, stderr=stream).returncode
+    for path in (log, output) if status else ():
+        text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+        lines = [line.strip() for line in text.splitlines()]
         lines = [line for line in lines if line and line[0] != "#"]  # "#": run.pl's
         if lines:
-            return ([line for line in lines if ERROR.match(line)] or lines)[-1]
-    return f"exit status {status}"
+            errors = [line for line in lines if ERROR.match(line)]
+            return f"{(errors or lines)[-1]} (log: {log})"
+    return f"exit status {status} (log: {log})" if status else ""
 
 
 def main():
     args = parse(sys.argv[1:])
+
+    def say(text):
+        time_ = time.strftime("%Y-%m-%dT%H:%M:%S")
+        print(f"{time_} ({args.name}) {text}", flush=True)
+
     for path in args.input:
         if not path.exists():
             raise ValueError(
@@ -155,29 +142,27 @@ def main():
     sources = states(args.input, args.exclude)
     inputs = {"command": identity(args.command), "inputs": sources}
     in_use = f"{args.name}: another run works in {args.dir}; wait for it to end"
-    done, output = args.dir / ".done", args.dir / ".output"
+    done = args.dir / ".done"
     with ExitStack() as locks:
         locks.enter_context(lock(args.dir / ".once.lock", in_use))
         outputs = states(args.output, args.exclude)
         if read(done) == {**inputs, "outputs": outputs}:
-            say(args.name, "up to date")
+            say("up to date")
             return
         if args.replaced and is_other_work(args.dir, inputs):
             name = "_".join(args.dir.parts[-3:])
             target = args.replaced / f"{name}.{time.strftime('%Y%m%d-%H%M%S')}"
             args.replaced.mkdir(parents=True, exist_ok=True)
             args.dir.rename(target)
-            say(args.name, f"was made from other inputs: moved to {target}")
+            say(f"was made from other inputs: moved to {target}")
             # The first lock went away with the folder.
             locks.enter_context(lock(args.dir / ".once.lock", in_use))
         done.unlink(missing_ok=True)
         write_json(args.dir / ".begun", inputs)
         began = time.time()
-        say(args.name, f"started (log: {args.log})" if args.log else "started")
-        if status := run(args, output):
-            where = f" (log: {args.log})" if args.log else ""
-            text = reason(status, args.log, output) if args.log else reason(status)
-            raise ValueError(f"{args.name}: failed: {text}{where}")
+        say(f"started (log: {args.log})" if args.log else "started")
+        if problem := run(args.command, args.log, args.dir / ".output"):
+            raise ValueError(f"{args.name}: failed: {problem}")
         outputs = states(args.output, args.exclude)
         missing = [path for path, its_state in outputs.items() if its_state is None]
         if missing:
@@ -185,7 +170,7 @@ def main():
                 f"{args.name}: failed: it ended well, but {missing[0]} was not made"
             )
         write_json(done, {**inputs, "outputs": outputs})
-        say(args.name, f"done in {time.time() - began:.0f} s")
+        say(f"done in {time.time() - began:.0f} s")
 
 
 if __name__ == "__main__":

@@ -20,16 +20,11 @@ def get_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    add, each = parser.add_argument, {"action": "append", "required": True}
     add("--config", required=True, help="config.yaml of the training")
-    add(
-        "--checkpoint",
-        action="append",
-        required=True,
-        metavar="NAME=FILE",
-        help="weights under the name that the results get, such as last=latest.pth",
-    )
-    add("--test_dir", type=Path, action="append", required=True, help="a test split")
+    text = "weights under the name that the results get, such as last=latest.pth"
+    add("--checkpoint", **each, metavar="NAME=FILE", help=text)
+    add("--test_dir", type=Path, **each, help="a test split")
     add("--list", default="wav.scp,speech,sound", help="its audio: FILE,speech,TYPE")
     add("--class_list", required=True, help="classes.txt: a label per line")
     add("--task", required=True, help="multi_label or multi_class")
@@ -57,28 +52,15 @@ def main():
         name, _, weights = checkpoint.partition("=")
         for test_dir in args.test_dir:
             out = args.output_dir / name / test_dir.name
-            inference = {
-                "config": args.config,
-                "model_file": weights,
-                "data_path_and_name_and_type": f"{test_dir}/{args.list}",
-                "output_dir": out,
-                "ngpu": min(args.ngpu, 1),
-            }
-            score = {
-                "predictions": out / "predictions.npz",
-                "text": test_dir / "text",
-                "class_list": args.class_list,
-                "task": args.task,
-                "output_dir": out,
-            }
-            sslam_cls_inference.main(_words(inference), build)
-            sslam_score.main(_words(score))
-
-
-def _words(options):
-    """Return the options as words of a command line."""
-    pairs = [(f"--{key}", str(value)) for key, value in options.items()]
-    return [word for pair in pairs for word in pair]
+            data = f"{test_dir}/{args.list}"
+            words = ["--config", args.config, "--model_file", weights]
+            words += ["--data_path_and_name_and_type", data, "--output_dir", out]
+            words += ["--ngpu", min(args.ngpu, 1)]
+            sslam_cls_inference.main(list(map(str, words)), build)
+            words = ["--predictions", out / "predictions.npz"]
+            words += ["--text", test_dir / "text", "--class_list", args.class_list]
+            words += ["--task", args.task, "--output_dir", out]
+            sslam_score.main(list(map(str, words)))
 
 
 if __name__ == "__main__":

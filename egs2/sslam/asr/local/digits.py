@@ -16,7 +16,7 @@ import soundfile
 import soxr
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.store import write_lines
+from espnet2_sslam.corpus import Clip, CorpusWriter
 
 NAME = re.compile(r"([0-9])_([A-Za-z]+)_([0-9]+)\.(wav|flac)")
 WORDS = ("zero", "one", "two", "three", "four")
@@ -27,11 +27,7 @@ PAUSE = (800, 3_200)  # samples: shortest and longest silence around a digit
 
 
 def find_recordings(corpus_dir: Path) -> dict[str, list[list[Path]]]:
-    """The files of each speaker, by digit, in the order of their index.
-
-    Raises:
-        ValueError: No such files, or a speaker without three of each digit.
-    """
+    """The files of each speaker, by digit, in the order of their index."""
     paths = [*corpus_dir.glob("*_*_*.*"), *corpus_dir.glob("recordings/*_*_*.*")]
     named = [(path, NAME.fullmatch(path.name)) for path in paths]
     matches = [(int(m[3]), path, m[2], int(m[1])) for path, m in named if m]
@@ -54,11 +50,7 @@ def find_recordings(corpus_dir: Path) -> dict[str, list[list[Path]]]:
 def split(
     speakers: dict[str, list[list[Path]]], test_speaker: str
 ) -> dict[str, dict[str, list[list[Path]]]]:
-    """The recordings of each set: {set: {speaker: [files of 0, of 1, ...]}}.
-
-    Raises:
-        ValueError: The speaker is not there, or there is no other one.
-    """
+    """The recordings of each set: {set: {speaker: [files of 0, of 1, ...]}}."""
     if test_speaker not in speakers or len(speakers) < 2:
         raise ValueError(
             f"--test_speaker {test_speaker} must be one of at least two speakers, "
@@ -90,23 +82,19 @@ def make_string(files: list[list[Path]], generator: np.random.Generator) -> tupl
     return np.concatenate(pieces), " ".join(WORDS[digit] for digit in digits)
 
 
-def write_set(datadir: Path, name: str, speakers: dict, number: int, seed) -> None:
+def write_set(writer, name: str, speakers: dict, number: int, seed) -> None:
     """Write one set: FLAC files below `audio`, and the lists in its folder."""
     generator = np.random.default_rng(seed)
-    audio = (datadir / "audio" / name).absolute()
+    audio = (writer.datadir / "audio" / name).absolute()
     audio.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, dict] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
+    clips = []
     for index in range(number):
         speaker = sorted(speakers)[index % len(speakers)]
         key = f"{speaker}_{name}_{index:04d}"
         wave, text = make_string(speakers[speaker], generator)
         soundfile.write(audio / f"{key}.flac", wave, RATE)
-        values = (audio / f"{key}.flac", text, speaker)
-        for table, value in zip(tables.values(), values, strict=True):
-            table[key] = value
-    for file, table in tables.items():
-        lines = (f"{key} {value}" for key, value in sorted(table.items()))
-        write_lines(datadir / name / file, lines)
+        clips.append(Clip(key, str(audio / f"{key}.flac"), text, speaker))
+    writer.add(name, clips, known_to_exist=True)
 
 
 def main() -> None:
@@ -124,9 +112,10 @@ def main() -> None:
     if min(args.num_train, args.num_test) < 1:
         raise ValueError("--num_train and --num_test start at 1")
     sets = split(find_recordings(args.corpus_dir), args.test_speaker)
+    writer = CorpusWriter(args.datadir)
     for number, (name, speakers) in enumerate(sets.items()):
         size = args.num_train if name == "train" else args.num_test
-        write_set(args.datadir, name, speakers, size, [args.seed, number])
+        write_set(writer, name, speakers, size, [args.seed, number])
 
 
 if __name__ == "__main__":

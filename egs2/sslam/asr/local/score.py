@@ -9,17 +9,14 @@ from torchaudio.functional import edit_distance
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import read_table
+from espnet2_sslam.results import markdown
 from espnet2_sslam.store import write_text
 
 SETS = {"test_known": "known speakers", "test_new": "new speaker"}
 
 
 def error_rates(reference: dict[str, str], decoded: dict[str, str]) -> list[float]:
-    """Word and character error rate in percent.
-
-    Raises:
-        ValueError: The two do not hold the same utterances.
-    """
+    """Word and character error rate in percent."""
     if set(reference) != set(decoded):
         raise ValueError(
             f"{len(decoded)} utterances were decoded, {len(reference)} were expected: "
@@ -61,11 +58,10 @@ def main() -> None:
             decoded = read_table(model / test / "1best_recog" / "text")
             rates = error_rates(read_table(args.datadir / test / "text"), decoded)
             row += [f"{rate:.1f}" for rate in rates]
-        rows.append(f"| {' | '.join(row)} |\n")
+        rows.append(row)
     heads = [f"{name}, {rate}" for name in SETS.values() for rate in ("WER", "CER")]
-    text = "# Error rates of spoken digit strings, in %\n\n"
-    text += f"| model | SSLAM's weights | {' | '.join(heads)} |\n"
-    text += f"|---|---|{'---:|' * len(heads)}\n" + "".join(rows)
+    table = markdown(["model", "SSLAM's weights", *heads], rows)
+    text = f"# Error rates of spoken digit strings, in %\n\n{table}\n"
     write_text(args.output, text)
     print(text)
 
