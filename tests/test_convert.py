@@ -9,7 +9,7 @@ import torch
 
 from espnet2_sslam.bin import sslam_convert
 from espnet2_sslam.checkpoint import check_init_param, load_model
-from espnet2_sslam.corpus import read_class_names
+from espnet2_sslam.corpus import read_class_names, slug
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 from tests.checkpoint_case import FINETUNED, PRETRAIN, unpack
@@ -83,14 +83,78 @@ def test_a_list_of_names_keeps_their_commas(tmp_path):
         ("", "no labels"),
         ("a\nb\na\nc\nd\n", "a more than once"),
         ("a\nb\n", "has 2 labels, the checkpoint 5"),
-        ("0,a\n2,b\n", "must number the classes 0 to 1"),
-        ("x,a\ny,b\n", "must number the classes 0 to 1"),
+        ("0,a\n2,b\n", "must count the classes, 0 to 1"),
+        ("x,y\nz,w\n", "which column holds the names"),
+        ("0,Speech\n1,Child speech, kid\n", "rows of 2 and 3 cells: .* double quotes"),
+        ("index,mid,display_name\n0,/m/0\n", "rows of 2 cells"),
+        ("0 /m/0 Speech\n1 /m/1 Dog\n", "a number before each name"),
+        ("a\nb\nc\nd\nx\n", "4 of the checkpoint's 5 classes .a., but not e"),
     ],
 )
 def test_wrong_label_files_are_refused(tmp_path, text, message):
     (tmp_path / "labels").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_class_names(tmp_path / "labels", known=list("abcde"))
+
+
+NAMES = ["Speech", "Child speech, kid speaking", "Dog", "Cat", "C#"]
+WORDS = ["Speech", "Child%20speech,%20kid%20speaking", "Dog", "Cat", "C#"]
+LABEL_FILES = {
+    "plain list": "\n".join(NAMES),
+    "quoted list": "\n".join(f'"{name}"' for name in NAMES),
+    "index,mid,name": "\n".join(f'{i},/m/{i},"{n}"' for i, n in enumerate(NAMES)),
+    "index,name,mid": "\n".join(f'{i},"{n}",/m/{i}' for i, n in enumerate(NAMES)),
+    "a column more": "index,mid,display_name,quality\n"
+    + "\n".join(f'{i},/m/{i},"{n}",{90 + i}' for i, n in enumerate(NAMES)),
+    "tabs": "\n".join(f"{i}\t/m/{i}\t{n}" for i, n in enumerate(NAMES)),
+    "semicolons": "index;name\n" + "\n".join(f"{i};{n}" for i, n in enumerate(NAMES)),
+    "label_names.tsv": "\n".join(f"/m/{i}\t{n}" for i, n in enumerate(NAMES)),
+    "index,name": "\n".join(f'{i},"{n}"' for i, n in enumerate(NAMES)),
+}
+
+
+@pytest.mark.parametrize("kind", LABEL_FILES)
+def test_names_are_read_from_every_kind_of_file(tmp_path, kind):
+    (tmp_path / "labels").write_text(LABEL_FILES[kind] + "\n")
+    assert read_class_names(tmp_path / "labels") == NAMES
+    assert read_class_names(tmp_path / "labels", list("abcde")) == NAMES
+
+
+@pytest.mark.parametrize("kind", LABEL_FILES)
+def test_the_order_of_classes_is_the_checkpoints_wherever_it_knows_them(tmp_path, kind):
+    (tmp_path / "labels").write_text(LABEL_FILES[kind] + "\n")
+    order, has_ids = [3, 1, 4, 0, 2], "/m/" in LABEL_FILES[kind]
+    spellings = [NAMES, WORDS, [slug(name) for name in NAMES]]
+    for words in [*spellings, [f"/m/{i}" for i in range(5)]][: 4 if has_ids else 3]:
+        known = [words[i] for i in order]
+        expected = [NAMES[i] for i in order]
+        assert read_class_names(tmp_path / "labels", known) == expected
+
+
+def test_more_than_ten_numbered_classes_keep_their_order(authors, tmp_path):
+    content = torch.load(authors / FINETUNED, weights_only=False)
+    names = [f"sound {i}" for i in range(12)]
+    content["task_state"] = {"labels": {name: str(i) for i, name in enumerate(names)}}
+    for name in ("head.weight", "head.bias"):
+        value = content["model"][name]
+        content["model"][name] = value.repeat(3, *[1] * (value.dim() - 1))[:12].clone()
+    torch.save(content, tmp_path / "twelve.pt")
+    assert load_model(tmp_path / "twelve.pt").classes == names
+
+
+def test_constants_of_the_authors_loader(authors, tmp_path):
+    content = torch.load(authors / FINETUNED, weights_only=False)
+    for flag, stats in (
+        ("esc50_eval", (-6.627, 5.359)),
+        ("spcv2_eval", (-6.846, 5.565)),
+        (None, (-4.268, 4.569)),
+    ):
+        for section in (content["cfg"]["model"], content["cfg"]["task"]):
+            section.update({"esc50_eval": False, "spcv2_eval": False})
+            section.update({flag: True} if flag else {})
+        torch.save(content, tmp_path / "a.pt")
+        log_mel = load_model(tmp_path / "a.pt").encoder.log_mel
+        assert [float(log_mel.mean), float(log_mel.std)] == pytest.approx(stats)
 
 
 def test_fbank_and_task_are_set_by_the_user(authors, tmp_path):

@@ -36,6 +36,12 @@ LABEL_FILE = "label_names.tsv"
 WEIGHT_FILE = "weights"
 MISSING_FILE = "missing.csv"
 SEGMENT_FILE = "segments"
+# Headers of tables of classes, and what the column holds
+CLASS_COLUMNS = {
+    **dict.fromkeys(("index", "idx", "number", "class_index", "id"), "index"),
+    **dict.fromkeys(("mid", "machine_id", "word"), "id"),
+    **dict.fromkeys(("name", "display_name", "label", "class", "class_name"), "name"),
+}
 
 
 # Tables
@@ -188,47 +194,97 @@ def read_class_names(path: Path, known: Sequence[str] | None = None) -> list[str
     """Read the names of a checkpoint's classes in their order.
 
     Args:
-        path: One name per line; or a table of `index,name` or `index,mid,name` with or
-            without a header, as in the authors' label_descriptors.csv and AudioSet's
-            class_labels_indices.csv.
-        known: Labels of the checkpoint. A table with a second column of these
-            (AudioSet's /m/... ids) is brought into their order.
+        path: One name per line; a table with or without a header, in any order of the
+            columns index, mid (or another id) and name, as AudioSet's and FSD50K's; or
+            our label_names.tsv.
+        known: Labels of the checkpoint. Where these are the ids or names of the file
+            (or words made of the names), their order counts, not the file's.
 
     Raises:
-        ValueError: No names, a name twice, or labels that the table lacks.
+        ValueError: No names, a name twice, rows of unequal width, columns that cannot
+            be told apart, or names that contradict the checkpoint's.
     """
     if not path.is_file():
         raise ValueError(f"there is no file of labels {path}")
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
-    if rows and len(rows[0]) > 1 and rows[0][0].lower() in ("index", "id"):
-        del rows[0]
-    elif any(len(row) == 1 for row in rows):  # no table: a name may hold commas
-        pairs = zip(rows, lines, strict=True)
-        rows = [row if len(row) == 1 else [line] for row, line in pairs]
-    if not rows:
-        raise ValueError(f"{path} holds no labels")
-    if len(rows[0]) > 1:  # in the order of the first column, which counts the classes
-        numbers = [int(row[0]) for row in rows if row[0].isdecimal()]
-        if sorted(numbers) != list(range(len(rows))):
-            raise ValueError(
-                f"{path}: the first of several columns must number the classes 0 to "
-                f"{len(rows) - 1}"
-            )
-        rows.sort(key=lambda row: int(row[0]))
-    names = [row[-1] for row in rows]
-    by_id = {row[1]: row[-1] for row in rows if len(row) > 2}
-    if known and len(by_id) == len(rows) and not by_id.keys().isdisjoint(known):
-        missing = [label for label in known if label not in by_id]
-        if missing:
-            raise ValueError(f"{path} lacks {', '.join(missing)}")
-        names = [by_id[label] for label in known]
+    ids, names = _class_columns(path)
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"{path} names {', '.join(twice)} more than once")
-    if known is not None and len(names) != len(known):
+    if known is None:
+        return names
+    # Everything by which the checkpoint may know a class
+    spellings = [ids, names, [slug(n) for n in names], [label_word(n) for n in names]]
+    for spelled in spellings:
+        if len(set(spelled)) == len(names) and set(known) <= set(spelled):
+            by_word = dict(zip(spelled, names, strict=True))
+            return [by_word[label] for label in known]
+    if len(names) != len(known):
         raise ValueError(f"{path} has {len(names)} labels, the checkpoint {len(known)}")
+    shared = [label for label in known if any(label in of for of in spellings)]
+    if shared:
+        other = next(label for label in known if label not in shared)
+        raise ValueError(
+            f"{path} names {len(shared)} of the checkpoint's {len(known)} classes "
+            f"({shared[0]}), but not {other}: give the file of this checkpoint"
+        )
     return names
+
+
+def _class_columns(path: Path) -> tuple[list[str], list[str]]:
+    """Ids ("" if there are none) and names of a file of labels, by class number."""
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path} holds no labels")
+    delimiter = next((of for of in "\t;," if all(of in line for line in lines)), None)
+    if delimiter is None:  # no table: a name may hold commas
+        delimiter = "\n"
+    rows = [
+        [cell.strip() for cell in row]
+        for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    ]
+    header = [CLASS_COLUMNS.get(cell.lower(), "") for cell in rows[0]]
+    if "name" in header:
+        del rows[0]
+    else:
+        header = []
+    widths = {len(row) for row in rows}
+    if len(widths) > 1 or (header and widths != {len(header)}):
+        raise ValueError(
+            f"{path} has rows of {' and '.join(map(str, sorted(widths)))} cells: put "
+            "names with commas into double quotes"
+        )
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    kinds = header or [_kind_of(column) for column in columns]
+    if len(columns) == 1:
+        if all(re.match(rf"{n}\s", name) for n, name in enumerate(columns[0])):
+            raise ValueError(
+                f"{path} has a number before each name: separate them by a comma or tab"
+            )
+        return [""] * len(rows), columns[0]
+    if kinds == ["name", "name"] and delimiter == "\t":  # our label_names.tsv
+        kinds = ["id", "name"]
+    if kinds.count("name") != 1 or kinds.count("index") > 1 or kinds.count("id") > 1:
+        raise ValueError(
+            f"{path}: which column holds the names? Give it a header, such as "
+            "index,mid,display_name"
+        )
+    of_kind = dict(zip(kinds, columns, strict=True))
+    order = range(len(rows))
+    if numbers := of_kind.get("index"):
+        if sorted(numbers) != sorted(map(str, order)):
+            raise ValueError(
+                f"{path}: its numbers must count the classes, 0 to {len(rows) - 1}"
+            )
+        order = sorted(order, key=lambda row: int(numbers[row]))
+    ids = of_kind.get("id", [""] * len(rows))
+    return [ids[row] for row in order], [of_kind["name"][row] for row in order]
+
+
+def _kind_of(column: Sequence[str]) -> str:
+    """What a column without a header holds: index, id (AudioSet's /m/...) or name."""
+    if all(cell.isdecimal() for cell in column):
+        return "index"
+    return "id" if all(re.fullmatch(r"/\w+/\w+", cell) for cell in column) else "name"
 
 
 def read_label_names(folder: str | Path) -> dict[str, str]:
