@@ -7,6 +7,7 @@ library only: `import espnet2_sslam` stays fast. docs/importing.md says what cha
 
 import builtins
 import contextlib
+import functools
 import importlib
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,7 @@ def without_flash_attention_note() -> Iterator[None]:
     """
     usual = builtins.print
 
+    @functools.wraps(usual)  # numba looks print up by its name while it is imported
     def print_others(*words: Any, **options: Any) -> None:
         if not "".join(map(str, words)).startswith(NOTE):
             usual(*words, **options)

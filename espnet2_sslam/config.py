@@ -7,9 +7,10 @@ A YAML section becomes one with `from_dict`, which names the key that nobody kno
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from espnet2_sslam.units import NUM_MEL_BINS, PATCH_SIZE
 
@@ -19,7 +20,22 @@ STORED = (*SIZES, "target_frames", "resampler")  # in config.json
 RESAMPLERS = ("sinc", "soxr")  # what resampler.py has; the first is the authors'
 POOLINGS = ("cls", "mean", "concat", "attentive", "lin_softmax")
 TASKS = ("multi_label", "multi_class")
-HEAD_NORMS = ("layer", "batch")
+HEAD_CHOICES = {
+    "task": TASKS,
+    "pooling": POOLINGS,
+    "head_norm": ("layer", "batch"),
+    "weighted_layers": (False, True),
+}
+# Beyond, a file is damaged or made to take the machine's memory. 2**18 frames: 43 min.
+LARGEST = {
+    "embed_dim": 16_384,
+    "depth": 512,
+    "num_heads": 1024,
+    "mlp_ratio": 64,
+    "max_frames": 2**18,
+    "target_frames": 2**18,
+    "upsample": 160,
+}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -37,12 +53,32 @@ class _Config:
         Raises:
             ValueError: A key that is no field, by name; an impossible value.
         """
-        _refuse_unknown(where or cls.__name__, options, _names(cls))
+        where = where or cls.__name__
+        if not isinstance(options, Mapping):
+            raise ValueError(f"{where} must hold names and values, got {options!r}")
+        _refuse_unknown(where, options, _names(cls))
         return cls(**options)
 
     def replace(self, **changes: Any) -> Self:
         """The same with other values; raises as `from_dict`."""
         return self.from_dict({**self.to_dict(), **changes})
+
+    def check_types(self) -> None:
+        """Raise ValueError for a value of another type, or beyond what can be."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, kinds = getattr(self, field.name), get_args(field.type)
+            kinds = kinds or (field.type,)
+            right = type(value) in kinds  # True is an int, too, but is not meant here
+            if isinstance(value, (int, float)):
+                right = right or (type(value) is int and float in kinds)
+                largest = LARGEST.get(field.name, sys.float_info.max)
+                right = right and abs(value) <= largest
+            if not right:
+                names = " or ".join(getattr(kind, "__name__", "") for kind in kinds)
+                limit = f" of at most {LARGEST.get(field.name, 'any size')}"
+                raise ValueError(
+                    f"{field.name} must be {names}{limit}, got {str(value)[:40]!r}"
+                )
 
     def to_dict(self, names: Iterable[str] | None = None) -> dict[str, Any]:
         """The fields of these names, all by default."""
@@ -103,7 +139,13 @@ class EncoderConfig(_Config):
     freeze: bool = False
 
     def __post_init__(self) -> None:
+        self.check_types()
         object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
+        for name in ("embed_dim", "depth", "num_heads", "mlp_ratio", "upsample"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.fbank_std is not None and self.fbank_std <= 0:
+            raise ValueError(f"fbank_std must be above 0, got {self.fbank_std}")
         kinds = f"input_size (1: waveforms, {NUM_MEL_BINS}: log-mel)"
         check_choice(kinds, self.input_size, (1, NUM_MEL_BINS))
         check_choice("resampler", self.resampler, RESAMPLERS)
@@ -121,8 +163,8 @@ class EncoderConfig(_Config):
                 f"target_frames {self.target_frames} is above max_frames "
                 f"{self.max_frames}"
             )
-        if self.depth < 1 or self.upsample < 1 or not 0 <= self.drop_path < 1:
-            raise ValueError("need depth >= 1, upsample >= 1 and 0 <= drop_path < 1")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"need 0 <= drop_path < 1, got {self.drop_path}")
         # the position table has four parts
         for name, divisor in ("4", 4), (f"num_heads {self.num_heads}", self.num_heads):
             if self.embed_dim % divisor:
@@ -159,19 +201,22 @@ class HeadConfig(_Config):
     weighted_layers: bool = False
 
     def __post_init__(self) -> None:
+        for name, choices in HEAD_CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        if isinstance(self.classes, str) or not isinstance(self.classes, Sequence):
+            raise ValueError(f"classes must be a list of names, got {self.classes!r}")
+        if not all(isinstance(name, str) for name in self.classes):
+            raise ValueError(f"names of classes must be text, got {self.classes!r}")
         object.__setattr__(self, "classes", tuple(self.classes))
         if not self.classes or len(set(self.classes)) != len(self.classes):
             raise ValueError(
                 f"need at least one class, each once, got {list(self.classes)}"
             )
-        check_choice("task", self.task, TASKS)
-        check_choice("pooling", self.pooling, POOLINGS)
-        check_choice("head_norm", self.head_norm, HEAD_NORMS)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """Raise ValueError unless a value is one of the choices."""
-    if value not in choices:
+    if isinstance(value, (list, dict)) or value not in choices:
         raise ValueError(
             f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}"
         )

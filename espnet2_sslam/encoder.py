@@ -193,7 +193,9 @@ class SSLAMEncoder(nn.Module):
         self.patch_embed = PatchEmbedding(width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        rates = torch.linspace(
+            0, config.drop_path, config.depth, device="cpu"  # also where it is on meta
+        ).tolist()
         self.blocks = nn.ModuleList(
             Block(width, config.num_heads, config.mlp_ratio, rate) for rate in rates
         )

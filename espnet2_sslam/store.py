@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import shutil
+import struct
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
+# What torch's reader raises for a damaged file: it trusts the pickle's own stack.
+DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 TEMPORARY = ".{name}.{pid}.tmp"  # beside the file it becomes, on the same file system
 
 
@@ -42,6 +57,9 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
     temporary = path.with_name(TEMPORARY.format(name=path.name, pid=os.getpid()))
     try:
         yield temporary
+        # As any new file: some writers (safetensors) leave it to their user alone.
+        if not temporary.is_symlink():
+            os.chmod(temporary, 0o666 & ~_umask())
         if sync:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
@@ -50,6 +68,13 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
             sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The mask of this process, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 @contextmanager
@@ -81,6 +106,26 @@ def writing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     with replacing(path) as temporary:
         with open(temporary, mode, encoding=encoding, newline=newline) as stream:
             yield stream
+
+
+def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """The content of a YAML file that holds names and values.
+
+    Raises:
+        ValueError: No UTF-8 text, no YAML, or something else in it.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no UTF-8 text: save it as UTF-8") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is not valid YAML: {reason}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold names and values")
+    return content
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
@@ -200,7 +245,7 @@ def read_pickle(
         refused = re.findall(r"GLOBAL (\S+)", str(error))[:1]
         if not refused:
             raise ValueError(f"{path} holds no plain tensors and values") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise ValueError(
             f"{path} is damaged or truncated ({reason}): get it again"

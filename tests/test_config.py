@@ -28,8 +28,8 @@ def test_an_unknown_key_is_named_with_its_section_and_the_right_ones():
         ({"max_layer": 0}, "max_layer must be one of None, 1, .*, 12, got 0"),
         ({"num_heads": 5}, "768 is not a multiple of num_heads 5"),
         ({"embed_dim": 18}, "embed_dim 18 is not a multiple of 4"),
-        ({"depth": 0}, "depth >= 1"),
-        ({"upsample": 0}, "upsample >= 1"),
+        ({"depth": 0}, "depth must be above 0"),
+        ({"upsample": 0}, "upsample must be above 0"),
         ({"drop_path": 1.0}, "drop_path < 1"),
     ],
 )

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
+from espnet2_sslam.config import RESAMPLERS, STORED, EncoderConfig, HeadConfig
 from espnet2_sslam.store import replacing
 from espnet2_sslam.units import (
     AUDIOSET_MEAN,
@@ -93,6 +94,7 @@ BUILT_IN = {
     "patch_size": PATCH_SIZE,
     "fixed_positions": True,
 }
+WRAPPERS = ("module.", "_orig_mod.", "model.")
 # What else the authors' trainer writes and their loader reads; sizes are filled in.
 CFG_FILE = Path(__file__).with_name("fairseq.yaml")
 SHARED_SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio")  # named alike in all
@@ -272,13 +274,31 @@ def from_folder(state: State, config: Mapping[str, Any], source: str) -> Parts:
     Raises:
         CheckpointError: Weights and config.json that contradict each other.
     """
+    for name, kinds in (
+        ("encoder", dict),
+        ("fbank_mean", (int, float)),
+        ("fbank_std", (int, float)),
+        ("classifier", (dict, NoneType)),
+        ("origin", (dict, NoneType)),
+    ):
+        if not isinstance(config.get(name), kinds):
+            raise CheckpointError(
+                f"{CONFIG_FILE} beside {source} has no usable {name}: get it again"
+            )
+    config = {
+        **config,
+        "encoder": EncoderConfig.from_dict(config["encoder"]).to_dict(STORED),
+    }
     options = config.get("classifier")
+    if options:
+        options = HeadConfig.from_dict(options, "classifier of config.json").to_dict()
     head = [name for name in state if not name.startswith("encoder.")]
     if head and not options:
         raise CheckpointError(f"{source} holds more than an encoder: {', '.join(head)}")
     missing = [name for name in FBANK_NAMES if f"encoder.{name}" not in state]
     if missing:
         raise CheckpointError(f"{source} lacks {', '.join(missing)} of its encoder")
+    check_tensors(state, source)
     parts = Parts(state, config["encoder"], options, config.get("origin") or {})
     stated = config["fbank_mean"], config["fbank_std"]
     if not np.allclose(parts.fbank, stated, rtol=1e-4, atol=1e-4):
@@ -298,6 +318,7 @@ def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
         config: The config.yaml beside it.
         source: What errors call the file.
     """
+    check_tensors(state, source)
     conf = config["encoder_conf"].items()
     options = {name: value for name, value in conf if name not in TRAINING_ONLY}
     sizes = EncoderConfig.from_dict(options, f"encoder_conf beside {source}")
@@ -307,6 +328,10 @@ def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
     if isinstance(names, list):
         defaults = HeadConfig(tuple(names)).to_dict()
         conf = config.get("model_conf") or {}
+        if not isinstance(conf, Mapping):
+            raise CheckpointError(
+                f"model_conf beside {source} must hold names and values"
+            )
         parts.head_options = {k: conf.get(k, value) for k, value in defaults.items()}
         return parts
     # ConvDecoder's, not that of an ASR model
@@ -368,17 +393,25 @@ def from_fairseq(checkpoint: Any, source: str) -> Parts:
             an architecture that the encoder does not have.
     """
     content = checkpoint if isinstance(checkpoint, Mapping) else {}
-    state = content.get("model", checkpoint)
+    state = content.get("model", content.get("state_dict", checkpoint))
+    if "optimizers" in content or "optimizer_states" in content:
+        raise CheckpointError(
+            f"{source} is the state of a training, to be resumed: take its weights, "
+            "latest.pth or <N>epoch.pth beside it"
+        )
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{source} holds a {type(state).__name__}, no model")
-    state = dict(state)
+    state = unwrapped(state)
     if isinstance(state.get("_ema"), Mapping):
         state.update(put_below(state.pop("_ema"), "_ema."))
+    if not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"{source} is no model: its entries have no names")
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(
                 f"{source} is no model: {name} is a {type(value).__name__}, no tensor"
             )
+    check_tensors(state, source)
     teacher = below(state, "_ema.")
     state = {k: v for k, v in state.items() if not k.startswith("_ema.")}
     if any(name.startswith("model.modality_encoders.") for name in state):
@@ -411,10 +444,46 @@ def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Pa
     tensors = from_authors(source, state, HUGGINGFACE_NAMES)
     _check_architecture(source, config)
     labels = config.get("id2label") or {}
-    classes = [labels[key] for key in sorted(labels, key=int)]
+    if not isinstance(labels, Mapping) or not all(str(k).isdecimal() for k in labels):
+        raise CheckpointError(f"{source}: id2label of config.json must number names")
+    classes = [str(labels[key]) for key in sorted(labels, key=int)]
+    check_tensors(tensors, source)
     if all(name.startswith("LABEL_") for name in classes):
         classes = None
     return _parts(tensors, {}, config.get("num_heads"), classes)
+
+
+def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries without what DistributedDataParallel and torch.compile put before.
+
+    Lightning's `model.` as well, where it stands before every entry.
+    """
+    state = dict(state)
+    while prefix := next(
+        (of for of in WRAPPERS if all(k.startswith(of) for k in state)), ""
+    ):
+        if not state:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def check_tensors(state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Refuse tensors that would take more memory than their file, or hold NaN.
+
+    Raises:
+        CheckpointError: The first of them by name.
+    """
+    for name, value in state.items():
+        if value.is_meta:  # shapes alone
+            continue
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{source}: {name} claims to be larger than what is stored of it: get "
+                "the file again"
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{source}: {name} holds NaN or infinity")
 
 
 def to_fairseq(parts: Parts) -> dict[str, Any]:
@@ -556,6 +625,7 @@ def _parts(
         "max_frames": encoder["positions"].shape[1] // PATCHES_PER_STEP * PATCH_SIZE,
         "num_heads": num_heads,
         "target_frames": None,
+        "resampler": RESAMPLERS[0],
     }
     flags = [flag for flag in FBANK_BY_FLAG if details.get(flag)]
     fbank = FBANK_BY_FLAG[flags[-1]] if flags else (AUDIOSET_MEAN, AUDIOSET_STD)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -230,13 +229,16 @@ def _from_safetensors(path: Path) -> tuple[Parts, str]:
 def _from_pickle(path: Path) -> tuple[Parts, str]:
     """Parts and layout of a file of torch.save: a training's or the authors'."""
     content = read_pickle(path)
+    if isinstance(content, Mapping) and all(isinstance(k, str) for k in content):
+        inside = layouts.unwrapped(content)
+        content = inside if MARK in inside else content
     if not isinstance(content, Mapping) or MARK not in content:
         return layouts.from_fairseq(content, str(path)), "fairseq"
     file = path.parent / "config.yaml"
     if not file.is_file():
         raise CheckpointError(f"{path} needs the config.yaml of its training beside it")
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or not isinstance(config.get("encoder_conf"), dict):
+    config = store.read_yaml(file)
+    if not isinstance(config.get("encoder_conf"), dict):
         raise CheckpointError(f"the config.yaml beside {path} is of another task")
     return layouts.from_training(dict(content), config, str(path)), "espnet"
 
@@ -269,8 +271,11 @@ def assemble(parts: Parts, source: str, **encoder_options: Any) -> Model:
     Raises:
         CheckpointError: All names and shapes that do not fit.
     """
-    model = build_model(parts.config(), **encoder_options)
+    # Without memory first: a damaged file may ask for any amount of it.
+    with torch.device("meta"):
+        model = build_model(parts.config(), **encoder_options)
     compare_states(take_apart(model).state(), parts.state(), source)
+    model = build_model(parts.config(), **encoder_options)
     if isinstance(model, SSLAMClassifier):
         model.load_state_dict(parts.state(), strict=False)  # the counters are left out
     else:
@@ -326,7 +331,7 @@ def load_pretrain_model(folder: str | Path) -> SSLAMPretrainModel:
                 f"{folder / name} is missing: give the directory of a finished "
                 "pre-training run"
             )
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = store.read_yaml(folder / "config.yaml")
     encoder = SSLAMEncoder(
         input_size=config.get("input_size") or 1, **config["encoder_conf"]
     )

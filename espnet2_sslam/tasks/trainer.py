@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import logging
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,14 +173,14 @@ def load_checkpoint(output_dir: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        # Written by ourselves; ESPnet 202511 keeps numpy numbers in the reporter.
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as e:
+        # ESPnet will read it without care: nothing but values may be in it.
+        return store.read_pickle(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path} is empty or truncated and cannot be resumed: delete it to start "
-            "again, or continue from an epoch with --init_param "
-            f"{output_dir}/<N>epoch.pth in a new --output_dir"
-        ) from e
+            f"{error}; it cannot be resumed: delete it to start again, or continue "
+            f"from an epoch with --init_param {output_dir}/<N>epoch.pth in a new "
+            "--output_dir"
+        ) from error
 
 
 def _repair(
@@ -222,8 +221,7 @@ def check_unchanged(args: argparse.Namespace) -> None:
             f"{config} is missing beside checkpoint.pth: delete {output_dir} and train "
             "again"
         )
-    with open(config, encoding="utf-8") as stream:
-        before = yaml.safe_load(stream) or {}
+    before = store.read_yaml(config)
     for name in FIXED_BY_CHECKPOINT:
         now = yaml.safe_load(yaml.safe_dump(getattr(args, name)))  # tuples as lists
         if name in before and before[name] != now:
