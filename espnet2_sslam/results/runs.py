@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from espnet2_sslam.store import read_pickle
+
 # Options that say where and on what a run was made, not how: they differ between the
 # seeds, folds and machines of one experiment.
 NOT_SETTINGS = re.compile(
@@ -136,15 +138,7 @@ def _read(path: Path, reader: Callable[[Path], dict]) -> dict:
 
 def _reporter_stats(checkpoint: Path) -> dict:
     """Return the epoch means of ESPnet's reporter; tensors stay on disk."""
-    import torch
-
-    scalar = np.float64(0).__reduce__()[0]
-    allowed = [datetime.timedelta, scalar, np.dtype, type(np.dtype(np.float64))]
-    with torch.serialization.safe_globals(allowed):
-        states = torch.load(
-            checkpoint, map_location="cpu", weights_only=True, mmap=True
-        )
-    stats = states["reporter"]["stats"]
+    stats = read_pickle(checkpoint)["reporter"]["stats"]
     for part in (part for epoch in stats.values() for part in epoch.values()):
         if isinstance(part["time"], dict):  # ESPnet >= 202607 stores seconds
             seconds = part["time"]["__timedelta_seconds__"]
