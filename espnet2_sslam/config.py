@@ -57,6 +57,9 @@ class _Config:
         if not isinstance(options, Mapping):
             raise ValueError(f"{where} must hold names and values, got {options!r}")
         _refuse_unknown(where, options, _names(cls))
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if field.default is dataclasses.MISSING and field.name not in options:
+                raise ValueError(f"{where} lacks the key {field.name}")
         return cls(**options)
 
     def replace(self, **changes: Any) -> Self:

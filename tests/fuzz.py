@@ -224,12 +224,10 @@ def checkpoint_kinds(place: Path) -> dict[str, Kind]:
         ),
     }
     with contextlib.suppress(ImportError):
-        from transformers import AutoModelForAudioClassification
-
-        import espnet2_sslam.integrations.huggingface  # noqa: F401
+        from espnet2_sslam.integrations.huggingface import SSLAMForAudioClassification
 
         def read_hub(folder: Path) -> None:
-            AutoModelForAudioClassification.from_pretrained(folder)
+            SSLAMForAudioClassification.from_pretrained(folder)
 
         kinds["hugging face"] = Kind(ours, ("config.json",), read_hub)
     return kinds

@@ -300,7 +300,7 @@ def from_folder(state: State, config: Mapping[str, Any], source: str) -> Parts:
         raise CheckpointError(f"{source} lacks {', '.join(missing)} of its encoder")
     check_tensors(state, source)
     parts = Parts(state, config["encoder"], options, config.get("origin") or {})
-    stated = config["fbank_mean"], config["fbank_std"]
+    stated = float(config["fbank_mean"]), float(config["fbank_std"])
     if not np.allclose(parts.fbank, stated, rtol=1e-4, atol=1e-4):
         raise CheckpointError(
             f"{source} has fbank mean and std {parts.fbank}, its {CONFIG_FILE} "

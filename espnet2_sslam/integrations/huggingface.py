@@ -87,6 +87,12 @@ class SSLAMConfig(PreTrainedConfig):
                 f" got {self.format_version} and {self.sampling_rate}: convert the "
                 "model with `sslam convert`"
             )
+        for name in ("encoder", "classifier", "id2label"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, dict):
+                raise ValueError(f"{name} of config.json is no object: {value!r}")
+        if not all(str(number).isdecimal() for number in self.id2label or ()):
+            raise ValueError("id2label of config.json must number the names of classes")
         self.encoder = {**EncoderConfig().to_dict(STORED), **(self.encoder or {})}
         head = self.classifier or {}
         if self.id2label is None and head.get("classes"):
@@ -96,6 +102,7 @@ class SSLAMConfig(PreTrainedConfig):
             self.id2label = self.label2id = None  # a head for other classes
         if self.problem_type is None:
             self.problem_type = PROBLEMS.get(head.get("task"))  # type: ignore
+        self.encoder_config()  # raises for what cannot be, before memory is taken
         super().__post_init__(**kwargs)
 
     # Sizes under the names that transformers uses.
@@ -270,7 +277,8 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         """
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
-        stored = model.config.architectures or ()
+        stored = model.config.architectures
+        stored = stored if isinstance(stored, (list, tuple)) else ()
         new_head = () if "SSLAMForAudioClassification" in stored else HEAD_KEYS
         missing = [k for k in info["missing_keys"] if not k.startswith(new_head)]
         unknown = info["unexpected_keys"]
