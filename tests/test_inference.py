@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet2_sslam.audio import AudioError
+from espnet2_sslam.audio import AudioError, read_audio
 from espnet2_sslam.inference import SSLAM
 from tests.inference_case import (
     CLASSES,
@@ -236,6 +236,14 @@ def test_a_model_that_cannot_run_is_refused(model, options, complaint):
 def test_labels_need_a_head(method):
     with pytest.raises(ValueError, match="load a fine-tuned model"):
         getattr(sslam(), method)(["a"])
+
+
+@pytest.mark.parametrize("resampler", ["sinc", "soxr"])
+def test_audio_is_resampled_as_in_the_training(tmp_path, resampler):
+    path = write(tmp_path / "clip.wav", noise(1.0, 44_100), 44_100)
+    model = sslam(encoder(resampler=resampler))
+    samples = read_audio(path, resampler)
+    assert difference(model.embed(path), model.embed(samples, rate=16_000)) < 1e-6
 
 
 def test_a_saved_model_gives_the_same_when_it_is_loaded(tmp_path, clips):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from espnet2_sslam.audio import AudioError, source_blocks, source_name
-from espnet2_sslam.inference.jobs import Job, Piece, Windows
+from espnet2_sslam.inference.jobs import Job, Piece
 from espnet2_sslam.units import SAMPLE_RATE
 
 LOOK_AHEAD = 4  # batches that are gathered and sorted by length
@@ -64,7 +64,7 @@ class OpenFile:
     `finished`: read to its end; `taken`: all its pieces are with the model.
     """
 
-    def __init__(self, index: int, source: Any, rate: float | None, windows: Windows):
+    def __init__(self, index: int, source: Any, rate: float | None, job: Job):
         self.index, self.name = index, source_name(source, index)
         self.total = 0  # samples
         self.error: str | None = None  # one line: the file cannot be used
@@ -73,7 +73,8 @@ class OpenFile:
         self.rows: list[int] = []  # of the pieces
         self.values: list[Any] = []  # of the pieces, until then their samples
         self.missing = 0
-        self._pieces = windows.pieces(self._blocks(source, rate))
+        self._resampler = job.backbone.encoder.config.resampler
+        self._pieces = job.windows.pieces(self._blocks(source, rate))
 
     def read(self, quota: int) -> list[Piece]:
         """Read on until there are `quota` samples of pieces, or the file ends."""
@@ -92,7 +93,7 @@ class OpenFile:
         return pieces
 
     def _blocks(self, source: Any, rate: float | None) -> Iterator[np.ndarray]:
-        for block in source_blocks(source, self.name, rate):
+        for block in source_blocks(source, self.name, rate, self._resampler):
             if self.closed:  # nobody waits for the rest
                 return
             self.total += len(block)
@@ -111,12 +112,12 @@ class ReadAhead:
     def __init__(
         self,
         sources: Iterable[Any],
-        windows: Windows,
+        job: Job,
         rate: float | None,
         num_threads: int,
         max_samples: int,
     ):
-        self._sources, self._windows, self._rate = enumerate(sources), windows, rate
+        self._sources, self._job, self._rate = enumerate(sources), job, rate
         self._num_threads, self._max_samples = num_threads, max_samples
         self._pool = ThreadPoolExecutor(num_threads, "sslam-reader")
         self._lock = threading.Lock()
@@ -167,7 +168,7 @@ class ReadAhead:
             except Exception as error:  # for when the files before are out
                 self._ended, self.list_error = True, error
             else:
-                file = OpenFile(index, source, self._rate, self._windows)
+                file = OpenFile(index, source, self._rate, self._job)
                 self._files.append(file)
                 self._submit(file)
 
@@ -212,7 +213,7 @@ def stream(
     limit = int(batch_seconds * SAMPLE_RATE)
     room = LOOK_AHEAD * limit
     files: deque[OpenFile] = deque()  # without a result yet
-    with closing(ReadAhead(sources, job.windows, rate, num_threads, room)) as reader:
+    with closing(ReadAhead(sources, job, rate, num_threads, room)) as reader:
         for items in _gather(reader, job, files, room):
             for batch in make_batches(items, limit):
                 _run_batch(job, batch)
