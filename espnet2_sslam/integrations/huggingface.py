@@ -447,7 +447,8 @@ class AudioFilePipeline(AudioClassificationPipeline):
         elif str(inputs).startswith(("http://", "https://")):
             return super().preprocess(inputs, **kwargs)
         if isinstance(inputs, (str, Path, io.BytesIO)):
-            samples = read_audio(inputs)  # type: ignore[arg-type] # a stream works too
+            resampler = self.model.config.encoder_config().resampler
+            samples = read_audio(inputs, resampler)  # type: ignore[arg-type]
             inputs = {"raw": samples, "sampling_rate": SAMPLE_RATE}
         return super().preprocess(inputs, **kwargs)
 
