@@ -275,7 +275,14 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: Names all entries that are missing or unknown.
         """
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        try:
+            loaded: Any = super().from_pretrained(
+                *args, output_loading_info=True, **kwargs
+            )
+        except (TypeError, RuntimeError) as error:  # shapes, or values in config.json
+            reason = " ".join(str(error).split())[:200]
+            where = args[0] if args else "the model"
+            raise ValueError(f"{where} does not fit together: {reason}") from error
         model, info = loaded
         stored = model.config.architectures
         stored = stored if isinstance(stored, (list, tuple)) else ()
