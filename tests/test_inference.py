@@ -258,3 +258,23 @@ def test_a_saved_model_gives_the_same_when_it_is_loaded(tmp_path, clips):
     assert wide.embed(clips[2], pooling="frames", **given).shape == (19, 192)
     with pytest.raises(ValueError, match=r"not available|CUDA devices"):
         SSLAM.from_pretrained("nobody/nothing", device="cuda:99")
+
+
+@pytest.mark.parametrize("layer", [-1, 1, "all"])
+def test_all_patches_and_the_cls_token_are_those_of_the_encoder(clips, layer):
+    model = sslam()
+    layers = [0, 1, 2] if layer == "all" else [layer]
+    for clip in clips:
+        states = np.stack([tokens(model.encoder, clip, of) for of in layers], 1)
+        expected = states if layer == "all" else states[:, 0]
+        got = model.embed(clip, rate=16_000, layer=layer, pooling="tokens")
+        assert difference(got, expected) < 1e-6
+        got = model.embed(clip, rate=16_000, layer=layer, pooling="patches")
+        assert difference(got, expected[1:]) < 1e-6
+
+
+def test_patches_of_a_fixed_length_include_padding_as_the_authors_write_them():
+    model = sslam(encoder(target_frames=1024, max_frames=1024))
+    [result] = model.embed_files([(noise(1.0), 16_000)], pooling="tokens")
+    assert result.values.shape == (513, 24)
+    assert list(result.ends[:2]) == [1.0, 0.16] and result.ends[-1] == 10.24

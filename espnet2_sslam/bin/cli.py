@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -177,7 +177,7 @@ def embed(args: argparse.Namespace) -> None:
     from espnet2_sslam.inference import collect_files, write_embeddings
 
     format = _output_format(args, "embed")
-    series = args.chunk is not None or args.pooling == "frames"
+    series = args.chunk is not None or args.pooling not in ("mean", "cls")
     if format == "ark" and series and args.layer == "all":
         raise ValueError("ark holds no arrays (time, layer, value): choose one --layer")
     items = collect_files(args.files, args.list, args.names)
@@ -348,8 +348,10 @@ def _parser(command: str) -> argparse.ArgumentParser:
         text = "block whose output is taken: 1, 2, ..., 0: the patch embedding, -1: "
         text += "the last, or all (default: -1)"
         add("--layer", type=number_or_all, default=-1, help=text)
-        text = "mean of the patches, CLS token, or every 160 ms (default: mean)"
-        add("--pooling", choices=("mean", "cls", "frames"), default="mean", help=text)
+        text = "mean of the patches, CLS token; frames: every 160 ms; patches: all, as "
+        text += "the authors write them; tokens: CLS and patches (default: mean)"
+        choices = ("mean", "cls", "frames", "patches", "tokens")
+        add("--pooling", choices=choices, default="mean", help=text)
         return parser
     add("--frames", action="store_true", help="a row per time step, of any recording")
     text = "seconds of a time step: 0.16 divided by 1 to 16 (default: 0.16)"
@@ -505,6 +507,14 @@ def _results(
         ), {}
         _refuse(failures, total, "")
         return
+    if args.output.exists():
+        output = os.stat(args.output)
+        for item in items:
+            with suppress(OSError):
+                if os.path.samestat(output, os.stat(item.path)):
+                    raise ValueError(
+                        f"{args.output} is one of the recordings: name another -o"
+                    )
     weights = hashlib.sha256()
     for name, tensor in sorted(model.model.state_dict().items()):
         weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -516,6 +526,7 @@ def _results(
             **_chosen(args, "dtype", "target_frames"),
         },
         "weights_sha256": weights.hexdigest(),
+        "resampler": model.encoder.config.resampler,
         "espnet2_sslam": __version__,
     }
     with ResultFolder(args.output, job, items, args.restart) as folder:

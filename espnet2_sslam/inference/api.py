@@ -28,7 +28,8 @@ from espnet2_sslam.inference.stream import FileResult, reader_threads, stream
 from espnet2_sslam.units import FRAME_LENGTH, PATCH_SIZE, SAMPLE_RATE
 
 DTYPES = ("float32", "bfloat16")
-POOLINGS = ("mean", "cls", "frames")
+SERIES = ("frames", "patches", "tokens")  # several rows a clip
+POOLINGS = ("mean", "cls", *SERIES)
 BATCH_SECONDS = {"cpu": 40.96, "gpu": 655.36}  # on a CPU more is no faster
 STEP_SECONDS = STEP / SAMPLE_RATE
 STEP_WINDOW = 1.0  # s around a time step that are scored as a clip
@@ -167,11 +168,13 @@ class SSLAM:
                 embedding, "all": one axis more, from 0 to the last.
             pooling: "mean" over the patches, "cls", or "frames": a vector for each
                 160 ms (mean over frequency; 8 * D with the encoder's freq="concat").
+                "patches": a vector for each patch, eight for each 160 ms, the lowest
+                frequencies first; "tokens": the CLS token before these.
             chunk, hop: See `embed_files`.
 
         Returns:
-            A clip: (D,); (T, D) with frames or chunks. A list: (clips, D), or a list
-            of (T, D). With layer="all" (L, D) stands for D.
+            A clip: (D,); (T, D) with frames, patches, tokens or chunks. A list: (clips,
+            D), or a list of (T, D). With layer="all" (L, D) stands for D.
 
         Raises:
             AudioError: Audio that cannot be used, in one line.
@@ -180,7 +183,7 @@ class SSLAM:
         job = self._embedding(layer, pooling, self._windows(chunk, hop))
         values = list(self._values(job, audio, rate))
         single = is_single(audio)
-        if pooling != "frames" and chunk is None:
+        if pooling not in SERIES and chunk is None:
             values = [value[0] for value in values]
             if not single and not values:
                 config = self.encoder.config
@@ -300,8 +303,10 @@ class SSLAM:
         if layer != "all" and not (isinstance(layer, int) and -1 <= layer <= last):
             raise ValueError(f'layer must be "all" or in -1..{last}, got {layer!r}')
         check_choice("pooling", pooling, POOLINGS)
-        if pooling == "frames":
-            return EmbedFrames(self._backbone, windows, layer)
+        if pooling in SERIES:
+            freq = config.freq if pooling == "frames" else "flatten"
+            cls_token = pooling == "tokens"
+            return EmbedFrames(self._backbone, windows, layer, freq, cls_token)
         pool = Pooling(pooling, config.embed_dim)
         return PooledClips(self._backbone, windows, pool, layer)
 

@@ -218,32 +218,56 @@ class PooledClips:
 
 
 class EmbedFrames:
-    """One row per time patch of 160 ms (eight with freq="flatten").
+    """One row per time patch of 160 ms, or one per patch.
 
     Args:
         backbone, windows, layer: See `PooledClips`.
+        freq: As in `EncoderConfig`: "flatten" gives eight rows a time patch. Of a model
+            of fixed clip length these are all patches, padding too, as the authors'
+            feature_extract.py writes them.
+        cls_token: The CLS token (its mean over several passes) in a row before them.
     """
 
-    def __init__(self, backbone: Backbone, windows: Windows, layer: int | str):
+    def __init__(
+        self,
+        backbone: Backbone,
+        windows: Windows,
+        layer: int | str,
+        freq: str,
+        cls_token: bool = False,
+    ):
         self.backbone, self.windows, self.layer = backbone, windows, layer
+        self.freq, self.cls_token = freq, cls_token
 
-    def run(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Per piece (S, rows of a time patch, D) or (S, rows of a time patch, L, D)."""
+    def run(self, pieces: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Per piece (S, rows of a time patch, D) or (S, rows of a time patch, L, D).
+
+        And the CLS token, (D,) or (L, D).
+        """
         output = self.backbone.encode(pieces, self.layer)
-        layers = [self._bands(tokens) for tokens in output.layers or [output.last]]
-        values = layers[0] if self.layer != "all" else torch.stack(layers, 3)
-        steps = output.steps.tolist()
-        return [x[:n] for x, n in zip(values.cpu().numpy(), steps, strict=True)]
+        tokens = output.layers or [output.last]
+        values = [self._bands(of) for of in tokens]
+        joined = values[0] if self.layer != "all" else torch.stack(values, 3)
+        cls = [of[:, 0] for of in tokens]
+        tops = cls[0] if self.layer != "all" else torch.stack(cls, 1)
+        arrays = joined.cpu().numpy(), tops.cpu().numpy(), output.steps.tolist()
+        return [(x[:n], top) for x, top, n in zip(*arrays, strict=True)]
 
     def finish(self, rows: Sequence[int], values: Sequence[Any], total: int) -> Rows:
         """Put the passes one after the other; what is mere padding is left out."""
         starts, ends, parts = [], [], []
         for row, passes in _by_row(rows, values):
             start, end = self.windows.span(row, total)
-            steps = np.concatenate(passes)
+            steps = np.concatenate([of for of, _ in passes])
+            width = steps.shape[1]
+            if self.cls_token:
+                starts.append([start])
+                ends.append([end])
+                parts.append(np.mean([top for _, top in passes], 0)[None])
+            if self.backbone.fixed and self.freq == "flatten":
+                end = max(end, start + STEP * len(steps))
             begins = start + STEP * np.arange(len(steps))
             begins = begins[begins < end]
-            width = steps.shape[1]
             starts.append(np.repeat(begins, width))
             # the last step goes to the end, which may be a bit beyond its last frame
             ends.append(np.repeat(np.append(begins[1:], end), width))
@@ -257,10 +281,9 @@ class EmbedFrames:
     def _bands(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, 1+N, D) as (B, S, 1, D), with all bands (B, S, 1, 8D) or (B, S, 8, D)."""
         grid = tokens[:, 1:].unflatten(1, (-1, PATCHES_PER_STEP))
-        freq = self.backbone.encoder.config.freq
-        if freq == "mean":
+        if self.freq == "mean":
             return grid.mean(2, keepdim=True)
-        return grid.flatten(2)[:, :, None] if freq == "concat" else grid
+        return grid.flatten(2)[:, :, None] if self.freq == "concat" else grid
 
 
 def _by_row(rows: Sequence[int], values: Sequence[Any]) -> Iterator[tuple[int, list]]:
