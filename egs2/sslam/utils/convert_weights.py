@@ -25,8 +25,9 @@ def main():
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("output", metavar="DIR", type=Path)
     args = parser.parse_args()
-    parts = replace(read_parts(args.source), head=None, decoder=None, teacher=None)
-    parts = replace(parts, head_options=None).complete(args.source)
+    parts = read_parts(args.source)
+    kept = {k: v for k, v in parts.tensors.items() if k.startswith("encoder.")}
+    parts = replace(parts, tensors=kept, head_options=None).complete(args.source)
     encoder = {name: parts.sizes[name] for name in SIZES}
     encoder["fbank_mean"], encoder["fbank_std"] = parts.fbank
     record = {"encoder_conf": encoder, "origin": parts.origin}
