@@ -14,8 +14,8 @@ from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.config import POOLINGS, EncoderConfig, HeadConfig, check_choice
 from espnet2_sslam.encoder import NORM_EPS, EncoderOutput, SSLAMEncoder
 from espnet2_sslam.losses import classification_loss, loss_weight
+from espnet2_sslam.masking import batch_generator
 from espnet2_sslam.metrics import ClipScores
-from espnet2_sslam.randomness import batch_generator
 from espnet2_sslam.units import PATCHES_PER_STEP
 
 LOSSES = ("binary_cross_entropy", "cross_entropy")

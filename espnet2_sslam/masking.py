@@ -1,5 +1,6 @@
 """Inverse block masking: hide all, keep square blocks, several masks per clip."""
 
+import numpy as np
 import torch
 
 from espnet2_sslam.units import PATCHES_PER_STEP
@@ -76,3 +77,33 @@ def split_indices(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
     num_visible = int((~mask[0]).sum())
     return order[:, :num_visible], order[:, num_visible:]
+
+
+# The streams that masks, regions and noise are drawn from: keyed by seed, batch and
+# rank, so that they are the same again after a resume.
+
+
+def keyed_generator(device: torch.device, *key: int) -> torch.Generator:
+    """Return a generator on `device` whose stream depends on every number of `key`."""
+    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    seed = int(state[0]) << 31 | int(state[1]) >> 1
+    return torch.Generator(device).manual_seed(seed)
+
+
+def batch_generator(
+    device: torch.device, seed: int, num_batches: torch.Tensor
+) -> torch.Generator:
+    """Return the generator of the next training batch on this rank, and count it.
+
+    ESPnet gives all ranks the same global stream, so the key holds the rank.
+
+    Args:
+        device: Where the draws are made.
+        seed: Of the training.
+        num_batches: The model's counter, a 0-dimensional buffer; it is increased. (A
+            float: ESPnet's averaging of checkpoints sums integer buffers.)
+    """
+    parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank = torch.distributed.get_rank() if parallel else 0
+    num_batches += 1
+    return keyed_generator(device, seed, int(num_batches), rank)

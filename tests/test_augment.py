@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from espnet2_sslam import augment
-from espnet2_sslam.randomness import keyed_generator
+from espnet2_sslam.masking import keyed_generator
 
 AUTHORS_MIXUP = {"share_unmixed": 0.09705, "mean": 0.54848, "std": 0.33051}
 AUTHORS_MASKS = {"frequency_mean": 12.25, "time_mean": 101.90}

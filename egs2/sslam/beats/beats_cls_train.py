@@ -20,7 +20,7 @@ from espnet2_sslam.checkpoint import read_pickle
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import EncoderConfig, HeadConfig
 from espnet2_sslam.encoder import EncoderOutput
-from espnet2_sslam.randomness import batch_generator
+from espnet2_sslam.masking import batch_generator
 from espnet2_sslam.tasks import SSLAMClassificationTask, read_classes
 from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
 
