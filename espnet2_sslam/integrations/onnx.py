@@ -141,6 +141,7 @@ def _metadata(graph: Any, dtype: str, origin: dict | None) -> dict[str, str]:
     properties: dict[str, Any] = {
         "model_type": "sslam",
         "sampling_rate": SAMPLE_RATE,
+        "resampler": encoder.config.resampler,
         "min_samples": FRAME_LENGTH,
         "max_samples": _max_samples(encoder),
         "target_frames": encoder.config.target_frames,
