@@ -459,6 +459,16 @@ def test_tables_of_train_and_test_are_read_with_their_splits(tmp_path, capsys, a
         assert "train/metadata.csv, line 2: no split, but others have one" in line
 
 
+def test_a_table_of_one_class_does_not_hide_the_others(tmp_path):
+    folder = touch(
+        tmp_path / "in", *(f"{c}/{c}{i}.wav" for c in "ab" for i in range(10))
+    )
+    (folder / "a/metadata.csv").write_text("path,rate\na0.wav,16000\n")
+    splits = prepare("folder", folder, tmp_path / "data", "--label_from", "parent")
+    assert sum(sizes(splits)[f"folder/{n}"] for n in ("train", "valid", "test")) == 20
+    assert "a/metadata.csv is not used" in notes_of(tmp_path / "data")
+
+
 # Recordings
 
 

@@ -2,8 +2,8 @@
 """Prepare any folder of audio files, or a CSV/TSV table that lists them.
 
 --corpus_dir is a folder or a table. A folder that holds metadata.csv or metadata.tsv
-(or whose sub-folders hold one each) is read through it, any other is searched for
-audio; links to folders are followed.
+(or whose train/, valid/ and test/ hold one each) is read through it, any other is
+searched for audio; links to folders are followed.
 
 A table has a column path (also file_name, filename, file, audio, ...) and may have
 labels (label, category, class, tags, ...), split (subset, set, ...), group, and start
@@ -71,15 +71,23 @@ def read_metadata(path: Path, separator: str) -> list[Row]:
     return merged(row._replace(name=Path(row.name).as_posix()) for row in rows)
 
 
-def find_tables(folder: Path) -> list[Path]:
-    """metadata.csv or .tsv of a folder, or else those of its sub-folders."""
+def find_tables(folder: Path, writer: CorpusWriter) -> list[Path]:
+    """metadata.csv or .tsv of a folder, or else those of its train/, valid/, test/."""
     for place in ("", "*/"):
-        others = sorted(folder.glob(f"{place}metadata.jsonl"))
-        if others:
-            raise ValueError(f"{others[0]} is not read: write it as metadata.csv")
-        tables = sorted(folder.glob(f"{place}metadata.[ct]sv"))
+        tables, other = [], []
+        for path in sorted(folder.glob(f"{place}metadata.*")):
+            used = not place or path.parent.name.lower() in SPLITS
+            if used and path.suffix.lower() == ".jsonl":
+                raise ValueError(f"{path} is not read: write it as metadata.csv")
+            if path.suffix.lower() in (".csv", ".tsv"):
+                (tables if used else other).append(path)
         if len({path.parent for path in tables}) < len(tables):
             raise ValueError(f"{folder} holds two tables: give one as --corpus_dir")
+        if other and not tables:
+            writer.note(
+                f"{other[0].relative_to(folder)} is not used: tables lie directly in "
+                "--corpus_dir or in its train/, valid/, test/"
+            )
         if tables:
             return tables
     return []
@@ -249,7 +257,7 @@ def read_clips(source: Path, args, writer: CorpusWriter) -> tuple[Path, list[Row
         folder, rows = source.parent, read_metadata(source, separator)
     elif not source.is_dir():
         raise ValueError(f"--corpus_dir {source} is neither a directory nor a table")
-    elif tables := find_tables(source):
+    elif tables := find_tables(source, writer):
         folder, rows = source, read_tables(source, tables, separator, writer)
     else:
         return source, read_tree(source, args.label_from, separator, writer)
