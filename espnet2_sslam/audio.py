@@ -15,7 +15,7 @@ import re
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -793,7 +793,14 @@ def _everything(
                 yield from ((item, False) for item in _expand(line, left_out))
 
 
-def find_audio(folder: str | Path, left_out: Counter) -> list[str]:
+def decodable_suffixes() -> frozenset[str]:
+    """Those of `SUFFIXES` that can be decoded here: all of them with PyAV."""
+    return SUFFIXES if importlib.util.find_spec("av") else SUFFIXES - OTHER_SUFFIXES
+
+
+def find_audio(
+    folder: str | Path, left_out: Counter, also: Collection[str] = ()
+) -> list[str]:
     """The audio files in a folder and those below it, sorted, by `SUFFIXES`.
 
     Hidden files and folders are left out, links are followed, each folder once.
@@ -802,6 +809,7 @@ def find_audio(folder: str | Path, left_out: Counter) -> list[str]:
         folder: Where to look.
         left_out: Counts what sounds but cannot be decoded here, and dangling links,
             by suffix or kind; see `left_out_words`.
+        also: Suffixes of further files to find, such as labels.
 
     Raises:
         OSError: A folder that cannot be read.
@@ -810,7 +818,7 @@ def find_audio(folder: str | Path, left_out: Counter) -> list[str]:
     def fail(error: OSError) -> None:  # os.walk would pass over it
         raise error
 
-    suffixes = SUFFIXES if importlib.util.find_spec("av") else SUFFIXES - OTHER_SUFFIXES
+    suffixes = decodable_suffixes().union(also)
     paths, visited = [], set()
     for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         status = os.stat(place)
@@ -836,10 +844,13 @@ def find_audio(folder: str | Path, left_out: Counter) -> list[str]:
 def left_out_words(left_out: Counter) -> str:
     """Say what `find_audio` left out, and what to do."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
-    return (
-        f"left out of folders: {kinds}; formats of FFmpeg are read with PyAV (pip "
-        "install 'espnet2_sslam[av]') or after ffmpeg -i IN OUT.wav"
-    )
+    text = f"left out of folders: {kinds}"
+    if any(kind.startswith(".") for kind in left_out):
+        text += (
+            "; formats of FFmpeg are read with PyAV (pip install 'espnet2_sslam[av]') "
+            "or after ffmpeg -i IN OUT.wav"
+        )
+    return text
 
 
 def _expand(path: str, left_out: Counter) -> Iterator[AudioInput]:

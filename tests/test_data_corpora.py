@@ -1,15 +1,18 @@
 """Data preparation for every corpus of the paper, on miniatures of their layouts."""
 
 import csv
+import re
 import shutil
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet2_sslam import audio
 from espnet2_sslam.bin.data_report import write_report
 from espnet2_sslam.corpus import (
     label_name,
@@ -121,6 +124,31 @@ def test_audioset_2m_has_weights_by_the_published_formula(trees, tmp_path):
     pretrain = {**splits["pretrain/train"].wav, **splits["pretrain/valid"].wav}
     assert pretrain == splits["as2m/train"].wav
     assert not (tmp_path / "data/as2m/eval/weights").exists()
+
+
+@pytest.mark.parametrize("with_av", [False, True])
+def test_audioset_in_m4a_is_found_or_counted(
+    trees, tmp_path, capsys, monkeypatch, with_av
+):
+    find = audio.importlib.util.find_spec
+    monkeypatch.setattr(
+        audio.importlib.util,
+        "find_spec",
+        lambda name: with_av if name == "av" else find(name),
+    )
+    folder = copy_of(trees / "audioset", tmp_path)
+    for path in [*folder.glob("videos/*.wav")]:  # what downloaders write
+        path.rename(path.with_suffix(".m4a"))
+    splits = prepare("audioset", folder, tmp_path / "data")
+    found = [path for split in splits.values() for path in split.wav.values()]
+    assert (len(found) == 42) == with_av
+    assert any(path.endswith(".m4a") for path in found) == with_av
+    assert ("m4a; formats of FFmpeg" in notes_of(tmp_path / "data")) != with_av
+    if not with_av:
+        for path in [*folder.rglob("*.wav"), *folder.rglob("*.flac")]:
+            path.rename(path.with_suffix(".m4a"))
+        line = failure("audioset", capsys, folder, tmp_path)
+        assert re.search(r"left out of folders: \d\d \.m4a; .*PyAV.*ffmpeg -i", line)
 
 
 def test_a_second_scan_lists_only_changed_directories(trees, tmp_path, caplog):
@@ -292,6 +320,19 @@ def test_idmt_desed_fl_is_read_in_each_assumed_form(trees, tmp_path, tables):
     assert "its layout is not documented" in notes_of(tmp_path / "data")
 
 
+def test_idmt_desed_fl_is_found_behind_links(trees, tmp_path):
+    folder = copy_of(trees / "idmt_desed_fl", tmp_path)
+    for name in ("train", "annotations"):
+        (folder / name).rename(tmp_path / name)
+        (folder / name).symlink_to(tmp_path / name)
+    (tmp_path / "train/back").symlink_to(folder)
+    splits = prepare("idmt_desed_fl", folder, tmp_path / "data")
+    whole = prepare("idmt_desed_fl", trees / "idmt_desed_fl", tmp_path / "whole")
+    assert {n: s.labels for n, s in splits.items()} == {
+        n: s.labels for n, s in whole.items()
+    }
+
+
 def test_idmt_desed_fl_without_split_folders_needs_a_made_split(
     trees, tmp_path, capsys
 ):
@@ -331,6 +372,31 @@ def test_manifests_without_labels_are_for_pretraining(trees, tmp_path):
     splits = prepare("manifest", folder, tmp_path / "data")
     assert sizes(splits)["pretrain/train"] == 25
     assert read_downstream(tmp_path / "data") == []
+
+
+def test_ids_of_a_manifest_that_differ_in_marks_only_stay_two_clips(trees, tmp_path):
+    folder = copy_of(trees / "manifest", tmp_path)
+    before = prepare("manifest", folder, tmp_path / "before")["manifest/train"]
+    for name, lines in (
+        (
+            "train.tsv",
+            ("_0abc.wav\t1\n", "0abc.wav\t1\n", "a/b.wav\t1\n", "a_b.wav\t1\n"),
+        ),
+        ("train.lbl", ("_0abc\t", "0abc\t", "a/b\t", "a_b\t")),
+    ):
+        path = folder / name
+        more = [line + "/m/09x0r\n" * (name[-3:] == "lbl") for line in lines]
+        path.write_text(path.read_text().rstrip("\n") + "\n" + "".join(more))
+    root = Path((folder / "train.tsv").read_text().splitlines()[0])
+    for line in ("_0abc", "0abc", "a/b", "a_b"):
+        (root / f"{line}.wav").parent.mkdir(parents=True, exist_ok=True)
+        (root / f"{line}.wav").write_bytes(b"")
+    after = prepare("manifest", folder, tmp_path / "data")["manifest/train"]
+    assert {key: after.wav[key] for key in before.wav} == before.wav
+    added = {key: path for key, path in after.wav.items() if key not in before.wav}
+    assert sorted(added.values()) == sorted(
+        str(root / f"{name}.wav") for name in ("_0abc", "0abc", "a/b", "a_b")
+    )
 
 
 # All corpora

@@ -5,10 +5,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from espnet2_sslam.corpus import (
-    partition_groups,
-    read_downstream,
-)
+from espnet2_sslam.corpus import class_names, partition_groups, read_downstream
 from tests.corpora.esc50 import HEADER
 from tests.corpus_case import error_line, prepare, script
 
@@ -17,7 +14,7 @@ def make_esc50(folder, folds, sources=10, takes=2):
     """An ESC-50 directory of three classes (without the audio); its path."""
     lines = [HEADER]
     for source in range(sources):
-        for target, category in enumerate(("dog", "door wood knock", "rain")):
+        for target, category in enumerate(("dog", "door_wood_knock", "rain")):
             for take in "ABCD"[:takes]:
                 fold = folds[source % len(folds)]
                 number = 100 * target + source
@@ -42,6 +39,8 @@ def test_official_folds_are_kept_when_all_are_there(tmp_path):
     assert runs[0].class_list == "esc50/classes.txt"
     classes = (tmp_path / "data/esc50/classes.txt").read_text().split()
     assert classes == ["dog", "door_wood_knock", "rain"]
+    names = class_names(tmp_path / "data/esc50/classes.txt")
+    assert names == ["dog", "door wood knock", "rain"]
 
 
 def test_missing_folds_are_made_anew_and_keep_recordings_together(tmp_path):

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet2_sslam.corpus import read_downstream, read_table
+from espnet2_sslam.corpus import (
+    class_names,
+    read_classes,
+    read_downstream,
+    read_table,
+)
 from tests.corpora import esc50
 from tests.corpus_case import error_line, noise, prepare, real_audio, script
 
@@ -54,6 +59,19 @@ def test_a_mixture_of_degree_k_has_k_labels_of_k_recordings(made):
             assert sorted(row["label"] for row in sources[key]) == labels.split()
             assert len(set(labels.split())) == degree
             assert len({row["recording"] for row in sources[key]}) == degree
+
+
+def test_the_classes_keep_the_names_that_the_source_has(corpus, made):
+    known = dict(
+        zip(
+            read_classes(corpus / "esc50/classes.txt"),
+            class_names(corpus / "esc50/classes.txt"),
+            strict=True,
+        )
+    )
+    words = read_classes(made / "polyphony/classes.txt")
+    assert class_names(made / "polyphony/classes.txt") == [known[w] for w in words]
+    assert any(" " in known[word] for word in words)
 
 
 def test_no_recording_is_heard_in_two_parts(made):

@@ -289,6 +289,21 @@ def test_an_encoder_without_pre_training_takes_config_and_statistics(prepared):
         assert f"--encoder_config {config}" in call and "fbank_mean=-4.5" in call
 
 
+@pytest.mark.parametrize("which", ["own", "given"])
+def test_fine_tunings_may_take_the_statistics_of_their_corpus(prepared, which):
+    weights = prepared.exp / "pretrain/phase1_eat_seed1"
+    weights.mkdir(parents=True)
+    for name in ".done", "latest.pth", "config.yaml":
+        (weights / name).touch()
+    words = ["--stage", 6, "--stop_stage", 6, "--models", "phase1"]
+    calls = prepared.calls(*words, "--fbank_stats", which)
+    own = "--encoder_conf fbank_mean=-4.5 --encoder_conf fbank_std=3.25"
+    own += " --encoder_conf override_fbank_stats=true"
+    assert len(calls) == 2
+    for call in calls:
+        assert (own in call) == ("/linear_own_stats/" in call) == (which == "own")
+
+
 def test_a_corpus_without_labels_has_nothing_to_fine_tune(prepared):
     (prepared.folder / "dump/raw/downstream.txt").write_text("")
     status, stdout, _, calls = prepared.run("--stage", 6, "--stop_stage", 6)
@@ -340,6 +355,7 @@ def test_data_that_were_not_made_are_named_with_their_stage(recipe):
         ("--pretrain_from exp/x", "leave out stages 4 and 5"),
         ("--corpus audio", "--corpus is one of audioset esc50 "),
         ("--feats_type mfcc", "--feats_type is raw or fbank"),
+        ("--fbank_stats mine", "--fbank_stats is own or given, not 'mine'"),
         ("--pretrain_config conf/none.yaml", "no config conf/none.yaml"),
         ("--corpus esc50", "needs --corpus_dir (or ESC50 in db.sh)"),
         ("--corpus esc50 --corpus_dir none", "no corpus in none"),

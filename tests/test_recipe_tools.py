@@ -95,6 +95,18 @@ class TestOnce:
         (source / "sub" / "new").write_text("")
         assert self.count(tmp_path, "--input", source) == 2
 
+    def test_links_in_a_folder_are_followed_and_need_not_end(self, tmp_path):
+        source, store = tmp_path / "source", tmp_path / "store"
+        source.mkdir()
+        store.mkdir()
+        (source / "linked").symlink_to(store)
+        (store / "back").symlink_to(source)
+        (source / "gone").symlink_to("nowhere")
+        (source / os.fsdecode(b"caf\xe9")).touch()
+        assert [self.count(tmp_path, "--input", source) for _ in range(2)] == [1, 1]
+        (store / "new").touch()
+        assert self.count(tmp_path, "--input", source) == 2
+
     def test_a_damaged_record_is_no_record(self, tmp_path):
         self.count(tmp_path)
         record = tmp_path / "w" / ".done"

@@ -32,6 +32,7 @@ pretrain_from=
 finetune_config=
 finetune_args=
 finetune_tag=
+fbank_stats=given
 # SUPERB and HEAR
 superb_tasks=
 superb_upstreams="fbank_no_cmvn random phase1 phase2"
@@ -88,6 +89,9 @@ Options [default]
                               those of the benchmark]
   --finetune_args \"...\"       more options of espnet2_sslam.bin.sslam_cls_train
   --finetune_tag TAG          name of the fine-tuning [from the config]
+  --fbank_stats given|own     mean and std of the log-mel in fine-tuning [${fbank_stats}]
+                              given: by the config, else by the weights; own: those of
+                              the prepared corpus (stage 3), but not for BEATs
  SUPERB and HEAR
   --superb_tasks \"TASK=DIR ...\"  ks, ic, sid, er of SUPERB, HearESC50 and others of HEAR
   --superb_upstreams \"WORD ...\"  phase1, phase2, random (the same network), NAME=WEIGHTS,
@@ -125,6 +129,8 @@ check_numbers stage stop_stage ngpu num_nodes nj
     "$(basename -s .py local/data_*.py | sed 's/^data_//' | paste -sd ' '), not '${corpus}'"
 [[ "${feats_type}" =~ ^(raw|fbank)$ ]] ||
     die "--feats_type is raw or fbank, not '${feats_type}'"
+[[ "${fbank_stats}" =~ ^(own|given)$ ]] ||
+    die "--fbank_stats is own or given, not '${fbank_stats}'"
 if [ -n "${pretrain_from}" ] && [ -z "${downstream}" ] && { runs 4 || runs 5; }; then
     die "--pretrain_from takes phases 1 and 2 from elsewhere: leave out stages 4" \
         "and 5 (--stage 6)"

@@ -230,12 +230,14 @@ def merged(rows: Iterable[Row]) -> list[Row]:
                     f"{row.where}: one row of {row.name} has times and one has none "
                     f"({first.where}): give them for both"
                 )
+        # Of rows with the same times the first one stands for the clip.
+        by_times = {(row.start, row.end): row for row in reversed(same)}
         for start, end in dict.fromkeys((row.start, row.end) for row in same):
             inside = (row for row in same if _covers(row, start, end))
             names = (row.labels for row in inside if row.labels is not None)
             united = dict.fromkeys(name for labels in names for name in labels)
             labels = None if first.labels is None else list(united)
-            clips.append(first._replace(labels=labels, start=start, end=end))
+            clips.append(by_times[start, end]._replace(labels=labels))
     return clips
 
 

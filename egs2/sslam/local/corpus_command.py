@@ -18,13 +18,6 @@ from espnet2_sslam.corpus import (
     unique_words,
 )
 
-EXTENSIONS = tuple(".wav .flac .mp3 .ogg .opus .oga .aif .aiff .au .w64 .caf".split())
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
-    **dict.fromkeys(("test", "eval", "evaluation"), "test"),
-}
-
 
 def begin(
     argv: Sequence[str] | None,
@@ -78,10 +71,8 @@ def begin(
     return args, CorpusWriter(args.datadir, expected or "")
 
 
-def read_rows(
-    path: Path, columns: Iterable[str], aliases: Mapping[str, str] | None = None
-) -> list[tuple[str, dict[str, str]]]:
-    """Read a table with a header: where each row stands, and its cells, stripped.
+def read_rows(path: Path, columns: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
+    """Read a corpus's own table: where each row stands, and its cells, stripped.
 
     The separator is a tab in .tsv files, else a comma, or a semicolon where the header
     has no comma. Names of columns are in lower case; blank rows are passed over.
@@ -89,7 +80,6 @@ def read_rows(
     Args:
         path: The table.
         columns: Those it must have.
-        aliases: Other names of columns.
     """
     text = read_text(path)
     header = "".join(text.splitlines()[:1])
@@ -99,9 +89,6 @@ def read_rows(
     file = io.StringIO(text, newline="")
     reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
     names = [(name or "").strip().lower() for name in reader.fieldnames or []]
-    for alias, name in (aliases or {}).items():
-        if name not in names and alias in names:
-            names[names.index(alias)] = name
     lacking = [name for name in columns if name not in names]
     if lacking:
         raise ValueError(

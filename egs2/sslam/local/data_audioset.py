@@ -25,13 +25,15 @@ import logging
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from corpus_command import EXTENSIONS, begin, known_labels, read_class_table
+from corpus_command import begin, known_labels, read_class_table
 
+from espnet2_sslam.audio import SUFFIXES, decodable_suffixes, left_out_words
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import Clip, CorpusWriter, Downstream, table_lines
 from espnet2_sslam.store import Journal
@@ -95,7 +97,7 @@ def list_folder(root: Path, known: dict[str, dict], folder: str) -> dict:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.name.lower().endswith(EXTENSIONS):
+                if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                     names.append(entry.name)
                 elif entry.is_dir():
                     folders.append(os.path.join(folder, entry.name))
@@ -136,12 +138,17 @@ def scan(root: Path, journal: Path, nj: int) -> Iterator[tuple[str, list[str]]]:
 def find_audio(root: Path, journal: Path, writer: CorpusWriter, nj: int) -> dict:
     """Path below `root` of each clip's file; of copies, the one that sorts first."""
     files: dict[str, str] = {}
-    copies, foreign = [], 0
+    copies, foreign, left_out = [], 0, Counter()
+    suffixes = decodable_suffixes()
     for folder, names in scan(root, journal, nj):
         for name in names:
-            match = FILE_NAME.fullmatch(os.path.splitext(name)[0])
+            stem, suffix = os.path.splitext(name)
+            match = FILE_NAME.fullmatch(stem)
             if match is None:
                 foreign += 1
+                continue
+            if suffix.lower() not in suffixes:
+                left_out[suffix.lower()] += 1
                 continue
             ytid, path = match[1], os.path.join(folder, name)
             if ytid in files:
@@ -149,6 +156,10 @@ def find_audio(root: Path, journal: Path, writer: CorpusWriter, nj: int) -> dict
                 copies.append(dropped)
             files[ytid] = path
     logging.info("%d audio files of AudioSet clips", len(files))
+    if left_out:
+        writer.note(f"audioset: {left_out_words(left_out)}")
+        if not files:
+            writer.expected = left_out_words(left_out)
     if copies:
         writer.note(
             f"audioset: {len(copies)} files are a second copy of a clip and not used, "

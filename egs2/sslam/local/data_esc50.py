@@ -18,7 +18,14 @@ import numpy as np
 from corpus_command import begin, read_rows, write_pretrain
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import Clip, Downstream, hold_out, partition_groups, slug
+from espnet2_sslam.corpus import (
+    Clip,
+    Downstream,
+    hold_out,
+    label_word,
+    partition_groups,
+    slug,
+)
 
 COLUMNS = ("filename", "fold", "category", "src_file")
 EXPECTED = (
@@ -58,10 +65,12 @@ def main(argv=None) -> None:
     if args.num_folds < 2:
         raise ValueError(f"--num_folds must be at least 2, got {args.num_folds}")
     rng = np.random.default_rng(args.seed)
-    clips, folds = {}, {}
+    clips, folds, names = {}, {}, {}
     for key, row in read_metadata(args.corpus_dir).items():
         path = str(args.corpus_dir / "audio" / row["filename"])
-        clips[key] = Clip(key, path, slug(row["category"]), row["src_file"])
+        word = label_word(row["category"])
+        names[word] = row["category"].replace("_", " ")
+        clips[key] = Clip(key, path, word, row["src_file"])
         folds[key] = int(row["fold"])
     note = "esc50: the official five folds"
     if set(folds.values()) != {1, 2, 3, 4, 5}:
@@ -75,13 +84,12 @@ def main(argv=None) -> None:
         parts = partition_groups(sources, labels, [1.0] * args.num_folds, rng)
         folds = {key: part + 1 for key, part in parts.items()}
     writer.note(note)
-    classes = sorted({clip.labels for clip in clips.values()})
     by_fold = {
         fold: [clip for key, clip in clips.items() if folds[key] == fold]
         for fold in sorted(set(folds.values()))
     }
     for fold, of_fold in by_fold.items():
-        lacking = sorted(set(classes) - {clip.labels for clip in of_fold})
+        lacking = sorted(set(names) - {clip.labels for clip in of_fold})
         if lacking:
             writer.note(f"esc50: fold {fold} has no clip of {', '.join(lacking)}")
     writer.note(
@@ -99,7 +107,7 @@ def main(argv=None) -> None:
         for split, of_split in (("train", train), ("test", test)):
             writer.add(f"{name}/{split}", of_split, known_to_exist=True)
         runs.append(Downstream.of_set(name, "multi_class", ("train", "test")))
-    writer.classes("esc50", classes)
+    writer.classes("esc50", dict(sorted(names.items())))
     writer.finish(runs)
 
 

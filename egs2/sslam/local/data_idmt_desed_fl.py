@@ -14,14 +14,23 @@ by a seed instead, which are not the authors'. Without a validation split the te
 are validated on.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from corpus_command import EXTENSIONS, SPLIT_NAMES, begin, read_rows, write_set
+from corpus_command import begin, read_rows, write_set
 from event_files import FORMS, read_event_labels
 
+from espnet2_sslam.audio import SUFFIXES, find_audio, left_out_words
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import Clip, label_name, partition_groups, slug, unique_words
+from espnet2_sslam.corpus import (
+    Clip,
+    clip_ids,
+    label_name,
+    partition_groups,
+    unique_words,
+)
+from espnet2_sslam.corpus.tables import SPLITS as SPLIT_NAMES
 
 SET = "idmt_desed_fl"
 DESED_CLASSES = (
@@ -69,9 +78,12 @@ def read_clips(root: Path, writer) -> tuple[dict[str, Clip], dict[str, str]]:
 
     Clips without annotation, and annotations without audio, are noted.
     """
-    files = [path.relative_to(root) for path in sorted(root.rglob("*"))]
-    files = [path for path in files if not any(p.startswith(".") for p in path.parts)]
-    audio = [path for path in files if path.suffix.lower() in EXTENSIONS]
+    left_out: Counter = Counter()
+    names = find_audio(root, left_out, FORMS)
+    files = sorted(Path(name).relative_to(root) for name in names)
+    audio = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if left_out:
+        writer.note(f"{SET}: {left_out_words(left_out)}")
     events: dict[str, list[Path]] = {}
     tables: dict[str, list[str]] = {}
     for path in files:
@@ -85,6 +97,7 @@ def read_clips(root: Path, writer) -> tuple[dict[str, Clip], dict[str, str]]:
         elif suffix in FORMS:
             events.setdefault(path.stem, []).append(path)
     clips, splits, bare = {}, {}, []
+    ids = clip_ids(path.as_posix() for path in audio)
     for path in audio:
         if path.stem in events:
             labels = read_event_labels(root / nearest(path, events[path.stem]))
@@ -93,9 +106,7 @@ def read_clips(root: Path, writer) -> tuple[dict[str, Clip], dict[str, str]]:
         else:
             bare.append(path)
             continue
-        key = slug(path.with_suffix("").as_posix())
-        if key in clips:
-            raise ValueError(f"{path} and {clips[key].path} would share the id {key}")
+        key = ids[path.as_posix()]
         clips[key] = Clip(key, str(root / path), " ".join(labels))
         splits[key] = split_of(path)
     if bare:

@@ -20,7 +20,14 @@ from pathlib import Path
 from corpus_command import begin, known_labels, read_class_table, write_set
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import TASKS, WEIGHT_FILE, Clip, read_text, slug, write_table
+from espnet2_sslam.corpus import (
+    TASKS,
+    WEIGHT_FILE,
+    Clip,
+    clip_ids,
+    read_text,
+    write_table,
+)
 
 SPLITS = {"train": "train", "valid": "valid", "eval": "test", "test": "test"}
 EXPECTED = "--corpus_dir with train.tsv, train.lbl, eval.tsv, eval.lbl and the audio"
@@ -43,7 +50,7 @@ def read_tsv(path: Path, audio_root: str | None) -> list[tuple[str, str]]:
 
 
 def labelled_clips(tsv: Path, audio_root: str | None, classes) -> list[Clip]:
-    """Clips of a split."""
+    """Clips of a split; their ids are names yet."""
     lbl = tsv.with_suffix(".lbl")
     lines = list(filter(str.strip, read_text(lbl).splitlines()))
     rows, clips = read_tsv(tsv, audio_root), []
@@ -54,7 +61,7 @@ def labelled_clips(tsv: Path, audio_root: str | None, classes) -> list[Clip]:
         )
     for (relative, path), line in zip(rows, lines, strict=True):
         key, _, labels = line.partition("\t")
-        stem = os.path.splitext(relative)[0]
+        stem, suffix = os.path.splitext(relative)
         if key not in (stem, os.path.basename(stem), relative):
             raise ValueError(
                 f"{tsv.name} has {relative} where {lbl} has {key}: both must list the "
@@ -62,8 +69,18 @@ def labelled_clips(tsv: Path, audio_root: str | None, classes) -> list[Clip]:
             )
         where, names = f"{lbl}: {key}", labels.split(",")
         words = known_labels(names, classes, where, "the label descriptors")
-        clips.append(Clip(slug(key), path, words))
+        # clip_ids cuts a suffix off, which must not be what follows a dot in the key.
+        clips.append(Clip(key + (suffix or ".audio"), path, words))
     return clips
+
+
+def with_ids(splits: dict[str, list[Clip]]) -> dict[str, list[Clip]]:
+    """The clips of all splits with one word for each name: two names stay two ids."""
+    ids = clip_ids(clip.key for clips in splits.values() for clip in clips)
+    return {
+        split: [clip._replace(key=ids[clip.key]) for clip in clips]
+        for split, clips in splits.items()
+    }
 
 
 def read_weights(path: Path, count: int) -> list[float]:
@@ -100,10 +117,15 @@ def main(argv=None) -> None:
     if {"eval", "test"} <= set(tsvs):
         raise ValueError(f"{folder} holds eval.tsv and test.tsv: keep one")
     if not (folder / "train.lbl").is_file():
+        named: dict[str, list[Clip]] = {}
         for name, path in tsvs.items():
-            rows = read_tsv(path, args.audio_root)
-            clips = [Clip(slug(os.path.splitext(row[0])[0]), row[1]) for row in rows]
             split = "train" if name == "train" else "valid"
+            if split in named:
+                writer.note(f"{path.name} is not used: valid.tsv is pretrain/valid")
+            else:
+                rows = read_tsv(path, args.audio_root)
+                named[split] = [Clip(*row) for row in rows]
+        for split, clips in with_ids(named).items():
             writer.add(f"pretrain/{split}", clips, labelled=False)
         writer.finish([])
         return
@@ -118,6 +140,7 @@ def main(argv=None) -> None:
         SPLITS[name]: labelled_clips(path, args.audio_root, classes)
         for name, path in tsvs.items()
     }
+    splits = with_ids(splits)
     run = write_set(writer, args.name, args.task, splits, classes)
     if args.weights:
         weights = read_weights(args.weights, len(splits["train"]))

@@ -38,8 +38,10 @@ from espnet2_sslam.corpus import (
     Clip,
     Downstream,
     find_splits,
+    label_name,
     parallel_map,
     partition_groups,
+    read_label_names,
     read_split,
 )
 from espnet2_sslam.store import write_csv
@@ -286,7 +288,11 @@ def main(argv=None) -> None:
             for key, part in rows
         ),
     )
-    writer.classes("polyphony", sorted({part.source.label for _, part in rows}))
+    names: dict[str, str] = {}
+    for split in find_splits(args.corpus_dir):
+        names |= read_label_names(args.corpus_dir / split.split("/")[0])
+    words = sorted({part.source.label for _, part in rows})
+    writer.classes("polyphony", {w: names.get(w, label_name(w)) for w in words})
     kept = {source.label for of_split in sources.values() for source in of_split}
     gone = sorted({source.label for source in everything} - kept)
     counts = ", ".join(f"{len(sources[split])} for {split}" for split in SPLITS)

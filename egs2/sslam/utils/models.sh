@@ -55,8 +55,10 @@ pretrain_dir() {
 
 # finetune_tag_of <config>
 finetune_tag_of() {
+    local own=""
+    if [ "${fbank_stats}" = own ]; then own=_own_stats; fi
     if [ -z "${finetune_tag}" ]; then
-        tag_of "$1" "" "${finetune_args}"
+        tag_of "$1" "" "${finetune_args}${own}"
     elif [ "${finetune_config// /}" = "$1" ]; then
         echo "${finetune_tag}"
     else
@@ -203,6 +205,10 @@ add_finetuning() {
             files+=(--input "${source}")
             ;;
     esac
+    if [ "${fbank_stats}" = own ] && [[ "${model}" != *=beats:* ]]; then
+        add_fbank_stats # they count more than the config's and the weights'
+        options+=(--encoder_conf override_fbank_stats=true)
+    fi
     options+=("${finetune_words[@]}")
     add_training "${name} ${model%%=*} seed ${seed}" "${dir}" "${command[@]}"
 }

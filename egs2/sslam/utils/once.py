@@ -56,22 +56,29 @@ def states(paths, exclude):
     """What tells two versions of each file or folder apart; None if it is not there.
 
     Of a file the content, of a large one size and time; of a folder names, sizes and
-    times, without hidden entries: they are records like this program's own.
+    times, without hidden entries: they are records like this program's own. Links to
+    folders are followed, each folder once; of a dangling link the name counts.
     """
 
     def state(path):
         if path.is_dir():
-            digest = hashlib.sha256()
+            digest, visited = hashlib.sha256(), set()
             for parent, folders, files in os.walk(path, followlinks=True):
+                place = os.stat(parent)
+                if (place.st_dev, place.st_ino) in visited:
+                    folders.clear()
+                    continue
+                visited.add((place.st_dev, place.st_ino))
                 skipped = ("__pycache__", exclude)
                 folders[:] = sorted(
                     f for f in folders if f[0] != "." and f not in skipped
                 )
                 for name in sorted(f for f in files if f[0] != "."):
                     file = os.path.join(parent, name)
-                    stat = os.stat(file)
+                    stat = os.stat(file, follow_symlinks=os.path.exists(file))
                     key = (os.path.relpath(file, path), stat.st_size, stat.st_mtime_ns)
-                    digest.update("{}\0{}\0{}\n".format(*key).encode())
+                    line = "{}\0{}\0{}\n".format(*key)
+                    digest.update(line.encode(errors="surrogateescape"))
             return digest.hexdigest()
         if not path.exists():
             return None
