@@ -182,7 +182,7 @@ def test_initialised_weights_can_be_loaded_again(source):
         ({"fs": "fast"}, "fs must be a rate"),
         ({"freq": "flatten"}, "freq must be one of concat, mean"),
         ({"layer": 3}, "layer must be in -1..2"),
-        ({"upsample": 0}, "upsample >= 1"),
+        ({"upsample": 0}, "upsample must be above 0"),
         ({"cls_token": True}, "has no key cls_token"),
     ],
 )

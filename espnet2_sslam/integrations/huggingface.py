@@ -35,7 +35,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from espnet2_sslam.audio import read_audio
+from espnet2_sslam.audio import check_values, read_audio, to_float
 from espnet2_sslam.checkpoint import FORMAT_VERSION, PREPROCESSOR_FILE
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
@@ -190,11 +190,12 @@ class SSLAMFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech: One mono clip (N,), or several: a list of them or (B, N). Floats
-                in [-1, 1], or 16- or 32-bit integers, which are scaled to it.
+                in [-1, 1], or integers of `audio.SCALES`, which are scaled to it.
             sampling_rate: Of `raw_speech`; give it, so that a wrong one is noticed.
 
         Raises:
-            ValueError: Another rate, not mono, empty, or samples that are not finite.
+            ValueError: Another rate, not mono, empty, or samples that are not finite
+                or in the range of integers.
         """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(
@@ -226,11 +227,8 @@ def _mono(audio: Any, number: int) -> np.ndarray:
         raise ValueError(
             f"clip {number}: need mono audio of shape (samples,), got {audio.shape}"
         )
-    if audio.dtype in (np.int16, np.int32):
-        return audio.astype(np.float32) / -float(np.iinfo(audio.dtype).min)
-    audio = audio.astype(np.float32)
-    if not np.isfinite(audio).all():
-        raise ValueError(f"clip {number} holds NaN or infinite samples: repair it")
+    audio = to_float(audio, f"clip {number}")
+    check_values(float(audio.min()), float(audio.max()), f"clip {number}")
     return audio
 
 
