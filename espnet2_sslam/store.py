@@ -57,9 +57,8 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
     temporary = path.with_name(TEMPORARY.format(name=path.name, pid=os.getpid()))
     try:
         yield temporary
-        # As any new file: some writers (safetensors) leave it to their user alone.
         if not temporary.is_symlink():
-            os.chmod(temporary, 0o666 & ~_umask())
+            set_usual_mode(temporary)
         if sync:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
@@ -70,11 +69,11 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """The mask of this process, which can only be read by setting it."""
-    mask = os.umask(0o077)
+def set_usual_mode(path: str | os.PathLike) -> None:
+    """Give a file the mode of any new one; safetensors leaves it to its user alone."""
+    mask = os.umask(0o077)  # can only be read by setting it
     os.umask(mask)
-    return mask
+    os.chmod(path, 0o666 & ~mask)
 
 
 @contextmanager

@@ -30,7 +30,11 @@ FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".yaml", ".json", ".onnx", ".bin
 WEIGHTS = ("model.safetensors", "*.safetensors", "*.pt", "*.pth")  # first kind found
 CONFIGS = ("config.json", "config.yaml", "preprocessor_config.json", "classes.txt")
 TEXTS = (*CONFIGS, "*label*.csv", "*label*.txt", "*label*.json")
-NO_REPOSITORY = "does not exist, or is private: check the name, or `hf auth login`"
+# What looks like an id may be a folder's name with a slip.
+NO_REPOSITORY = """is not there: no such folder here, and on the Hub no such repository,
+or a private one: check the name, or `hf auth login`""".replace(
+    "\n", " "
+)
 REFUSALS = {  # by huggingface_hub's error or the status of the answer
     "GatedRepoError": "is gated: accept its terms on its page, then `hf auth login`",
     "RevisionNotFoundError": "has no such revision: see its list of commits",
@@ -211,8 +215,9 @@ class _Repository:
             files = self._cached()
             if not files:
                 raise CheckpointError(
-                    f"{self.label} is not in the cache ({self.cache}) and {reason}: "
-                    "connect to the network and run again"
+                    f"{self.label} is not there: no such folder here; as a Hugging "
+                    f"Face id it is not in the cache ({self.cache}) and {reason}: check "
+                    "the name, or connect to the network and run again"
                 ) from error
             logging.info("%s: commit %s from the cache", self.label, self.commit)
             return files

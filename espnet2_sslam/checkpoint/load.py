@@ -39,6 +39,7 @@ from espnet2_sslam.units import PATCH_SIZE
 
 Model = SSLAMEncoder | SSLAMClassifier
 PREFERRED = ("latest.pth", "model.pth")  # weights of a training folder
+RESUME_FILE = "checkpoint.pth"  # of a training
 MARK = "encoder.patch_embed.proj.weight"  # of our trainings
 LARGEST_HEADER = 100_000_000  # bytes of JSON that safetensors allows
 # Classes of these packages describe a configuration; stand-ins take their place.
@@ -134,13 +135,18 @@ def weights_file(folder: Path) -> Path:
     if (folder / WEIGHTS_FILE).exists():
         return folder / WEIGHTS_FILE
     files = [p for s in ("*.safetensors", "*.pth", "*.pt") for p in folder.glob(s)]
-    files = sorted(path for path in files if path.name != "checkpoint.pth")
+    files = sorted(path for path in files if path.name != RESUME_FILE)
     preferred = [path for path in files if path.name in PREFERRED]
     if preferred or len(files) == 1:
         chosen = (preferred or files)[0]
         logging.info("weights of %s: %s", folder, chosen.name)
         return chosen
     names = ", ".join(path.name for path in files)
+    if not files and (folder / RESUME_FILE).exists():
+        raise CheckpointError(
+            f"{folder} holds the state of a training, {RESUME_FILE}, and no weights yet: "
+            "latest.pth or <N>epoch.pth come with its first epoch"
+        )
     raise CheckpointError(
         f"{folder} holds several files of weights, name one: {names}"
         if files
@@ -230,7 +236,8 @@ def _from_pickle(path: Path) -> tuple[Parts, str]:
     """Parts and layout of a file of torch.save: a training's or the authors'."""
     content = read_pickle(path)
     if isinstance(content, Mapping) and all(isinstance(k, str) for k in content):
-        inside = layouts.unwrapped(content)
+        inside = content.get("model", content.get("state_dict", content))
+        inside = layouts.unwrapped(inside if isinstance(inside, Mapping) else content)
         content = inside if MARK in inside else content
     if not isinstance(content, Mapping) or MARK not in content:
         return layouts.from_fairseq(content, str(path)), "fairseq"

@@ -37,10 +37,12 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from espnet2_sslam.audio import check_values, read_audio, to_float
 from espnet2_sslam.checkpoint import FORMAT_VERSION, PREPROCESSOR_FILE
+from espnet2_sslam.checkpoint.layouts import check_tensors
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.features import zero_padding
+from espnet2_sslam.store import set_usual_mode
 from espnet2_sslam.units import AUDIOSET_MEAN, AUDIOSET_STD, SAMPLE_RATE
 
 __all__ = [
@@ -271,7 +273,8 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         """As in transformers, but an encoder that does not fit is an error.
 
         Raises:
-            ValueError: Names all entries that are missing or unknown.
+            ValueError: Names all entries that are missing or unknown, or one that holds
+                NaN.
         """
         try:
             loaded: Any = super().from_pretrained(
@@ -293,11 +296,14 @@ class SSLAMPreTrainedModel(PreTrainedModel):
                 f"{', '.join(sorted(missing)) or 'nothing'}; unknown "
                 f"{', '.join(sorted(unknown)) or 'nothing'}"
             )
+        check_tensors(model.state_dict(), str(args[0] if args else "the model"))
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any):
         """As in transformers, with the preprocessor_config.json that pipelines need."""
         result = super().save_pretrained(save_directory, *args, **kwargs)
+        for path in Path(save_directory).glob("*.safetensors"):
+            set_usual_mode(path)
         if not (Path(save_directory) / PREPROCESSOR_FILE).exists():
             SSLAMFeatureExtractor().save_pretrained(save_directory)
         return result
