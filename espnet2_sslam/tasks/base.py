@@ -254,7 +254,7 @@ class SSLAMAbsTask(AbsTask):
         )
 
     @classmethod
-    def min_clips_per_rank(cls, args: argparse.Namespace) -> int:
+    def min_clips_per_rank(cls, args: argparse.Namespace, train: bool = True) -> int:
         """Return how many clips a rank needs per batch (2 where clips are mixed)."""
         return 1
 
@@ -323,7 +323,7 @@ class SSLAMAbsTask(AbsTask):
             train=iter_options.train,
             seed=args.seed,
             drop_last=args.drop_last_iter,
-            min_clips_per_rank=cls.min_clips_per_rank(args),
+            min_clips_per_rank=cls.min_clips_per_rank(args, iter_options.train),
             **options,
         )
 

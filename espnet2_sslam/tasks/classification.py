@@ -1,6 +1,7 @@
 """Fine-tuning and linear evaluation as an ESPnet task."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -10,6 +11,7 @@ from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.classifier import SSLAMClassifier, classifier_from_config
 from espnet2_sslam.config import SIZES, EncoderConfig, HeadConfig, check_keywords
 from espnet2_sslam.tasks.base import SSLAMAbsTask
+from espnet2_sslam.tasks.data import ClipSampler
 
 # What a classifier takes over from the training of its encoder, unless told otherwise.
 INHERITED = (*SIZES, "fbank_mean", "fbank_std")
@@ -78,6 +80,26 @@ class SSLAMClassificationTask(SSLAMAbsTask):
     def optional_data_names(cls, train: bool = True, inference: bool = False):
         """Name what a clip may have."""
         return ("label",) if inference else ()
+
+    @classmethod
+    def min_clips_per_rank(cls, args: argparse.Namespace, train: bool = True) -> int:
+        """Return 2 where batch norm learns from a batch, else 1."""
+        return 2 if train and args.model_conf.get("head_norm") == "batch" else 1
+
+    @classmethod
+    def build_sampler(
+        cls, args: argparse.Namespace, iter_options, keys: Sequence[str]
+    ) -> ClipSampler:
+        """Return the sampler of one list of clips; say what batch norm needs."""
+        try:
+            return super().build_sampler(args, iter_options, keys)
+        except ValueError as error:
+            if cls.min_clips_per_rank(args, iter_options.train) == 1:
+                raise
+            raise ValueError(
+                f"{error}; model_conf head_norm: batch needs 2 clips in each batch of a "
+                "rank, head_norm: layer takes one"
+            ) from None
 
     @classmethod
     def preprocess_options(cls, args: argparse.Namespace) -> dict:
