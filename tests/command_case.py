@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ class FakeSSLAM:
         self.model = torch.nn.Linear(2, 2)
         torch.nn.init.constant_(self.model.weight, float(seed))
         torch.nn.init.zeros_(self.model.bias)
+        self.encoder = SimpleNamespace(config=SimpleNamespace(resampler="sinc"))
 
     @classmethod
     def from_pretrained(cls, source, **options):

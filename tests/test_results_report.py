@@ -63,7 +63,11 @@ def test_tables_and_plots_show_what_was_scored(three_seeds):
         texts.append((three_seeds / "results/scores.csv").read_text())
     assert texts[:2] == texts[2:] and not list(three_seeds.rglob("*.tmp"))
     rows = table_rows(text, "mini: linear_tiny")
-    assert rows[0] == ["model", "test, mAP, last", "test, mAP, best"]
+    assert rows[0] == [
+        "model",
+        "test, mAP of 2 of 3 classes, last",
+        "test, mAP of 2 of 3 classes, best",
+    ]
     bad, swapped = 100 * MAP["bad"], 100 * MAP["swapped"]
     mean, spread = np.mean([bad, bad, swapped]), np.std([bad, bad, swapped], ddof=1)
     assert rows[2][1:] == [f"{mean:.1f} ± {spread:.1f}"] * 2

@@ -125,7 +125,7 @@ def test_a_broken_checkpoint_is_one_line_with_the_way_out(train, kept):
     folder = train("exp", "--max_epoch", "1")
     checkpoint = folder / "checkpoint.pth"
     checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"empty or truncated.*delete it") as caught:
+    with pytest.raises(ValueError, match=r"damaged or truncated.*delete it") as caught:
         train("exp", "--max_epoch", "1", "--resume", "true")
     assert "\n" not in str(caught.value)
 

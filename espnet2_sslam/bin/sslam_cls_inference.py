@@ -43,6 +43,7 @@ def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> Non
     from espnet2_sslam.tasks import (
         ClipDataset,
         ClipPreprocessor,
+        check_resampler,
         collate_clips,
         read_keys,
     )
@@ -60,6 +61,7 @@ def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> Non
     config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not isinstance(config.get("class_list"), list):
         raise ValueError(f"{args.config} is not the config.yaml of a classifier")
+    check_resampler(config.get("encoder_conf") or {}, [data.split(",")[0]])
     model = (build or classifier_from_config)(config).eval()
     load_weights(model, args.model_file)
     device = torch.device("cuda" if args.ngpu else "cpu")

@@ -37,8 +37,10 @@ def main(cmd: Sequence[str] | None = None) -> None:
     if "intervals" in metrics:
         low, high = metrics["intervals"][names[0]]
         facts.append(f"95 % interval of {names[0]} {low:.4f} to {high:.4f}")
-    if empty := metrics["classes_without_positives"]:
-        facts.append(f"{len(empty)} classes without a positive clip left out")
+    scored = sum(value is not None for value in metrics["per_class"].values())
+    facts.append(f"mAP of {scored} of {len(metrics['per_class'])} classes")
+    if scored == 1:
+        facts.append("which says nothing about telling classes apart")
     print(", ".join([*facts, f"{metrics['num_clips']} clips"]))
 
 

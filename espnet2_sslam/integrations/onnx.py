@@ -142,6 +142,7 @@ def _metadata(graph: Any, dtype: str, origin: dict | None) -> dict[str, str]:
     properties: dict[str, Any] = {
         "model_type": "sslam",
         "sampling_rate": SAMPLE_RATE,
+        "resampler": encoder.config.resampler,
         "min_samples": FRAME_LENGTH,
         "invalid_lengths": "NaN in the clip's outputs",
         "max_samples": _max_samples(encoder),

@@ -84,6 +84,10 @@ def write_all(experiment: Experiment, output: Path) -> None:
             "published": paper.all_numbers(each.data_set, each.metric, each.kind),
             "differences": differences(experiment, each, report),
             "notes": paper.notes(each.data_set, each.kind),
+            "single": any(
+                scored_classes(experiment, each, Path(test).name).startswith(" of 1 ")
+                for test in each.line.tests
+            ),
         }
         for each in experiment.evaluations
     ]
@@ -162,11 +166,34 @@ def score_table(experiment: Experiment, evaluation: Evaluation) -> Frame:
     keys = ["metric", "split", "checkpoint"]
     table = cells.pivot(index="model", columns=keys, values="text")
     table = table.reindex(index=experiment.models, columns=columns)
-    table.columns = [f"{split}, {metric}, {last}" for metric, split, last in columns]
+    classes = {
+        split: scored_classes(experiment, evaluation, split) for _, split, _ in columns
+    }
+    table.columns = [
+        f"{split}, {metric}{classes[split] if metric == 'mAP' else ''}, {last}"
+        for metric, split, last in columns
+    ]
     published = [paper.numbers(data_set, main, kind, model) for model in table.index]
     if set(published) != {"-"}:
         table[f"papers, {main}"] = published
     return table.reset_index(names="model")
+
+
+def scored_classes(experiment: Experiment, evaluation: Evaluation, split: str) -> str:
+    """Say over how many classes mAP is the mean: those with a positive clip.
+
+    Of folds, the fewest.
+    """
+    tag, data_set, *_ = evaluation
+    rows = select(experiment.scored, tag=tag, data_set=data_set, split=split)
+    counts = [
+        (sum(value is not None for value in by_class.values()), len(by_class))
+        for by_class in rows["per_class"]
+    ]
+    if not counts:
+        return ""
+    scored, all_classes = min(counts)
+    return f" of {scored} of {all_classes} classes"
 
 
 def series_table(name: str, points: Frame) -> Frame:

@@ -176,7 +176,12 @@ class SSLAMAbsTask(AbsTask):
         cls.check_options(args)
         cls.check_configuration(args)
         check_data_files(args, cls.required_data_names())
-        check_resampler(args)
+        parts = (
+            args.train_data_path_and_name_and_type,
+            args.valid_data_path_and_name_and_type,
+        )
+        speech = [path for part in parts for path, name, _ in part if name == "speech"]
+        check_resampler(getattr(args, "encoder_conf", {}), speech)
         iterations = cls.iterations_per_epoch(args)
         if iterations % args.accum_grad:
             # ESPnet carries the left-over gradient on, and loses it on resume

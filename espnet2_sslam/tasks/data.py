@@ -8,7 +8,7 @@ import argparse
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,24 +89,27 @@ def refuse_commands(path: str | Path) -> None:
                 )
 
 
-def check_resampler(args: argparse.Namespace) -> None:
+def check_resampler(encoder_conf: Mapping[str, Any], paths: Iterable[str]) -> None:
     """Refuse audio that came to 16 kHz in another way than the encoder is told.
+
+    Args:
+        encoder_conf: Options of the encoder.
+        paths: Lists of a dump; others say nothing about it.
 
     Raises:
         ValueError: naming the list and both ways.
     """
-    expected = getattr(args, "encoder_conf", {}).get("resampler", RESAMPLERS[0])
-    for part in ("train", "valid"):
-        for path, name, _ in getattr(args, f"{part}_data_path_and_name_and_type"):
-            record = Path(path).with_name(RESAMPLER_FILE)
-            if name != "speech" or not record.is_file():
-                continue
+    expected = encoder_conf.get("resampler", RESAMPLERS[0])
+    for path in paths:
+        record = Path(path).with_name(RESAMPLER_FILE)
+        resampler = expected
+        if record.is_file():
             resampler = record.read_text(encoding="utf-8").strip()
-            if resampler != expected:
-                raise ValueError(
-                    f"{path} was resampled by {resampler}, encoder_conf says "
-                    f"{expected}: {PREPARE}, or set encoder_conf resampler={resampler}"
-                )
+        if resampler != expected:
+            raise ValueError(
+                f"{path} was resampled by {resampler}, encoder_conf says {expected}: "
+                f"{PREPARE}, or set encoder_conf resampler={resampler}"
+            )
 
 
 def key_file(data: Sequence[Sequence[str]], shape_files: Sequence[str]) -> str:
