@@ -191,7 +191,7 @@ def test_random_encoder_takes_its_size_from_a_pretraining(data, tmp_path):
         ),
         (
             {"model_conf": {"head_norm": "batch"}, "batch_size": 1},
-            "--batch_size 1 is too small: .*head_norm: batch needs 2 .*head_norm: layer",
+            "--batch_size 1 is too small: .*head_norm: batch needs 2 .*: layer takes",
         ),
     ],
 )

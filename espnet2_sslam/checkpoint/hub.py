@@ -216,8 +216,8 @@ class _Repository:
             if not files:
                 raise CheckpointError(
                     f"{self.label} is not there: no such folder here; as a Hugging "
-                    f"Face id it is not in the cache ({self.cache}) and {reason}: check "
-                    "the name, or connect to the network and run again"
+                    f"Face id it is not in the cache ({self.cache}) and {reason}: "
+                    "check the name, or connect to the network and run again"
                 ) from error
             logging.info("%s: commit %s from the cache", self.label, self.commit)
             return files

@@ -144,7 +144,7 @@ def weights_file(folder: Path) -> Path:
     names = ", ".join(path.name for path in files)
     if not files and (folder / RESUME_FILE).exists():
         raise CheckpointError(
-            f"{folder} holds the state of a training, {RESUME_FILE}, and no weights yet: "
+            f"{folder} holds the state of a training, {RESUME_FILE}, and no weights: "
             "latest.pth or <N>epoch.pth come with its first epoch"
         )
     raise CheckpointError(

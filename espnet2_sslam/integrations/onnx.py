@@ -78,8 +78,8 @@ def export_onnx(
     """Write a model as ONNX, fbank included, and compare it with PyTorch.
 
     Inputs: `speech` (B, samples), float32 at 16 kHz in [-1, 1], padded at the end, and
-    `speech_lengths` (B,), int64. Outputs: see the graphs below; of a clip whose length is
-    below 400 or beyond the samples they are NaN, and its feature length is 0.
+    `speech_lengths` (B,), int64. Outputs: see the graphs below; of a clip whose length
+    is below 400 or beyond the samples they are NaN, and its feature length is 0.
     Speech longer than `max_samples` (in the metadata; the encoder's max_frames) is
     refused by the runtime, unless the model has target_frames.
 

@@ -97,8 +97,8 @@ class SSLAMClassificationTask(SSLAMAbsTask):
             if cls.min_clips_per_rank(args, iter_options.train) == 1:
                 raise
             raise ValueError(
-                f"{error}; model_conf head_norm: batch needs 2 clips in each batch of a "
-                "rank, head_norm: layer takes one"
+                f"{error}; model_conf head_norm: batch needs 2 clips in each batch of "
+                "a rank, head_norm: layer takes one"
             ) from None
 
     @classmethod
