@@ -442,6 +442,8 @@ def _av_decoded(name: str, file: BinaryIO, doubt: str) -> Decoded:
     try:
         container = av.open(file, options=options)
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise ValueError("no decoder for this codec")
         blocks = _av_blocks(name, container, stream)
         first = next(blocks, None)
     except (FFmpegError, IndexError, ValueError):

@@ -202,6 +202,40 @@ def test_weights_that_are_not_finite_are_refused_by_name(
     assert "\n" not in str(e.value)
 
 
+STRANGE = {
+    "larger than what is stored": lambda x: torch.zeros(()).expand(10**5, 10**6),
+    "is sparse, quantized or complex": lambda x: x.to_sparse(),
+    "sparse, quantized or complex": lambda x: x.to(torch.complex64),
+    "quantized or complex": lambda x: torch.quantize_per_tensor(x, 1, 0, torch.qint8),
+    "shapes without values": lambda x: x.to("meta"),
+    "9 dimensions": lambda x: x.view(*[1] * 8, -1),
+    "is a list": lambda x: x.tolist(),
+}
+
+
+@pytest.mark.parametrize("words", STRANGE)
+@pytest.mark.parametrize("layout", ("fairseq", "training"))
+def test_what_is_no_plain_tensor_is_refused_before_it_takes_memory(
+    authors, tmp_path, layout, words
+):
+    content = dict(read_pickle(authors / FINETUNED))
+    state = dict(content["model"])
+    if layout == "training":
+        content = state = dict(small_encoder().state_dict(prefix="encoder."))
+        (tmp_path / "config.yaml").write_text(
+            "encoder_conf: {embed_dim: 32, depth: 2, num_heads: 4, max_frames: 2048}"
+        )
+    else:
+        content = {"model": state}
+    name = next(name for name in state if name.endswith("mlp.fc1.bias"))
+    state[name] = STRANGE[words](state[name].float())
+    path = tmp_path / {"fairseq": "a.pt", "training": "latest.pth"}[layout]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=words) as error:
+        load_model(path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("mask", (0o022, 0o002, 0o077))
 def test_files_of_a_model_have_the_mode_of_any_new_file(authors, tmp_path, mask):
     before = os.umask(mask)

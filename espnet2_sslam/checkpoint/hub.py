@@ -13,10 +13,8 @@ from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-import yaml
-
 from espnet2_sslam.checkpoint.layouts import CheckpointError
-from espnet2_sslam.store import sha256, write_text
+from espnet2_sslam.store import parse_yaml, sha256, write_text
 from espnet2_sslam.unpack import is_archive, unpack
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -145,12 +143,14 @@ def packed_files(text: bytes, files: Iterable[str], source: str) -> tuple[str, s
         CheckpointError: Not ESPnet's meta.yaml, or one of another kind of model.
     """
     try:
-        named = dict(yaml.safe_load(text)["files"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        named = dict(parse_yaml(text, META_FILE)["files"])
+    except (KeyError, TypeError, ValueError):
         raise CheckpointError(
             f"{source}: its {META_FILE} is not that of ESPnet's pack"
         ) from None
-    models = [v for k, v in named.items() if len(named) == 1 or k.endswith(MODEL_FILE)]
+    models = [
+        v for k, v in named.items() if len(named) == 1 or str(k).endswith(MODEL_FILE)
+    ]
     if len(models) != 1:
         raise CheckpointError(
             f"{source}: its {META_FILE} must name one {MODEL_FILE}, it names "

@@ -6,7 +6,6 @@ is loaded must fit in every name and shape (`compare_states`), whoever loads it.
 
 import json
 import logging
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,6 +115,8 @@ def read_parts(
     path = weights_file(path) if path.is_dir() else path
     is_pickle = kind_of(path) == "pickle"
     parts, layout = (_from_pickle if is_pickle else _from_safetensors)(path)
+    if any(value.is_meta for value in parts.tensors.values()):
+        raise CheckpointError(f"{path} holds shapes without values: get it again")
     parts.origin = parts.origin or {
         "file": path.name,
         "sha256": store.sha256(path),
@@ -175,7 +176,7 @@ def kind_of(path: Path) -> str:
     if head[8:9] == b"{" and length <= min(size, LARGEST_HEADER):
         return "safetensors"
     is_zip = head[:4] == b"PK\x03\x04"
-    if head[:1] == b"\x80" or (is_zip and zipfile.is_zipfile(path)):
+    if head[:1] == b"\x80" or (is_zip and store.is_zip(path)):
         return "pickle"
     fault = "is not a checkpoint: neither safetensors nor a file of torch.save"
     if is_zip or size == 0:
@@ -218,7 +219,7 @@ def _from_safetensors(path: Path) -> tuple[Parts, str]:
     if file.exists():
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             config = None
         if not isinstance(config, dict):
             raise CheckpointError(f"{file} is not a JSON object")

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AudioClassificationPipeline,
@@ -280,7 +281,8 @@ class SSLAMPreTrainedModel(PreTrainedModel):
             loaded: Any = super().from_pretrained(
                 *args, output_loading_info=True, **kwargs
             )
-        except (TypeError, RuntimeError) as error:  # shapes, or values in config.json
+        # shapes, values in config.json, the header of the weights
+        except (TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             where = args[0] if args else "the model"
             raise ValueError(f"{where} does not fit together: {reason}") from error

@@ -4,12 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from espnet2_sslam import corpus
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.classifier import SSLAMClassifier, classifier_from_config
 from espnet2_sslam.config import SIZES, EncoderConfig, HeadConfig, check_keywords
+from espnet2_sslam.store import read_yaml
 from espnet2_sslam.tasks.base import SSLAMAbsTask
 from espnet2_sslam.tasks.data import ClipSampler
 
@@ -140,8 +139,7 @@ def inherited_options(args: argparse.Namespace) -> dict:
         return {}
     if not Path(path).is_file():
         raise ValueError(f"--encoder_config {path} does not exist: train it first")
-    with open(path, encoding="utf-8") as stream:
-        conf = (yaml.safe_load(stream) or {}).get("encoder_conf")
+    conf = read_yaml(path).get("encoder_conf")
     if not isinstance(conf, dict):
         raise ValueError(f"{path} has no encoder_conf: give a training's config.yaml")
     return {name: conf[name] for name in INHERITED if name in conf}

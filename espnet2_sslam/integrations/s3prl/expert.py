@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -22,6 +21,7 @@ from espnet2_sslam.checkpoint import load_model
 from espnet2_sslam.config import SIZES, EncoderConfig
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.features import scaled, zero_padding
+from espnet2_sslam.store import read_yaml
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, PATCHES_PER_STEP
 
 STEP = PATCH_SIZE * FRAME_SHIFT  # samples of a time patch: 2560, 160 ms
@@ -61,9 +61,7 @@ def read_options(
         path = Path(options).expanduser()
         if not path.is_file():
             raise ValueError(f"model_config {path} is not a file")
-        options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if not isinstance(options, dict):
-            raise ValueError(f"{path} must hold options, one `name: value` per line")
+        options = read_yaml(path)
     options = {**options, **keywords}
     unknown = sorted(map(str, options.keys() - set(OPTIONS)))
     if unknown:
