@@ -216,7 +216,8 @@ def checkpoint_kinds(place: Path) -> dict[str, Kind]:
         "latest.pth": saved.getvalue(),
     }
     content = read_pickle(place / "a.pt")
-    torch.save({"model": dict(content["model"]), "cfg": plain(content["cfg"])}, tensors)
+    parts = {name: plain(content[name]) for name in ("cfg", "task_state")}
+    torch.save({"model": dict(content["model"]), **parts}, tensors)
     meta = {"files": {"model_file": "latest.pth"}, "yaml_files": {}}
     with zipfile.ZipFile(packed, "w") as file:
         for name, data in {"meta.yaml": yaml.safe_dump(meta), **training}.items():
