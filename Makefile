@@ -13,7 +13,7 @@ TYPED = espnet2_sslam/*.py espnet2_sslam/checkpoint espnet2_sslam/inference
 # Tests that need no host: those of the core, of its files and of its commands.
 LIGHT = $(shell cat tests/light.txt)
 
-.PHONY: help env demo test test-fast test-py311 test-light newest lint clean
+.PHONY: help env demo test test-fast test-py311 test-light newest fuzz lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +41,9 @@ newest: ## the fast tests with the newest versions that setup.py allows (what br
 	"$${env}/bin/python" -m pip list --format freeze | \
 		grep -iE '^(torch|torchaudio|espnet|s3prl|transformers|numpy|huggingface)'; \
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+fuzz: ## 10,000 mutated files through every reader: no traceback, no code run (minutes)
+	@$(ENV); "$${env}/bin/python" -m tests.fuzz --inputs 10000 $(FUZZ_ARGS)
 
 lint: ## black, ruff, pyright and shellcheck
 	@$(ENV); export PATH="$${env}/bin:$${PATH}"; \

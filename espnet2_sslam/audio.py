@@ -111,6 +111,65 @@ def peak_problem(peak: float) -> str | None:
     return f"{reason}: divide integers in a float file or array by their full scale"
 
 
+def full_scale(kind: str) -> tuple[float, float]:
+    """What 1.0 and silence are in samples of a type, such as "int16".
+
+    Raises:
+        ValueError: No type of audio: not real, or integers of unknown full scale.
+    """
+    if kind in SCALES:
+        return float(SCALES[kind]), 128.0 if kind == "uint8" else 0.0
+    if "int" in kind:
+        raise ValueError(
+            f"not audio: integers must be {', '.join(SCALES)}, got {kind}: their full "
+            "scale is not known, convert them to float in [-1, 1]"
+        )
+    if "float" not in kind:
+        raise ValueError(f"not audio: need real numbers, got {kind}")
+    return 1.0, 0.0
+
+
+def to_float(array: np.ndarray, name: str) -> np.ndarray:
+    """Samples as float32 in [-1, 1], their values not looked at; see `full_scale`."""
+    try:
+        scale, silence = full_scale(array.dtype.name)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    array = array.astype(np.float32, copy=False)
+    return array if scale == 1 else (array - np.float32(silence)) / np.float32(scale)
+
+
+def check_values(lowest: float, highest: float, name: str) -> None:
+    """The rule of `peak_problem` where a clip is one of many, as in training.
+
+    What is worth a warning is said once per process.
+
+    Args:
+        lowest, highest: Of the clip's samples; NaN where a sample is NaN.
+        name: What errors call it.
+
+    Raises:
+        ValueError: Samples that are not finite, or in the range of integers.
+    """
+    peak = max(-lowest, highest)
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise ValueError(f"{name}: not finite: NaN or infinite samples, repair it")
+    if peak > INTEGER_PEAK:
+        raise ValueError(f"{name}: {peak_problem(peak)}")
+    if peak > MAX_PEAK:
+        _warn(name, peak, again=False)
+
+
+_WARNED: set[str] = set()  # in which process a peak was warned about
+
+
+def _warn(name: str, peak: float, again: bool = True) -> None:
+    """Say that a peak is above `MAX_PEAK`."""
+    if again or not _WARNED:
+        logging.warning("%s: %s", name, peak_problem(peak))
+    _WARNED.add("peak")
+
+
 def cut_name(path: str | Path, start: float, end: float) -> str:
     """What stands for a part of a file, as in web pages: `<path>#t=<start>,<end>`.
 
@@ -158,7 +217,8 @@ def read_blocks(
             part of it the `cut_name`, for which only that part is read), or an object
             open for reading bytes. Of an object everything is read, wherever
             it stands (in memory at once if it cannot seek), and it is left open.
-        summary: Filled on the way; complete when the last block is out.
+        summary: Filled on the way; complete when the last block is out. Without one
+            its warning about the peak is logged.
         name: What errors call the file; by default its path or the object's name.
         resampler: One of `config.RESAMPLERS`.
 
@@ -218,6 +278,7 @@ def _mono_blocks(
             f"no rate: need {MIN_RATE} to {MAX_RATE} samples per second (Hz, not kHz), "
             f"got {float(rate):g}",
         )
+    unasked = summary is None
     summary = AudioSummary() if summary is None else summary
     summary.rate = float(rate)
     for block in resampled(_averaged(name, blocks), float(rate), resampler):
@@ -231,6 +292,8 @@ def _mono_blocks(
             f"too short: {summary.num_samples} samples at 16 kHz, needs {FRAME_LENGTH} "
             "(25 ms)",
         )
+    if unasked and summary.peak > MAX_PEAK:
+        _warn(name, summary.peak)
 
 
 def _averaged(name: str, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -379,6 +442,8 @@ def _av_decoded(name: str, file: BinaryIO, doubt: str) -> Decoded:
     try:
         container = av.open(file, options=options)
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise ValueError("no decoder for this codec")
         blocks = _av_blocks(name, container, stream)
         first = next(blocks, None)
     except (FFmpegError, IndexError, ValueError):
@@ -673,31 +738,20 @@ def _is_pair(value: Any) -> bool:
 def _array_blocks(
     array: Any, name: str, rate: Any, resampler: str
 ) -> Iterator[np.ndarray]:
-    """Blocks of an array; a peak far beyond 1 is worth a warning."""
+    """Blocks of an array."""
     if hasattr(array, "detach"):  # a tensor of any device and dtype
         array = array.detach().cpu()
         array = (array.float() if "bfloat16" in str(array.dtype) else array).numpy()
-    kind, scale, silence = array.dtype.name, 1.0, 0.0
-    if array.dtype.kind not in "fiu":
-        raise AudioError(name, f"not audio: need an array of real numbers, got {kind}")
-    if array.dtype.kind != "f":
-        if kind not in SCALES:
-            raise AudioError(
-                name,
-                f"not audio: integers must be {', '.join(SCALES)}, got {kind}: their "
-                "full scale is not known, convert them to float in [-1, 1]",
-            )
-        scale, silence = float(SCALES[kind]), 128.0 if kind == "uint8" else 0.0
+    try:
+        full_scale(array.dtype.name)
+    except ValueError as error:
+        raise AudioError(name, str(error)) from None
     samples = _time_first(array, name)
     pieces = (
-        (np.asarray(samples[start : start + BLOCK_FRAMES], np.float32) - silence)
-        / scale
+        to_float(samples[start : start + BLOCK_FRAMES], name)
         for start in range(0, len(samples), BLOCK_FRAMES)
     )
-    summary = AudioSummary()
-    yield from _mono_blocks(name, rate, pieces, resampler, summary)
-    if problem := peak_problem(summary.peak):
-        logging.warning("%s: %s", name, problem)
+    return _mono_blocks(name, rate, pieces, resampler)
 
 
 def _time_first(array: np.ndarray, name: str) -> np.ndarray:

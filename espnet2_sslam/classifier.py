@@ -13,6 +13,7 @@ from torch import nn
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.config import POOLINGS, EncoderConfig, HeadConfig, check_choice
 from espnet2_sslam.encoder import NORM_EPS, EncoderOutput, SSLAMEncoder
+from espnet2_sslam.features import checked_waves
 from espnet2_sslam.losses import classification_loss, loss_weight
 from espnet2_sslam.masking import batch_generator
 from espnet2_sslam.metrics import ClipScores
@@ -390,8 +391,11 @@ class SSLAMClassifier(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors (B, output_size) of augmented clips; targets (B, C) after mixup."""
         generator = batch_generator(speech.device, self.seed, self.num_batches)
+        if self.augmentation.roll_and_gain:  # what it makes louder stops no training
+            speech, lengths = checked_waves(speech, lengths)
         speech = self.augmentation.waveform(speech, lengths, generator)
-        fbank, frames = self.encoder.fbank(speech, lengths)
+        checked = self.augmentation.roll_and_gain
+        fbank, frames = self.encoder.fbank(speech, lengths, checked=checked)
         if fbank.shape[1] > self.encoder.config.max_frames:
             raise ValueError(
                 f"a training clip has {int(frames.max())} frames, the encoder takes "

@@ -235,6 +235,7 @@ class SSLAMEncoder(nn.Module):
         xs_pad: torch.Tensor,
         ilens: torch.Tensor,
         target_frames: int | None = None,
+        checked: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised log-mel (B, T, 128), T whole patches, and frames (B,).
 
@@ -242,11 +243,15 @@ class SSLAMEncoder(nn.Module):
             xs_pad: Waveforms (B, samples) or (B, samples, 1), or log-mel (B, T, 128).
             ilens: Samples or frames of each clip (B,).
             target_frames: As in the configuration, whose value is the default.
+            checked: See `features.kaldi_fbank`.
+
+        Raises:
+            ValueError: See `features.checked_waves` and `checked_fbank`.
         """
         target_frames = target_frames or self.config.target_frames
         if self.config.input_size == 1:
             xs_pad = xs_pad.squeeze(-1) if xs_pad.dim() == 3 else xs_pad
-            raw, frames = kaldi_fbank(xs_pad, ilens)
+            raw, frames = kaldi_fbank(xs_pad, ilens, checked)
         else:
             raw, frames = checked_fbank(xs_pad, ilens)
         if target_frames is not None:

@@ -4,12 +4,14 @@ The constants with a unit are in units.py.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torchaudio.compliance.kaldi import get_mel_banks
 
+from espnet2_sslam.audio import check_values, full_scale
 from espnet2_sslam.units import (
     AUDIOSET_MEAN,
     AUDIOSET_STD,
@@ -37,8 +39,86 @@ def num_patch_steps(num_frames: torch.Tensor) -> torch.Tensor:
     return (num_frames + PATCH_SIZE - 1) // PATCH_SIZE
 
 
+def checked_waves(
+    waves: torch.Tensor, lengths: torch.Tensor | Sequence[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A padded batch as it should be: the rule of `audio` for arrays, for tensors.
+
+    Types and shapes are always looked at, lengths unless traced, samples where that
+    waits for no device: on a CPU, unless traced.
+
+    Args:
+        waves: (B, N) at 16 kHz, floats in [-1, 1] or integers of `audio.SCALES`.
+        lengths: Samples of each clip (B,); all N by default.
+
+    Returns:
+        The waves as floats, integers divided by their full scale, and the lengths on
+        their device. What lies beyond a clip's end is left as it is.
+
+    Raises:
+        ValueError: Another type or shape; not one length a clip, or one below 25 ms or
+            beyond the samples; samples that are not finite or above 100.
+    """
+    if waves.dim() != 2:
+        raise ValueError(f"need waveforms of shape (B, N), got {tuple(waves.shape)}")
+    waves = scaled(waves)
+    lengths = checked_lengths(lengths, waves, FRAME_LENGTH)
+    if waves.device.type == "cpu" and not torch.compiler.is_compiling():
+        speech = zero_padding(waves.detach(), lengths)
+        for row, (low, high) in enumerate(zip(*speech.aminmax(dim=1), strict=True)):
+            check_values(float(low), float(high), f"clip {row} of the batch")
+    return waves, lengths
+
+
+def scaled(waves: torch.Tensor) -> torch.Tensor:
+    """Floats as they are, integers divided by their full scale.
+
+    Raises:
+        ValueError: See `audio.full_scale`.
+    """
+    scale, silence = full_scale(str(waves.dtype).removeprefix("torch."))
+    return waves if scale == 1.0 else (waves.float() - silence) / scale
+
+
+def checked_lengths(
+    lengths: torch.Tensor | Sequence[int] | None, clips: torch.Tensor, least: int
+) -> torch.Tensor:
+    """Lengths (B,) of padded clips (B, N, ...) on their device, N by default.
+
+    Raises:
+        ValueError: Not a whole number for each clip; one below `least` or above N (not
+            looked at while tracing).
+    """
+    batch, longest = clips.shape[:2]
+    if lengths is None:
+        return torch.full((batch,), longest, device=clips.device)
+    lengths = torch.as_tensor(lengths)
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise ValueError(f"lengths must be whole numbers, got {lengths.dtype}")
+    if lengths.shape != (batch,):
+        raise ValueError(
+            f"need a length for each of {batch} clips, got {tuple(lengths.shape)}"
+        )
+    if not torch.compiler.is_compiling():
+        low, high = torch.stack(lengths.aminmax()).tolist() if batch else (0, 0)
+        unit = "samples" if clips.dim() == 2 else "frames"
+        if low < least:
+            duration = " (25 ms at 16 kHz)" if unit == "samples" else ""
+            raise ValueError(
+                f"a clip has {low} {unit}, at least {least}{duration} are needed: pad "
+                "it or leave it out"
+            )
+        if high > longest:
+            raise ValueError(
+                f"a clip has {high} {unit} by its length, the batch only {longest}"
+            )
+    return lengths.to(clips.device)
+
+
 def kaldi_fbank(
-    speech: torch.Tensor, lengths: torch.Tensor | None = None
+    speech: torch.Tensor,
+    lengths: torch.Tensor | Sequence[int] | None = None,
+    checked: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-mel spectrogram of a padded batch, as Kaldi computes it clip by clip.
 
@@ -47,32 +127,24 @@ def kaldi_fbank(
     length is removed first. Runs on the waveform's device, in float32.
 
     Args:
-        speech: Waveforms (B, N) in [-1, 1] at 16 kHz.
-        lengths: Samples of each clip (B,); all N by default.
+        speech, lengths: See `checked_waves`.
+        checked: Both are what it returned, augmented perhaps: they are not looked at.
 
     Returns:
         Un-normalised log-mel (B, T, 128), zero beyond a clip's end, and frames (B,).
 
     Raises:
-        ValueError: A clip is shorter than one window (400 samples, 25 ms); not looked
-            at while tracing, where the result is as long as the padding allows.
+        ValueError: See `checked_waves`. While tracing, where values decide no step, the
+            result is as long as the padding allows.
 
     Source: torchaudio.compliance.kaldi.fbank with the arguments of
     cwx-worst-one/EAT@06c1c34, data/raw_audio_dataset.py.
     """
-    if speech.dim() != 2:
-        raise ValueError(f"need waveforms of shape (B, N), got {tuple(speech.shape)}")
-    if lengths is None:
-        lengths = torch.full((len(speech),), speech.shape[1])
-    lengths = lengths.to(speech.device)
-    # for `torch.compile`, `torch.export` and ONNX, where values decide no step
+    if not checked or lengths is None:
+        speech, lengths = checked_waves(speech, lengths)
+    assert isinstance(lengths, torch.Tensor)
+    # for `torch.compile`, `torch.export` and ONNX
     traced = torch.compiler.is_compiling()
-    if not traced and (len(speech) == 0 or int(lengths.min()) < FRAME_LENGTH):
-        shortest = int(lengths.min()) if len(speech) else 0
-        raise ValueError(
-            f"a clip has {shortest} samples, at least {FRAME_LENGTH} (25 ms at 16 kHz) "
-            "are needed: pad it or leave it out"
-        )
     frames = num_frames(lengths)
     with torch.autocast(speech.device.type, enabled=False):
         speech = zero_padding(speech.float(), lengths)
@@ -135,21 +207,21 @@ mel_filters(torch.device("cpu"))  # for `torch.compile` and `torch.export`
 
 
 def checked_fbank(
-    fbank: torch.Tensor, frames: torch.Tensor
+    fbank: torch.Tensor, frames: torch.Tensor | Sequence[int] | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Given log-mel (B, T, 128) with zeros beyond each clip's end, and frames (B,).
 
     Raises:
-        ValueError: Another shape, or a clip without frames.
+        ValueError: Another type or shape; see `checked_lengths`.
     """
     if fbank.dim() != 3 or fbank.shape[-1] != NUM_MEL_BINS:
         raise ValueError(
             f"need log-mel of shape (B, T, {NUM_MEL_BINS}), got "
             f"{tuple(fbank.shape)}; set input_size: 1 for waveforms"
         )
-    frames = frames.to(fbank.device)
-    if not torch.compiler.is_compiling() and int(frames.min()) < 1:
-        raise ValueError("a clip has no frames: leave it out")
+    if not fbank.is_floating_point():
+        raise ValueError(f"need log-mel of real numbers, got {fbank.dtype}")
+    frames = checked_lengths(frames, fbank, 1)
     return zero_padding(fbank, frames), frames
 
 

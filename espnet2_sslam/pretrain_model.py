@@ -16,12 +16,18 @@ from espnet2_sslam import losses, mixing
 from espnet2_sslam.config import check_choice
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
+<<<<<<< HEAD
 from espnet2_sslam.masking import (
     batch_generator,
     inverse_block_mask,
     keyed_generator,
     split_indices,
 )
+=======
+from espnet2_sslam.features import checked_waves
+from espnet2_sslam.masking import inverse_block_mask, split_indices
+from espnet2_sslam.randomness import batch_generator, keyed_generator
+>>>>>>> h/arrays
 from espnet2_sslam.teacher import Targets, Teacher
 from espnet2_sslam.units import PATCH_SIZE
 
@@ -223,6 +229,8 @@ class SSLAMPretrainModel(nn.Module):
         self, speech: torch.Tensor, lengths: torch.Tensor, draws: Draws
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Normalised log-mel of the clips and of their partial mixtures (or None)."""
+        if draws.snr is not None:
+            speech, lengths = checked_waves(speech, lengths)
         unmixed, _ = self.encoder.fbank(speech, lengths, self.clip_frames)
         if draws.regions is None:
             return unmixed, None
@@ -231,7 +239,7 @@ class SSLAMPretrainModel(nn.Module):
                 speech, lengths, draws.regions, self.num_steps, draws.snr
             )
             longer = torch.maximum(lengths, mixing.neighbour(lengths))
-            mixed, _ = self.encoder.fbank(mixture, longer, self.clip_frames)
+            mixed, _ = self.encoder.fbank(mixture, longer, self.clip_frames, True)
             return unmixed, mixed
         std = self.encoder.log_mel.std
         mixed = mixing.mix_partially(unmixed, draws.regions, self.mixing_rule, std)

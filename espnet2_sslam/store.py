@@ -36,7 +36,9 @@ DAMAGED = (
     TypeError,
     ValueError,
     struct.error,
+    zipfile.BadZipFile,
 )
+MAX_YAML = 1_000_000  # values of a YAML file
 TEMPORARY = ".{name}.{pid}.tmp"  # beside the file it becomes, on the same file system
 
 
@@ -57,9 +59,8 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
     temporary = path.with_name(TEMPORARY.format(name=path.name, pid=os.getpid()))
     try:
         yield temporary
-        # As any new file: some writers (safetensors) leave it to their user alone.
         if not temporary.is_symlink():
-            os.chmod(temporary, 0o666 & ~_umask())
+            set_usual_mode(temporary)
         if sync:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
@@ -70,11 +71,11 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """The mask of this process, which can only be read by setting it."""
-    mask = os.umask(0o077)
+def set_usual_mode(path: str | os.PathLike) -> None:
+    """Give a file the mode of any new one; safetensors leaves it to its user alone."""
+    mask = os.umask(0o077)  # can only be read by setting it
     os.umask(mask)
-    return mask
+    os.chmod(path, 0o666 & ~mask)
 
 
 @contextmanager
@@ -114,18 +115,39 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         ValueError: No UTF-8 text, no YAML, or something else in it.
     """
+    return parse_yaml(Path(path).read_bytes(), str(path))
+
+
+def parse_yaml(text: bytes, name: str) -> dict[str, Any]:
+    """The names and values of YAML text; `name` and errors as for `read_yaml`."""
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
+        content = yaml.safe_load(text.decode("utf-8-sig")) or {}
+        size = _written_size(content, {})
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no UTF-8 text: save it as UTF-8") from None
+        raise ValueError(f"{name} is no UTF-8 text: save it as UTF-8") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is not valid YAML: {reason}") from None
+        raise ValueError(f"{name} is not valid YAML: {reason}") from None
+    if size > MAX_YAML:  # aliases of aliases: whatever goes through it never ends
+        raise ValueError(f"{name} is not valid YAML: its aliases repeat too much")
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold names and values")
+        raise ValueError(f"{name} must hold names and values")
     return content
+
+
+def _written_size(value: Any, sizes: dict[int, float]) -> float:
+    """How many values there are without aliases; ValueError if it holds itself."""
+    if not isinstance(value, (dict, list)):
+        return 1.0
+    if id(value) not in sizes:
+        sizes[id(value)] = float("nan")  # until it is counted
+        inside = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1.0 + sum(_written_size(item, sizes) for item in inside)
+    if sizes[id(value)] != sizes[id(value)]:
+        raise ValueError("an alias that holds itself")
+    return sizes[id(value)]
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
@@ -189,6 +211,14 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_zip(path: str | os.PathLike) -> bool:
+    """Whether a file is a zip archive that can be read."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one that says to span several disks
+        return False
+
+
 def read_pickle(
     path: str | os.PathLike, stand_in: type = object, packages: tuple[str, ...] = ()
 ) -> Any:
@@ -223,7 +253,7 @@ def read_pickle(
         harmless[f"builtins.{kind.__name__}"] = kind
         harmless[f"__builtin__.{kind.__name__}"] = kind
     try:
-        zipped = zipfile.is_zipfile(path)  # files from before torch 1.6 are not:
+        zipped = is_zip(path)  # files from before torch 1.6 are not:
         names: list[str] = []  # these are read with torch's own list only
         if zipped:
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)

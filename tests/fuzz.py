@@ -2,6 +2,8 @@
 
     python -m tests.fuzz --inputs 10000 [--seed 0] [--kind wav]
 
+Half of the changes know the format: values of JSON and YAML, the header of safetensors,
+tensors and members of torch's files, members of archives, headers of Kaldi's matrices.
 An input may be read or refused by a ValueError or an OSError of one line. Anything else
 is a fault: a traceback of another kind, code that is run, a file outside the target,
 more than 2 GiB, more than 20 s.
@@ -9,6 +11,7 @@ more than 2 GiB, more than 20 s.
 
 import argparse
 import contextlib
+import gzip
 import io
 import json
 import lzma
@@ -37,9 +40,10 @@ import torch
 import yaml
 
 from espnet2_sslam.audio import collect_files, read_blocks
-from espnet2_sslam.checkpoint import load_model, save_model
+from espnet2_sslam.checkpoint import load_model, read_pickle, save_model
+from espnet2_sslam.checkpoint.layouts import plain
 from espnet2_sslam.classifier import SSLAMClassifier
-from espnet2_sslam.corpus import class_names, read_corpus
+from espnet2_sslam.corpus import class_names, read_class_names, read_corpus
 from espnet2_sslam.corpus.tables import merged, read_annotations
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.tasks import ClipDataset
@@ -140,7 +144,12 @@ def table_kinds() -> dict[str, Kind]:
         [path] = folder.iterdir()
         merged(read_annotations(path, recording="x.wav"))
 
+    def labels(folder: Path) -> None:
+        read_class_names(folder / "labels", ["0", "1"])
+
+    named = b'index,mid,display_name\n0,/m/0,"Child, the"\n1,/m/1,Dog\n'
     files = {
+        "labels": ({"labels": named}, labels),
         "csv": ({"t.csv": csv}, table),
         "tsv": ({"t.tsv": csv.replace(b",", b"\t")}, table),
         "events": ({"t.txt": events}, table),
@@ -186,6 +195,7 @@ def checkpoint_kinds(place: Path) -> dict[str, Kind]:
     save_model(model, place / "ours")
     ours = {file.name: file.read_bytes() for file in (place / "ours").iterdir()}
     saved, resumed, zipped = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    tensors, packed = io.BytesIO(), io.BytesIO()
     evil = {"model": {"a": Evil()}, "cfg": {"model": Evil()}}
     torch.save(evil, zipped)
     torch.save(model.state_dict(), saved)
@@ -200,15 +210,29 @@ def checkpoint_kinds(place: Path) -> dict[str, Kind]:
         "class_list": ["dog", "cat"],
     }
     fairseq = lzma.decompress((GOLDEN / "tiny_fairseq_finetuned.pt.xz").read_bytes())
+    (place / "a.pt").write_bytes(fairseq)
     training = {
         "config.yaml": yaml.safe_dump(config).encode(),
         "latest.pth": saved.getvalue(),
     }
+    content = read_pickle(place / "a.pt")
+    parts = {name: plain(content[name]) for name in ("cfg", "task_state")}
+    torch.save({"model": dict(content["model"]), **parts}, tensors)
+    meta = {"files": {"model_file": "latest.pth"}, "yaml_files": {}}
+    with zipfile.ZipFile(packed, "w") as file:
+        for name, data in {"meta.yaml": yaml.safe_dump(meta), **training}.items():
+            file.writestr(name, data)
+
+    def read_packed(folder: Path) -> None:
+        load_model(folder / "a.zip", cache_dir=folder / "cache")
+
     kinds = {
         "fairseq": Kind({"a.pt": fairseq}, ("a.pt",), read),
         "pickle": Kind({"a.pt": pickle.dumps(evil)}, ("a.pt",), read),
         "folder": Kind(ours, ("config.json",), read),
         "weights": Kind(ours, ("model.safetensors",), read),
+        "tensors": Kind({"a.pt": tensors.getvalue()}, ("a.pt",), read),
+        "packed": Kind({"a.zip": packed.getvalue()}, ("a.zip",), read_packed),
         "training": Kind(
             training, ("latest.pth",), lambda folder: load_model(folder / "latest.pth")
         ),
@@ -229,7 +253,8 @@ def checkpoint_kinds(place: Path) -> dict[str, Kind]:
         def read_hub(folder: Path) -> None:
             SSLAMForAudioClassification.from_pretrained(folder)
 
-        kinds["hugging face"] = Kind(ours, ("config.json",), read_hub)
+        files = ("config.json", "model.safetensors")
+        kinds["hugging face"] = Kind(ours, files, read_hub)
     return kinds
 
 
@@ -287,39 +312,219 @@ def mutate(data: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
-def mutate_json(data: bytes, draw: random.Random) -> bytes:
-    """A value of a JSON or YAML file becomes another, or its key is lost."""
-    content = yaml.safe_load(data)
-    values = (
-        None,
-        -1,
-        0,
-        3,
-        65536,
-        10**9,
-        10**30,
-        0.5,
-        1e308,
+VALUES = (
+    *(None, -1, 0, 1, 3, 65536, 10**9, 10**30, -(10**18), 0.5, 1e308, -0.0, True),
+    *(
         "x",
         "",
+        "../../RAN",
+        "nan",
         [],
         {},
         [1],
-        True,
-    )
+        [[]],
+        {"x": {}},
+        ["x"] * 1000,
+        "9" * 5000,
+    ),
+)
+LAUGHS = "".join(
+    f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 30)
+)
+YAMLS = (
+    "x: !!python/object/apply:os.system ['touch RAN']\n",
+    "encoder_conf: !!python/object/new:os.system ['touch RAN']\n",
+    f"l0: &l0 [x]\n{LAUGHS}encoder_conf: *l29\n",
+    f"l0: &l0 [x]\n{LAUGHS}encoder_conf: {{embed_dim: *l29}}\nclass_list: *l29\n",
+    f"l0: &l0 [x]\n{LAUGHS}encoder_conf: {{}}\nmodel_conf: {{task: *l29}}\n",
+    "encoder_conf: &a {embed_dim: *a}\n",
+    "encoder_conf: {}\nclass_list: &a [*a]\n",
+    "encoder_conf: {? {a: b} : c}\n",
+    "encoder_conf: " + "[" * 20_000,
+    "encoder_conf: {embed_dim: 0x" + "f" * 9_000 + "}\n",
+    "encoder_conf: {embed_dim: 2001-01-01, depth: .inf, num_heads: 1:30}\n",
+    "a: 1\n---\nb: 2\n",
+)
+
+
+def changed(content: object, draw: random.Random) -> object:
+    """One or two values of nested dictionaries become others or are lost."""
     for _ in range(draw.randint(1, 2)):
         node = content
         while isinstance(node, dict) and node:
-            key = draw.choice(sorted(node))
+            key = draw.choice(sorted(node, key=str))
             if isinstance(node[key], dict) and node[key] and draw.random() < 0.7:
                 node = node[key]
                 continue
             if draw.random() < 0.2:
                 del node[key]
             else:
-                node[key] = draw.choice(values)
+                node[key] = draw.choice(VALUES)
             break
-    return json.dumps(content).encode()
+    return content
+
+
+def mutate_json(data: bytes, draw: random.Random) -> bytes:
+    """JSON with another value, or far too deep."""
+    if draw.random() < 0.03:
+        return data[:-3] + b', "deep": ' + b"[" * 100_000
+    return json.dumps(changed(json.loads(data), draw)).encode()
+
+
+def mutate_yaml(data: bytes, draw: random.Random) -> bytes:
+    """YAML with another value, or with aliases, tags and depths that are traps."""
+    if draw.random() < 0.3:
+        return draw.choice(("", data.decode())).encode() + draw.choice(YAMLS).encode()
+    return yaml.safe_dump(changed(yaml.safe_load(data), draw)).encode()
+
+
+def mutate_safetensors(data: bytes, draw: random.Random) -> bytes:
+    """Another value in the header: types, shapes, offsets, names."""
+    size = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
+    entry = header[draw.choice(sorted(header))]
+    key, value = draw.choice(
+        (
+            ("shape", [draw.choice((0, -1, 2**31, 2**62, 1e9, "x")), 3]),
+            ("shape", [1] * draw.choice((0, 5, 5_000))),
+            ("dtype", draw.choice(("F16", "BF16", "I64", "BOOL", "F8_E4M3", "X", 3))),
+            ("data_offsets", [0, draw.choice((0, 4, 2**40, 2**63))]),
+            ("data_offsets", [draw.choice((-1, 2**40)), 4]),
+        )
+    )
+    if draw.random() < 0.3:
+        header = changed(header, draw)
+    else:
+        entry[key] = value
+    if draw.random() < 0.1:
+        body = body[: draw.randrange(len(body))]
+    if draw.random() < 0.2:
+        body = bytes(draw.choice((0x7F, 0xFF, 0xC0)) for _ in range(len(body)))
+    text = json.dumps(header).encode()
+    size = len(text) if draw.random() < 0.9 else draw.choice((0, 2**31, 2**63, 10**8))
+    return size.to_bytes(8, "little") + text + body
+
+
+def strange_tensor(tensor: torch.Tensor, draw: random.Random) -> object:
+    """What a file may hold in the place of a tensor."""
+    number = torch.zeros(())
+    return draw.choice(
+        (
+            lambda: number.expand(10**5, 10**6),  # claims 400 GB
+            lambda: torch.as_strided(torch.zeros(9), (10**4, 10**5), (0, 0)),
+            lambda: torch.full_like(tensor, float(draw.choice(("nan", "inf")))),
+            lambda: tensor.double() * 1e300,
+            lambda: tensor.to(draw.choice((torch.int64, torch.bool, torch.complex64))),
+            lambda: tensor.to_sparse() if tensor.dim() else tensor,
+            lambda: torch.quantize_per_tensor(tensor.float(), 0.1, 0, torch.qint8),
+            lambda: tensor.to("meta"),
+            lambda: tensor.flatten()[: draw.choice((0, 1))],
+            lambda: tensor[None],
+            lambda: torch.nn.Parameter(tensor),
+            lambda: draw.choice(VALUES),
+        )
+    )()
+
+
+def mutate_torch(data: bytes, draw: random.Random) -> bytes:
+    """A file of torch.save with a strange tensor or name, or with a changed member."""
+    if not data.startswith(b"PK") or draw.random() < 0.4:
+        return mutate_zip(data, draw) if data.startswith(b"PK") else mutate(data, draw)
+    try:
+        content = torch.load(io.BytesIO(data), weights_only=True)
+    except pickle.UnpicklingError:  # the evil ones
+        return mutate_zip(data, draw)
+    state = content.get("model", content) if isinstance(content, dict) else {}
+    names = [key for key, value in state.items() if isinstance(value, torch.Tensor)]
+    if names and draw.random() < 0.8:
+        name = draw.choice(names)
+        state[name] = strange_tensor(state[name], draw)
+    elif names:
+        name = draw.choice(names)
+        key = draw.choice((None, 3, "", "module.x", "a" * 10**5, ("x",), f"{name}.0"))
+        state[key] = state.pop(name)
+    if "cfg" in content:
+        changed(content["cfg"], draw)
+    file = io.BytesIO()
+    try:
+        torch.save(content, file)
+    except (NotImplementedError, RuntimeError):  # no such tensor can be written
+        return mutate_zip(data, draw)
+    return file.getvalue()
+
+
+def mutate_zip(data: bytes, draw: random.Random) -> bytes:
+    """One member is changed, renamed, doubled or blown up; all sums are right."""
+    with zipfile.ZipFile(io.BytesIO(data)) as old:
+        members = [(item.filename, old.read(item)) for item in old.infolist()]
+    i, mode = draw.randrange(len(members)), 0o100644
+    if draw.random() < 0.5:  # the pickle, or whatever text comes first
+        i = next((k for k, (n, _) in enumerate(members) if n.endswith(".pkl")), i)
+    name, content = members[i]
+    how = draw.randrange(7)
+    if how < 4:
+        content = mutate(content, draw)
+    elif how == 4:
+        evil = ("../../RAN", "/tmp/RAN", "..\\RAN", "a/../../RAN", "C:RAN", "x\0RAN")
+        name = draw.choice((*evil, "x" * 300, "caf\u00e9", "a//b", "a/b.txt/c"))
+    elif how == 5:
+        mode, content = draw.choice((0o120777, 0o020666, 0o010666)), b"../../RAN"
+    else:
+        members.append((name, content))
+    members[i] = name, content
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", draw.choice((0, 8))) as new:
+        for number, (name, content) in enumerate(members):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (mode if number == i else 0o100644) << 16
+            new.writestr(info, content)
+        if how == 6 and draw.random() < 0.5:
+            new.writestr("bomb", bytes(300 << 20), zipfile.ZIP_DEFLATED)
+    return file.getvalue()
+
+
+def mutate_tar(data: bytes, draw: random.Random) -> bytes:
+    """Members of all kinds, or changed bytes below the compression."""
+    if draw.random() < 0.5:
+        return gzip.compress(mutate(gzip.decompress(data), draw), 1)
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as new:
+        for name in draw.sample(("a", "a/b", "../RAN", "/tmp/RAN", "./x", "", "."), 3):
+            info = tarfile.TarInfo(name)
+            kinds = (tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE)
+            info.type = draw.choice((*kinds, tarfile.CHRTYPE, tarfile.FIFOTYPE))
+            info.linkname = draw.choice(("../RAN", "/etc/passwd", "a", ""))
+            info.mode, info.uid = draw.choice((0o644, 0, 0o7777)), draw.choice(
+                (0, 10**6)
+            )
+            info.size = 4 if info.type == tarfile.REGTYPE else 0
+            new.addfile(info, io.BytesIO(b"text"))
+    return file.getvalue()
+
+
+def mutate_ark(data: bytes, draw: random.Random) -> bytes:
+    """A Kaldi matrix of another kind or size, or with other values."""
+    sizes = (0, 1, 30, 128, -1, 2**31 - 1, 2**20)
+    rows, columns = (draw.choice(sizes) for _ in range(2))
+    kind = draw.choice((b"FM ", b"DM ", b"FV ", b"CM ", b"CM2 ", b"AUDIO", b"XX "))
+    head = b"\0B" + kind + struct.pack("<bibi", 4, rows, 4, columns)
+    body = draw.choice(
+        (data[17:], struct.pack("<f", draw.choice((1e38, float("nan")))))
+    )
+    return b"a " + head + body * draw.choice((1, 200))
+
+
+# Changes that know the format, by the end of the name.
+STRUCTURED: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    ".json": mutate_json,
+    ".yaml": mutate_yaml,
+    ".safetensors": mutate_safetensors,
+    ".pt": mutate_torch,
+    ".pth": mutate_torch,
+    ".zip": mutate_zip,
+    ".tar.gz": mutate_tar,
+    ".ark": mutate_ark,
+}
 
 
 def run(
@@ -338,6 +543,7 @@ def run(
             **ark_kinds(place),
         }
         names = [only] if only else sorted(kinds)
+        start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
         limits = resource.getrlimit(resource.RLIMIT_AS)
         now = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(
@@ -354,6 +560,10 @@ def run(
         finally:
             os.chdir(here)
             resource.setrlimit(resource.RLIMIT_AS, limits)
+        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - start
+        counts["memory", "MiB above start"] = peak >> 20
+        if peak > MEMORY:
+            faults.append(f"{peak >> 20} MiB above the start")
     return counts, faults
 
 
@@ -366,8 +576,9 @@ def _try(kind: Kind, place: Path, seed: str) -> tuple[str, str]:
         (folder / path).write_bytes(data)
     if draw.random() < 0.97 or "pickle" not in kind.mutable[0]:
         path = draw.choice(kind.mutable)
-        structured = path.endswith((".json", ".yaml")) and draw.random() < 0.7
-        change = mutate_json if structured else mutate
+        suffixes = [suffix for suffix in STRUCTURED if path.endswith(suffix)]
+        structured = bool(suffixes) and draw.random() < 0.6
+        change = STRUCTURED[suffixes[0]] if structured else mutate
         (folder / path).write_bytes(change(kind.files[path], draw))
     os.chdir(folder)
     before = set(place.iterdir()) | set((place / "box").iterdir())
@@ -415,6 +626,7 @@ def main() -> None:
     parser.add_argument("--kind")
     args = parser.parse_args()
     counts, faults = run(args.inputs, args.seed, args.kind)
+    print(f"peak memory: {counts.pop(('memory', 'MiB above start'))} MiB above start")
     for kind in sorted({kind for kind, _ in counts}):
         of = {name: counts[kind, name] for name in ("read", "refused", "fault")}
         print(f"{kind:14s}", "  ".join(f"{name} {n:5d}" for name, n in of.items()))

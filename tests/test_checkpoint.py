@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from espnet2_sslam.bin import sslam_convert
 from espnet2_sslam.checkpoint import (
     CheckpointError,
     StandIn,
@@ -23,6 +24,7 @@ from espnet2_sslam.checkpoint import (
     to_fairseq,
     to_huggingface,
     to_training,
+    write_folder,
 )
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder, sincos_positions
 from tests.checkpoint_case import (
@@ -124,6 +126,129 @@ def test_flat_ema_bare_state_dict_and_half_precision_are_read_too(authors, tmp_p
     for name in ("bare.pt", "export.safetensors"):
         with pytest.raises(CheckpointError, match=r"attention heads.*--num_heads"):
             load_model(tmp_path / name)
+
+
+def wrapped(state, how):
+    """A state dict as DistributedDataParallel, torch.compile or Lightning save it."""
+    if how == "lightning":
+        return {"state_dict": {f"model.{k}": v for k, v in state.items()}, "epoch": 3}
+    return {how + name: value for name, value in state.items()}
+
+
+WRAPPED = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.")
+
+
+@pytest.mark.parametrize("how", (*WRAPPED, "lightning"))
+@pytest.mark.parametrize("name", (PRETRAIN, FINETUNED))
+def test_the_authors_model_saved_from_a_wrapper_is_the_same(
+    authors, tmp_path, name, how
+):
+    content = dict(read_pickle(authors / name))
+    state = wrapped(content.pop("model"), how)
+    content.update(state if how == "lightning" else {"model": state})
+    torch.save(content, tmp_path / "wrapped.pt")
+    found, right = read_parts(tmp_path / "wrapped.pt"), read_parts(authors / name)
+    assert_same(sorted_state(found.tensors), sorted_state(right.tensors))
+    assert (found.sizes, found.head_options) == (right.sizes, right.head_options)
+    if name == FINETUNED:
+        loaded = load_model(tmp_path / "wrapped.pt")
+        tokens = tokens_of(loaded.encoder, tiny_fbank()[:, :128])
+        assert_close(tokens[:2], "finetuned.features_all_T128")
+
+
+@pytest.mark.parametrize("how", (*WRAPPED, "lightning"))
+def test_a_training_saved_from_a_wrapper_is_the_same(tmp_path, how):
+    model = small_classifier()
+    torch.save(wrapped(model.state_dict(), how), tmp_path / "latest.pth")
+    (tmp_path / "config.yaml").write_text(
+        "input_size: 1\nencoder_conf: {embed_dim: 32, depth: 2, num_heads: 4, "
+        "max_frames: 2048}\nmodel_conf: {}\n"
+        f"class_list: {json.dumps(model.classes)}\n"
+    )
+    assert_same(load_model(tmp_path).model.state_dict(), model.state_dict())
+
+
+def test_the_state_of_a_training_names_the_file_to_take(tmp_path):
+    model = small_encoder()
+    content = {"model": model.state_dict(), "optimizers": [{}], "reporter": {}}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    for source in (tmp_path / "checkpoint.pth", tmp_path):
+        with pytest.raises(CheckpointError, match=r"latest.pth or <N>epoch.pth") as e:
+            load_model(source)
+        assert "checkpoint.pth" in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("value", (float("nan"), float("inf")))
+@pytest.mark.parametrize("layout", ("fairseq", "huggingface", "folder", "training"))
+def test_weights_that_are_not_finite_are_refused_by_name(
+    authors, tmp_path, layout, value
+):
+    parts = read_parts(authors / FINETUNED)
+    parts.tensors["encoder.blocks.1.mlp.fc1.bias"][3] = value
+    if layout == "folder":
+        write_folder(parts.config(), parts.state(), tmp_path)
+    elif layout == "huggingface":
+        write_folder(*reversed(to_huggingface(parts)), tmp_path)
+    elif layout == "fairseq":
+        torch.save(to_fairseq(parts), tmp_path / "a.pt")
+    else:
+        torch.save(to_training(parts), tmp_path / "latest.pth")
+        (tmp_path / "config.yaml").write_text(
+            "encoder_conf: {embed_dim: 48, depth: 3, num_heads: 4}\nmodel_conf: {}\n"
+            "class_list: [l0, l1, l2, l3, l4]\n"
+        )
+    with pytest.raises(CheckpointError, match=r"blocks.1.mlp.fc1.bias holds NaN") as e:
+        load_model(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+STRANGE = {
+    "larger than what is stored": lambda x: torch.zeros(()).expand(10**5, 10**6),
+    "is sparse, quantized or complex": lambda x: x.to_sparse(),
+    "sparse, quantized or complex": lambda x: x.to(torch.complex64),
+    "quantized or complex": lambda x: torch.quantize_per_tensor(x, 1, 0, torch.qint8),
+    "shapes without values": lambda x: x.to("meta"),
+    "9 dimensions": lambda x: x.view(*[1] * 8, -1),
+    "is a list": lambda x: x.tolist(),
+}
+
+
+@pytest.mark.parametrize("words", STRANGE)
+@pytest.mark.parametrize("layout", ("fairseq", "training"))
+def test_what_is_no_plain_tensor_is_refused_before_it_takes_memory(
+    authors, tmp_path, layout, words
+):
+    content = dict(read_pickle(authors / FINETUNED))
+    state = dict(content["model"])
+    if layout == "training":
+        content = state = dict(small_encoder().state_dict(prefix="encoder."))
+        (tmp_path / "config.yaml").write_text(
+            "encoder_conf: {embed_dim: 32, depth: 2, num_heads: 4, max_frames: 2048}"
+        )
+    else:
+        content = {"model": state}
+    name = next(name for name in state if name.endswith("mlp.fc1.bias"))
+    state[name] = STRANGE[words](state[name].float())
+    path = tmp_path / {"fairseq": "a.pt", "training": "latest.pth"}[layout]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=words) as error:
+        load_model(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("mask", (0o022, 0o002, 0o077))
+def test_files_of_a_model_have_the_mode_of_any_new_file(authors, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        source = str(authors / FINETUNED)
+        for layout in ("folder", "huggingface", "fairseq", "training"):
+            sslam_convert.main([source, str(tmp_path / layout), "--to", layout])
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) >= 7
+    for path in files:
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask, path.name
 
 
 def test_full_size_checkpoints_map_one_to_one():

@@ -189,11 +189,37 @@ def test_random_encoder_takes_its_size_from_a_pretraining(data, tmp_path):
             },
             "max_samples",
         ),
+        (
+            {"model_conf": {"head_norm": "batch"}, "batch_size": 1},
+            "--batch_size 1 is too small: .*head_norm: batch needs 2 .*: layer takes",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_one_line(data, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(data, tmp_path / "exp", **changes)
+
+
+def test_batch_norm_needs_two_clips_to_learn_from_and_one_to_score(data, tmp_path):
+    data = shutil.copytree(data, tmp_path / "data")  # the clips stay where they are
+    for name in ("wav.scp", "text", "utt2num_samples"):
+        for split in ("train", "valid"):
+            path = data / split / name
+            path.write_text(path.read_text().splitlines()[0] + "\n")
+    config = {"model_conf": {"head_norm": "batch"}}
+    with pytest.raises(
+        ValueError, match="1 clips are too few for a batch of 2: .*; mo"
+    ):
+        train(data, tmp_path / "one", **config)
+    train(data, tmp_path / "layer", max_epoch=1)
+    path = data / "train/wav.scp"
+    again = path.read_text().replace("train_0 ", "train_1 ", 1)
+    path.write_text(path.read_text() + again)
+    for name in ("text", "utt2num_samples"):
+        path = data / "train" / name
+        line = path.read_text()
+        path.write_text(line + line.replace("train_0", "train_1"))
+    train(data, tmp_path / "two", max_epoch=1, **config)
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,18 @@ def test_wrong_options_are_one_line(clips, capsys, words, complaint):
     assert {path.name for path in Path().iterdir()} == {"clips", "empty", "list.json"}
 
 
+@pytest.mark.parametrize("name", ["-0abc.wav", "-oabc.csv", "--hx.wav", "-hey.wav"])
+def test_a_file_whose_name_begins_like_an_option(clips, capsys, name):
+    Path("clips/clip001.wav").rename(name)
+    status, out, err = command(capsys, "tag", "model", name, "clips")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert f"{name} is a file" in err and f"./{name}, or -- before" in err
+    words = ("tag", "model", "--top_k", "1")
+    for more in ((f"./{name}",), ("--", name)):
+        status, out, _ = command(capsys, *words, *more)
+        assert (status, name in out) == (0, True) or name.endswith(".csv")
+
+
 # Children of a server that has imported torch, which takes a fresh process seconds.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.command_case", "espnet2_sslam.inference"])

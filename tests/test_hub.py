@@ -141,6 +141,7 @@ def test_without_network_the_cache_is_used_or_one_line_says_what_is_missing(
         resolve(REPO, cache_dir=tmp_path / "empty")
     line = _line(error)
     assert "is not in the cache" in line and "connect to the network" in line
+    assert line.index("no such folder here") < line.index("Hugging Face")
     assert ("HF_HUB_OFFLINE is set" in line) == (how == "offline")
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="weights are not in the cache"):
@@ -190,8 +191,8 @@ def test_an_interrupted_download_leaves_nothing_half_and_can_be_repeated(get, se
 @pytest.mark.parametrize(
     "status, code, line",
     [
-        (404, "RepoNotFound", "does not exist, or is private"),
-        (401, None, "does not exist, or is private"),
+        (404, "RepoNotFound", "no such folder here, and on the Hub no such repo"),
+        (401, None, "no such folder here, and on the Hub no such repo"),
         (403, "GatedRepo", "is gated: accept its terms"),
         (403, None, "may not be read with this token"),
         (404, "RevisionNotFound", "has no such revision"),

@@ -204,6 +204,21 @@ def test_weights_that_do_not_fit_are_an_error(tagger, change, line):
 # --- training
 
 
+def test_weights_that_are_not_finite_are_an_error(tagger):
+    state = load_file(tagger / "model.safetensors")
+    state["encoder.norm.bias"][3] = float("nan")
+    save_file(state, tagger / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"encoder.norm.bias holds NaN"):
+        AutoClassifier.from_pretrained(tagger)
+
+
+def test_saved_files_have_the_mode_of_any_new_file(folder, tmp_path):
+    AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    (tmp_path / "new").touch()
+    for path in (tmp_path / "again").iterdir():
+        assert path.stat().st_mode == (tmp_path / "new").stat().st_mode, path.name
+
+
 def test_a_new_head_on_a_pretrained_encoder_can_be_trained_and_saved(folder, tmp_path):
     torch.manual_seed(0)
     model = AutoClassifier.from_pretrained(

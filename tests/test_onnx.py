@@ -113,6 +113,26 @@ def test_the_metadata_says_what_a_user_must_know(encoder_file, classifier_file):
     assert known["task"] == "multi_label"
 
 
+@pytest.mark.parametrize("length", [0, -5, 100, 399, 2_001, 2**40])
+def test_a_length_that_cannot_be_gives_nan_for_its_clip_alone(
+    encoder_file, classifier_file, length
+):
+    speech, lengths = padded([2_000, 1_000, 400])
+    wrong = lengths.clone()
+    wrong[1] = length
+    for file in encoder_file, classifier_file:
+        right, found = (run(session_of(file), speech, n) for n in (lengths, wrong))
+        for name, values in found.items():
+            assert np.isfinite(right[name]).all()
+            np.testing.assert_allclose(values[::2], right[name][::2], atol=1e-6)
+            if name == "feature_lengths":
+                assert values[1] == 0
+            else:
+                assert np.isnan(values[1]).all()
+        known = session_of(file).get_modelmeta().custom_metadata_map
+        assert "NaN" in known["invalid_lengths"]
+
+
 def test_too_long_speech_is_refused(encoder_file):
     with pytest.raises(Exception, match="onnxruntime|ONNXRuntime"):
         run(session_of(encoder_file), *padded([LIMIT + 161]))

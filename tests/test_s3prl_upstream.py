@@ -122,7 +122,7 @@ def test_options_come_from_a_file_and_keywords_win(tmp_path):
     assert (upstream.rate, states(upstream, 16000).shape[-1]) == (320, 32)
     assert sslam(model_config=path, upsample=4).rate == 640
     path.write_text("- freq\n")
-    with pytest.raises(ValueError, match=r"conf.yaml must hold options"):
+    with pytest.raises(ValueError, match=r"conf.yaml must hold names and values"):
         sslam(model_config=path)
 
 

@@ -176,3 +176,17 @@ def test_a_checkpoint_of_a_training_is_read_without_running_code(tmp_path):
     torch.save({**states, "schedule": Path("x")}, tmp_path / "checkpoint.pth")
     with pytest.raises(ValueError, match=r"asks for pathlib\S*Path: .*not read"):
         store.read_pickle(tmp_path / "checkpoint.pth")
+
+
+@pytest.mark.parametrize("size", (9, 30))
+def test_yaml_whose_aliases_stand_for_more_than_it_holds_is_refused(tmp_path, size):
+    lines = ["l0: &l0 [x]"]
+    lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, size)]
+    (tmp_path / "a.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"a.yaml is not valid YAML: its aliases"):
+        store.read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("x: &x {y: *x}\n")
+    with pytest.raises(ValueError, match=r"b.yaml is not valid YAML: an alias"):
+        store.read_yaml(tmp_path / "b.yaml")
+    (tmp_path / "c.yaml").write_text("betas: &b [0.9, 0.95]\nothers: *b\n")
+    assert store.read_yaml(tmp_path / "c.yaml")["others"] == [0.9, 0.95]

@@ -144,6 +144,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     """Run the sub-command that the first word names."""
     words = list(sys.argv[1:] if cmd is None else cmd)
     command = words[0] if words else "--help"
+    _check_names(words[1:])
     commands = {"embed": embed, "tag": tag, "plot": plot}
     if command in ("-h", "--help"):
         print("The command `sslam`: SSLAM for people who never train.\n")
@@ -165,6 +166,18 @@ def main(cmd: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"sslam has no command {command!r}: it is one of {', '.join(PURPOSES)}"
         )
+
+
+def _check_names(words: Sequence[str]) -> None:
+    """Refuse a file whose name would be read as an option: AudioSet has such ids."""
+    for word in words:
+        if word == "--":
+            return
+        if len(word) > 2 and word[0] == "-" and os.path.lexists(word):
+            raise ValueError(
+                f"{word} is a file, but a word that begins with - is an option: write "
+                f"./{word}, or -- before the files, behind all options"
+            )
 
 
 def run() -> None:

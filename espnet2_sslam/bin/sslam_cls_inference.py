@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from tqdm import tqdm
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.store import writing
+from espnet2_sslam.store import read_yaml, writing
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -58,8 +57,8 @@ def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> Non
     if args.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
     keys = read_keys(Path(args.key_file or data.split(",")[0]))
-    config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or not isinstance(config.get("class_list"), list):
+    config = read_yaml(args.config)
+    if not isinstance(config.get("class_list"), list):
         raise ValueError(f"{args.config} is not the config.yaml of a classifier")
     check_resampler(config.get("encoder_conf") or {}, [data.split(",")[0]])
     model = (build or classifier_from_config)(config).eval()

@@ -13,10 +13,8 @@ from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-import yaml
-
 from espnet2_sslam.checkpoint.layouts import CheckpointError
-from espnet2_sslam.store import sha256, write_text
+from espnet2_sslam.store import parse_yaml, sha256, write_text
 from espnet2_sslam.unpack import is_archive, unpack
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -30,7 +28,11 @@ FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".yaml", ".json", ".onnx", ".bin
 WEIGHTS = ("model.safetensors", "*.safetensors", "*.pt", "*.pth")  # first kind found
 CONFIGS = ("config.json", "config.yaml", "preprocessor_config.json", "classes.txt")
 TEXTS = (*CONFIGS, "*label*.csv", "*label*.txt", "*label*.json")
-NO_REPOSITORY = "does not exist, or is private: check the name, or `hf auth login`"
+# What looks like an id may be a folder's name with a slip.
+NO_REPOSITORY = """is not there: no such folder here, and on the Hub no such repository,
+or a private one: check the name, or `hf auth login`""".replace(
+    "\n", " "
+)
 REFUSALS = {  # by huggingface_hub's error or the status of the answer
     "GatedRepoError": "is gated: accept its terms on its page, then `hf auth login`",
     "RevisionNotFoundError": "has no such revision: see its list of commits",
@@ -141,12 +143,14 @@ def packed_files(text: bytes, files: Iterable[str], source: str) -> tuple[str, s
         CheckpointError: Not ESPnet's meta.yaml, or one of another kind of model.
     """
     try:
-        named = dict(yaml.safe_load(text)["files"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        named = dict(parse_yaml(text, META_FILE)["files"])
+    except (KeyError, TypeError, ValueError):
         raise CheckpointError(
             f"{source}: its {META_FILE} is not that of ESPnet's pack"
         ) from None
-    models = [v for k, v in named.items() if len(named) == 1 or k.endswith(MODEL_FILE)]
+    models = [
+        v for k, v in named.items() if len(named) == 1 or str(k).endswith(MODEL_FILE)
+    ]
     if len(models) != 1:
         raise CheckpointError(
             f"{source}: its {META_FILE} must name one {MODEL_FILE}, it names "
@@ -211,8 +215,9 @@ class _Repository:
             files = self._cached()
             if not files:
                 raise CheckpointError(
-                    f"{self.label} is not in the cache ({self.cache}) and {reason}: "
-                    "connect to the network and run again"
+                    f"{self.label} is not there: no such folder here; as a Hugging "
+                    f"Face id it is not in the cache ({self.cache}) and {reason}: "
+                    "check the name, or connect to the network and run again"
                 ) from error
             logging.info("%s: commit %s from the cache", self.label, self.commit)
             return files

@@ -100,6 +100,7 @@ CFG_FILE = Path(__file__).with_name("fairseq.yaml")
 SHARED_SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio")  # named alike in all
 # What training adds to an encoder and a stored model has no use for.
 TRAINING_ONLY = "drop_path freeze input_size override_fbank_stats pretrained".split()
+MAX_DIMS = 8  # of a tensor
 COUNTERS = ("num_updates", "num_batches")  # buffers that only training has
 
 
@@ -295,10 +296,8 @@ def from_folder(state: State, config: Mapping[str, Any], source: str) -> Parts:
     head = [name for name in state if not name.startswith("encoder.")]
     if head and not options:
         raise CheckpointError(f"{source} holds more than an encoder: {', '.join(head)}")
-    missing = [name for name in FBANK_NAMES if f"encoder.{name}" not in state]
-    if missing:
-        raise CheckpointError(f"{source} lacks {', '.join(missing)} of its encoder")
     check_tensors(state, source)
+    _check_fbank(state, source)
     parts = Parts(state, config["encoder"], options, config.get("origin") or {})
     stated = float(config["fbank_mean"]), float(config["fbank_std"])
     if not np.allclose(parts.fbank, stated, rtol=1e-4, atol=1e-4):
@@ -310,6 +309,14 @@ def from_folder(state: State, config: Mapping[str, Any], source: str) -> Parts:
     return parts
 
 
+def _check_fbank(state: State, source: str) -> None:
+    """Refuse an encoder without the mean and std of its log-mel."""
+    for name in FBANK_NAMES:
+        value = state.get(f"encoder.{name}")
+        if value is None or value.numel() != 1:
+            raise CheckpointError(f"{source} lacks {name} of its encoder")
+
+
 def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
     """Take apart a .pth file; of other tasks than ours, the encoder.
 
@@ -319,6 +326,7 @@ def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
         source: What errors call the file.
     """
     check_tensors(state, source)
+    _check_fbank(state, source)
     conf = config["encoder_conf"].items()
     options = {name: value for name, value in conf if name not in TRAINING_ONLY}
     sizes = EncoderConfig.from_dict(options, f"encoder_conf beside {source}")
@@ -422,17 +430,28 @@ def from_fairseq(checkpoint: Any, source: str) -> Parts:
     if teacher:
         teacher = from_authors(f"{source} (EMA)", teacher, ENCODER_NAMES)
         tensors.update(put_below(teacher, "teacher."))
-    cfg = plain(content.get("cfg")) or {}
-    model_cfg, task_cfg = cfg.get("model") or {}, cfg.get("task") or {}
-    base_cfg = (model_cfg.get("pretrained_model_args") or {}).get("model") or model_cfg
-    image_cfg = (base_cfg.get("modalities") or {}).get("image") or {}
+    cfg = _section(source, content, "cfg")
+    model_cfg, task_cfg = _section(source, cfg, "model"), _section(source, cfg, "task")
+    pretrained = _section(source, model_cfg, "pretrained_model_args")
+    base_cfg = _section(source, pretrained, "model") or model_cfg
+    image_cfg = _section(source, _section(source, base_cfg, "modalities"), "image")
     _check_architecture(source, base_cfg, image_cfg)
-    labels = (plain(content.get("task_state")) or {}).get("labels")
+    labels = _section(source, _section(source, content, "task_state"), "labels")
     classes = None
-    if isinstance(labels, Mapping) and labels:  # {name: number}
-        classes = sorted(map(str, labels), key=lambda name: int(labels[name]))
+    if labels:  # {name: number}
+        if not all(str(number).isdecimal() for number in labels.values()):
+            raise CheckpointError(f"{source}: its labels are not numbered")
+        classes = sorted(map(str, labels), key=lambda name: int(str(labels[name])))
     details = {**base_cfg, **task_cfg, **model_cfg}
     return _parts(tensors, details, base_cfg.get("num_heads"), classes)
+
+
+def _section(source: str, content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of the authors' configuration, empty if it is not there."""
+    section = plain(content.get(name)) or {}
+    if not isinstance(section, Mapping):
+        raise CheckpointError(f"{source}: {name} must hold names and values")
+    return section
 
 
 def from_huggingface(state: State, config: Mapping[str, Any], source: str) -> Parts:
@@ -469,12 +488,21 @@ def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_tensors(state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Refuse tensors that would take more memory than their file, or hold NaN.
+    """Refuse what is no plain tensor, would take more memory than its file, or is NaN.
 
     Raises:
         CheckpointError: The first of them by name.
     """
     for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            kind = type(value).__name__
+            raise CheckpointError(f"{source} is no model: {name!r:.40} is a {kind}")
+        if value.dim() > MAX_DIMS:
+            raise CheckpointError(f"{source}: {name} has {value.dim()} dimensions")
+        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+            raise CheckpointError(
+                f"{source}: {name} is sparse, quantized or complex: save it as float32"
+            )
         if value.is_meta:  # shapes alone
             continue
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
@@ -611,8 +639,9 @@ def _parts(
         CheckpointError: The entries that tell the sizes are missing.
     """
     encoder = below(tensors, "encoder.")
-    needed = ("patch_embed.proj.weight", "positions", "blocks.0.mlp.fc1.weight")
-    missing = [name for name in needed if name not in encoder]
+    dims = {"patch_embed.proj.weight": 4, "positions": 3, "blocks.0.mlp.fc1.weight": 2}
+    needed = {name: encoder.get(name, torch.zeros(())) for name in dims}
+    missing = [n for n, of in needed.items() if of.dim() != dims[n] or not len(of)]
     if missing:
         raise CheckpointError(f"not an SSLAM encoder: it lacks {', '.join(missing)}")
     width = len(encoder["patch_embed.proj.weight"])

@@ -6,7 +6,6 @@ is loaded must fit in every name and shape (`compare_states`), whoever loads it.
 
 import json
 import logging
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +38,7 @@ from espnet2_sslam.units import PATCH_SIZE
 
 Model = SSLAMEncoder | SSLAMClassifier
 PREFERRED = ("latest.pth", "model.pth")  # weights of a training folder
+RESUME_FILE = "checkpoint.pth"  # of a training
 MARK = "encoder.patch_embed.proj.weight"  # of our trainings
 LARGEST_HEADER = 100_000_000  # bytes of JSON that safetensors allows
 # Classes of these packages describe a configuration; stand-ins take their place.
@@ -115,6 +115,8 @@ def read_parts(
     path = weights_file(path) if path.is_dir() else path
     is_pickle = kind_of(path) == "pickle"
     parts, layout = (_from_pickle if is_pickle else _from_safetensors)(path)
+    if any(value.is_meta for value in parts.tensors.values()):
+        raise CheckpointError(f"{path} holds shapes without values: get it again")
     parts.origin = parts.origin or {
         "file": path.name,
         "sha256": store.sha256(path),
@@ -134,13 +136,18 @@ def weights_file(folder: Path) -> Path:
     if (folder / WEIGHTS_FILE).exists():
         return folder / WEIGHTS_FILE
     files = [p for s in ("*.safetensors", "*.pth", "*.pt") for p in folder.glob(s)]
-    files = sorted(path for path in files if path.name != "checkpoint.pth")
+    files = sorted(path for path in files if path.name != RESUME_FILE)
     preferred = [path for path in files if path.name in PREFERRED]
     if preferred or len(files) == 1:
         chosen = (preferred or files)[0]
         logging.info("weights of %s: %s", folder, chosen.name)
         return chosen
     names = ", ".join(path.name for path in files)
+    if not files and (folder / RESUME_FILE).exists():
+        raise CheckpointError(
+            f"{folder} holds the state of a training, {RESUME_FILE}, and no weights: "
+            "latest.pth or <N>epoch.pth come with its first epoch"
+        )
     raise CheckpointError(
         f"{folder} holds several files of weights, name one: {names}"
         if files
@@ -169,7 +176,7 @@ def kind_of(path: Path) -> str:
     if head[8:9] == b"{" and length <= min(size, LARGEST_HEADER):
         return "safetensors"
     is_zip = head[:4] == b"PK\x03\x04"
-    if head[:1] == b"\x80" or (is_zip and zipfile.is_zipfile(path)):
+    if head[:1] == b"\x80" or (is_zip and store.is_zip(path)):
         return "pickle"
     fault = "is not a checkpoint: neither safetensors nor a file of torch.save"
     if is_zip or size == 0:
@@ -212,7 +219,7 @@ def _from_safetensors(path: Path) -> tuple[Parts, str]:
     if file.exists():
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             config = None
         if not isinstance(config, dict):
             raise CheckpointError(f"{file} is not a JSON object")
@@ -230,7 +237,8 @@ def _from_pickle(path: Path) -> tuple[Parts, str]:
     """Parts and layout of a file of torch.save: a training's or the authors'."""
     content = read_pickle(path)
     if isinstance(content, Mapping) and all(isinstance(k, str) for k in content):
-        inside = layouts.unwrapped(content)
+        inside = content.get("model", content.get("state_dict", content))
+        inside = layouts.unwrapped(inside if isinstance(inside, Mapping) else content)
         content = inside if MARK in inside else content
     if not isinstance(content, Mapping) or MARK not in content:
         return layouts.from_fairseq(content, str(path)), "fairseq"

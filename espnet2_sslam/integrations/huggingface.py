@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AudioClassificationPipeline,
@@ -35,12 +36,14 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from espnet2_sslam.audio import read_audio
+from espnet2_sslam.audio import check_values, read_audio, to_float
 from espnet2_sslam.checkpoint import FORMAT_VERSION, PREPROCESSOR_FILE
+from espnet2_sslam.checkpoint.layouts import check_tensors
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.features import zero_padding
+from espnet2_sslam.store import set_usual_mode
 from espnet2_sslam.units import AUDIOSET_MEAN, AUDIOSET_STD, SAMPLE_RATE
 
 __all__ = [
@@ -190,11 +193,12 @@ class SSLAMFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech: One mono clip (N,), or several: a list of them or (B, N). Floats
-                in [-1, 1], or 16- or 32-bit integers, which are scaled to it.
+                in [-1, 1], or integers of `audio.SCALES`, which are scaled to it.
             sampling_rate: Of `raw_speech`; give it, so that a wrong one is noticed.
 
         Raises:
-            ValueError: Another rate, not mono, empty, or samples that are not finite.
+            ValueError: Another rate, not mono, empty, or samples that are not finite
+                or in the range of integers.
         """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(
@@ -226,11 +230,8 @@ def _mono(audio: Any, number: int) -> np.ndarray:
         raise ValueError(
             f"clip {number}: need mono audio of shape (samples,), got {audio.shape}"
         )
-    if audio.dtype in (np.int16, np.int32):
-        return audio.astype(np.float32) / -float(np.iinfo(audio.dtype).min)
-    audio = audio.astype(np.float32)
-    if not np.isfinite(audio).all():
-        raise ValueError(f"clip {number} holds NaN or infinite samples: repair it")
+    audio = to_float(audio, f"clip {number}")
+    check_values(float(audio.min()), float(audio.max()), f"clip {number}")
     return audio
 
 
@@ -273,13 +274,15 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         """As in transformers, but an encoder that does not fit is an error.
 
         Raises:
-            ValueError: Names all entries that are missing or unknown.
+            ValueError: Names all entries that are missing or unknown, or one that holds
+                NaN.
         """
         try:
             loaded: Any = super().from_pretrained(
                 *args, output_loading_info=True, **kwargs
             )
-        except (TypeError, RuntimeError) as error:  # shapes, or values in config.json
+        # shapes, values in config.json, the header of the weights
+        except (TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             where = args[0] if args else "the model"
             raise ValueError(f"{where} does not fit together: {reason}") from error
@@ -295,11 +298,14 @@ class SSLAMPreTrainedModel(PreTrainedModel):
                 f"{', '.join(sorted(missing)) or 'nothing'}; unknown "
                 f"{', '.join(sorted(unknown)) or 'nothing'}"
             )
+        check_tensors(model.state_dict(), str(args[0] if args else "the model"))
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any):
         """As in transformers, with the preprocessor_config.json that pipelines need."""
         result = super().save_pretrained(save_directory, *args, **kwargs)
+        for path in Path(save_directory).glob("*.safetensors"):
+            set_usual_mode(path)
         if not (Path(save_directory) / PREPROCESSOR_FILE).exists():
             SSLAMFeatureExtractor().save_pretrained(save_directory)
         return result

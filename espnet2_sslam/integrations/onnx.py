@@ -78,7 +78,8 @@ def export_onnx(
     """Write a model as ONNX, fbank included, and compare it with PyTorch.
 
     Inputs: `speech` (B, samples), float32 at 16 kHz in [-1, 1], padded at the end, and
-    `speech_lengths` (B,), int64, at least 400 each. Outputs: see the graphs below.
+    `speech_lengths` (B,), int64. Outputs: see the graphs below; of a clip whose length
+    is below 400 or beyond the samples they are NaN, and its feature length is 0.
     Speech longer than `max_samples` (in the metadata; the encoder's max_frames) is
     refused by the runtime, unless the model has target_frames.
 
@@ -143,6 +144,7 @@ def _metadata(graph: Any, dtype: str, origin: dict | None) -> dict[str, str]:
         "sampling_rate": SAMPLE_RATE,
         "resampler": encoder.config.resampler,
         "min_samples": FRAME_LENGTH,
+        "invalid_lengths": "NaN in the clip's outputs",
         "max_samples": _max_samples(encoder),
         "target_frames": encoder.config.target_frames,
         "fbank_mean": float(encoder.log_mel.mean),
@@ -197,10 +199,13 @@ class FeatureGraph(nn.Module):
         states = out.layers[1:] if layer == "all" else [out.last]
         shaped = [self.encoder.shaped(state, out.steps) for state in states]
         vectors = [self.pooling(out._replace(last=state)) for state in states]
+        (features, lengths), embedding = shaped[0], vectors[0]
         if layer == "all":
             features = torch.stack([state for state, _ in shaped], 1)
-            return features, shaped[0][1], torch.stack(vectors, 1)
-        return *shaped[0], vectors[0]
+            embedding = torch.stack(vectors, 1)
+        usable = _usable(speech, speech_lengths)
+        lengths = torch.where(usable, lengths, 0)
+        return _or_nan(features, usable), lengths, _or_nan(embedding, usable)
 
 
 class ScoreGraph(nn.Module):
@@ -221,7 +226,19 @@ class ScoreGraph(nn.Module):
         layer = self.classifier.pooling.layer
         out = _float(self.encoder.hidden_states(speech, speech_lengths, layer))
         logits = self.classifier.logits(self.classifier.pooling(out))
-        return logits, self.classifier.scores(logits)
+        usable, scores = _usable(speech, speech_lengths), self.classifier.scores(logits)
+        return _or_nan(logits, usable), _or_nan(scores, usable)
+
+
+def _usable(speech: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Which clips (B,) have a length that can be: a graph cannot raise an error."""
+    return (lengths >= FRAME_LENGTH) & (lengths <= speech.shape[1])
+
+
+def _or_nan(output: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
+    """The output (B, ...), NaN for the clips that are not usable."""
+    rows = usable.view(-1, *[1] * (output.dim() - 1))
+    return torch.where(rows, output, float("nan"))
 
 
 def _graph(model: nn.Module, pooling: str) -> FeatureGraph | ScoreGraph:

@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from espnet2_sslam import store
 from espnet2_sslam._hook import without_flash_attention_note
 from espnet2_sslam.checkpoint import check_init_param, compare_states, load_states
 from espnet2_sslam.classifier import SSLAMClassifier
@@ -259,7 +260,7 @@ class SSLAMAbsTask(AbsTask):
         )
 
     @classmethod
-    def min_clips_per_rank(cls, args: argparse.Namespace) -> int:
+    def min_clips_per_rank(cls, args: argparse.Namespace, train: bool = True) -> int:
         """Return how many clips a rank needs per batch (2 where clips are mixed)."""
         return 1
 
@@ -328,7 +329,7 @@ class SSLAMAbsTask(AbsTask):
             train=iter_options.train,
             seed=args.seed,
             drop_last=args.drop_last_iter,
-            min_clips_per_rank=cls.min_clips_per_rank(args),
+            min_clips_per_rank=cls.min_clips_per_rank(args, iter_options.train),
             **options,
         )
 
@@ -401,8 +402,7 @@ class SSLAMAbsTask(AbsTask):
         for path in (config_file, model_file):
             if path is not None and not Path(path).is_file():
                 raise ValueError(f"{path} does not exist: train the model first")
-        with open(config_file, encoding="utf-8") as stream:
-            args = argparse.Namespace(**yaml.safe_load(stream))
+        args = argparse.Namespace(**store.read_yaml(config_file))
         model = cls.build_model(args)
         if model_file is not None:
             states = load_states(model_file)

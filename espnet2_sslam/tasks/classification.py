@@ -1,15 +1,16 @@
 """Fine-tuning and linear evaluation as an ESPnet task."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
 
 from espnet2_sslam import corpus
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.classifier import SSLAMClassifier, classifier_from_config
 from espnet2_sslam.config import SIZES, EncoderConfig, HeadConfig, check_keywords
+from espnet2_sslam.store import read_yaml
 from espnet2_sslam.tasks.base import SSLAMAbsTask
+from espnet2_sslam.tasks.data import ClipSampler
 
 # What a classifier takes over from the training of its encoder, unless told otherwise.
 INHERITED = (*SIZES, "fbank_mean", "fbank_std")
@@ -80,6 +81,26 @@ class SSLAMClassificationTask(SSLAMAbsTask):
         return ("label",) if inference else ()
 
     @classmethod
+    def min_clips_per_rank(cls, args: argparse.Namespace, train: bool = True) -> int:
+        """Return 2 where batch norm learns from a batch, else 1."""
+        return 2 if train and args.model_conf.get("head_norm") == "batch" else 1
+
+    @classmethod
+    def build_sampler(
+        cls, args: argparse.Namespace, iter_options, keys: Sequence[str]
+    ) -> ClipSampler:
+        """Return the sampler of one list of clips; say what batch norm needs."""
+        try:
+            return super().build_sampler(args, iter_options, keys)
+        except ValueError as error:
+            if cls.min_clips_per_rank(args, iter_options.train) == 1:
+                raise
+            raise ValueError(
+                f"{error}; model_conf head_norm: batch needs 2 clips in each batch of "
+                "a rank, head_norm: layer takes one"
+            ) from None
+
+    @classmethod
     def preprocess_options(cls, args: argparse.Namespace) -> dict:
         """Also make label vectors, of exactly one label where classes exclude."""
         return {
@@ -118,8 +139,7 @@ def inherited_options(args: argparse.Namespace) -> dict:
         return {}
     if not Path(path).is_file():
         raise ValueError(f"--encoder_config {path} does not exist: train it first")
-    with open(path, encoding="utf-8") as stream:
-        conf = (yaml.safe_load(stream) or {}).get("encoder_conf")
+    conf = read_yaml(path).get("encoder_conf")
     if not isinstance(conf, dict):
         raise ValueError(f"{path} has no encoder_conf: give a training's config.yaml")
     return {name: conf[name] for name in INHERITED if name in conf}

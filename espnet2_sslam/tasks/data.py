@@ -18,6 +18,7 @@ from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 
+from espnet2_sslam.audio import check_values, to_float
 from espnet2_sslam.config import RESAMPLERS
 from espnet2_sslam.corpus import RESAMPLER_FILE, table_lines
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, SAMPLE_RATE
@@ -320,19 +321,18 @@ class ClipPreprocessor:
                 f"clip {uid} has shape {tuple(speech.shape)}, {form} is needed: "
                 "prepare the data as 16 kHz mono, or set --input_size"
             )
-        if speech.dtype in (np.int16, np.int32) and is_audio:
-            speech = speech.astype(np.float32) / -float(np.iinfo(speech.dtype).min)
-        if speech.dtype.kind != "f":
-            raise ClipError(
-                f"clip {uid} holds {speech.dtype} numbers, float or int16 are needed: "
-                f"{PREPARE}"
-            )
-        if not np.isfinite(speech).all():
-            raise ClipError(
-                f"clip {uid} holds NaN or infinite values: take it out of the lists or "
-                f"{PREPARE}"
-            )
-        return speech.astype(np.float32, copy=False)
+        name = f"clip {uid}"
+        try:
+            if not is_audio and speech.dtype.kind != "f":
+                raise ValueError(f"{name}: need real numbers, got {speech.dtype}")
+            speech = to_float(speech, name)
+            if is_audio and len(speech):
+                check_values(float(speech.min()), float(speech.max()), name)
+            elif not np.isfinite(speech).all():
+                raise ValueError(f"{name}: not finite: NaN or infinite values")
+        except ValueError as error:
+            raise ClipError(f"{error}; take it out of the lists or {PREPARE}") from None
+        return speech
 
     def _cut(self, uid: str, speech: np.ndarray) -> np.ndarray:
         """Refuse a clip that is too short, cut one that is too long."""

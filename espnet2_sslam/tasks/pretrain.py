@@ -37,7 +37,7 @@ class SSLAMTask(SSLAMAbsTask):
         check_keywords(ConvDecoder, decoder, option, ["embed_dim"])
 
     @classmethod
-    def min_clips_per_rank(cls, args: argparse.Namespace) -> int:
+    def min_clips_per_rank(cls, args: argparse.Namespace, train: bool = True) -> int:
         """Return 2 where clips are mixed with each other, else 1."""
         return 2 if args.model_conf.get("mixture") else 1
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet2_sslam.checkpoint import load_model
 from espnet2_sslam.config import SIZES, EncoderConfig
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
-from espnet2_sslam.features import zero_padding
+from espnet2_sslam.features import scaled, zero_padding
+from espnet2_sslam.store import read_yaml
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, PATCHES_PER_STEP
 
 STEP = PATCH_SIZE * FRAME_SHIFT  # samples of a time patch: 2560, 160 ms
@@ -61,9 +61,7 @@ def read_options(
         path = Path(options).expanduser()
         if not path.is_file():
             raise ValueError(f"model_config {path} is not a file")
-        options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if not isinstance(options, dict):
-            raise ValueError(f"{path} must hold options, one `name: value` per line")
+        options = read_yaml(path)
     options = {**options, **keywords}
     unknown = sorted(map(str, options.keys() - set(OPTIONS)))
     if unknown:
@@ -129,13 +127,19 @@ class UpstreamExpert(nn.Module):
         """Hidden states of a batch.
 
         Args:
-            wavs: Waveforms (samples,) at 16 kHz in [-1, 1], of any lengths.
+            wavs: Waveforms (samples,) at 16 kHz, of any lengths: floats in [-1, 1] or
+                integers of `audio.SCALES`.
 
         Returns:
             `hidden_states`: a list of (B, T, D or 8 * D), the patch embedding and
             every block, T = ceil(longest / rate), zero beyond a clip's last step;
             `last_hidden_state`; and each as `hidden_state_<number>`.
+
+        Raises:
+            ValueError: No clips, or samples that `features.checked_waves` refuses.
         """
+        if len(wavs) == 0:
+            raise ValueError("need a list of clips, got none")
         steps = torch.tensor([-(-len(wav) // self.rate) for wav in wavs])
         wavs = [_lengthened(wav) for wav in wavs]
         speech = pad_sequence(wavs, batch_first=True)
@@ -215,6 +219,7 @@ def _lengthened(wav: torch.Tensor) -> torch.Tensor:
     samples = len(wav)
     if wav.dim() != 1 or samples == 0:
         raise ValueError(f"need clips of shape (samples,), got {tuple(wav.shape)}")
+    wav = scaled(wav)
     needed = (samples - 1) // STEP * STEP + FRAME_LENGTH
     if samples >= needed:
         return wav
