@@ -16,18 +16,13 @@ from espnet2_sslam import losses, mixing
 from espnet2_sslam.config import check_choice
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
-<<<<<<< HEAD
+from espnet2_sslam.features import checked_waves
 from espnet2_sslam.masking import (
     batch_generator,
     inverse_block_mask,
     keyed_generator,
     split_indices,
 )
-=======
-from espnet2_sslam.features import checked_waves
-from espnet2_sslam.masking import inverse_block_mask, split_indices
-from espnet2_sslam.randomness import batch_generator, keyed_generator
->>>>>>> h/arrays
 from espnet2_sslam.teacher import Targets, Teacher
 from espnet2_sslam.units import PATCH_SIZE
 
