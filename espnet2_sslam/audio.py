@@ -444,8 +444,10 @@ def _av_decoded(name: str, file: BinaryIO, doubt: str) -> Decoded:
         stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise ValueError("no decoder for this codec")
-        blocks = _av_blocks(name, container, stream)
+        blocks = _av_blocks(name, container, stream, doubt)
         first = next(blocks, None)
+    except AudioError:
+        raise
     except (FFmpegError, IndexError, ValueError):
         raise AudioError(name, f"{doubt}; FFmpeg cannot read it either") from None
     if first is None:  # some text passes for an empty container
@@ -453,14 +455,16 @@ def _av_decoded(name: str, file: BinaryIO, doubt: str) -> Decoded:
     return stream.rate, chain([first], blocks)
 
 
-def _av_blocks(name: str, container: Any, stream: Any) -> Iterator[np.ndarray]:
+def _av_blocks(
+    name: str, container: Any, stream: Any, doubt: str
+) -> Iterator[np.ndarray]:
     """Blocks (n, channels) of one stream, checked against the container's length."""
     import av
 
     to_float = av.AudioResampler(format="fltp")
     rate, frames, waiting, size = stream.rate, 0, [], 0
     with container:
-        for frame in container.decode(stream):
+        for frame in _frames(name, container, stream, doubt):
             if frame.sample_rate != rate or (
                 waiting and frame.layout.nb_channels != len(waiting[0])
             ):
@@ -488,6 +492,27 @@ def _av_blocks(name: str, container: Any, stream: Any) -> Iterator[np.ndarray]:
             f"truncated: the header says {expected:.2f} s, {frames / rate:.2f} s are "
             "there",
         )
+
+
+def _frames(name: str, container: Any, stream: Any, doubt: str) -> Iterator[Any]:
+    """The frames of a stream; a fault behind the first one is damage or the doubt."""
+    from av.error import FFmpegError
+
+    frames, count = container.decode(stream), 0
+    while True:
+        try:
+            frame = next(frames, None)
+        except FFmpegError as error:
+            if not count:
+                raise
+            if doubt.startswith("not audio"):
+                doubt = "damaged or truncated: get it again"
+            reason = f"{doubt}; FFmpeg stops after {count} packets ({_detail(error)})"
+            raise AudioError(name, reason) from None
+        if frame is None:
+            return
+        count += 1
+        yield frame
 
 
 # Headers that do not tell the truth. FLAC and MP3 show it when they are decoded; the
@@ -534,7 +559,7 @@ def _check_headers(name: str, file: BinaryIO) -> str | None:
         start, length = struct.unpack(">II", head[4:12])
         expected = 0 if _is_unknown(length) else start + length
         if 0 < expected < size - 8:
-            doubt = _more(size - expected)
+            doubt = _check_rest(name, file, expected, length)
     if expected > size:
         raise AudioError(name, f"truncated: {size} of {expected} bytes are there")
     for magic in SECOND:
@@ -562,7 +587,8 @@ def _second(file: BinaryIO, magic: bytes) -> str | None:
         # Several streams that play together begin an Ogg file: at its head, together.
         is_first_page = not ogg or page[5] & 2
         if begun and is_first_page:
-            return f"more audio: a second recording begins at byte {start}"
+            place = f"begins at byte {start} (split it there)"
+            return f"more audio: a second recording {place}"
         begun = begun or not ogg or not is_first_page
     return None
 
@@ -611,12 +637,17 @@ def _check_chunks(
                 f"truncated: {detail}; if the file is whole, convert it: ffmpeg -i IN "
                 "OUT.wav",
             )
-        return _check_rest(name, file, min(position + header + length, size), size)
+        return _check_rest(name, file, min(position + header + length, size), length)
     raise AudioError(name, "truncated: the file ends before its audio")
 
 
-def _check_rest(name: str, file: BinaryIO, end: int, size: int) -> str | None:
-    """What stands behind the audio must be other chunks, or padding."""
+def _check_rest(name: str, file: BinaryIO, end: int, length: int) -> str | None:
+    """What stands behind the audio must be other chunks, or padding.
+
+    More than the audio itself is audio that the header does not count, as behind a
+    length that wrapped at 4 GiB; less is left out, with a warning.
+    """
+    size = file.seek(0, os.SEEK_END)
     file.seek(end)
     rest = file.read(1 << 16)
     begin = rest[:5].lstrip(b"\0")[:4]  # after a byte of padding
@@ -627,7 +658,12 @@ def _check_rest(name: str, file: BinaryIO, end: int, size: int) -> str | None:
         raise AudioError(
             name, f"more audio: a second file begins at byte {at}; split them"
         )
-    return None if re.fullmatch(rb"[\w ]{4}", begin) else _more(size - end)
+    if re.fullmatch(rb"[\w ]{4}", begin):
+        return None
+    if size - end >= length:
+        return _more(size - end)
+    logging.warning("%s: %d bytes behind the audio are left out", name, size - end)
+    return None
 
 
 def _check_ogg(name: str, file: BinaryIO) -> None:
@@ -880,6 +916,10 @@ def find_audio(
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
+        if "records.jsonl" in files and "splits.txt" in files:
+            left_out["folders that formatting made"] += 1
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             if name.startswith("."):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -366,3 +367,25 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(clips, format):
     child.join()
     assert child.exitcode == 1 and "done already" not in log.read_text()
     assert output.read_bytes() == interrupted
+
+
+@pytest.mark.parametrize(
+    "output, more, words",
+    [
+        ("model/config.csv", ("clips/00.wav",), "is .in. the model"),
+        ("clips.txt", ("--list", "clips.txt"), "is a list or a file of thresholds"),
+        ("clips/00.wav", ("clips/00.wav",), "is one of the recordings"),
+        ("link.csv", ("clips/00.wav",), "is one of the recordings"),
+    ],
+)
+def test_an_output_never_replaces_what_is_read(clips, capsys, output, more, words):
+    first = sorted(clips.iterdir())[0]
+    first.rename(clips / "00.wav")
+    Path("model").mkdir()
+    Path("model/config.csv").write_text("precious")
+    Path("clips.txt").write_text("clips/00.wav\n")
+    Path("link.csv").symlink_to("clips/00.wav")
+    before = Path(output).read_bytes()
+    status, _, error = _embed(capsys, *more, "-o", output, "--format", "csv")
+    assert status == 1 and re.search(words, error)
+    assert Path(output).read_bytes() == before

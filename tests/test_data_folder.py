@@ -687,3 +687,39 @@ def test_data_sh_passes_options_on_and_explains_mistakes(tmp_path):
     result = run("--corpus", "folder", "--corpus_dir", folder, "--valid_share", "0.5")
     assert result.returncode == 0, result.stderr
     assert len(read_table(tmp_path / "data/pretrain/valid/wav.scp")) == 2
+
+
+def test_what_formatting_made_is_no_corpus(tmp_path):
+    from collections import Counter
+
+    from espnet2_sslam.audio import find_audio
+
+    touch(tmp_path / "corpus/dog", "a.wav")
+    touch(tmp_path / "corpus/dump/raw", "records.jsonl", "splits.txt")
+    touch(tmp_path / "corpus/dump/raw/audio/07", "a.flac")
+    left_out = Counter()
+    assert find_audio(tmp_path / "corpus", left_out) == [
+        str(tmp_path / "corpus/dog/a.wav")
+    ]
+    assert left_out == {"folders that formatting made": 1}
+
+
+def test_one_file_under_two_spellings_of_its_path_is_one_clip(tmp_path):
+    folder = touch(tmp_path / "clips", "a.wav", "b.wav", "c.wav", "cafe\u0301.wav")
+    names = ["a.wav", folder / "a.wav", "b.wav", "x/../c.wav", "caf\u00e9.wav"]
+    rows = [f"{name},{label}" for name, label in zip(names, "xyzzx", strict=True)]
+    (folder / "metadata.csv").write_text("\n".join(["path,label", *rows]), "utf-8")
+    splits = prepare("folder", folder, tmp_path / "data", "--task", "multi_label")
+    wav = {
+        path
+        for name, split in splits.items()
+        if name.startswith("folder/")
+        for path in split.wav.values()
+    }
+    assert wav == {str(path) for path in folder.glob("*.wav")}
+
+
+def test_a_pattern_that_is_none_is_one_line(tmp_path):
+    folder = touch(tmp_path / "clips", "a.wav", "b.wav")
+    with pytest.raises(ValueError, match="--group_regex '.': "):
+        prepare("folder", folder, tmp_path / "data", "--group_regex", "(")

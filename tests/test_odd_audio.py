@@ -117,6 +117,8 @@ READ = {
     "a byte too many.wav": lambda: wav(len(wav()) - 44 + 1),
     "closed never.wav": lambda: wav(0, riff=8),
     "zeros behind.wav": lambda: wav(behind=bytes(300)),
+    "junk behind.wav": lambda: wav(behind=b"\xff" * 4096),
+    "junk behind.au": lambda: encoded("AU", "PCM_16") + b"\xff" * 4000,
     "a list behind.wav": lambda: wav(behind=b"LIST\4\0\0\0INFO"),
     "no end flag.ogg": ogg_without_end,
     "zeros behind.ogg": lambda: encoded("OGG", "VORBIS") + bytes(5000),
@@ -207,6 +209,22 @@ def test_what_is_no_whole_file_is_refused_in_one_line(
     with pytest.raises(AudioError, match=words) as caught:
         read_audio(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["junk behind.wav", "junk behind.au"])
+def test_what_is_left_out_behind_the_audio_is_said(tmp_path, caplog, name):
+    (tmp_path / name).write_bytes(READ[name]())
+    assert len(read_audio(tmp_path / name)) == 4 * RATE
+    assert "bytes behind the audio are left out" in caplog.text
+
+
+def test_a_chain_of_two_rates_says_what_it_is(tmp_path):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    file = io.BytesIO()
+    soundfile.write(file, TONE, 22050, format="OGG")
+    (tmp_path / "a.ogg").write_bytes(encoded("OGG", "VORBIS") + file.getvalue())
+    with pytest.raises(AudioError, match="begins at byte .* .split it there.; FFmpeg"):
+        read_audio(tmp_path / "a.ogg")
 
 
 def test_a_playlist_does_not_have_other_files_read(tmp_path):

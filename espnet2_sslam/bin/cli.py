@@ -520,14 +520,7 @@ def _results(
         ), {}
         _refuse(failures, total, "")
         return
-    if args.output.exists():
-        output = os.stat(args.output)
-        for item in items:
-            with suppress(OSError):
-                if os.path.samestat(output, os.stat(item.path)):
-                    raise ValueError(
-                        f"{args.output} is one of the recordings: name another -o"
-                    )
+    _refuse_inputs(args, items)
     weights = hashlib.sha256()
     for name, tensor in sorted(model.model.state_dict().items()):
         weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -609,6 +602,27 @@ def _label_lines(
                 yield from (f"  {score:.3f}  {label}" for label, score in labels)
                 if not labels:
                     yield "  no label reaches the threshold"
+
+
+def _refuse_inputs(args: argparse.Namespace, items: Iterable[Any]) -> None:
+    """Raise ValueError if -o would replace what the command reads."""
+    model, output = Path(args.model).resolve(), args.output.resolve()
+    if output == model or (model.is_dir() and model in output.parents):
+        raise ValueError(f"{args.output} is (in) the model: name another -o")
+    if not args.output.exists():
+        return
+    status = os.stat(args.output)
+    thresholds = getattr(args, "threshold", [])
+    inputs = (
+        (of, "a list or a file of thresholds") for of in [*args.list, *thresholds]
+    )
+    for path, kind in (
+        *inputs,
+        *((item.path, "one of the recordings") for item in items),
+    ):
+        with suppress(OSError):
+            if os.path.samestat(status, os.stat(path)):
+                raise ValueError(f"{args.output} is {kind}: name another -o")
 
 
 def _refuse(failures: Mapping[str, str], total: int, kept: str) -> None:

@@ -24,14 +24,24 @@ COLUMNS = {
     "species",
     "split": "split subset set fold partition",
     "group": "group recording recording_id",
-    "start": "start onset begin start_time begin_time onset_s",
-    "end": "end offset stop end_time offset_s",
+    "start": "start onset begin start_time begin_time onset_s start_s start_sec "
+    "start_seconds onset_seconds",
+    "end": "end offset stop end_time offset_s end_s end_sec end_seconds offset_seconds",
+    # Raven, of one file of several: where the selection begins in it
+    "place": "file_offset",
 }
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+# What an unknown column's name must not look like; {key: pattern}
+LOOKS_LIKE = {
+    "split": r"(is_)?(train|valid|val|dev|test|eval)(ing)?|data_?set|usage",
+    "time": r"(start|begin|onset|end|stop|offset)(_.*)?|from|to",
+}
+LABEL_LIKE = r".*(label|categor|class|species|tags?\b).*"
+SECONDS = ("s", "sec", "secs", "second", "seconds")
 _MEANINGS = {name: key for key, text in COLUMNS.items() for name in text.split()}
 OVERLAP = 0.5  # share of a piece that another event must cover to be its label too
 
@@ -107,17 +117,27 @@ def read_annotations(
     tabs = path.suffix.lower() == ".tsv" or "\t" in header
     delimiter = "\t" if tabs else ";" if ";" in header and "," not in header else ","
     reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        skipinitialspace=True,
+        strict=True,  # a quote that is never closed would swallow the rows behind it
     )
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(
+            f"{path}, line {reader.line_num}: {error} (is a quote not closed?)"
+        ) from None
     rows = [(number, cells) for number, cells in rows if any(cells)]
     if len(rows) < 2:
         raise ValueError(f"{path} lists no file")
     names = rows.pop(0)[1]
     for number, cells in rows:
+        if any("\n" in cell or "\r" in cell for cell in cells):
+            raise ValueError(
+                f"{path}, line {number}: a cell with a line break (is a quote not "
+                "closed?)"
+            )
         if len(cells) > len(names):
             raise ValueError(
                 f"{path}, line {number}: more cells than columns; put a name or labels "
@@ -145,8 +165,13 @@ def _find_columns(
     """Place of each column of `COLUMNS` that the table has; an empty one gives way."""
     columns: dict[str, int] = {}
     for at, name in enumerate(names):
-        name = re.sub(r"\(.*\)|\[.*\]", "", name.lower()).strip()
-        key = _MEANINGS.get(re.sub("[ -]", "_", name))
+        plain, _, unit = (
+            re.sub(r"[\])]\s*$", "", name.lower()).replace("[", "(").partition("(")
+        )
+        plain = re.sub("[ -]", "_", plain.strip())
+        key = _MEANINGS.get(plain)
+        if key in ("start", "end", "place") and unit.strip() not in ("", *SECONDS):
+            raise ValueError(f"{path}: the column {names[at]!r} is not in seconds")
         filled = any(row[at] for row in rows)
         other = columns.get(key, -1) if key else -1
         if other >= 0 and filled and any(row[other] for row in rows):
@@ -156,6 +181,7 @@ def _find_columns(
             )
         if key and (other < 0 or filled):
             columns[key] = at
+    _refuse_unused(path, names, rows, columns)
     if "path" not in columns and recording is None:
         raise ValueError(
             f"{path} needs a column `path` (and may have labels, split, group, start, "
@@ -168,6 +194,44 @@ def _find_columns(
             "missing: add it, or rename the column"
         )
     return columns
+
+
+def _refuse_unused(
+    path: Path,
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    columns: Mapping[str, int],
+) -> None:
+    """Raise ValueError for a column that looks like a split, a label or a time.
+
+    A random split in place of the user's, or clips without their labels or times,
+    would go unseen.
+    """
+    for at, name in enumerate(names):
+        plain = re.sub(r"[\[(].*", "", name.lower()).strip()
+        plain = re.sub("[ -]", "_", plain)
+        values = {row[at].lower() for row in rows if row[at]}
+        if at in columns.values() or plain in _MEANINGS or not values:
+            continue
+        kind = next(
+            (kind for kind, of in LOOKS_LIKE.items() if re.fullmatch(of, plain)), None
+        )
+        if "split" not in columns and (len(values) > 1 and values <= set(SPLITS)):
+            kind = "split"
+        if kind == "time" and "start" in columns and "end" in columns:
+            kind = None
+        if kind == "split" and "split" in columns:
+            kind = None
+        if "labels" not in columns and re.fullmatch(LABEL_LIKE, plain):
+            kind = "label"
+        if kind:
+            use = {"split": "split", "time": "start and end (seconds)"}.get(
+                kind, "label"
+            )
+            raise ValueError(
+                f"{path}: the column {name!r} looks like a {kind} and is not used: "
+                f"call it {use}, or rename it"
+            )
 
 
 def _row(where: str, cells: Mapping[str, str], separator: str) -> Row:
@@ -183,6 +247,8 @@ def _row(where: str, cells: Mapping[str, str], separator: str) -> Row:
     try:
         labels = split_labels(cells["labels"], separator) if "labels" in cells else None
         start, end = _times(cells.get("start", ""), cells.get("end", ""))
+        if cells.get("place") and start is not None and end is not None:
+            start, end = float(cells["place"]), float(cells["place"]) + end - start
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     group = cells.get("group") or None

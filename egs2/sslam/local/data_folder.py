@@ -28,6 +28,7 @@ by a seed; clips of one recording stay together: of the same column `group`, or 
 import logging
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -68,7 +69,20 @@ TIMES = {*COLUMNS["start"].split(), "begin time"}
 def read_metadata(path: Path, separator: str) -> list[Row]:
     """The clips of a CSV or TSV table."""
     rows = read_annotations(path, separator)
-    return merged(row._replace(name=Path(row.name).as_posix()) for row in rows)
+    return merged(
+        row._replace(name=relative_name(path.parent, row.name)) for row in rows
+    )
+
+
+def relative_name(folder: Path, name: str) -> str:
+    """One spelling for each file: below its folder if it is there, as on the disk."""
+    path = os.path.normpath(folder / name)
+    if not os.path.exists(path):  # macOS and Linux spell accents differently
+        for form in ("NFC", "NFD"):
+            other = unicodedata.normalize(form, path)
+            path = other if os.path.exists(other) else path
+    inside = os.path.relpath(path, folder)
+    return Path(path if inside.startswith("..") else inside).as_posix()
 
 
 def find_tables(folder: Path, writer: CorpusWriter) -> list[Path]:
@@ -303,6 +317,10 @@ def recordings(
 ) -> dict[str, str]:
     """What must not be divided between splits, in one word: see the module."""
     groups = {}
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--group_regex {pattern!r}: {error}") from None
     for key, row in clips.items():
         group = row.group or os.path.splitext(row.name)[0].lower()
         if pattern and not row.group:
