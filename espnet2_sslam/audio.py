@@ -26,6 +26,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
+from espnet2_sslam.config import (
+    INTEGER_PEAK,
+    MAX_PEAK,
+    full_scale,
+    peak_problem,
+    to_float,
+    warn_of_peak,
+)
 from espnet2_sslam.resampler import MAX_RATE, MIN_RATE, resampled
 from espnet2_sslam.units import FRAME_LENGTH, SAMPLE_RATE
 
@@ -43,14 +51,11 @@ matroska,webm ape wv ac3 eac3 mpc mpc8"""
 NAMES = ("path", "file")
 BLOCK_FRAMES = 1 << 18  # frames read at once, 16 s at 16 kHz: bounds the memory
 SILENCE_RANGE = 2.0**-15  # max - min of a silent clip: one step of 16-bit audio
-MAX_PEAK = 2.0  # worth a warning: decoders overshoot 1, but not that far
-INTEGER_PEAK = 100.0  # refused: float samples in the range of integers
 UNKNOWN_FRAMES = 1 << 48  # libsndfile's frame count when the header has none
 MP3_SLACK = 2 * 1152  # frames that an MP3's header may count more than decoders give
 MP3_HEADER = 1 << 16  # bytes at the beginning in which an MP3 counts its frames
 AV_SLACK = 0.25  # seconds that a container may count more than its decoder gives
 MAX_CHANNELS = 8  # of an array: more rows than that are taken for a batch of clips
-SCALES = {"int16": 2**15, "int32": 2**31, "uint8": 2**7}  # full scale of integers
 
 AudioFile = str | os.PathLike | BinaryIO
 _CUT = re.compile(r"(.*)#t=([\d.e-]+),(-?[\d.e-]+)", re.DOTALL)
@@ -95,79 +100,6 @@ class AudioSummary:
         if self.highest - self.lowest <= SILENCE_RANGE:
             return "silent: every sample has the same value"
         return peak_problem(self.peak)
-
-
-def peak_problem(peak: float) -> str | None:
-    """What is wrong with the largest absolute value of a clip, or None.
-
-    Beyond `MAX_PEAK` it is worth a warning, beyond `INTEGER_PEAK` the clip is refused:
-    one rule for files, arrays, formatting and the encoder.
-    """
-    if peak <= MAX_PEAK:
-        return None
-    reason = f"overload: peak {peak:.1f}, samples are taken to be in [-1, 1]"
-    if peak <= INTEGER_PEAK:
-        return reason
-    return f"{reason}: divide integers in a float file or array by their full scale"
-
-
-def full_scale(kind: str) -> tuple[float, float]:
-    """What 1.0 and silence are in samples of a type, such as "int16".
-
-    Raises:
-        ValueError: No type of audio: not real, or integers of unknown full scale.
-    """
-    if kind in SCALES:
-        return float(SCALES[kind]), 128.0 if kind == "uint8" else 0.0
-    if "int" in kind:
-        raise ValueError(
-            f"not audio: integers must be {', '.join(SCALES)}, got {kind}: their full "
-            "scale is not known, convert them to float in [-1, 1]"
-        )
-    if "float" not in kind:
-        raise ValueError(f"not audio: need real numbers, got {kind}")
-    return 1.0, 0.0
-
-
-def to_float(array: np.ndarray, name: str) -> np.ndarray:
-    """Samples as float32 in [-1, 1], their values not looked at; see `full_scale`."""
-    try:
-        scale, silence = full_scale(array.dtype.name)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    array = array.astype(np.float32, copy=False)
-    return array if scale == 1 else (array - np.float32(silence)) / np.float32(scale)
-
-
-def check_values(lowest: float, highest: float, name: str) -> None:
-    """The rule of `peak_problem` where a clip is one of many, as in training.
-
-    What is worth a warning is said once per process.
-
-    Args:
-        lowest, highest: Of the clip's samples; NaN where a sample is NaN.
-        name: What errors call it.
-
-    Raises:
-        ValueError: Samples that are not finite, or in the range of integers.
-    """
-    peak = max(-lowest, highest)
-    if not (math.isfinite(lowest) and math.isfinite(highest)):
-        raise ValueError(f"{name}: not finite: NaN or infinite samples, repair it")
-    if peak > INTEGER_PEAK:
-        raise ValueError(f"{name}: {peak_problem(peak)}")
-    if peak > MAX_PEAK:
-        _warn(name, peak, again=False)
-
-
-_WARNED: set[str] = set()  # in which process a peak was warned about
-
-
-def _warn(name: str, peak: float, again: bool = True) -> None:
-    """Say that a peak is above `MAX_PEAK`."""
-    if again or not _WARNED:
-        logging.warning("%s: %s", name, peak_problem(peak))
-    _WARNED.add("peak")
 
 
 def cut_name(path: str | Path, start: float, end: float) -> str:
@@ -293,7 +225,7 @@ def _mono_blocks(
             "(25 ms)",
         )
     if unasked and summary.peak > MAX_PEAK:
-        _warn(name, summary.peak)
+        warn_of_peak(name, summary.peak)
 
 
 def _averaged(name: str, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The sizes and options of encoder and head, each as one object, checked once.
+"""What may be given: sizes and options of encoder and head as objects; audio samples.
 
 Everything that builds a model, writes it to a file or reads it from one shares these.
 A YAML section becomes one with `from_dict`, which names the key that nobody knows.
@@ -6,6 +6,8 @@ A YAML section becomes one with `from_dict`, which names the key that nobody kno
 
 import dataclasses
 import inspect
+import logging
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -267,3 +269,83 @@ def _refuse_unknown(where: str, conf: Iterable[str], known: Iterable[str]) -> No
             raise ValueError(
                 f"{where} has no key {key}: use one of {', '.join(sorted(known))}"
             )
+
+
+# What samples of audio may be: one rule for files, arrays and tensors
+
+MAX_PEAK = 2.0  # worth a warning: decoders overshoot 1, but not that far
+INTEGER_PEAK = 100.0  # refused: float samples in the range of integers
+SCALES = {"int16": 2**15, "int32": 2**31, "uint8": 2**7}  # full scale of integers
+
+
+def peak_problem(peak: float) -> str | None:
+    """What is wrong with the largest absolute value of a clip, or None.
+
+    Beyond `MAX_PEAK` it is worth a warning, beyond `INTEGER_PEAK` the clip is refused:
+    one rule for files, arrays, formatting and the encoder.
+    """
+    if peak <= MAX_PEAK:
+        return None
+    reason = f"overload: peak {peak:.1f}, samples are taken to be in [-1, 1]"
+    if peak <= INTEGER_PEAK:
+        return reason
+    return f"{reason}: divide integers in a float file or array by their full scale"
+
+
+def full_scale(kind: str) -> tuple[float, float]:
+    """What 1.0 and silence are in samples of a type, such as "int16".
+
+    Raises:
+        ValueError: No type of audio: not real, or integers of unknown full scale.
+    """
+    if kind in SCALES:
+        return float(SCALES[kind]), 128.0 if kind == "uint8" else 0.0
+    if "int" in kind:
+        raise ValueError(
+            f"not audio: integers must be {', '.join(SCALES)}, got {kind}: their full "
+            "scale is not known, convert them to float in [-1, 1]"
+        )
+    if "float" not in kind:
+        raise ValueError(f"not audio: need real numbers, got {kind}")
+    return 1.0, 0.0
+
+
+def to_float(array: Any, name: str) -> Any:
+    """An array as float32 in [-1, 1], its values not looked at; see `full_scale`."""
+    try:
+        scale, silence = full_scale(array.dtype.name)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    array = array.astype("float32", copy=False)
+    return array if scale == 1 else (array - silence) / scale
+
+
+def check_values(lowest: float, highest: float, name: str) -> None:
+    """The rule of `peak_problem` where a clip is one of many, as in training.
+
+    What is worth a warning is said once per process.
+
+    Args:
+        lowest, highest: Of the clip's samples; NaN where a sample is NaN.
+        name: What errors call it.
+
+    Raises:
+        ValueError: Samples that are not finite, or in the range of integers.
+    """
+    peak = max(-lowest, highest)
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise ValueError(f"{name}: not finite: NaN or infinite samples, repair it")
+    if peak > INTEGER_PEAK:
+        raise ValueError(f"{name}: {peak_problem(peak)}")
+    if peak > MAX_PEAK:
+        warn_of_peak(name, peak, again=False)
+
+
+_WARNED: set[str] = set()  # in which process a peak was warned about
+
+
+def warn_of_peak(name: str, peak: float, again: bool = True) -> None:
+    """Say that a peak is above `MAX_PEAK`."""
+    if again or not _WARNED:
+        logging.warning("%s: %s", name, peak_problem(peak))
+    _WARNED.add("peak")

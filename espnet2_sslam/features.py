@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torchaudio.compliance.kaldi import get_mel_banks
 
-from espnet2_sslam.audio import check_values, full_scale
+from espnet2_sslam.config import check_values, full_scale
 from espnet2_sslam.units import (
     AUDIOSET_MEAN,
     AUDIOSET_STD,
@@ -42,13 +42,13 @@ def num_patch_steps(num_frames: torch.Tensor) -> torch.Tensor:
 def checked_waves(
     waves: torch.Tensor, lengths: torch.Tensor | Sequence[int] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A padded batch as it should be: the rule of `audio` for arrays, for tensors.
+    """A padded batch as it should be: the rule of `config` for arrays, for tensors.
 
     Types and shapes are always looked at, lengths unless traced, samples where that
     waits for no device: on a CPU, unless traced.
 
     Args:
-        waves: (B, N) at 16 kHz, floats in [-1, 1] or integers of `audio.SCALES`.
+        waves: (B, N) at 16 kHz, floats in [-1, 1] or integers of `config.SCALES`.
         lengths: Samples of each clip (B,); all N by default.
 
     Returns:
@@ -74,7 +74,7 @@ def scaled(waves: torch.Tensor) -> torch.Tensor:
     """Floats as they are, integers divided by their full scale.
 
     Raises:
-        ValueError: See `audio.full_scale`.
+        ValueError: See `config.full_scale`.
     """
     scale, silence = full_scale(str(waves.dtype).removeprefix("torch."))
     return waves if scale == 1.0 else (waves.float() - silence) / scale

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet2_sslam import SSLAM, audio
+from espnet2_sslam import SSLAM, config
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.encoder import SSLAMEncoder
@@ -116,7 +116,7 @@ PADDED = ("forward", "hidden states", "all layers", "frontend", "pre-training")
 
 @pytest.fixture(params=READERS)
 def read(request, monkeypatch):
-    monkeypatch.setattr(audio, "_WARNED", set())
+    monkeypatch.setattr(config, "_WARNED", set())
     return READERS[request.param]()
 
 
@@ -236,14 +236,14 @@ def test_frames_of_log_mel_follow_the_same_rule(frames, words):
 
 
 def test_augmentation_that_makes_clips_louder_stops_no_training(monkeypatch, caplog):
-    monkeypatch.setattr(audio, "_WARNED", set())
+    monkeypatch.setattr(config, "_WARNED", set())
     read = fine_tuning()
     peaks = []
     monkeypatch.setattr(
         "espnet2_sslam.augment.roll_and_gain",
         lambda speech, *_: peaks.append(float((200 * speech).max())) or 200 * speech,
     )
-    assert torch.isfinite(read(*clips(0.9))) and peaks[0] > audio.INTEGER_PEAK
+    assert torch.isfinite(read(*clips(0.9))) and peaks[0] > config.INTEGER_PEAK
     assert caplog.text == ""
 
 
@@ -264,7 +264,7 @@ def test_mixtures_of_waveforms_may_be_loud(monkeypatch):
         mixing_rule="waveform",
     )
     loss, _, _ = model(*clips())
-    assert torch.isfinite(loss) and peaks[0] > audio.INTEGER_PEAK
+    assert torch.isfinite(loss) and peaks[0] > config.INTEGER_PEAK
 
 
 def test_values_are_not_looked_at_on_a_device(monkeypatch):

@@ -23,7 +23,7 @@ LISTS = {"corpus"}  # names, labels and tables, for everybody
 LAYERS = {
     "config": ({"units"}, []),
     "store": (set(), []),
-    "features": ({"units"}, []),
+    "features": ({"units", "config"}, []),
     "encoder": (METHOD, []),
     "classifier": (METHOD, []),
     "pretrain_model": (METHOD, []),

@@ -36,11 +36,17 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from espnet2_sslam.audio import check_values, read_audio, to_float
+from espnet2_sslam.audio import read_audio
 from espnet2_sslam.checkpoint import FORMAT_VERSION, PREPROCESSOR_FILE
 from espnet2_sslam.checkpoint.layouts import check_tensors
 from espnet2_sslam.classifier import SSLAMClassifier
-from espnet2_sslam.config import STORED, EncoderConfig, HeadConfig
+from espnet2_sslam.config import (
+    STORED,
+    EncoderConfig,
+    HeadConfig,
+    check_values,
+    to_float,
+)
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
 from espnet2_sslam.features import zero_padding
 from espnet2_sslam.store import set_usual_mode
@@ -193,7 +199,7 @@ class SSLAMFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech: One mono clip (N,), or several: a list of them or (B, N). Floats
-                in [-1, 1], or integers of `audio.SCALES`, which are scaled to it.
+                in [-1, 1], or integers of `config.SCALES`, which are scaled to it.
             sampling_rate: Of `raw_speech`; give it, so that a wrong one is noticed.
 
         Raises:

@@ -18,8 +18,7 @@ from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 
-from espnet2_sslam.audio import check_values, to_float
-from espnet2_sslam.config import RESAMPLERS
+from espnet2_sslam.config import RESAMPLERS, check_values, to_float
 from espnet2_sslam.corpus import RESAMPLER_FILE, table_lines
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, SAMPLE_RATE
 

@@ -128,7 +128,7 @@ class UpstreamExpert(nn.Module):
 
         Args:
             wavs: Waveforms (samples,) at 16 kHz, of any lengths: floats in [-1, 1] or
-                integers of `audio.SCALES`.
+                integers of `config.SCALES`.
 
         Returns:
             `hidden_states`: a list of (B, T, D or 8 * D), the patch embedding and
