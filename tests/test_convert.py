@@ -88,6 +88,8 @@ def test_a_list_of_names_keeps_their_commas(tmp_path):
         ("0,Speech\n1,Child speech, kid\n", "rows of 2 and 3 cells: .* double quotes"),
         ("index,mid,display_name\n0,/m/0\n", "rows of 2 cells"),
         ("0 /m/0 Speech\n1 /m/1 Dog\n", "a number before each name"),
+        ("\n".join(f"{i},/m/{i},{n}" for i, n in enumerate("xbcde")), "but not a"),
+        ("a\tv\nw\tb\nx\tc\ny\td\nz\te\n", "but not one column"),
         ("a\nb\nc\nd\nx\n", "4 of the checkpoint's 5 classes .a., but not e"),
     ],
 )

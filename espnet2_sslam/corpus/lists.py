@@ -222,7 +222,8 @@ def read_class_names(path: Path, known: Sequence[str] | None = None) -> list[str
         raise ValueError(f"{path} has {len(names)} labels, the checkpoint {len(known)}")
     shared = [label for label in known if any(label in of for of in spellings)]
     if shared:
-        other = next(label for label in known if label not in shared)
+        # None: all of them, but some by their id and some by their name
+        other = next((label for label in known if label not in shared), "one column")
         raise ValueError(
             f"{path} names {len(shared)} of the checkpoint's {len(known)} classes "
             f"({shared[0]}), but not {other}: give the file of this checkpoint"
