@@ -13,7 +13,7 @@ TYPED = espnet2_sslam/*.py espnet2_sslam/checkpoint espnet2_sslam/inference
 # Tests that need no host: those of the core, of its files and of its commands.
 LIGHT = $(shell cat tests/light.txt)
 
-.PHONY: help env demo test test-fast test-py311 test-light newest fuzz lint clean
+.PHONY: help env demo test test-fast test-py311 test-light newest fuzz gpu lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,6 +44,16 @@ newest: ## the fast tests with the newest versions that setup.py allows (what br
 
 fuzz: ## 10,000 mutated files through every reader: no traceback, no code run (minutes)
 	@$(ENV); "$${env}/bin/python" -m tests.fuzz --inputs 10000 $(FUZZ_ARGS)
+
+gpu: ## on a machine with a GPU: tests, tables and speed, into benchmarks/GPU.md (9 minutes)
+	@if [ -n "$${PYTHON:-}" ] && [ -d .whl ]; then \
+		site="$$(mktemp -d)"; trap 'rm -rf "$${site}"' EXIT; \
+		"$${PYTHON}" -m pip install --quiet --no-index --no-deps --no-compile \
+			--target "$${site}" .whl/*.whl; \
+		PYTHONPATH="$${PWD}:$${site}" "$${PYTHON}" -m benchmarks.gpu $(GPU_ARGS); \
+	else \
+		$(ENV); PYTHONPATH="$${PWD}" "$${env}/bin/python" -m benchmarks.gpu $(GPU_ARGS); \
+	fi
 
 lint: ## black, ruff, pyright and shellcheck
 	@$(ENV); export PATH="$${env}/bin:$${PATH}"; \

@@ -101,6 +101,10 @@ def make_step(args):
     speech = torch.randn(args.clips, 160_000, device=args.device) * 0.1
     lengths = torch.full((args.clips,), 160_000, device=args.device)
     model.train()
+    if getattr(args, "compile", False):
+        for module in (*model.encoder.blocks, *model.teacher.encoder.blocks):
+            module.compile(dynamic=False)
+        model.decoder.compile(dynamic=False)
 
     def step():
         with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):

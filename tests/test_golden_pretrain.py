@@ -26,14 +26,14 @@ EDGES = ["B2", "part1_2_empty", "part2_empty", "min_tail", "first_last"]
 
 def run_step(model, fbank, mask, frames=None, noise=None):
     """Loss, stats, draws and inputs of one step with everything random given."""
-    regions = mixed = None
+    regions, mixed, device = None, None, fbank.device
     if frames is not None:
-        regions = torch.as_tensor(np.asarray(frames))[None] // 16
+        regions = torch.as_tensor(np.asarray(frames), device=device)[None] // 16
         mixed = mixing.mix_partially(fbank, regions, "max", model.encoder.log_mel.std)
-    draws = Draws(mask, regions, None, torch.Generator())
+    draws = Draws(mask, regions, None, torch.Generator(device))
     rows = len(fbank) * CLONES * len(model.streams)
     if noise is None:
-        noise = torch.zeros(rows, 410, 48)
+        noise = torch.zeros(rows, 410, 48, device=device)
     loss, stats = model.objective(fbank, mixed, draws, noise=noise.view(rows, 410, 48))
     return loss, stats, draws, mixed
 
@@ -60,7 +60,7 @@ def check_gradients(model, golden, prefix=""):
         squares += float(gradient.double().square().sum())
         if "grad::" + name in golden:
             full = golden["grad::" + name]
-            assert relative_error(gradient, full) < GRADIENT_TOLERANCE
+            assert relative_error(gradient.cpu(), full) < GRADIENT_TOLERANCE
     assert all(p.grad is None for p in parameters.values()), "the teacher has gradients"
     total = float(golden[prefix + "grad_total_norm"])
     assert squares**0.5 == pytest.approx(total, rel=GRADIENT_TOLERANCE)

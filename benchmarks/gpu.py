@@ -1,0 +1,506 @@
+"""Everything that has to be seen on a GPU, in one command of at most nine minutes.
+
+    make gpu                        # writes benchmarks/GPU.md
+    make gpu PYTHON=python3         # with that Python and .whl/ (tools/gpu_wheels.sh)
+    python -m benchmarks.gpu --rows conv,steps --out results
+
+Each group of rows is a process of its own with a time limit; each row is written to
+OUT/rows.jsonl as soon as it is known, and GPU.md is made of them in the end. A rate is
+model FLOPs over time (benchmarks/step.py counts them: no recomputation); utilisation is
+that rate over the best matrix product of the same run.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import step as bench
+from benchmarks.conv_forms import FORMS
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMITS = {  # seconds of each group, in the order in which they run
+    "ceilings": 60,
+    "tests": 200,
+    "conv": 90,
+    "steps": 240,
+    "trainer": 150,
+    "profile": 90,
+    "embed": 150,
+    "compiled": 150,
+}
+BF16 = torch.bfloat16
+
+
+class Rows:
+    """Writes rows as they come."""
+
+    def __init__(self, path: Path, group: str):
+        self.path, self.group = path, group
+
+    def __call__(self, name, value, criterion="", passed=None, **more):
+        row = dict(group=self.group, name=name, value=value, criterion=criterion)
+        row |= dict(passed=passed, **more)
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        mark = {None: "", True: "pass", False: "FAIL"}[passed]
+        print(f"[{self.group}] {name}: {value} {criterion} {mark}", flush=True)
+
+
+def median_ms(function, repeats=10, warm_up=3):
+    """Median time of a call in milliseconds, by CUDA events."""
+    for _ in range(warm_up):
+        function()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times)
+
+
+# ------------------------------------------------------------------------- groups
+
+
+def ceilings(row):
+    """The card's own limits, to which everything else is compared."""
+    x, y = (torch.randn(2**30, device="cuda") for _ in range(2))
+    rate = 8e-9 * 2**30 / median_ms(partial(x.copy_, y))
+    del x, y
+    row("copy, read and written", f"{rate:.2f} TB/s", ">= 2.8 (H100), 4.0 (H200)")
+    for dtype, least in ((BF16, 700), (torch.float16, 700), (torch.float32, 40)):
+        tflops = bench.best_rate("cuda", dtype) / 1e12
+        name = f"matrix product 8192, {str(dtype)[6:]}"
+        row(name, f"{tflops:.0f} TFLOP/s", f">= {least}", tflops >= least)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    tflops = bench.best_rate("cuda", torch.float32) / 1e12
+    row("matrix product 8192, tf32", f"{tflops:.0f} TFLOP/s")
+
+
+def tests(row):
+    """The tests that are marked gpu, one row each."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--tb=short"]
+        command += [f"--junitxml={report}", "-p", "no:cacheprovider"]
+        command += [f"tests/test_{name}.py" for name in ("gpu", "arrays", "classifier")]
+        subprocess.run(command, cwd=ROOT, check=False)
+        import xml.etree.ElementTree as ElementTree
+
+        for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314
+            if case.find("skipped") is not None:
+                continue
+            bad = [case.find("failure"), case.find("error")]
+            reason = [
+                str(b.get("message")).split("\n")[0] for b in bad if b is not None
+            ]
+            value = reason[0][:160] if reason else f"{float(case.get('time')):.1f} s"
+            row(case.get("name"), value, "passes", not reason)
+
+
+def _with_gradients(form, x, weight, groups, gradient):
+    """Forward and both gradients."""
+    torch.autograd.grad(form(x, weight, groups), [x, weight], gradient)
+
+
+def conv(row):
+    """Forms of the decoder's convolution: forward, and with both gradients."""
+    width, groups = 768, 16
+    work = 2 * 512 * 9 * width * width // groups
+    for rows, dtype in itertools.product((96, 192), (BF16, torch.float16)):
+        if (rows, dtype) == (96, torch.float16):
+            continue
+        x = torch.randn(rows, 64, 8, width, device="cuda", dtype=dtype)
+        weight = torch.randn(width, width // groups, 3, 3, device="cuda") * 0.05
+        weight = weight.to(dtype).requires_grad_()
+        x.requires_grad_()
+        gradient = torch.randn_like(x)
+        expected = FORMS[0](x[:4].double(), weight.double(), groups)
+        for form, fixed in itertools.product(FORMS, (False, True)):
+            if fixed and not form.__name__.startswith(("conv2d", "merged")):
+                continue
+            torch.backends.cudnn.benchmark = fixed
+            try:
+                value = form(x[:4], weight, groups).double()
+                error = float((value - expected).norm() / expected.norm())
+                forward = median_ms(partial(form, x, weight, groups), 8)
+                call = partial(_with_gradients, form, x, weight, groups, gradient)
+                whole = median_ms(call, 8)
+            except torch.OutOfMemoryError:
+                row(f"{form.__name__} rows {rows}", "out of memory")
+                torch.cuda.empty_cache()
+                continue
+            rate = 3 * rows * work / whole / 1e9
+            row(
+                f"{form.__name__} rows {rows} {str(dtype)[6:]}"
+                f"{' cudnn.benchmark' if fixed else ''}",
+                f"forward {forward:.2f} ms, all {whole:.2f} ms, {rate:.0f} TFLOP/s",
+                f"error {error:.1e}",
+                error < 0.02,
+                ms=whole,
+                forward_ms=forward,
+            )
+    torch.backends.cudnn.benchmark = False
+
+
+def step_args(clips, clones, *, phase1=False, bf16=True):
+    """Options of benchmarks/step.py's `make_step`."""
+    return argparse.Namespace(
+        clips=clips, clones=clones, phase1=phase1, bf16=bf16, device="cuda"
+    )
+
+
+def measure_step(row, name, step, args, rate, criterion="", least=0.0):
+    """Time a step; a row with milliseconds, utilisation, clips per second, memory."""
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        ms = median_ms(step, 10, 4)
+    except torch.OutOfMemoryError:
+        row(name, "out of memory")
+        return None
+    work = bench.step_flops(not args.phase1, args.clips, args.clones)
+    share = work / ms * 1e3 / rate
+    clips = args.clips / ms * 1e3
+    epoch = 2_000_000 / clips / 3600
+    row(
+        name,
+        f"{ms:.1f} ms, utilisation {share:.3f}, {clips:.0f} clips/s, "
+        f"peak {bench.peak_memory('cuda'):.2f} GiB; 2 million clips in {epoch:.1f} h",
+        criterion,
+        share >= least if criterion else None,
+        ms=ms,
+        utilisation=share,
+        gib=bench.peak_memory("cuda"),
+    )
+    return ms
+
+
+SHAPES = [(12, 8, False), (4, 8, False), (24, 8, False), (48, 8, False), (12, 16, True)]
+
+
+def shape_name(clips, clones, phase1):
+    """What a row calls a shape."""
+    return f"phase {1 if phase1 else 2}, {clips} clips x {clones} clones"
+
+
+def steps(row):
+    """Bare updates in eager mode."""
+    rate = bench.best_rate("cuda", BF16)
+    row("bf16 limit of this process", f"{rate / 1e12:.0f} TFLOP/s")
+    for shape in SHAPES:
+        args = step_args(*shape[:2], phase1=shape[2])
+        step = bench.make_step(args)
+        name = f"{shape_name(*shape)}, bf16, eager"
+        measure_step(row, name, step, args, rate, "utilisation >= 0.20", 0.20)
+        del step
+        torch.cuda.empty_cache()
+    for tf32, limit in ((False, 300), (True, 100)):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+        args = step_args(4, 8, bf16=False)
+        name = f"{shape_name(4, 8, False)}, {'tf32' if tf32 else 'float32'}, eager"
+        rate = bench.best_rate("cuda", torch.float32)
+        measure_step(row, name, bench.make_step(args), args, rate, f"< {limit} ms")
+        torch.cuda.empty_cache()
+
+
+def compiled(row):
+    """Bare updates with torch.compile."""
+    rate = bench.best_rate("cuda", BF16)
+    for shape in SHAPES[:2] + SHAPES[-1:]:
+        args = step_args(*shape[:2], phase1=shape[2])
+        args.compile = True
+        start = time.perf_counter()
+        step = bench.make_step(args)
+        step()
+        torch.cuda.synchronize()
+        first = time.perf_counter() - start
+        name = f"{shape_name(*shape)}, bf16, compiled"
+        measure_step(row, name, step, args, rate, "utilisation >= 0.45", 0.45)
+        row(f"{name}: the first update", f"{first:.0f} s")
+        del step
+        torch.cuda.empty_cache()
+        torch.compiler.reset()
+
+
+def through_trainer(shape, updates):
+    """Updates as the recipe makes them: DataLoader, trainer, scaler; ms per update."""
+    from espnet2.train.distributed_utils import DistributedOption
+    from espnet2.train.reporter import Reporter
+
+    from espnet2_sslam.encoder import SSLAMEncoder
+    from espnet2_sslam.pretrain_model import SSLAMPretrainModel
+    from espnet2_sslam.tasks import SSLAMTask
+    from espnet2_sslam.tasks.base import scheduler_classes
+    from espnet2_sslam.tasks.data import collate_clips
+
+    clips, clones, phase1 = shape
+    torch.manual_seed(0)
+    words = ["--output_dir", "unused", "--max_epoch", "1", "--grad_clip", "4"]
+    words += ["--use_amp", "true", "--log_interval", "50"]
+    args = SSLAMTask.get_parser().parse_args(words)
+    args.optim_conf = dict(lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05)
+    model = SSLAMPretrainModel(
+        SSLAMEncoder(**bench.BASE), mixture=not phase1, clone_batch=clones
+    ).cuda()
+    [optimizer] = SSLAMTask.build_optimizers(args, model)
+    schedule = scheduler_classes[args.scheduler](
+        optimizer, warmup_steps=10, total_steps=1000
+    )
+    generator = np.random.default_rng(0)
+    waves = generator.standard_normal((64, 160_000)).astype(np.float32) * 0.1
+
+    class Clips(torch.utils.data.Dataset):
+        def __len__(self):
+            return updates * clips
+
+        def __getitem__(self, index):
+            return f"clip{index}", {"speech": waves[index % 64]}
+
+    loader = torch.utils.data.DataLoader(
+        Clips(), clips, num_workers=8, collate_fn=collate_clips, pin_memory=True
+    )
+    options = SSLAMTask.trainer.build_options(args)
+    options.ngpu = 1
+    reporter = Reporter()
+    reporter.set_epoch(1)
+    times = []
+
+    class Marks:  # marks the start and the end of an epoch's steady part
+        def __len__(self):
+            return len(loader)
+
+        def __iter__(self):
+            for number, batch in enumerate(loader):
+                if number in (8, len(loader) - 1):
+                    torch.cuda.synchronize()
+                    times.append(time.perf_counter())
+                yield batch
+
+    with reporter.observe("train") as sub_reporter:
+        SSLAMTask.trainer.train_one_epoch(
+            model=model,
+            iterator=Marks(),
+            optimizers=[optimizer],
+            schedulers=[schedule],
+            scaler=torch.amp.GradScaler("cuda"),
+            reporter=sub_reporter,
+            summary_writer=None,
+            options=options,
+            distributed_option=DistributedOption(),
+        )
+    first, last = times
+    return (last - first) / (len(loader) - 1 - 8) * 1e3
+
+
+def trainer(row):
+    """The recipe's trainer beside the bare step, in one process."""
+    rate = bench.best_rate("cuda", BF16)
+    for shape in SHAPES[:2]:
+        args = step_args(*shape[:2], phase1=shape[2])
+        bare = median_ms(bench.make_step(args), 10, 4)
+        torch.cuda.empty_cache()
+        ms = through_trainer(shape, 40)
+        work = bench.step_flops(not args.phase1, args.clips, args.clones)
+        row(
+            f"{shape_name(*shape)}, bf16, through the trainer",
+            f"{ms:.1f} ms, {ms / bare:.3f} of the bare step, "
+            f"utilisation {work / ms * 1e3 / rate:.3f}",
+            "<= 1.05 of the bare step",
+            ms <= 1.05 * bare,
+            ms=ms,
+        )
+        torch.cuda.empty_cache()
+
+
+def profile(row):
+    """What the GPU does during three updates: busy share and the largest kernels."""
+    args = step_args(12, 8)
+    step = bench.make_step(args)
+    for _ in range(4):
+        step()
+    torch.cuda.synchronize()
+    from torch.profiler import ProfilerActivity
+
+    with torch.profiler.profile(
+        activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    ) as profiler:
+        start = time.perf_counter()
+        for _ in range(3):
+            step()
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - start
+    kernels = [
+        e
+        for e in profiler.key_averages()
+        if e.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    busy = sum(k.self_device_time_total for k in kernels) / 1e6
+    row("GPU busy over three eager updates", f"{busy / wall:.2f}", ">= 0.95")
+    kernels.sort(key=lambda k: -k.self_device_time_total)
+    for kernel in kernels[:40]:
+        ms = kernel.self_device_time_total / 3e3
+        row(
+            f"kernel {kernel.key[:110]}",
+            f"{ms:.2f} ms an update, {kernel.count / 3:.0f} calls, "
+            f"{ms * 3e-3 / busy:.1%}",
+        )
+    events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
+    operators = [e for e in events if e.device_type != torch.autograd.DeviceType.CUDA]
+    for event in operators[:25]:
+        ms = event.self_device_time_total / 3e3
+        row(f"operator {event.key[:60]}", f"{ms:.2f} ms an update")
+
+
+def embed(row):
+    """Features of clips in memory and in files: clips per second."""
+    from espnet2_sslam.encoder import SSLAMEncoder
+    from espnet2_sslam.inference import SSLAM
+
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
+    equal = [generator.standard_normal(160_000).astype(np.float32) * 0.1] * 1024
+    lengths = generator.integers(16_000, 320_000, 500)
+    mixed = [generator.standard_normal(n).astype(np.float32) * 0.1 for n in lengths]
+    seconds = sum(lengths) / 160_000
+    speed = {}
+    for dtype, tf32 in (("bfloat16", False), ("float32", True), ("float32", False)):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        name = "tf32" if tf32 else dtype
+        model = SSLAM(SSLAMEncoder(**bench.BASE), device="cuda", dtype=dtype)
+        model.embed(equal[:64])
+        start = time.perf_counter()
+        model.embed(equal)
+        speed[name] = len(equal) / (time.perf_counter() - start)
+        least = {"bfloat16": 2000}.get(name, 0)
+        row(
+            f"1,024 clips of 10 s in memory, {name}",
+            f"{speed[name]:.0f} clips/s",
+            f">= {least}" if least else "",
+            speed[name] >= least if least else None,
+        )
+        if dtype == "bfloat16":
+            start = time.perf_counter()
+            model.embed(mixed)
+            rate = seconds / (time.perf_counter() - start)
+            row(
+                "500 clips of 500 lengths, bfloat16",
+                f"{rate:.0f} times 10 s a second",
+                ">= half of equal ones",
+                rate >= speed[name] / 2,
+            )
+
+
+GROUPS = dict(
+    ceilings=ceilings,
+    tests=tests,
+    conv=conv,
+    steps=steps,
+    compiled=compiled,
+    trainer=trainer,
+    profile=profile,
+    embed=embed,
+)
+
+
+# --------------------------------------------------------------------- the command
+
+
+def card():
+    """Name, driver and versions, as the report's head."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    name, _, driver = done.stdout.strip().partition(", ")
+    versions = f"torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
+    return f"{name}, driver {driver}, {versions}, Python {platform.python_version()}"
+
+
+def report(rows_path, out, commit, minutes):
+    """Write GPU.md."""
+    lines = [
+        "# On a GPU",
+        "",
+        f"Made by `make gpu` ({minutes:.1f} min) on {card()}; commit {commit}, "
+        f"{time.strftime('%Y-%m-%d')}.",
+        "",
+    ]
+    rows = [json.loads(line) for line in rows_path.read_text().splitlines()]
+    for group, members in itertools.groupby(rows, key=lambda r: r["group"]):
+        doc = (GROUPS[group].__doc__ or group).splitlines()[0]
+        lines += [f"## {group}", "", doc, "", "| row | result | criterion | |"]
+        lines += ["|---|---|---|---|"]
+        for r in members:
+            mark = {None: "", True: "pass", False: "**fail**"}[r["passed"]]
+            cells = (r["name"], r["value"], r["criterion"], mark)
+            lines.append("| " + " | ".join(c.replace("|", "/") for c in cells) + " |")
+        lines.append("")
+    (out / "GPU.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def main():
+    """Run the groups, each in a process of its own; then the report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", default=",".join(LIMITS), help="groups, by comma")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for everything")
+    parser.add_argument("--commit", help="for the report; git's by default")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    rows_path = args.out / "rows.jsonl"
+    if args.one:
+        GROUPS[args.one](Rows(rows_path, args.one))
+        return
+    if not torch.cuda.is_available():
+        sys.exit("error: no CUDA device: run this on a machine with an NVIDIA GPU")
+    commit = args.commit
+    if commit is None:
+        git = ["git", "rev-parse", "--short", "HEAD"]
+        done = subprocess.run(
+            git, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        commit = done.stdout.strip() or "unknown"
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows_path.unlink(missing_ok=True)
+    start = time.perf_counter()
+    for group in args.rows.split(","):
+        left = args.minutes * 60 - (time.perf_counter() - start)
+        row = Rows(rows_path, group)
+        if left < 10:
+            row("not run", "the time was up", passed=False)
+            continue
+        command = [sys.executable, "-m", "benchmarks.gpu", "--one", group]
+        began = time.perf_counter()
+        try:
+            done = subprocess.run(
+                [*command, "--out", str(args.out)],
+                cwd=ROOT,
+                timeout=min(left, LIMITS[group]),
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                check=False,
+            )
+            if done.returncode:
+                row("ended early", f"status {done.returncode}", passed=False)
+        except subprocess.TimeoutExpired:
+            row("stopped", f"at its limit of {LIMITS[group]} s", passed=False)
+        print(f"[{group}] took {time.perf_counter() - began:.0f} s", flush=True)
+    report(rows_path, args.out, commit, (time.perf_counter() - start) / 60)
+
+
+if __name__ == "__main__":
+    main()
