@@ -8,6 +8,8 @@ times them.
 import torch
 import torch.nn.functional as F
 
+from espnet2_sslam.banded import grouped_conv
+
 
 def conv2d(x, weight, groups):
     """cuDNN's grouped convolution, channels last in memory (the decoder's form)."""
@@ -106,3 +108,4 @@ def time_views(x, weight, groups):
 
 FORMS = [conv2d, conv2d_contiguous, *map(merged, (8, 4, 2, 1))]
 FORMS += [unfolded, time_taps, time_views]
+FORMS.append(grouped_conv)
