@@ -16,6 +16,7 @@ from espnet2_sslam.features import (
     fit_frames,
     kaldi_fbank,
     num_patch_steps,
+    unreadable,
     zero_padding,
 )
 from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
@@ -255,7 +256,7 @@ class SSLAMEncoder(nn.Module):
         if target_frames is not None:
             raw = fit_frames(raw, target_frames)
             frames = torch.full_like(frames, target_frames)
-        elif torch.compiler.is_compiling():  # no length depends on the values
+        elif self._unseen(frames):  # no length depends on the values
             raw = F.pad(raw, (0, 0, 0, -raw.shape[1] % PATCH_SIZE))
         else:
             raw = fit_frames(raw, int(num_patch_steps(frames.max())) * PATCH_SIZE)
@@ -269,14 +270,21 @@ class SSLAMEncoder(nn.Module):
     def patch_mask(self, frames: torch.Tensor, num_patches: int) -> torch.Tensor | None:
         """True for real patches (B, N), False for padding; None if all are real.
 
-        (Never None for `torch.compile` and `torch.export`: it depends on the values.)
+        With `target_frames` all are. (Else never None in training on a GPU, and for
+        `torch.compile` and `torch.export`: it depends on the values.)
         """
+        if self.config.target_frames is not None:
+            return None
         steps = num_patch_steps(frames)
-        if not torch.compiler.is_compiling():
+        if not self._unseen(frames):
             if int(steps.min()) * PATCHES_PER_STEP >= num_patches:
                 return None
         index = torch.arange(num_patches, device=frames.device)
         return index < steps[:, None] * PATCHES_PER_STEP
+
+    def _unseen(self, frames: torch.Tensor) -> bool:
+        """Whether no value may be read: while tracing; in training on a GPU."""
+        return torch.compiler.is_compiling() or (self.training and unreadable(frames))
 
     def draw_drop_path(
         self,
@@ -345,7 +353,7 @@ class SSLAMEncoder(nn.Module):
         *,
         num_blocks: int | None = None,
         collect: bool = False,
-        generator: torch.Generator | None = None,
+        drop_path_draws: torch.Tensor | None = None,
     ) -> EncoderOutput:
         """Encode what `fbank` gives of clips of at most one pass, as `encode` does.
 
@@ -357,7 +365,7 @@ class SSLAMEncoder(nn.Module):
             self.patch_mask(frames, patches.shape[1]),
             num_blocks=num_blocks,
             collect=collect,
-            generator=generator,
+            drop_path_draws=drop_path_draws,
             frames=frames,
         )
 

@@ -129,4 +129,4 @@ def loss_weight(targets: torch.Tensor, reduction: str) -> torch.Tensor:
     if reduction == "positives":
         return targets.sum().clamp(min=1.0)
     count = len(targets) if reduction == "clips" else targets.numel()
-    return targets.new_tensor(float(count))
+    return targets.new_full((), count)  # filled there: a copy would wait
