@@ -157,11 +157,10 @@ def conv(row):
     torch.backends.cudnn.benchmark = False
 
 
-def step_args(clips, clones, *, phase1=False, bf16=True):
+def step_args(clips, clones, *, phase1=False, bf16=True, mode=None):
     """Options of benchmarks/step.py's `make_step`."""
-    return argparse.Namespace(
-        clips=clips, clones=clones, phase1=phase1, bf16=bf16, device="cuda"
-    )
+    sizes = dict(clips=clips, clones=clones, phase1=phase1)
+    return argparse.Namespace(**sizes, bf16=bf16, device="cuda", compile=mode)
 
 
 def measure_step(row, name, step, args, rate, criterion="", least=0.0):
@@ -190,6 +189,14 @@ def measure_step(row, name, step, args, rate, criterion="", least=0.0):
 
 
 SHAPES = [(12, 8, False), (4, 8, False), (24, 8, False), (48, 8, False), (12, 16, True)]
+
+
+COMPILED = [
+    (SHAPES[0], "default"),
+    (SHAPES[1], "default"),
+    (SHAPES[0], "reduce-overhead"),
+    (SHAPES[-1], "default"),
+]
 
 
 def shape_name(clips, clones, phase1):
@@ -221,15 +228,14 @@ def steps(row):
 def compiled(row):
     """Bare updates with torch.compile."""
     rate = bench.best_rate("cuda", BF16)
-    for shape in SHAPES[:2] + SHAPES[-1:]:
-        args = step_args(*shape[:2], phase1=shape[2])
-        args.compile = True
+    for shape, mode in COMPILED:
+        args = step_args(*shape[:2], phase1=shape[2], mode=mode)
         start = time.perf_counter()
         step = bench.make_step(args)
         step()
         torch.cuda.synchronize()
         first = time.perf_counter() - start
-        name = f"{shape_name(*shape)}, bf16, compiled"
+        name = f"{shape_name(*shape)}, bf16, compiled ({mode})"
         measure_step(row, name, step, args, rate, "utilisation >= 0.45", 0.45)
         row(f"{name}: the first update", f"{first:.0f} s")
         del step
@@ -329,7 +335,14 @@ def trainer(row):
 
 def profile(row):
     """What the GPU does during three updates: busy share and the largest kernels."""
-    args = step_args(12, 8)
+    for mode in (None, "default"):
+        _profile(row, step_args(12, 8, mode=mode))
+        torch.cuda.empty_cache()
+
+
+def _profile(row, args):
+    """The rows of one way."""
+    way = "compiled" if args.compile else "eager"
     step = bench.make_step(args)
     for _ in range(4):
         step()
@@ -350,20 +363,20 @@ def profile(row):
         if e.device_type == torch.autograd.DeviceType.CUDA
     ]
     busy = sum(k.self_device_time_total for k in kernels) / 1e6
-    row("GPU busy over three eager updates", f"{busy / wall:.2f}", ">= 0.95")
+    row(f"GPU busy over three updates, {way}", f"{busy / wall:.2f}", ">= 0.95")
     kernels.sort(key=lambda k: -k.self_device_time_total)
-    for kernel in kernels[:40]:
+    for kernel in kernels[:30]:
         ms = kernel.self_device_time_total / 3e3
         row(
-            f"kernel {kernel.key[:110]}",
+            f"{way}: kernel {kernel.key[:110]}",
             f"{ms:.2f} ms an update, {kernel.count / 3:.0f} calls, "
             f"{ms * 3e-3 / busy:.1%}",
         )
     events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
     operators = [e for e in events if e.device_type != torch.autograd.DeviceType.CUDA]
-    for event in operators[:25]:
+    for event in operators[:15]:
         ms = event.self_device_time_total / 3e3
-        row(f"operator {event.key[:60]}", f"{ms:.2f} ms an update")
+        row(f"{way}: operator {event.key[:60]}", f"{ms:.2f} ms an update")
 
 
 def embed(row):
@@ -382,9 +395,9 @@ def embed(row):
         torch.backends.cuda.matmul.allow_tf32 = tf32
         name = "tf32" if tf32 else dtype
         model = SSLAM(SSLAMEncoder(**bench.BASE), device="cuda", dtype=dtype)
-        model.embed(equal[:64])
+        model.embed(equal[:64], rate=16_000)
         start = time.perf_counter()
-        model.embed(equal)
+        model.embed(equal, rate=16_000)
         speed[name] = len(equal) / (time.perf_counter() - start)
         least = {"bfloat16": 2000}.get(name, 0)
         row(
@@ -395,7 +408,7 @@ def embed(row):
         )
         if dtype == "bfloat16":
             start = time.perf_counter()
-            model.embed(mixed)
+            model.embed(mixed, rate=16_000)
             rate = seconds / (time.perf_counter() - start)
             row(
                 "500 clips of 500 lengths, bfloat16",

@@ -101,10 +101,8 @@ def make_step(args):
     speech = torch.randn(args.clips, 160_000, device=args.device) * 0.1
     lengths = torch.full((args.clips,), 160_000, device=args.device)
     model.train()
-    if getattr(args, "compile", False):
-        for module in (*model.encoder.blocks, *model.teacher.encoder.blocks):
-            module.compile(dynamic=False)
-        model.decoder.compile(dynamic=False)
+    if args.compile:
+        model.compile_step(mode=args.compile)
 
     def step():
         with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
@@ -135,6 +133,8 @@ def main():
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--bf16", action="store_true", help="default: float32")
+    modes = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
+    parser.add_argument("--compile", choices=modes, help="mode of torch.compile")
     args = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in MALLOC.items()):
         os.environ.update(MALLOC)  # read by the C library when the process starts

@@ -13,9 +13,9 @@ from torch import nn
 from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.config import POOLINGS, EncoderConfig, HeadConfig, check_choice
 from espnet2_sslam.encoder import NORM_EPS, EncoderOutput, SSLAMEncoder
-from espnet2_sslam.features import checked_waves
+from espnet2_sslam.features import checked_waves, unreadable
 from espnet2_sslam.losses import classification_loss, loss_weight
-from espnet2_sslam.masking import batch_generator
+from espnet2_sslam.masking import CountingModule, batch_generator
 from espnet2_sslam.metrics import ClipScores
 from espnet2_sslam.units import PATCHES_PER_STEP
 
@@ -164,7 +164,7 @@ def weighted_sum(layers: Sequence[torch.Tensor], weights: torch.Tensor) -> torch
     return total
 
 
-class SSLAMClassifier(nn.Module):
+class SSLAMClassifier(CountingModule):
     """Encoder with a classification head; a training step as (loss, stats, weight).
 
     Args:
@@ -236,6 +236,9 @@ class SSLAMClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.num_batches: torch.Tensor  # counted by `batch_generator`
         self.register_buffer("num_batches", torch.zeros(()))
+        # equal on all ranks by construction, and on the CPU: not to be broadcast
+        self._ddp_params_and_buffers_to_ignore = ["num_batches"]
+        self._compiled: Callable | None = None
         self._collected: ClipScores | None = None
         self._features: dict[tuple[bool, str], torch.Tensor] = {}
         self._check_options()
@@ -317,21 +320,65 @@ class SSLAMClassifier(nn.Module):
         if utt_id is None and (self.cache_features or self._collected is not None):
             raise ValueError("validation and cache_features need the clips' utt_id")
         targets = label.float()
+        if self.training and not self.cache_features:
+            objective = self._compiled or self.objective
+            loss, weight = objective(*self._augmented(speech, speech_lengths, targets))
+            return loss, {"loss": loss.detach()}, weight
         if self.cache_features:
             pooled = self._cached(speech, speech_lengths, utt_id)
-        elif self.training:
-            pooled, targets = self._augmented(speech, speech_lengths, targets)
         else:
             pooled = self._pooled(speech, speech_lengths)
         logits = self.logits(pooled)
         if not self.training and self._collected is not None:
             scores = self.scores(logits.detach()).cpu().numpy()
             self._collected.add(utt_id or (), scores, label.cpu().numpy())
+        loss, weight = self._loss(logits, targets)
+        return loss, {"loss": loss.detach()}, weight
+
+    def compile_step(self, **options: Any) -> None:
+        """Let training steps run `objective` as one graph of `torch.compile`.
+
+        Args:
+            options: Of `torch.compile`.
+        """
+        self._compiled = torch.compile(self.objective, fullgraph=True, **options)
+
+    def objective(
+        self,
+        fbank: torch.Tensor,
+        frames: torch.Tensor,
+        targets: torch.Tensor,
+        drop_path_draws: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and weight of a training batch, as `forward` gives them.
+
+        Nothing in it is random or decided by values: `torch.compile` makes one graph.
+
+        Args:
+            fbank: Normalised log-mel (B, T, 128), augmented.
+            frames: Frames of each clip (B,).
+            targets: (B, C), in 0..1.
+            drop_path_draws: See `SSLAMEncoder.draw_drop_path`.
+        """
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and not self.freeze_encoder
+        ):
+            out = self.encoder.encode_fbank(
+                fbank,
+                frames,
+                collect=self.config.weighted_layers,
+                drop_path_draws=drop_path_draws,
+            )
+        return self._loss(self.logits(self.pooling(out)), targets)
+
+    def _loss(
+        self, logits: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss, and what the sum over clips and classes was divided by."""
         smoothing = self.label_smoothing if self.training else 0.0
         total = classification_loss(logits, targets, self.loss, smoothing)
         weight = loss_weight(targets, self.loss_reduction)
-        loss = total / weight
-        return loss, {"loss": loss.detach()}, weight
+        return total / weight, weight
 
     def inference(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
@@ -388,8 +435,8 @@ class SSLAMClassifier(nn.Module):
 
     def _augmented(
         self, speech: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors (B, output_size) of augmented clips; targets (B, C) after mixup."""
+    ) -> tuple[torch.Tensor, ...]:
+        """All that is random in a step, done: the arguments of `objective`."""
         generator = batch_generator(speech.device, self.seed, self.num_batches)
         if self.augmentation.roll_and_gain:  # what it makes louder stops no training
             speech, lengths = checked_waves(speech, lengths)
@@ -404,12 +451,8 @@ class SSLAMClassifier(nn.Module):
         fbank, frames, targets = self.augmentation.spectrogram(
             fbank, frames, targets, generator
         )
-        with torch.set_grad_enabled(not self.freeze_encoder):
-            collect = self.config.weighted_layers
-            out = self.encoder.encode_fbank(
-                fbank, frames, collect=collect, generator=generator
-            )
-        return self.pooling(out), targets
+        draws = self.encoder.draw_drop_path(len(fbank), generator)
+        return fbank, frames, targets, draws
 
     def _check_labels(self, label: torch.Tensor) -> None:
         """Refuse labels that do not fit the classes or the task."""
@@ -418,7 +461,9 @@ class SSLAMClassifier(nn.Module):
                 f"labels must be of shape (clips, {len(self.classes)} classes), got "
                 f"{tuple(label.shape)}: use the class list of the model"
             )
-        if self.config.task == "multi_class" and bool((label.sum(1) != 1).any()):
+        if self.config.task != "multi_class" or unreadable(label):
+            return  # the values are looked at where that waits for no device
+        if bool((label.sum(1) != 1).any()):
             raise ValueError(
                 "task: multi_class needs exactly one label per clip: correct the text "
                 "file or use task: multi_label"

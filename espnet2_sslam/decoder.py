@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from espnet2_sslam.banded import grouped_conv
 from espnet2_sslam.units import PATCHES_PER_STEP
 
 
@@ -42,6 +43,7 @@ class ConvDecoder(nn.Module):
         if num_layers < 1:
             raise ValueError(f"the decoder needs at least 1 layer, got {num_layers}")
         self.noise_std = noise_std
+        self.kernel_size = kernel_size
         widths = [embed_dim] + [decoder_dim] * num_layers
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size, padding=kernel_size // 2, groups=groups)
@@ -88,8 +90,11 @@ class ConvDecoder(nn.Module):
         noise = torch.empty(shape, dtype=dtype, device=generator.device)
         return noise.normal_(0.0, 1.0, generator=generator).mul_(self.noise_std)
 
-    @staticmethod
-    def _convolve(conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def _convolve(self, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
         """Convolve (R, S, 8, C) with channels last in memory; even kernels crop."""
+        if torch.is_autocast_enabled("cuda") and x.is_cuda and self.kernel_size % 2:
+            dtype = torch.get_autocast_dtype("cuda")
+            weight, bias = conv.weight.to(dtype), conv.bias.to(dtype)
+            return grouped_conv(x.to(dtype), weight, conv.groups) + bias
         y = conv(x.permute(0, 3, 1, 2))[..., : x.shape[1], : x.shape[2]]
         return y.permute(0, 2, 3, 1)

@@ -16,6 +16,7 @@ from espnet2_sslam.features import (
     fit_frames,
     kaldi_fbank,
     num_patch_steps,
+    unreadable,
     zero_padding,
 )
 from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
@@ -54,17 +55,15 @@ def sincos_positions(embed_dim: int, num_steps: int) -> torch.Tensor:
     return torch.cat(parts, 1).float()[None]
 
 
-def drop_path(
-    x: torch.Tensor, rate: float, generator: torch.Generator | None = None
-) -> torch.Tensor:
+def drop_path(x: torch.Tensor, rate: float, draws: torch.Tensor) -> torch.Tensor:
     """Zero the whole residual branch of some clips and scale up the others.
 
     Args:
         x: Residual branch (B, L, D).
         rate: Probability that a clip's branch is dropped.
-        generator: Source of randomness on x's device.
+        draws: A uniform number in [0, 1) for each clip (B, 1, 1).
     """
-    keep = torch.rand(len(x), 1, 1, generator=generator, device=x.device) >= rate
+    keep = draws >= rate
     return x * (keep / (1 - rate)).to(x.dtype)
 
 
@@ -123,18 +122,18 @@ class Block(nn.Module):
         self,
         x: torch.Tensor,
         key_mask: torch.Tensor | None = None,
-        generator: torch.Generator | None = None,
+        draws: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        x = x + self._maybe_drop(self.attn(x, key_mask), generator)
+        x = x + self._maybe_drop(self.attn(x, key_mask), draws, 0)
         residual = self.norm1(x)
         feed_forward = self.mlp(residual)
-        x = self.norm2(residual + self._maybe_drop(feed_forward, generator))
+        x = self.norm2(residual + self._maybe_drop(feed_forward, draws, 1))
         return x, feed_forward
 
-    def _maybe_drop(self, branch, generator):
-        if self.drop_path == 0.0 or not self.training:
+    def _maybe_drop(self, branch, draws, index):
+        if draws is None:
             return branch
-        return drop_path(branch, self.drop_path, generator)
+        return drop_path(branch, self.drop_path, draws[index])
 
 
 class EncoderOutput(NamedTuple):
@@ -257,7 +256,7 @@ class SSLAMEncoder(nn.Module):
         if target_frames is not None:
             raw = fit_frames(raw, target_frames)
             frames = torch.full_like(frames, target_frames)
-        elif torch.compiler.is_compiling():  # no length depends on the values
+        elif self._unseen(frames):  # no length depends on the values
             raw = F.pad(raw, (0, 0, 0, -raw.shape[1] % PATCH_SIZE))
         else:
             raw = fit_frames(raw, int(num_patch_steps(frames.max())) * PATCH_SIZE)
@@ -271,14 +270,39 @@ class SSLAMEncoder(nn.Module):
     def patch_mask(self, frames: torch.Tensor, num_patches: int) -> torch.Tensor | None:
         """True for real patches (B, N), False for padding; None if all are real.
 
-        (Never None for `torch.compile` and `torch.export`: it depends on the values.)
+        With `target_frames` all are. (Else never None in training on a GPU, and for
+        `torch.compile` and `torch.export`: it depends on the values.)
         """
+        if self.config.target_frames is not None:
+            return None
         steps = num_patch_steps(frames)
-        if not torch.compiler.is_compiling():
+        if not self._unseen(frames):
             if int(steps.min()) * PATCHES_PER_STEP >= num_patches:
                 return None
         index = torch.arange(num_patches, device=frames.device)
         return index < steps[:, None] * PATCHES_PER_STEP
+
+    def _unseen(self, frames: torch.Tensor) -> bool:
+        """Whether no value may be read: while tracing; in training on a GPU."""
+        return torch.compiler.is_compiling() or (self.training and unreadable(frames))
+
+    def draw_drop_path(
+        self,
+        num_clips: int,
+        generator: torch.Generator | None = None,
+        num_blocks: int | None = None,
+    ) -> torch.Tensor | None:
+        """What drop path needs in `encode`: (blocks, 2, num_clips, 1, 1) in [0, 1).
+
+        None where nothing is dropped: in evaluation, or with the rate 0.
+        """
+        num_blocks = self.config.num_blocks if num_blocks is None else num_blocks
+        dropping = sum(block.drop_path > 0 for block in self.blocks[:num_blocks])
+        if not (self.training and dropping):
+            return None
+        device = generator.device if generator else self.cls_token.device
+        shape = dropping, 2, num_clips, 1, 1
+        return torch.rand(shape, generator=generator, device=device)
 
     def encode(
         self,
@@ -288,6 +312,7 @@ class SSLAMEncoder(nn.Module):
         num_blocks: int | None = None,
         collect: bool = False,
         generator: torch.Generator | None = None,
+        drop_path_draws: torch.Tensor | None = None,
         frames: torch.Tensor | None = None,
     ) -> EncoderOutput:
         """Run CLS and patches through the norm and the blocks.
@@ -298,17 +323,24 @@ class SSLAMEncoder(nn.Module):
             num_blocks: Blocks to run; the configuration's by default.
             collect: Keep every block's output and feed-forward output.
             generator: Randomness of drop path, on the patches' device.
+            drop_path_draws: From `draw_drop_path`; drawn by default.
             frames: Frames of each clip (B,), only handed on.
         """
+        num_blocks = self.config.num_blocks if num_blocks is None else num_blocks
+        draws = drop_path_draws
+        if draws is None:
+            draws = self.draw_drop_path(len(patches), generator, num_blocks)
         x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
         x = self.norm(x)
         key_mask = None
         if valid is not None:
             key_mask = F.pad(valid, (1, 0), value=True)[:, None, None]
         layers, ffn = [x] if collect else [], []
-        num_blocks = self.config.num_blocks if num_blocks is None else num_blocks
+        dropping = 0
         for block in self.blocks[:num_blocks]:
-            x, feed_forward = block(x, key_mask, generator)
+            drops = draws is not None and block.drop_path > 0
+            x, feed_forward = block(x, key_mask, draws[dropping] if drops else None)
+            dropping += drops
             if collect:
                 layers.append(x)
                 ffn.append(feed_forward)
@@ -321,7 +353,7 @@ class SSLAMEncoder(nn.Module):
         *,
         num_blocks: int | None = None,
         collect: bool = False,
-        generator: torch.Generator | None = None,
+        drop_path_draws: torch.Tensor | None = None,
     ) -> EncoderOutput:
         """Encode what `fbank` gives of clips of at most one pass, as `encode` does.
 
@@ -333,7 +365,7 @@ class SSLAMEncoder(nn.Module):
             self.patch_mask(frames, patches.shape[1]),
             num_blocks=num_blocks,
             collect=collect,
-            generator=generator,
+            drop_path_draws=drop_path_draws,
             frames=frames,
         )
 

@@ -44,8 +44,8 @@ def checked_waves(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A padded batch as it should be: the rule of `config` for arrays, for tensors.
 
-    Types and shapes are always looked at, lengths unless traced, samples where that
-    waits for no device: on a CPU, unless traced.
+    Types and shapes are always looked at, values where that waits for no device: on a
+    CPU, unless traced.
 
     Args:
         waves: (B, N) at 16 kHz, floats in [-1, 1] or integers of `config.SCALES`.
@@ -63,7 +63,7 @@ def checked_waves(
         raise ValueError(f"need waveforms of shape (B, N), got {tuple(waves.shape)}")
     waves = scaled(waves)
     lengths = checked_lengths(lengths, waves, FRAME_LENGTH)
-    if waves.device.type == "cpu" and not torch.compiler.is_compiling():
+    if not unreadable(waves):
         speech = zero_padding(waves.detach(), lengths)
         for row, (low, high) in enumerate(zip(*speech.aminmax(dim=1), strict=True)):
             check_values(float(low), float(high), f"clip {row} of the batch")
@@ -87,7 +87,7 @@ def checked_lengths(
 
     Raises:
         ValueError: Not a whole number for each clip; one below `least` or above N (not
-            looked at while tracing).
+            looked at on a GPU, or while tracing).
     """
     batch, longest = clips.shape[:2]
     if lengths is None:
@@ -99,7 +99,7 @@ def checked_lengths(
         raise ValueError(
             f"need a length for each of {batch} clips, got {tuple(lengths.shape)}"
         )
-    if not torch.compiler.is_compiling():
+    if not unreadable(lengths):
         low, high = torch.stack(lengths.aminmax()).tolist() if batch else (0, 0)
         unit = "samples" if clips.dim() == 2 else "frames"
         if low < least:
@@ -113,6 +113,11 @@ def checked_lengths(
                 f"a clip has {high} {unit} by its length, the batch only {longest}"
             )
     return lengths.to(clips.device)
+
+
+def unreadable(x: torch.Tensor) -> bool:
+    """Whether no value can be read: on a GPU it would be waited for; while tracing."""
+    return torch.compiler.is_compiling() or x.device.type != "cpu"
 
 
 def kaldi_fbank(
@@ -134,8 +139,8 @@ def kaldi_fbank(
         Un-normalised log-mel (B, T, 128), zero beyond a clip's end, and frames (B,).
 
     Raises:
-        ValueError: See `checked_waves`. While tracing, where values decide no step, the
-            result is as long as the padding allows.
+        ValueError: See `checked_waves`. Where values decide no step (on a GPU, or while
+            tracing) the result is as long as the padding allows.
 
     Source: torchaudio.compliance.kaldi.fbank with the arguments of
     cwx-worst-one/EAT@06c1c34, data/raw_audio_dataset.py.
@@ -145,11 +150,15 @@ def kaldi_fbank(
     assert isinstance(lengths, torch.Tensor)
     # for `torch.compile`, `torch.export` and ONNX
     traced = torch.compiler.is_compiling()
+    unseen = unreadable(lengths)
     frames = num_frames(lengths)
     with torch.autocast(speech.device.type, enabled=False):
         speech = zero_padding(speech.float(), lengths)
         if traced:
             mean = speech.sum(1, keepdim=True) / lengths[:, None]
+        elif unseen:
+            mean = speech.double().sum(1, keepdim=True) / lengths[:, None]
+            mean = mean.float()
         else:  # clip by clip: another order of summation shows in nearly silent bins
             clips = zip(speech, lengths.tolist(), strict=True)
             mean = torch.stack([clip[:n].mean() for clip, n in clips])[:, None]
@@ -160,7 +169,8 @@ def kaldi_fbank(
         cpu = speech.device.type == "cpu"
         step = (FRAMES_PER_PASS if cpu else FRAMES_PER_PASS_GPU) // len(speech)
         fbank = torch.cat([_log_mel(x) for x in windows.split(max(1, step), 1)], 1)
-    return zero_padding(fbank[:, : int(frames.max())], frames), frames
+    longest = fbank.shape[1] if unseen else int(frames.max())
+    return zero_padding(fbank[:, :longest], frames), frames
 
 
 def _log_mel(windows: torch.Tensor) -> torch.Tensor:

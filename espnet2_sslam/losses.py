@@ -25,7 +25,7 @@ def layer_target(ffn: Sequence[torch.Tensor], num_layers: int) -> torch.Tensor:
     Returns:
         (B, N, D), float32.
     """
-    total = torch.zeros(())
+    total: torch.Tensor | float = 0.0
     for output in ffn[-num_layers:]:
         output = output.float()
         variance, centre = torch.var_mean(output, 1, correction=0, keepdim=True)
@@ -129,4 +129,4 @@ def loss_weight(targets: torch.Tensor, reduction: str) -> torch.Tensor:
     if reduction == "positives":
         return targets.sum().clamp(min=1.0)
     count = len(targets) if reduction == "clips" else targets.numel()
-    return targets.new_tensor(float(count))
+    return targets.new_full((), count)  # filled there: a copy would wait

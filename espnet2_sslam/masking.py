@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch import nn
 
 from espnet2_sslam.units import PATCHES_PER_STEP
 
@@ -39,13 +40,7 @@ def inverse_block_mask(
     in cwx-worst-one/EAT@06c1c34.
     """
     num_patches = num_steps * PATCHES_PER_STEP
-    # int() and round(): the float product must not lose a patch (0.2 * 320 = 63.99..)
-    num_visible = int(round(num_patches * (1 - mask_ratio), 6))
-    if not 0 < num_visible < num_patches:
-        raise ValueError(
-            f"mask_ratio {mask_ratio} leaves {num_visible} of {num_patches} patches "
-            "visible: at least one must be visible and one hidden"
-        )
+    num_visible = count_visible(num_steps, mask_ratio)
     share = 1 - mask_ratio + mask_ratio_adjust
     num_blocks = max(1, int(num_patches * share / mask_block_size**2))
     device = generator.device
@@ -65,17 +60,36 @@ def inverse_block_mask(
     return mask.scatter_(1, score.topk(num_visible, 1).indices, False)
 
 
-def split_indices(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def count_visible(num_steps: int, mask_ratio: float) -> int:
+    """Visible patches V of each mask over `num_steps` time patches.
+
+    Raises:
+        ValueError: No patch is visible, or none hidden.
+    """
+    num_patches = num_steps * PATCHES_PER_STEP
+    # int() and round(): the float product must not lose a patch (0.2 * 320 = 63.99..)
+    num_visible = int(round(num_patches * (1 - mask_ratio), 6))
+    if not 0 < num_visible < num_patches:
+        raise ValueError(
+            f"mask_ratio {mask_ratio} leaves {num_visible} of {num_patches} patches "
+            "visible: at least one must be visible and one hidden"
+        )
+    return num_visible
+
+
+def split_indices(
+    mask: torch.Tensor, num_visible: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of the visible and of the hidden patches, in order.
 
     Args:
-        mask: (R, N), True = hidden, with equally many hidden patches in every row.
+        mask: (R, N), True = hidden.
+        num_visible: Visible patches V of every row, see `count_visible`.
 
     Returns:
         Visible (R, V) and hidden (R, M) positions, ascending.
     """
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-    num_visible = int((~mask[0]).sum())
     return order[:, :num_visible], order[:, num_visible:]
 
 
@@ -90,6 +104,23 @@ def keyed_generator(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
+class CountingModule(nn.Module):
+    """Module whose counters, its own 0-dimensional buffers, stay on the CPU.
+
+    So a step that reads one waits for no GPU; checkpoints hold them as ever.
+    """
+
+    def _apply(self, fn, recurse=True):
+        counters = {
+            name: buffer
+            for name, buffer in self._buffers.items()
+            if buffer is not None and buffer.dim() == 0 and buffer.device.type == "cpu"
+        }
+        super()._apply(fn, recurse)
+        self._buffers.update(counters)
+        return self
+
+
 def batch_generator(
     device: torch.device, seed: int, num_batches: torch.Tensor
 ) -> torch.Generator:
@@ -100,8 +131,8 @@ def batch_generator(
     Args:
         device: Where the draws are made.
         seed: Of the training.
-        num_batches: The model's counter, a 0-dimensional buffer; it is increased. (A
-            float: ESPnet's averaging of checkpoints sums integer buffers.)
+        num_batches: The counter of a `CountingModule`; it is increased. (A float:
+            ESPnet's averaging of checkpoints sums integer buffers.)
     """
     parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if parallel else 0

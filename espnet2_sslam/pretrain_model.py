@@ -6,11 +6,10 @@ row, D channels. Rows are clip-major: row r belongs to clip r // clones.
 """
 
 import zlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from espnet2_sslam import losses, mixing
 from espnet2_sslam.config import check_choice
@@ -18,7 +17,9 @@ from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.features import checked_waves
 from espnet2_sslam.masking import (
+    CountingModule,
     batch_generator,
+    count_visible,
     inverse_block_mask,
     keyed_generator,
     split_indices,
@@ -30,12 +31,26 @@ UNMIXED, MIXED = "unmixed", "mixed"
 
 
 class Draws(NamedTuple):
-    """All that is random in a step: masks (B * clones, N), regions, SNR, the rest."""
+    """All that is random in a step, and the places that follow from it.
+
+    Args:
+        mask: True = hidden (B * clones, N).
+        visible, hidden: Positions in the rows of `mask` (B * clones, V or M).
+        noise: What the decoder sees at hidden patches (R, M, D).
+        drop_path: See `SSLAMEncoder.draw_drop_path`, for R rows.
+        regions: Unmixed regions (1 or B, 2), see `mixing`; phase 2.
+        mixed: Positions of the mixed patches (1 or B, K); phase 2.
+        snr: In dB (B,); the rule "waveform".
+    """
 
     mask: torch.Tensor
-    regions: torch.Tensor | None
-    snr: torch.Tensor | None
-    generator: torch.Generator
+    visible: torch.Tensor
+    hidden: torch.Tensor
+    noise: torch.Tensor
+    drop_path: torch.Tensor | None = None
+    regions: torch.Tensor | None = None
+    mixed: torch.Tensor | None = None
+    snr: torch.Tensor | None = None
 
 
 class Predictions(NamedTuple):
@@ -46,7 +61,7 @@ class Predictions(NamedTuple):
     hidden_index: torch.Tensor
 
 
-class SSLAMPretrainModel(nn.Module):
+class SSLAMPretrainModel(CountingModule):
     """Student, teacher and decoder; phase 1 (EAT) or, with `mixture`, phase 2 (SSLAM).
 
     Args:
@@ -151,6 +166,7 @@ class SSLAMPretrainModel(nn.Module):
         self.num_batches: torch.Tensor
         self.register_buffer("num_updates", torch.zeros(()))
         self.register_buffer("num_batches", torch.zeros(()))
+        self._compiled: Callable | None = None
         # equal on all ranks by construction: not worth a broadcast in every step
         self._ddp_params_and_buffers_to_ignore = [n for n, _ in self.named_buffers()]
 
@@ -170,27 +186,37 @@ class SSLAMPretrainModel(nn.Module):
         """
         draws = self.draw(len(speech), self._generator(speech.device, utt_id))
         unmixed, mixed = self.student_inputs(speech, speech_lengths, draws)
-        loss, stats = self.objective(unmixed, mixed, draws)
-        return loss, stats, torch.tensor(float(len(speech)), device=loss.device)
+        compiled = self._compiled if self.training else None
+        objective = compiled or self.objective
+        loss, stats = objective(unmixed, mixed, draws)
+        # filled on the device: to copy a number there would wait for it
+        stats["num_updates"] = loss.new_full((), float(self.num_updates))
+        stats["ema_decay"] = loss.new_full((), self.ema_decay)
+        return loss, stats, loss.new_full((), len(speech))
+
+    def compile_step(self, **options: Any) -> None:
+        """Let training steps run `objective` as one graph of `torch.compile`.
+
+        Args:
+            options: Of `torch.compile`.
+        """
+        self._compiled = torch.compile(self.objective, fullgraph=True, **options)
 
     def objective(
-        self,
-        unmixed: torch.Tensor,
-        mixed: torch.Tensor | None,
-        draws: Draws,
-        noise: torch.Tensor | None = None,
+        self, unmixed: torch.Tensor, mixed: torch.Tensor | None, draws: Draws
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss and stats of given inputs and draws, in numbered steps.
+
+        Nothing in it is random or decided by values: `torch.compile` makes one graph.
 
         Args:
             unmixed, mixed: Normalised log-mel (B, T, 128); mixed None in phase 1.
             draws: See `draw`.
-            noise: See `predict`.
         """
         # 1. What the teacher says about the whole, unmasked clips.
         targets = self.make_targets(unmixed, mixed, draws)
         # 2. What the student says from the visible patches alone.
-        predictions = self.predict(self._streams(unmixed, mixed), draws, noise)
+        predictions = self.predict(self._streams(unmixed, mixed), draws)
         # 3. The terms: utterance and patch over all rows, retention over mixed ones.
         terms = self._terms(predictions, targets)
         loss = sum(terms.values(), torch.zeros((), device=unmixed.device))
@@ -198,16 +224,15 @@ class SSLAMPretrainModel(nn.Module):
         stats["loss"] = loss.detach()
         stats["target_var"] = losses.spread(targets.patch)
         stats["prediction_var"] = losses.spread(predictions.patch[:: self.clone_batch])
-        stats["num_updates"] = self.num_updates.detach().clone()
-        stats["ema_decay"] = torch.tensor(self.ema_decay)
         return loss, stats
 
     def draw(self, num_clips: int, generator: torch.Generator) -> Draws:
-        """Draw masks (and regions and SNR in phase 2) for `num_clips` clips."""
-        regions = snr = None
+        """Draw all that is random in a step of `num_clips` clips."""
+        regions = mixed = snr = None
         if MIXED in self.streams:
             count = num_clips if self.regions_per_clip else None
             regions = mixing.draw_regions(self.num_steps, generator, count)
+            mixed = mixing.mixed_patches(regions, self.num_steps)
             if self.mixing_rule == "waveform":
                 snr = mixing.db_range(*self.snr_range, num_clips, generator)
         mask = inverse_block_mask(
@@ -218,7 +243,15 @@ class SSLAMPretrainModel(nn.Module):
             mask_block_size=self.mask_block_size,
             mask_ratio_adjust=self.mask_ratio_adjust,
         )
-        return Draws(mask, regions, snr, generator)
+        visible, hidden = split_indices(
+            mask, count_visible(self.num_steps, self.mask_ratio)
+        )
+        rows = len(self.streams) * len(mask)
+        drop_path = self.encoder.draw_drop_path(rows, generator)
+        cls = self.encoder.cls_token
+        shape = rows, hidden.shape[1], cls.shape[-1]
+        noise = self.decoder.draw_noise(shape, cls.dtype, generator)
+        return Draws(mask, visible, hidden, noise, drop_path, regions, mixed, snr)
 
     def student_inputs(
         self, speech: torch.Tensor, lengths: torch.Tensor, draws: Draws
@@ -254,34 +287,27 @@ class SSLAMPretrainModel(nn.Module):
         result = Targets(targets.patch[-rows:], targets.utterance[-rows:])
         if not retention:
             return result
-        assert draws.regions is not None
+        assert draws.mixed is not None
         clips = len(unmixed)
         clean = Targets(targets.patch[:clips], targets.utterance[:clips])
         both = self.teacher.retention_targets(
-            patches[:clips], clean, draws.regions, *layers
+            patches[:clips], clean, draws.mixed, *layers
         )
-        return result._replace(retention=both.patch, retention_utterance=both.utterance)
+        return Targets(result.patch, result.utterance, both.patch, both.utterance)
 
-    def predict(
-        self, fbank: torch.Tensor, draws: Draws, noise: torch.Tensor | None = None
-    ) -> Predictions:
+    def predict(self, fbank: torch.Tensor, draws: Draws) -> Predictions:
         """The student's predictions from the visible patches.
 
         Args:
             fbank: Streams one after the other (C * B, T, 128).
-            draws: Masks, the same for every stream.
-            noise: Decoder input at hidden patches (R, M, D); drawn by default.
+            draws: See `draw`; the masks are the same for every stream.
         """
-        visible, hidden = split_indices(draws.mask)
-        visible = visible.repeat(len(self.streams), 1)
-        hidden = hidden.repeat(len(self.streams), 1)
+        visible = draws.visible.repeat(len(self.streams), 1)
+        hidden = draws.hidden.repeat(len(self.streams), 1)
         patches = self.encoder.embed(fbank)
         seen = losses.row_targets(patches, visible, self.clone_batch)
-        tokens = self.encoder.encode(seen, generator=draws.generator).last
-        if noise is None:
-            shape = (*hidden.shape, tokens.shape[-1])
-            noise = self.decoder.draw_noise(shape, tokens.dtype, draws.generator)
-        predicted = self.decoder(tokens[:, 1:], visible, hidden, noise)
+        tokens = self.encoder.encode(seen, drop_path_draws=draws.drop_path).last
+        predicted = self.decoder(tokens[:, 1:], visible, hidden, draws.noise)
         return Predictions(tokens[:, 0], predicted, hidden)
 
     def _terms(self, predictions: Predictions, targets: Targets):

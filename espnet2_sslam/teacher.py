@@ -12,7 +12,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from espnet2_sslam import losses, mixing
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.units import PATCHES_PER_STEP
 
 
 class Targets(NamedTuple):
@@ -112,7 +111,7 @@ class Teacher(nn.Module):
         self,
         patches: torch.Tensor,
         clean: Targets,
-        regions: torch.Tensor,
+        mixed_index: torch.Tensor,
         patch_layers: int,
         utterance_layers: int,
     ) -> Targets:
@@ -125,16 +124,14 @@ class Teacher(nn.Module):
         Args:
             patches: Unmixed clips (B, N, D) from `embed`.
             clean: Their targets.
-            regions: Unmixed regions of the mixtures (1 or B, 2), see `mixing`.
+            mixed_index: The mixtures' mixed patches (1 or B, K), as `mixed_patches`
+                gives them.
             patch_layers, utterance_layers: As for `targets`.
         """
-        # regions belong to the mixture: first the neighbour, then what is dropped
-        patches = mixing.neighbour(patches)
-        index = mixing.mixed_patches(regions, patches.shape[1] // PATCHES_PER_STEP)
-        other = self.targets(
-            mixing.drop_unmixed(patches, index), patch_layers, utterance_layers
-        )
-        spliced = mixing.splice(clean.patch, other.patch, index)
+        # places belong to the mixture: first the neighbour, then what is dropped
+        kept = mixing.drop_unmixed(mixing.neighbour(patches), mixed_index)
+        other = self.targets(kept, patch_layers, utterance_layers)
+        spliced = mixing.splice(clean.patch, other.patch, mixed_index)
         return Targets(
             losses.retention_target(clean.patch, spliced),
             losses.retention_target(clean.utterance, other.utterance),

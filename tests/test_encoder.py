@@ -142,7 +142,8 @@ def test_drop_path_needs_a_seed_only_in_training():
 
 def test_drop_path_drops_whole_clips_and_keeps_the_mean():
     x = torch.ones(20_000, 2, 3)
-    dropped = drop_path(x, 0.25, torch.Generator().manual_seed(0))
+    draws = torch.rand(20_000, 1, 1, generator=torch.Generator().manual_seed(0))
+    dropped = drop_path(x, 0.25, draws)
     assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
     assert float(dropped.mean()) == pytest.approx(1, abs=0.02)
     assert (dropped.flatten(1).std(1) == 0).all()

@@ -6,6 +6,7 @@ import torch
 
 from espnet2_sslam import mixing
 from espnet2_sslam.losses import layer_target
+from espnet2_sslam.masking import split_indices
 from espnet2_sslam.pretrain_model import Draws
 from tests.golden_data import (
     CLONES,
@@ -26,15 +27,22 @@ EDGES = ["B2", "part1_2_empty", "part2_empty", "min_tail", "first_last"]
 
 def run_step(model, fbank, mask, frames=None, noise=None):
     """Loss, stats, draws and inputs of one step with everything random given."""
-    regions, mixed, device = None, None, fbank.device
+    regions, mixed, mixed_patches, device = None, None, None, fbank.device
     if frames is not None:
         regions = torch.as_tensor(np.asarray(frames), device=device)[None] // 16
         mixed = mixing.mix_partially(fbank, regions, "max", model.encoder.log_mel.std)
-    draws = Draws(mask, regions, None, torch.Generator(device))
+        mixed_patches = mixing.mixed_patches(regions, 64)
     rows = len(fbank) * CLONES * len(model.streams)
     if noise is None:
         noise = torch.zeros(rows, 410, 48, device=device)
-    loss, stats = model.objective(fbank, mixed, draws, noise=noise.view(rows, 410, 48))
+    draws = Draws(
+        mask,
+        *split_indices(mask, 102),
+        noise.view(rows, 410, 48),
+        regions=regions,
+        mixed=mixed_patches,
+    )
+    loss, stats = model.objective(fbank, mixed, draws)
     return loss, stats, draws, mixed
 
 
@@ -101,8 +109,7 @@ def test_phase_2_targets_and_predictions_equal_the_authors():
     frames = [golden["idx_1"], golden["idx_2"]]
     _, _, draws, mixed = run_step(model, fbank, tiny_states()[2], frames)
     targets = model.make_targets(fbank, mixed, draws)
-    noise = torch.zeros(12, 410, 48)
-    predicted = model.predict(torch.cat([fbank, mixed]), draws, noise)
+    predicted = model.predict(torch.cat([fbank, mixed]), draws)
     teacher = model.teacher.encoder  # of the neighbour without its unmixed patches
     kept = mixing.mixed_patches(draws.regions, 64)
     kept = mixing.drop_unmixed(teacher.embed(fbank), kept)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.inference import SSLAM
@@ -77,7 +78,7 @@ def test_log_mel_equals_the_authors(device, name):
     golden = load("fbank.npz")
     fbank, _ = kaldi_fbank(torch.from_numpy(golden[f"{name}.wave"]).to(device)[None])
     raw = golden[f"{name}.raw_fbank"]
-    audible = raw > -10  # elsewhere float32 itself is not that good
+    audible = raw > -9  # below, float32 itself is only good for 4e-4
     np.testing.assert_allclose(fbank[0].cpu()[audible], raw[audible], rtol=0, atol=1e-4)
     np.testing.assert_allclose(fbank[0].cpu(), raw, rtol=0, atol=1e-3)
 
@@ -227,14 +228,16 @@ def test_features_and_scores_equal_those_of_the_cpu(device, dtype, tolerance):
     results = []
     for where, number in (("cpu", "float32"), (device, dtype)):
         model = SSLAM(encoder(**SMALL), device=where, dtype=number)
-        results.append(model.embed(clips))
+        results.append(model.embed(clips, rate=16_000))
     for one, other in zip(*results, strict=True):
         assert relative_error(torch.as_tensor(other), one) < tolerance
 
 
 def classification(device):
     """A small classifier with every augmentation, and a batch with labels."""
-    augmentation = dict(mixup_alpha=0.8, mask_ratio=0.2, noise=0.1, roll_and_gain=True)
+    augmentation = Augmentation(
+        mixup_alpha=0.8, mask_ratio=0.2, noise=0.1, roll_and_gain=True
+    )
     model = SSLAMClassifier(
         encoder(**SMALL, drop_path=0.1), ["cat", "dog"], augmentation=augmentation
     )

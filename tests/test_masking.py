@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet2_sslam.masking import inverse_block_mask, split_indices
+from espnet2_sslam.masking import count_visible, inverse_block_mask, split_indices
 from tests.golden_data import load
 
 
@@ -69,6 +69,7 @@ def test_neighbours_are_visible_together_as_often_as_the_authors():
 
 def test_split_gives_ascending_positions_of_both_kinds():
     mask = inverse_block_mask(6, 64, generator())
-    visible, hidden = split_indices(mask)
+    visible, hidden = split_indices(mask, count_visible(64, 0.8))
+    assert visible.shape == (6, 102) and hidden.shape == (6, 410)
     assert not mask.gather(1, visible).any() and mask.gather(1, hidden).all()
     assert (visible.diff() > 0).all() and (hidden.diff() > 0).all()

@@ -46,7 +46,7 @@ with without_flash_attention_note(), _without_s3prl():
     from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
     from espnet2.train.abs_espnet_model import AbsESPnetModel
     from espnet2.utils.nested_dict_action import NestedDictAction
-    from espnet2.utils.types import int_or_none, str_or_none
+    from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
     from espnet2_sslam.tasks.data import (
         ClipDataset,
@@ -117,6 +117,12 @@ class SSLAMAbsTask(AbsTask):
             "weights are computed from the labels"
         )
         add("--sample_weights", type=str_or_none, help=text)
+        text = (
+            "Run a training step as one compiled graph (torch.compile): less memory "
+            "traffic, so faster on a GPU. Costs one to some minutes at the start, and "
+            "again when a second batch size or clip length comes"
+        )
+        add("--compile", type=str2bool, default=False, help=text)
         text = (
             "layer_decay, layer_decay_style (standard | authors), decay_bias_and_norm: "
             "see espnet2_sslam/tasks/optim.py"
@@ -361,10 +367,12 @@ class SSLAMAbsTask(AbsTask):
         """Return the optimizer, with groups and the teacher's step hook.
 
         Called by ESPnet when the model is built and not yet initialised from
-        --init_param, which is therefore checked here.
+        --init_param, which is therefore checked here; `--compile` is obeyed, too.
         """
         for init_param in args.init_param:
             check_init_param(model, init_param)
+        if args.compile:
+            model.compile_step()
         optim_class = optim_classes[args.optim]
         defaults = inspect.signature(optim_class).parameters
         rates = {

@@ -116,11 +116,18 @@ class BeatsClassifier(SSLAMClassifier):
             )
         super().__init__(encoder, head, **options)
 
+    def compile_step(self, **options):
+        raise ValueError("ESPnet's BEATs cannot be compiled: leave --compile at false")
+
     def _augmented(self, speech, lengths, targets):
-        """Vectors (B, D) of clips with augmented waveforms, and the targets."""
+        """Clips with augmented waveforms, and the targets."""
         generator = batch_generator(speech.device, self.seed, self.num_batches)
         speech = self.augmentation.waveform(speech, lengths, generator)
-        return self._pooled(speech, lengths), targets
+        return speech, lengths, targets
+
+    def objective(self, speech, lengths, targets):
+        """Loss and weight of such a batch."""
+        return self._loss(self.logits(self._pooled(speech, lengths)), targets)
 
 
 def classifier_from_config(config: Mapping[str, Any]) -> BeatsClassifier:

@@ -1,0 +1,114 @@
+"""A training step as one compiled graph: the same numbers, compiled once."""
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from espnet2_sslam.augment import Augmentation
+from espnet2_sslam.classifier import SSLAMClassifier
+from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.pretrain_model import SSLAMPretrainModel
+
+SIZE = dict(embed_dim=48, depth=2, num_heads=4, drop_path=0.1)
+SAMPLES = 25_840  # 160 frames
+CLASSES = ["a", "b", "c"]
+
+
+def pretraining(**options):
+    torch.manual_seed(0)
+    options = {"decoder_conf": dict(num_layers=2, groups=4), **options}
+    encoder = SSLAMEncoder(**SIZE)
+    return SSLAMPretrainModel(encoder, clone_batch=2, clip_frames=160, **options)
+
+
+def finetuning(target_frames=None, **options):
+    torch.manual_seed(0)
+    encoder = SSLAMEncoder(**SIZE, target_frames=target_frames)
+    everything = Augmentation(
+        roll_and_gain=True, noise=0.1, mixup_alpha=0.8, mask_ratio=0.2
+    )
+    return SSLAMClassifier(encoder, CLASSES, augmentation=everything, **options)
+
+
+WAVEFORM = dict(mixture=True, mixing_rule="waveform", regions_per="clip")
+MODELS = {
+    "phase 1": (pretraining, {}),
+    "phase 2": (pretraining, dict(mixture=True)),
+    "phase 2, waveforms": (pretraining, WAVEFORM),
+    "fine-tuning": (finetuning, {}),
+    "fine-tuning, fixed length": (finetuning, dict(target_frames=160)),
+    "linear evaluation": (
+        finetuning,
+        dict(freeze_encoder=True, weighted_layers=True, pooling="mean"),
+    ),
+}
+EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
+
+
+def batch(seed, clips=3, samples=SAMPLES):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(16_000, samples, (clips,), generator=generator)
+    lengths[0] = samples
+    speech = torch.randn(clips, samples, generator=generator) * 0.1
+    label = torch.eye(3)[torch.arange(clips) % 3]
+    return dict(speech=speech, speech_lengths=lengths, label=label)
+
+
+def gradients(model, inputs):
+    model.zero_grad()
+    loss, stats, weight = model(**inputs)
+    loss.backward()
+    return (
+        {name: float(value) for name, value in [*stats.items(), ("weight", weight)]},
+        {n: p.grad for n, p in model.named_parameters() if p.grad is not None},
+    )
+
+
+def compare(name, backend, batches):
+    """Steps of an eager and a compiled model; the graphs that were made."""
+    make, options = MODELS[name]
+    eager, compiled = make(**options).train(), make(**options).train()
+    torch._dynamo.reset()
+    counters.clear()
+    compiled.compile_step(backend=backend)
+    for inputs in batches:
+        wanted, theirs = gradients(eager, inputs)
+        stats, grads = gradients(compiled, inputs)
+        assert stats == pytest.approx(wanted, rel=1e-6)
+        assert theirs.keys() == grads.keys()
+        for parameter, gradient in theirs.items():
+            # the key's bias has no gradient but rounding errors
+            if not parameter.endswith("qkv.bias"):
+                error = (grads[parameter] - gradient).norm() / gradient.norm()
+                assert float(error) < 1e-5, parameter
+    assert not counters["graph_break"]
+    return counters["stats"]["unique_graphs"]
+
+
+@EVERY_MODEL
+def test_new_draws_and_lengths_take_the_same_graph(name):
+    assert compare(name, "aot_eager", [batch(seed) for seed in range(5)]) == 1
+
+
+@EVERY_MODEL
+def test_other_batch_sizes_and_lengths_take_one_more_graph(name):
+    shapes = [(3, SAMPLES), (4, SAMPLES), (5, SAMPLES), (6, SAMPLES)]
+    if name in ("fine-tuning", "linear evaluation"):
+        shapes = [(3, 16_400), (4, 20_000), (5, 24_000), (6, SAMPLES)]
+    batches = [batch(0, *shape) for shape in shapes]
+    assert compare(name, "aot_eager", batches) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["phase 1", "phase 2", "fine-tuning"])
+def test_the_default_compiler_gives_the_same_numbers(name):
+    assert compare(name, "inductor", [batch(seed) for seed in range(5)]) == 1
+
+
+def test_validation_is_not_compiled():
+    model = pretraining()
+    model.compile_step(backend="aot_eager")
+    counters.clear()
+    with torch.no_grad():
+        model.eval()(**batch(0), utt_id=["a", "b", "c"])
+    assert not counters["stats"]
