@@ -73,7 +73,11 @@ def test_teacher_moves_once_per_real_step_and_the_steps_are_counted(train):
     assert trained == sum(p.requires_grad for p in ToyModel().parameters())
 
 
-def test_a_skipped_step_moves_neither_teacher_nor_schedule(train, monkeypatch):
+BF16 = "--use_amp true --amp_dtype bf16"
+
+
+@pytest.mark.parametrize("more", ["", BF16])
+def test_a_skipped_step_moves_neither_teacher_nor_schedule(train, monkeypatch, more):
     clip = torch.nn.utils.clip_grad_norm_
     calls = []
 
@@ -83,9 +87,59 @@ def test_a_skipped_step_moves_neither_teacher_nor_schedule(train, monkeypatch):
         return norm * float("nan") if len(calls) == 2 else norm
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", broken_once)
-    states = state(train("exp"))
+    states = state(train("exp", *more.split()))
     assert states["model"]["num_updates"] == 8
     assert states["schedulers"][0]["last_epoch"] == 8
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_infinite_gradients_move_neither_weights_nor_teacher(data, tmp_path, fused):
+    more = ("--optim_conf", f"fused={fused}")
+    args = ToyTask.get_parser().parse_args(arguments(*data, tmp_path, *more))
+    torch.manual_seed(0)
+    model = ToyModel()
+    [optimizer] = ToyTask.build_optimizers(args, model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    speech = torch.randn(4, 1600)
+    for step in range(6):
+        before = [p.clone() for p in model.parameters()]
+        scaler.scale(model(speech, None)[0]).backward()
+        if step in (2, 4):
+            model.head.weight.grad *= float("inf")
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        moved = not all(map(torch.equal, before, model.parameters()))
+        assert moved == (step not in (2, 4))
+    assert float(model.num_updates) == 4
+
+
+def test_mixed_precision_is_what_was_asked_for_and_said(train, caplog):
+    folder = train("exp", *BF16.split())
+    assert "precision: bf16 autocast without loss scaler" in caplog.text
+    assert "amp_dtype: bf16" in (folder / "config.yaml").read_text()
+    half = state(folder)
+    assert half["scaler"] is None
+    whole = state(train("whole"))["model"]["head.weight"]
+    assert not torch.equal(half["model"]["head.weight"], whole)
+    assert espnet2.train.trainer.autocast is torch.amp.autocast
+    assert espnet2.train.trainer.GradScaler is torch.amp.GradScaler
+    assert "precision: float32" in caplog.text
+
+
+@pytest.mark.parametrize("native, dtype", [(True, "bf16"), (False, "fp16")])
+def test_a_gpu_computes_in_bf16_where_it_has_it(
+    data, tmp_path, monkeypatch, native, dtype
+):
+    supported = (
+        lambda including_emulation=True: including_emulation or native
+    )
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    more = ("--use_amp", "true", "--ngpu", "1")
+    args = ToyTask.get_parser().parse_args(arguments(*data, tmp_path, *more))
+    ToyTask.check_and_complete(args)
+    assert args.amp_dtype == dtype
 
 
 def test_two_runs_are_equal_with_any_workers_and_another_seed_is_not(train):

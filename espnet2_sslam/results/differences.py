@@ -157,7 +157,8 @@ def _settings(config: dict, benchmark: str) -> Iterator[Row]:
     yield "settings", text, benchmark
     yield from changed
     device = f"{config['ngpu']} GPU" if config.get("ngpu") else "CPU"
-    # Mixed precision has no effect on a CPU.
-    mixed = config.get("use_amp") and device != "CPU"
-    precision = "mixed precision" if mixed else "float32"
+    # Unless its kind was given, mixed precision has no effect on a CPU.
+    kind = config.get("amp_dtype")
+    mixed = config.get("use_amp") and (kind or device != "CPU")
+    precision = f"{kind or ''} mixed precision".strip() if mixed else "float32"
     yield "trained on", f"{device}, {precision}", "1 GPU, float16"

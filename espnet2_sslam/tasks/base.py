@@ -62,8 +62,12 @@ with without_flash_attention_note(), _without_s3prl():
         read_labels,
         read_weights,
     )
-    from espnet2_sslam.tasks.optim import WarmupCosine, parameter_groups
-    from espnet2_sslam.tasks.trainer import SafeTrainer, check_unchanged
+    from espnet2_sslam.tasks.optim import (
+        WarmupCosine,
+        call_after_updates,
+        parameter_groups,
+    )
+    from espnet2_sslam.tasks.trainer import PRECISIONS, SafeTrainer, check_unchanged
 
 scheduler_classes.update(sslam_warmup_cosine=WarmupCosine)  # type: ignore[arg-type]
 # our models have all that ESPnet asks of its own, and need no ESPnet themselves
@@ -128,6 +132,11 @@ class SSLAMAbsTask(AbsTask):
             "see espnet2_sslam/tasks/optim.py"
         )
         add("--optim_groups_conf", action=NestedDictAction, default={}, help=text)
+        text = (
+            "What --use_amp computes in. By default bf16 on a GPU that has it, fp16 on "
+            "an older one, nothing on a CPU. bf16 needs no loss scaler"
+        )
+        add("--amp_dtype", choices=[*PRECISIONS], help=text)
         parser.set_defaults(
             batch_type="unsorted",
             num_att_plot=0,
@@ -181,6 +190,9 @@ class SSLAMAbsTask(AbsTask):
             ValueError: in one line, with the remedy.
         """
         cls.check_options(args)
+        if args.use_amp and args.amp_dtype is None and args.ngpu > 0:
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            args.amp_dtype = "bf16" if native else "fp16"
         cls.check_configuration(args)
         check_data_files(args, cls.required_data_names())
         parts = (
@@ -220,6 +232,10 @@ class SSLAMAbsTask(AbsTask):
                 f"--ngpu {args.ngpu} needs --multiprocessing_distributed true (one "
                 "process per GPU)"
             )
+        if args.amp_dtype is not None and not args.use_amp:
+            raise ValueError(f"--amp_dtype {args.amp_dtype} needs --use_amp true")
+        if args.amp_dtype == "fp16" and args.ngpu == 0:
+            raise ValueError("--amp_dtype fp16 needs a GPU: use bf16 on a CPU")
         if args.output_dir is None:
             raise ValueError("--output_dir is needed, for checkpoints and logs")
         names = ["batch_size", "accum_grad", "max_epoch"]
@@ -383,7 +399,7 @@ class SSLAMAbsTask(AbsTask):
         optimizer = optim_class(groups, **{**args.optim_conf, **rates})
         update_teacher: Any = getattr(model, "update_teacher", None)
         if update_teacher is not None:
-            optimizer.register_step_post_hook(lambda *_: update_teacher())
+            call_after_updates(optimizer, update_teacher)
         return [optimizer]
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.reporter import Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
+from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet2_sslam import store
 from espnet2_sslam.machine import machine
@@ -23,8 +25,18 @@ FIXED_BY_CHECKPOINT = (
     "seed batch_size drop_last_iter accum_grad num_iters_per_epoch "
     "balanced_clips_per_epoch sample_weights max_samples input_size optim "
     "optim_conf optim_groups_conf scheduler scheduler_conf grad_clip "
-    "grad_clip_type train_dtype use_amp keep_nbest_models"
+    "grad_clip_type train_dtype use_amp amp_dtype keep_nbest_models"
 ).split()
+
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclasses.dataclass
+class SafeTrainerOptions(TrainerOptions):
+    """Options of ESPnet's trainer and ours."""
+
+    amp_dtype: str | None
 
 
 class SafeTrainer(Trainer):
@@ -37,12 +49,18 @@ class SafeTrainer(Trainer):
     """
 
     @classmethod
+    def build_options(cls, args: argparse.Namespace) -> SafeTrainerOptions:
+        """The options that the trainer uses, out of all."""
+        return build_dataclass(SafeTrainerOptions, args)
+
+    @classmethod
     def run(cls, *, model, trainer_options, distributed_option, **kwargs: Any) -> None:
         """Train as Trainer.run does; first repair what an earlier kill left behind."""
         alone = not distributed_option.distributed
         is_first = alone or torch.distributed.get_rank() == 0
         if is_first:
             logging.info("machine: %s", machine())  # results/history.py reads it
+            logging.info("precision: %s", precision(trainer_options))
         folder = Path(trainer_options.output_dir)
         last = load_checkpoint(folder) if trainer_options.resume else None
         if last is not None:
@@ -60,7 +78,7 @@ class SafeTrainer(Trainer):
             )
         )
         try:
-            with _espnet_saves_whole():
+            with _espnet_saves_whole(), _espnet_computes_in(trainer_options):
                 super().run(
                     model=model,
                     trainer_options=trainer_options,
@@ -106,6 +124,46 @@ class SafeTrainer(Trainer):
             stats = inner.finish_validation(gather)
             reporter.register({k: float(v) for k, v in stats.items()}, 1.0)
             reporter.next()
+
+
+def precision(options: SafeTrainerOptions) -> str:
+    """What the passes compute in, in words."""
+    if not options.use_amp or options.amp_dtype is None:
+        return options.train_dtype
+    scaler = "with" if options.amp_dtype == "fp16" else "without"
+    return f"{options.amp_dtype} autocast {scaler} loss scaler"
+
+
+@contextlib.contextmanager
+def _espnet_computes_in(options: SafeTrainerOptions) -> Iterator[None]:
+    """Let ESPnet's loop compute in `amp_dtype`, bf16 without a loss scaler.
+
+    ESPnet takes bf16 wherever a GPU can emulate it, and scales the loss also there.
+    `Trainer.run` makes the scaler and the loops enter autocast with nothing to override
+    in between, so these two names in its module are others for the time.
+    """
+    module: Any = espnet2.train.trainer
+    before = module.autocast, module.GradScaler
+    dtype = PRECISIONS.get(options.amp_dtype or "")
+    device = "cuda" if options.ngpu > 0 else "cpu"
+
+    def autocast(*_: Any, **__: Any) -> torch.autocast:
+        return torch.autocast(device, dtype, enabled=options.use_amp and bool(dtype))
+
+    module.autocast = autocast
+    if options.amp_dtype != "fp16":
+        module.GradScaler = _NoScaler
+    try:
+        yield
+    finally:
+        module.autocast, module.GradScaler = before
+
+
+class _NoScaler(torch.amp.GradScaler):
+    """None, as a class: ESPnet checks its arguments against it."""
+
+    def __new__(cls, *_: Any, **__: Any) -> None:  # type: ignore[misc]
+        return None
 
 
 def _gather(value: Any) -> list:
