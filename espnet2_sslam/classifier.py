@@ -335,6 +335,15 @@ class SSLAMClassifier(CountingModule):
         loss, weight = self._loss(logits, targets)
         return loss, {"loss": loss.detach()}, weight
 
+    def checkpoint_activations(self, parts: str) -> None:
+        """Keep less for the backward pass, which computes it again.
+
+        Args:
+            parts: "all": every block keeps only its inputs. (There is no "decoder".)
+        """
+        check_choice("activation_checkpointing", parts, ("none", "all"))
+        self.encoder.checkpointing = parts == "all"
+
     def compile_step(self, **options: Any) -> None:
         """Let training steps run `objective` as one graph of `torch.compile`.
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from espnet2_sslam.banded import grouped_conv
+from espnet2_sslam.encoder import recomputed
 from espnet2_sslam.units import PATCHES_PER_STEP
 
 
@@ -44,6 +45,7 @@ class ConvDecoder(nn.Module):
             raise ValueError(f"the decoder needs at least 1 layer, got {num_layers}")
         self.noise_std = noise_std
         self.kernel_size = kernel_size
+        self.checkpointing = False  # compute a layer again in the backward pass
         widths = [embed_dim] + [decoder_dim] * num_layers
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size, padding=kernel_size // 2, groups=groups)
@@ -77,9 +79,10 @@ class ConvDecoder(nn.Module):
         x = x.index_copy(0, (first + visible_index).flatten(), visible.flatten(0, 1))
         x = x.view(rows, -1, PATCHES_PER_STEP, width)
         for conv in self.convs:
-            y = self._convolve(conv, x)
-            y = F.gelu(F.layer_norm(y, y.shape[-1:], eps=1e-5))
-            x = x + y if y.shape == x.shape else y
+            if self.checkpointing and torch.is_grad_enabled():
+                x = recomputed(self._layer, conv, x)
+            else:
+                x = self._layer(conv, x)
         x = x.reshape(rows * num_patches, -1)
         return self.proj(x[(first + hidden_index).flatten()]).view(rows, -1, width)
 
@@ -89,6 +92,12 @@ class ConvDecoder(nn.Module):
         """Noise for the hidden patches, of `shape`, on the generator's device."""
         noise = torch.empty(shape, dtype=dtype, device=generator.device)
         return noise.normal_(0.0, 1.0, generator=generator).mul_(self.noise_std)
+
+    def _layer(self, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        """Convolution, layer norm, GELU, and a residual where the width stays."""
+        y = self._convolve(conv, x)
+        y = F.gelu(F.layer_norm(y, y.shape[-1:], eps=1e-5))
+        return x + y if y.shape == x.shape else y
 
     def _convolve(self, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
         """Convolve (R, S, 8, C) with channels last in memory; even kernels crop."""

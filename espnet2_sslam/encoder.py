@@ -3,11 +3,13 @@
 Shapes: B clips, T frames, S time patches, N = 8 * S patches, L tokens, D channels.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from espnet2_sslam.config import EncoderConfig
 from espnet2_sslam.features import (
@@ -136,6 +138,14 @@ class Block(nn.Module):
         return drop_path(branch, self.drop_path, draws[index])
 
 
+def recomputed(function: Callable, *inputs: Any) -> Any:
+    """`function(*inputs)` that draws nothing, computed again in the backward pass.
+
+    Between both passes only the inputs are kept.
+    """
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
 class EncoderOutput(NamedTuple):
     """Tokens of a batch, the CLS token first, and which of them count.
 
@@ -201,6 +211,7 @@ class SSLAMEncoder(nn.Module):
         self.positions: torch.Tensor
         table = sincos_positions(width, config.max_frames // PATCH_SIZE)
         self.register_buffer("positions", table)
+        self.checkpointing = False  # compute a block again in the backward pass
         self.reset_parameters()
         if config.freeze:
             self.requires_grad_(False)
@@ -339,8 +350,12 @@ class SSLAMEncoder(nn.Module):
         dropping = 0
         for block in self.blocks[:num_blocks]:
             drops = draws is not None and block.drop_path > 0
-            x, feed_forward = block(x, key_mask, draws[dropping] if drops else None)
+            inputs = x, key_mask, draws[dropping] if drops else None
             dropping += drops
+            if self.checkpointing and torch.is_grad_enabled():
+                x, feed_forward = recomputed(block, *inputs)
+            else:
+                x, feed_forward = block(*inputs)
             if collect:
                 layers.append(x)
                 ffn.append(feed_forward)

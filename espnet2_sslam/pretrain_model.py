@@ -194,6 +194,16 @@ class SSLAMPretrainModel(CountingModule):
         stats["ema_decay"] = loss.new_full((), self.ema_decay)
         return loss, stats, loss.new_full((), len(speech))
 
+    def checkpoint_activations(self, parts: str) -> None:
+        """Keep less for the backward pass, which computes it again.
+
+        Args:
+            parts: What keeps only its inputs: layers of the "decoder", or "all", the
+                encoder's blocks, too.
+        """
+        self.decoder.checkpointing = True
+        self.encoder.checkpointing = parts == "all"
+
     def compile_step(self, **options: Any) -> None:
         """Let training steps run `objective` as one graph of `torch.compile`.
 

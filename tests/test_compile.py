@@ -64,10 +64,12 @@ def gradients(model, inputs):
     )
 
 
-def compare(name, backend, batches):
+def compare(name, backend, batches, checkpointing=None):
     """Steps of an eager and a compiled model; the graphs that were made."""
     make, options = MODELS[name]
     eager, compiled = make(**options).train(), make(**options).train()
+    if checkpointing:
+        compiled.checkpoint_activations(checkpointing)
     torch._dynamo.reset()
     counters.clear()
     compiled.compile_step(backend=backend)
@@ -97,6 +99,42 @@ def test_other_batch_sizes_and_lengths_take_one_more_graph(name):
         shapes = [(3, 16_400), (4, 20_000), (5, 24_000), (6, SAMPLES)]
     batches = [batch(0, *shape) for shape in shapes]
     assert compare(name, "aot_eager", batches) == 2
+
+
+@pytest.mark.parametrize("name", ["phase 2", "fine-tuning"])
+def test_activation_checkpointing_goes_into_the_graph(name):
+    batches = [batch(seed) for seed in range(2)]
+    assert compare(name, "aot_eager", batches, "all") == 1
+
+
+@pytest.mark.parametrize(
+    "name, parts",
+    [("phase 1", "all"), ("phase 2", "decoder"), ("phase 2", "all")]
+    + [("fine-tuning", "all"), ("linear evaluation", "all")],
+)
+def test_activation_checkpointing_keeps_less_and_changes_no_number(name, parts):
+    make, options = MODELS[name]
+    plain, saving = make(**options).train(), make(**options).train()
+    saving.checkpoint_activations(parts)
+    kept = []
+    for model in plain, saving:
+        sizes = {}
+
+        def pack(x, sizes=sizes):
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            model(**batch(0))
+        kept.append(sum(sizes.values()))
+    if name != "linear evaluation":  # nothing of a frozen encoder is kept
+        assert kept[1] < 0.9 * kept[0]
+    for seed in (1, 2):
+        wanted, theirs = gradients(plain, batch(seed))
+        stats, grads = gradients(saving, batch(seed))
+        assert stats == wanted
+        assert theirs.keys() == grads.keys()
+        assert all(torch.equal(theirs[name], grads[name]) for name in theirs)
 
 
 @pytest.mark.slow

@@ -116,6 +116,7 @@ def test_infinite_gradients_move_neither_weights_nor_teacher(data, tmp_path, fus
 
 
 def test_mixed_precision_is_what_was_asked_for_and_said(train, caplog):
+    caplog.set_level("INFO")
     folder = train("exp", *BF16.split())
     assert "precision: bf16 autocast without loss scaler" in caplog.text
     assert "amp_dtype: bf16" in (folder / "config.yaml").read_text()
@@ -132,9 +133,9 @@ def test_mixed_precision_is_what_was_asked_for_and_said(train, caplog):
 def test_a_gpu_computes_in_bf16_where_it_has_it(
     data, tmp_path, monkeypatch, native, dtype
 ):
-    supported = (
-        lambda including_emulation=True: including_emulation or native
-    )
+    def supported(including_emulation=True):
+        return including_emulation or native
+
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     more = ("--use_amp", "true", "--ngpu", "1")
     args = ToyTask.get_parser().parse_args(arguments(*data, tmp_path, *more))

@@ -128,6 +128,12 @@ class SSLAMAbsTask(AbsTask):
         )
         add("--compile", type=str2bool, default=False, help=text)
         text = (
+            "Keep less memory for the backward pass, which computes it again: of the "
+            "layers of the decoder (pre-training), or of all blocks, too"
+        )
+        choices = ("none", "decoder", "all")
+        add("--activation_checkpointing", default="none", choices=choices, help=text)
+        text = (
             "layer_decay, layer_decay_style (standard | authors), decay_bias_and_norm: "
             "see espnet2_sslam/tasks/optim.py"
         )
@@ -383,10 +389,13 @@ class SSLAMAbsTask(AbsTask):
         """Return the optimizer, with groups and the teacher's step hook.
 
         Called by ESPnet when the model is built and not yet initialised from
-        --init_param, which is therefore checked here; `--compile` is obeyed, too.
+        --init_param, which is therefore checked here; `--compile` and
+        `--activation_checkpointing` are obeyed, too.
         """
         for init_param in args.init_param:
             check_init_param(model, init_param)
+        if args.activation_checkpointing != "none":
+            model.checkpoint_activations(args.activation_checkpointing)
         if args.compile:
             model.compile_step()
         optim_class = optim_classes[args.optim]

@@ -116,6 +116,9 @@ class BeatsClassifier(SSLAMClassifier):
             )
         super().__init__(encoder, head, **options)
 
+    def checkpoint_activations(self, parts):
+        raise ValueError("BEATs has no --activation_checkpointing here")
+
     def compile_step(self, **options):
         raise ValueError("ESPnet's BEATs cannot be compiled: leave --compile at false")
 
