@@ -405,7 +405,11 @@ class SSLAMAbsTask(AbsTask):
             for name in ("lr", "weight_decay")
         }
         groups = parameter_groups(model, **rates, **args.optim_groups_conf)
-        optimizer = optim_class(groups, **{**args.optim_conf, **rates})
+        conf = {**args.optim_conf, **rates}
+        on_gpu = all(p.is_cuda for group in groups for p in group["params"])
+        if on_gpu and "fused" in defaults and not conf.keys() & {"fused", "foreach"}:
+            conf["fused"] = True  # an update in one pass over the weights
+        optimizer = optim_class(groups, **conf)
         update_teacher: Any = getattr(model, "update_teacher", None)
         if update_teacher is not None:
             call_after_updates(optimizer, update_teacher)
