@@ -38,7 +38,8 @@ LIMITS = {  # seconds of each group, in the order in which they run
     "trainer": 150,
     "profile": 90,
     "embed": 150,
-    "compiled": 150,
+    "host": 150,
+    "compiled": 330,
 }
 BF16 = torch.bfloat16
 
@@ -50,6 +51,7 @@ class Rows:
         self.path, self.group = path, group
 
     def __call__(self, name, value, criterion="", passed=None, **more):
+        passed = None if passed is None else bool(passed)
         row = dict(group=self.group, name=name, value=value, criterion=criterion)
         row |= dict(passed=passed, **more)
         with open(self.path, "a", encoding="utf-8") as stream:
@@ -71,6 +73,19 @@ def median_ms(function, repeats=10, warm_up=3):
         end.synchronize()
         times.append(start.elapsed_time(end))
     return statistics.median(times)
+
+
+def step_ms(step, updates=12, warm_up=5):
+    """Time of an update in milliseconds; updates follow each other without a wait."""
+    for _ in range(warm_up):
+        step()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(updates):
+        step()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / updates
 
 
 # ------------------------------------------------------------------------- groups
@@ -167,7 +182,7 @@ def measure_step(row, name, step, args, rate, criterion="", least=0.0):
     """Time a step; a row with milliseconds, utilisation, clips per second, memory."""
     torch.cuda.reset_peak_memory_stats()
     try:
-        ms = median_ms(step, 10, 4)
+        ms = step_ms(step)
     except torch.OutOfMemoryError:
         row(name, "out of memory")
         return None
@@ -318,7 +333,7 @@ def trainer(row):
     rate = bench.best_rate("cuda", BF16)
     for shape in SHAPES[:2]:
         args = step_args(*shape[:2], phase1=shape[2])
-        bare = median_ms(bench.make_step(args), 10, 4)
+        bare = step_ms(bench.make_step(args))
         torch.cuda.empty_cache()
         ms = through_trainer(shape, 40)
         work = bench.step_flops(not args.phase1, args.clips, args.clones)
@@ -379,6 +394,54 @@ def _profile(row, args):
         row(f"{way}: operator {event.key[:60]}", f"{ms:.2f} ms an update")
 
 
+def host(row):
+    """Host time of the parts of an update, nothing waited for; GPU work is small."""
+    for mode in (None, "default"):
+        step = bench.make_step(step_args(4, 8, mode=mode))
+        model, trained = step.model, step.trained
+        times: dict[str, float] = {}
+        parts = [(model, name) for name in ("draw", "student_inputs")]
+        parts += [(model, "_compiled" if mode else "objective")]
+        parts += [(model, "update_teacher"), (step.optimizer, "step")]
+        parts += [(torch.Tensor, "backward"), (torch.nn.utils, "clip_grad_norm_")]
+        parts += [(model, "_generator"), (step.optimizer, "zero_grad")]
+        for _ in range(4):
+            step()
+        originals = [(owner, name, getattr(owner, name)) for owner, name in parts]
+        for owner, name, function in originals:
+            setattr(owner, name, _timing(function, name, times))
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(10):
+            step()
+        asked = time.perf_counter() - start
+        torch.cuda.synchronize()
+        whole = time.perf_counter() - start
+        for owner, name, function in originals:
+            setattr(owner, name, function)
+        way = "compiled" if mode else "eager"
+        row(
+            f"{way}: an update", f"{whole * 100:.1f} ms, asked for in {asked * 100:.1f}"
+        )
+        for name, seconds in times.items():
+            row(f"{way}: {name}", f"{seconds * 100:.1f} ms")
+        del step, model, trained
+        torch.cuda.empty_cache()
+
+
+def _timing(function, name, times):
+    """The function, adding its seconds to times[name]."""
+
+    def timed(*args, **options):
+        start = time.perf_counter()
+        try:
+            return function(*args, **options)
+        finally:
+            times[name] = times.get(name, 0.0) + time.perf_counter() - start
+
+    return timed
+
+
 def embed(row):
     """Features of clips in memory and in files: clips per second."""
     from espnet2_sslam.encoder import SSLAMEncoder
@@ -427,6 +490,7 @@ GROUPS = dict(
     trainer=trainer,
     profile=profile,
     embed=embed,
+    host=host,
 )
 
 

@@ -112,6 +112,7 @@ def make_step(args):
         optimizer.step()
         optimizer.zero_grad()
 
+    step.model, step.trained, step.optimizer = model, trained, optimizer
     return step
 
 

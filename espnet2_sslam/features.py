@@ -112,6 +112,8 @@ def checked_lengths(
             raise ValueError(
                 f"a clip has {high} {unit} by its length, the batch only {longest}"
             )
+    if clips.is_cuda and not lengths.is_cuda:
+        return lengths.pin_memory().to(clips.device, non_blocking=True)
     return lengths.to(clips.device)
 
 
