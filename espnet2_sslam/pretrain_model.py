@@ -186,6 +186,7 @@ class SSLAMPretrainModel(CountingModule):
         """
         draws = self.draw(len(speech), self._generator(speech.device, utt_id))
         unmixed, mixed = self.student_inputs(speech, speech_lengths, draws)
+        self.teacher.prepare(speech.device.type)
         compiled = self._compiled if self.training else None
         objective = compiled or self.objective
         loss, stats = objective(unmixed, mixed, draws)

@@ -36,6 +36,55 @@ def ema_decay(num_updates: int, start: float, end: float, anneal_updates: int) -
     return end - (end - start) * (1 - num_updates / anneal_updates)
 
 
+class _CastEncoder:
+    """An encoder whose matrices are in half precision and follow another's.
+
+    What autocast leaves in float32 is shared with the other one. No module, so that it
+    is in no checkpoint.
+    """
+
+    def __init__(self):
+        self.encoder: SSLAMEncoder | None = None
+        self._pairs: dict[nn.Parameter, nn.Parameter] = {}
+        self._versions: list[int] = []
+
+    @torch.no_grad()
+    def prepare(self, source: nn.Module, dtype: torch.dtype | None) -> None:
+        """Be up to date with `source` in `dtype`; None: be nothing."""
+        cast = next(iter(self._pairs.values()), None)
+        if dtype is None:
+            self.__init__()
+        elif cast is None or (cast.dtype, cast.device) != (
+            dtype,
+            next(source.parameters()).device,
+        ):
+            matrices = [
+                parameter
+                for module in source.modules()
+                if isinstance(module, (nn.Linear, nn.Conv2d))
+                for parameter in module.parameters(recurse=False)
+            ]
+            self._pairs = {
+                p: nn.Parameter(p.to(dtype), requires_grad=False) for p in matrices
+            }
+            shared = {id(t): t for t in (*source.parameters(), *source.buffers())}
+            shared |= {id(p): cast for p, cast in self._pairs.items()}
+            self.encoder = copy.deepcopy(source, shared)  # type: ignore[assignment]
+            self._versions = self._current()
+        elif self._versions != self._current():  # loaded since
+            self.follow(source)
+
+    @torch.no_grad()
+    def follow(self, source: nn.Module) -> None:
+        """Take over the values of `source`, if there is a copy of it."""
+        if self._pairs:
+            torch._foreach_copy_(list(self._pairs.values()), list(self._pairs))
+            self._versions = self._current()
+
+    def _current(self) -> list[int]:
+        return [parameter._version for parameter in self._pairs]
+
+
 class Teacher(nn.Module):
     """EMA copy of the student's encoder, always in evaluation mode.
 
@@ -65,6 +114,7 @@ class Teacher(nn.Module):
         self.schedule = (decay, end_decay, anneal_updates)
         self.encoder: SSLAMEncoder = copy.deepcopy(student)
         self.encoder.requires_grad_(False).eval()
+        self._cast = _CastEncoder()
 
     def train(self, mode: bool = True):
         """Stay in evaluation mode whatever is asked."""
@@ -81,12 +131,30 @@ class Teacher(nn.Module):
         decay = ema_decay(num_updates, *self.schedule)
         move = get_ema_multi_avg_fn(decay)  # all parameters in few kernels
         move(list(self.encoder.parameters()), list(student.parameters()), None)
+        self._cast.follow(self.encoder)
         return decay
+
+    def prepare(self, device_type: str) -> None:
+        """Cast the matrices once if the next step is under autocast.
+
+        Autocast itself would cast them in each pass: it remembers a weight's cast only
+        where the weight has a gradient.
+        """
+        enabled = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type) if enabled else None
+        self._cast.prepare(self.encoder, dtype)
+
+    @property
+    def _network(self) -> SSLAMEncoder:
+        """The encoder, with cast matrices where autocast wants them."""
+        cast = self._cast.encoder
+        enabled = torch.is_autocast_enabled(self.encoder.cls_token.device.type)
+        return cast if cast is not None and enabled else self.encoder
 
     @torch.no_grad()
     def embed(self, fbank: torch.Tensor) -> torch.Tensor:
         """Normalised log-mel (B, T, 128) to patches with positions (B, N, D)."""
-        return self.encoder.embed(fbank)
+        return self._network.embed(fbank)
 
     @torch.no_grad()
     def targets(
@@ -99,7 +167,7 @@ class Teacher(nn.Module):
             patch_layers: Layers averaged into the patch target.
             utterance_layers: Layers averaged into the utterance target.
         """
-        ffn = self.encoder.encode(patches, collect=True).ffn
+        ffn = self._network.encode(patches, collect=True).ffn
         ffn = [output[:, 1:] for output in ffn]
         patch = whole = losses.layer_target(ffn, patch_layers)
         if utterance_layers != patch_layers:

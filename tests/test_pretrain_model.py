@@ -143,6 +143,31 @@ def test_training_does_not_touch_the_global_generators():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_teacher_cast_once_gives_what_autocast_gives(monkeypatch):
+    cast, plain = model(mixture=True), model(mixture=True)
+    monkeypatch.setattr(plain.teacher, "prepare", lambda _: None)
+    names = cast.state_dict().keys()
+    other = model(mixture=True, seed=3)
+    other.encoder.norm.weight.data += 1
+    for step, enabled in enumerate((True, True, False, True, True)):
+        if step == 4:  # a checkpoint, in the middle
+            for one in cast, plain:
+                one.load_state_dict(other.state_dict())
+        for one in cast, plain:
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                loss = one(*clips())[0]
+            loss.backward()
+            for parameter in one.encoder.parameters():
+                parameter.data -= 0.1 * parameter.grad
+            one.zero_grad()
+            one.update_teacher()
+        assert cast.state_dict().keys() == names
+        for name, value in plain.state_dict().items():
+            assert torch.equal(value, cast.state_dict()[name]), (step, name)
+        used = [p.dtype for p in cast.teacher._cast._pairs.values()]
+        assert set(used) == ({torch.bfloat16} if enabled else set())
+
+
 def test_one_teacher_step_equals_the_authors():
     golden = load("ema_step_toy.npz")
     names = ("w", "b")
