@@ -16,7 +16,7 @@ from espnet2_sslam import losses, mixing
 from espnet2_sslam.config import check_choice
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import checked_waves
+from espnet2_sslam.features import checked_waves, num_frames
 from espnet2_sslam.masking import (
     batch_generator,
     inverse_block_mask,
@@ -24,9 +24,11 @@ from espnet2_sslam.masking import (
     split_indices,
 )
 from espnet2_sslam.teacher import Targets, Teacher
-from espnet2_sslam.units import PATCH_SIZE
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, PATCHES_PER_STEP
 
 UNMIXED, MIXED = "unmixed", "mixed"
+AUTHORS = "authors"
+PADDING = ("none", AUTHORS)
 
 
 class Draws(NamedTuple):
@@ -51,8 +53,10 @@ class SSLAMPretrainModel(nn.Module):
 
     Args:
         encoder: The student.
-        clip_frames: Frames of every clip: shorter ones are zero-padded (and the
-            padding attended to), longer ones cut. A multiple of 16.
+        clip_frames: Frames of the longest clips, a multiple of 16.
+        padding: "none": the clips of a batch are cut to the whole time patches of its
+            shortest one, at most clip_frames; "authors": all to clip_frames, shorter
+            ones zero-padded, and the padding attended to, predicted and mixed.
         clone_batch: Masks R / B per clip and stream.
         mask_ratio, mask_block_size, mask_ratio_adjust: See `masking`.
         mixture: Phase 2: partially mixed clips.
@@ -85,6 +89,7 @@ class SSLAMPretrainModel(nn.Module):
         encoder: SSLAMEncoder,
         *,
         clip_frames: int = 1024,
+        padding: str = PADDING[0],
         clone_batch: int = 16,
         mask_ratio: float = 0.8,
         mask_block_size: int = 5,
@@ -107,6 +112,7 @@ class SSLAMPretrainModel(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
+        check_choice("padding", padding, PADDING)
         check_choice("streams", streams, ("both", MIXED, UNMIXED))
         check_choice("mixing_rule", mixing_rule, mixing.MIXING_RULES)
         check_choice("regions_per", regions_per, ("batch", "clip"))
@@ -124,6 +130,7 @@ class SSLAMPretrainModel(nn.Module):
         if mixture:
             mixing.region_steps(self.num_steps)  # refuses clips that are too short
         self.clip_frames, self.clone_batch = clip_frames, clone_batch
+        self.padding = padding
         self.mask_ratio, self.mask_block_size = mask_ratio, mask_block_size
         self.mask_ratio_adjust = mask_ratio_adjust
         mixture = mixture and streams != UNMIXED
@@ -168,7 +175,8 @@ class SSLAMPretrainModel(nn.Module):
             speech_lengths: (B,).
             utt_id: Names of the clips; they fix the draws in validation.
         """
-        draws = self.draw(len(speech), self._generator(speech.device, utt_id))
+        generator = self._generator(speech.device, utt_id)
+        draws = self.draw(len(speech), generator, self.common_steps(speech_lengths))
         unmixed, mixed = self.student_inputs(speech, speech_lengths, draws)
         loss, stats = self.objective(unmixed, mixed, draws)
         return loss, stats, torch.tensor(float(len(speech)), device=loss.device)
@@ -202,17 +210,43 @@ class SSLAMPretrainModel(nn.Module):
         stats["ema_decay"] = torch.tensor(self.ema_decay)
         return loss, stats
 
-    def draw(self, num_clips: int, generator: torch.Generator) -> Draws:
-        """Draw masks (and regions and SNR in phase 2) for `num_clips` clips."""
+    def common_steps(self, lengths: torch.Tensor) -> int:
+        """Time patches of a batch of clips of these lengths (B,).
+
+        Raises:
+            ValueError: A clip of less than one time patch, without padding.
+        """
+        if self.padding == AUTHORS:
+            return self.num_steps
+        frames = num_frames(lengths) if self.encoder.config.input_size == 1 else lengths
+        shortest = int(frames.min())
+        if shortest < PATCH_SIZE:
+            raise ValueError(
+                f"a clip has {shortest} frames, padding: none needs {PATCH_SIZE}: "
+                "leave it out"
+            )
+        return min(self.num_steps, shortest // PATCH_SIZE)
+
+    def draw(
+        self,
+        num_clips: int,
+        generator: torch.Generator,
+        num_steps: int | None = None,
+    ) -> Draws:
+        """Draw masks (and regions and SNR in phase 2) for `num_clips` clips.
+
+        Their time patches are `num_steps`, those of `clip_frames` by default.
+        """
+        num_steps = num_steps or self.num_steps
         regions = snr = None
         if MIXED in self.streams:
             count = num_clips if self.regions_per_clip else None
-            regions = mixing.draw_regions(self.num_steps, generator, count)
+            regions = mixing.draw_regions(num_steps, generator, count)
             if self.mixing_rule == "waveform":
                 snr = mixing.db_range(*self.snr_range, num_clips, generator)
         mask = inverse_block_mask(
             num_clips * self.clone_batch,
-            self.num_steps,
+            num_steps,
             generator,
             mask_ratio=self.mask_ratio,
             mask_block_size=self.mask_block_size,
@@ -226,15 +260,25 @@ class SSLAMPretrainModel(nn.Module):
         """Normalised log-mel of the clips and of their partial mixtures (or None)."""
         if draws.snr is not None:
             speech, lengths = checked_waves(speech, lengths)
-        unmixed, _ = self.encoder.fbank(speech, lengths, self.clip_frames)
+        steps = draws.mask.shape[1] // PATCHES_PER_STEP
+        frames = steps * PATCH_SIZE
+        if self.padding != AUTHORS:
+            if steps > (longest := self.common_steps(lengths)):
+                raise ValueError(
+                    f"draws for {steps} time patches, the shortest clip has {longest}"
+                )
+            wave = self.encoder.config.input_size == 1
+            size = (frames - 1) * FRAME_SHIFT + FRAME_LENGTH if wave else frames
+            speech, lengths = speech[:, :size], lengths.clamp(max=size)
+        unmixed, _ = self.encoder.fbank(speech, lengths, frames)
         if draws.regions is None:
             return unmixed, None
         if draws.snr is not None:  # the rule "waveform"
             mixture = mixing.mix_waveforms(
-                speech, lengths, draws.regions, self.num_steps, draws.snr
+                speech, lengths, draws.regions, steps, draws.snr
             )
             longer = torch.maximum(lengths, mixing.neighbour(lengths))
-            mixed, _ = self.encoder.fbank(mixture, longer, self.clip_frames, True)
+            mixed, _ = self.encoder.fbank(mixture, longer, frames, True)
             return unmixed, mixed
         std = self.encoder.log_mel.std
         mixed = mixing.mix_partially(unmixed, draws.regions, self.mixing_rule, std)
