@@ -114,10 +114,7 @@ class CropSampler(ClipSampler):
         count = self.clips_per_pass
         if self.drop_last:
             count = self.num_batches * batch_size
-        # the first batches have one crop more where they cannot be equal
-        size, more = divmod(count, self.num_batches)
-        number = np.arange(self.num_batches + 1)
-        self.bounds = number * size + np.minimum(number, more)
+        self.bounds = bounds(count, self.num_batches)
 
     def size(self, frames: int) -> int:
         """Return the samples (or frames of log-mel) of so many frames."""
@@ -147,13 +144,15 @@ class CropSampler(ClipSampler):
         while True:
             count = int(self.counts.sum())
             number = batches_per_pass(count, batch_size, **batches)
-            left_out = 0
+            used = count
             if batches["train"] and batches["drop_last"]:
-                left_out = count - number * batch_size
-            least, more = divmod(count - left_out, number)
-            # batches of nothing but longest crops; each rank takes half of its share
-            pure = (int(self.counts[full].sum()) - left_out) // (least + (more > 0))
-            limit = max(pure, 1) * world_size * (least // world_size // 2)
+                used = number * batch_size
+            # batches of nothing but longest crops, whichever are left out; of each a
+            # recording may be half of every rank's share
+            first = count - int(self.counts[full].sum()) + (count - used)
+            pure = np.count_nonzero(bounds(used, number)[:-1] >= first)
+            half = used // number // world_size // 2
+            limit = max(pure, 1) * world_size * half
             if self.counts.max() <= limit:
                 break
             self.counts = np.minimum(self.counts, limit)
@@ -244,6 +243,16 @@ class CropSampler(ClipSampler):
             f"crops of up to {self.clip_frames} frames in {self.num_batches} batches, "
             f"{100 * heard / frames:.0f} % of the audio"
         )
+
+
+def bounds(count: int, num_batches: int) -> np.ndarray:
+    """Where the batches of so many crops begin, and the end (num_batches + 1,).
+
+    The first ones have one crop more where they cannot be equal.
+    """
+    size, more = divmod(count, num_batches)
+    number = np.arange(num_batches + 1)
+    return number * size + np.minimum(number, more)
 
 
 def apart(labels: np.ndarray) -> np.ndarray:
