@@ -276,7 +276,10 @@ def through_trainer(shape, updates):
     args = SSLAMTask.get_parser().parse_args(words)
     args.optim_conf = dict(lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05)
     model = SSLAMPretrainModel(
-        SSLAMEncoder(**bench.BASE), mixture=not phase1, clone_batch=clones
+        SSLAMEncoder(**bench.BASE),
+        mixture=not phase1,
+        clone_batch=clones,
+        padding="authors",
     ).cuda()
     [optimizer] = SSLAMTask.build_optimizers(args, model)
     schedule = scheduler_classes[args.scheduler](

@@ -91,7 +91,10 @@ def make_step(args):
     """A function that makes one whole update, as the trainer does."""
     torch.manual_seed(0)
     model = SSLAMPretrainModel(
-        SSLAMEncoder(**BASE), mixture=not args.phase1, clone_batch=args.clones
+        SSLAMEncoder(**BASE),
+        mixture=not args.phase1,
+        clone_batch=args.clones,
+        padding="authors",  # 10 s as 1,024 frames
     ).to(args.device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(

@@ -15,7 +15,7 @@ import re
 import struct
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -182,6 +182,57 @@ def read_blocks(
         raise AudioError(name, f"unreadable: {error.strerror or error}") from None
 
 
+def read_part(
+    path: str, choose: Callable[[int], tuple[int, int]]
+) -> tuple[np.ndarray, int]:
+    """A part of a file as it is stored, float32 (N,) or (N, channels), and its rate.
+
+    Only that part is decoded, where libsndfile finds its place: not in MP3, Ogg and
+    files that do not say how long they are.
+
+    Args:
+        path: Of a file that libsndfile reads.
+        choose: The file's frames -> the first frame and the end of the part.
+
+    Raises:
+        AudioError: Truncated: less is there than the header says.
+        soundfile.SoundFileError: Missing, not audio or damaged.
+    """
+    with soundfile.SoundFile(path) as sound:
+        if not _finds_its_place(sound) or sound.frames >= UNKNOWN_FRAMES:
+            samples = sound.read(dtype="float32")
+            start, end = choose(len(samples))
+            return samples[start:end], sound.samplerate
+        start, end = choose(sound.frames)
+        if start:
+            sound.seek(start)
+        samples = sound.read(end - start, dtype="float32")
+        if len(samples) < end - start and (start, end) != (0, sound.frames):
+            raise AudioError(
+                path,
+                f"truncated: the header says {sound.frames} frames, "
+                f"{start + len(samples)} are there",
+            )
+        return samples, sound.samplerate
+
+
+def count_samples(path: str) -> int:
+    """Frames of a file by its header, or by decoding it where that does not say.
+
+    Raises:
+        soundfile.SoundFileError: Missing or not audio.
+    """
+    with soundfile.SoundFile(path) as sound:
+        if sound.frames < UNKNOWN_FRAMES:
+            return sound.frames
+        return len(sound.read(dtype="float32"))
+
+
+def _finds_its_place(sound: soundfile.SoundFile) -> bool:
+    """Whether libsndfile 1.2 can seek: not in MP3 and, near the end, Ogg."""
+    return not (sound.subtype.startswith("MPEG") or sound.format == "OGG")
+
+
 def is_formatted(path: str | Path) -> bool:
     """Whether a readable file is a 16 kHz mono WAV or FLAC already."""
     info = soundfile.info(str(path))
@@ -275,9 +326,7 @@ def _decoded(
                 rate = sound.samplerate
                 if start is None:
                     return rate, _soundfile_blocks(name, file, sound)
-                # libsndfile 1.2 does not find its place in MP3 and, near the end, Ogg.
-                lossy = sound.subtype.startswith("MPEG") or sound.format == "OGG"
-                first = 0 if lossy else round(start * rate)
+                first = round(start * rate) if _finds_its_place(sound) else 0
                 blocks = _soundfile_blocks(name, file, sound, first)
                 return rate, _cut(name, blocks, rate, first, start, end)
             sound.close()  # libsndfile fails at the end of such a file

@@ -74,7 +74,7 @@ def _(x, matrix):
 @torch.library.custom_op("espnet2_sslam::windows_weight", mutates_args=())
 def _windows_weight(x: torch.Tensor, gradient: torch.Tensor, taps: int) -> torch.Tensor:
     """The gradient of the matrix: (G, N, A), (G, N, B) -> (G, K A, B)."""
-    groups, length, width = x.shape
+    groups, length = x.shape[:2]
     total = None
     for first in range(taps):
         count = (length - first) // taps

@@ -26,7 +26,9 @@ def region_steps(num_steps: int) -> int:
     Raises:
         ValueError: The clip is too short for two regions and something mixed.
     """
-    width = max(1, num_steps * REGION_SHARE[0] // REGION_SHARE[1])
+    share, whole = REGION_SHARE
+    # rounded: of 8 time patches 2 and not 1, which would keep a quarter, not half
+    width = max(1, (2 * num_steps * share + whole) // (2 * whole))
     if num_steps < 3:
         raise ValueError(
             f"partial mixtures need clips of at least 3 time patches (48 frames), "

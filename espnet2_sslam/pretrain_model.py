@@ -15,7 +15,7 @@ from espnet2_sslam import losses, mixing
 from espnet2_sslam.config import check_choice
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import checked_waves
+from espnet2_sslam.features import checked_waves, num_frames, unreadable
 from espnet2_sslam.masking import (
     CountingModule,
     batch_generator,
@@ -25,9 +25,11 @@ from espnet2_sslam.masking import (
     split_indices,
 )
 from espnet2_sslam.teacher import Targets, Teacher
-from espnet2_sslam.units import PATCH_SIZE
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, PATCHES_PER_STEP
 
 UNMIXED, MIXED = "unmixed", "mixed"
+AUTHORS = "authors"
+PADDING = ("none", AUTHORS)
 
 
 class Draws(NamedTuple):
@@ -66,8 +68,10 @@ class SSLAMPretrainModel(CountingModule):
 
     Args:
         encoder: The student.
-        clip_frames: Frames of every clip: shorter ones are zero-padded (and the
-            padding attended to), longer ones cut. A multiple of 16.
+        clip_frames: Frames of the longest clips, a multiple of 16.
+        padding: "none": the clips of a batch are cut to the whole time patches of its
+            shortest one, at most clip_frames; "authors": all to clip_frames, shorter
+            ones zero-padded, and the padding attended to, predicted and mixed.
         clone_batch: Masks R / B per clip and stream.
         mask_ratio, mask_block_size, mask_ratio_adjust: See `masking`.
         mixture: Phase 2: partially mixed clips.
@@ -100,6 +104,7 @@ class SSLAMPretrainModel(CountingModule):
         encoder: SSLAMEncoder,
         *,
         clip_frames: int = 1024,
+        padding: str = PADDING[0],
         clone_batch: int = 16,
         mask_ratio: float = 0.8,
         mask_block_size: int = 5,
@@ -122,6 +127,7 @@ class SSLAMPretrainModel(CountingModule):
         seed: int = 0,
     ):
         super().__init__()
+        check_choice("padding", padding, PADDING)
         check_choice("streams", streams, ("both", MIXED, UNMIXED))
         check_choice("mixing_rule", mixing_rule, mixing.MIXING_RULES)
         check_choice("regions_per", regions_per, ("batch", "clip"))
@@ -139,6 +145,7 @@ class SSLAMPretrainModel(CountingModule):
         if mixture:
             mixing.region_steps(self.num_steps)  # refuses clips that are too short
         self.clip_frames, self.clone_batch = clip_frames, clone_batch
+        self.padding = padding
         self.mask_ratio, self.mask_block_size = mask_ratio, mask_block_size
         self.mask_ratio_adjust = mask_ratio_adjust
         mixture = mixture and streams != UNMIXED
@@ -184,12 +191,17 @@ class SSLAMPretrainModel(CountingModule):
             speech_lengths: (B,).
             utt_id: Names of the clips; they fix the draws in validation.
         """
-        draws = self.draw(len(speech), self._generator(speech.device, utt_id))
+        generator = self._generator(speech.device, utt_id)
+        steps = self.common_steps(speech, speech_lengths)
+        draws = self.draw(len(speech), generator, steps)
         unmixed, mixed = self.student_inputs(speech, speech_lengths, draws)
         self.teacher.prepare(speech.device.type)
         compiled = self._compiled if self.training else None
         objective = compiled or self.objective
         loss, stats = objective(unmixed, mixed, draws)
+        if self.padding != AUTHORS and unreadable(speech_lengths):
+            short = (speech_lengths < self._size(steps * PATCH_SIZE)).any()
+            loss = loss.masked_fill(short, float("nan"))
         # filled on the device: to copy a number there would wait for it
         stats["num_updates"] = loss.new_full((), float(self.num_updates))
         stats["ema_decay"] = loss.new_full((), self.ema_decay)
@@ -237,26 +249,55 @@ class SSLAMPretrainModel(CountingModule):
         stats["prediction_var"] = losses.spread(predictions.patch[:: self.clone_batch])
         return loss, stats
 
-    def draw(self, num_clips: int, generator: torch.Generator) -> Draws:
-        """Draw all that is random in a step of `num_clips` clips."""
+    def common_steps(self, speech: torch.Tensor, lengths: torch.Tensor) -> int:
+        """Time patches that all clips of a batch have, at most clip_frames'.
+
+        Lengths on a GPU are not waited for: the clips must be as long as the batch,
+        or the loss is NaN.
+
+        Raises:
+            ValueError: A clip of less than one time patch, without padding.
+        """
+        if self.padding == AUTHORS:
+            return self.num_steps
+        if unreadable(lengths):
+            lengths = torch.tensor(speech.shape[1])
+        frames = num_frames(lengths) if self.encoder.config.input_size == 1 else lengths
+        shortest = int(frames.min())
+        if shortest < PATCH_SIZE:
+            raise ValueError(
+                f"a clip has {shortest} frames, padding: none needs {PATCH_SIZE}: "
+                "leave it out"
+            )
+        return min(self.num_steps, shortest // PATCH_SIZE)
+
+    def draw(
+        self,
+        num_clips: int,
+        generator: torch.Generator,
+        num_steps: int | None = None,
+    ) -> Draws:
+        """Draw all that is random in a step of `num_clips` clips.
+
+        Their time patches are `num_steps`, those of `clip_frames` by default.
+        """
+        num_steps = num_steps or self.num_steps
         regions = mixed = snr = None
         if MIXED in self.streams:
             count = num_clips if self.regions_per_clip else None
-            regions = mixing.draw_regions(self.num_steps, generator, count)
-            mixed = mixing.mixed_patches(regions, self.num_steps)
+            regions = mixing.draw_regions(num_steps, generator, count)
+            mixed = mixing.mixed_patches(regions, num_steps)
             if self.mixing_rule == "waveform":
                 snr = mixing.db_range(*self.snr_range, num_clips, generator)
         mask = inverse_block_mask(
             num_clips * self.clone_batch,
-            self.num_steps,
+            num_steps,
             generator,
             mask_ratio=self.mask_ratio,
             mask_block_size=self.mask_block_size,
             mask_ratio_adjust=self.mask_ratio_adjust,
         )
-        visible, hidden = split_indices(
-            mask, count_visible(self.num_steps, self.mask_ratio)
-        )
+        visible, hidden = split_indices(mask, count_visible(num_steps, self.mask_ratio))
         rows = len(self.streams) * len(mask)
         drop_path = self.encoder.draw_drop_path(rows, generator)
         cls = self.encoder.cls_token
@@ -270,15 +311,24 @@ class SSLAMPretrainModel(CountingModule):
         """Normalised log-mel of the clips and of their partial mixtures (or None)."""
         if draws.snr is not None:
             speech, lengths = checked_waves(speech, lengths)
-        unmixed, _ = self.encoder.fbank(speech, lengths, self.clip_frames)
+        steps = draws.mask.shape[1] // PATCHES_PER_STEP
+        frames = steps * PATCH_SIZE
+        if self.padding != AUTHORS:
+            if steps > (longest := self.common_steps(speech, lengths)):
+                raise ValueError(
+                    f"draws for {steps} time patches, the shortest clip has {longest}"
+                )
+            size = self._size(frames)
+            speech, lengths = speech[:, :size], lengths.clamp(max=size)
+        unmixed, _ = self.encoder.fbank(speech, lengths, frames)
         if draws.regions is None:
             return unmixed, None
         if draws.snr is not None:  # the rule "waveform"
             mixture = mixing.mix_waveforms(
-                speech, lengths, draws.regions, self.num_steps, draws.snr
+                speech, lengths, draws.regions, steps, draws.snr
             )
             longer = torch.maximum(lengths, mixing.neighbour(lengths))
-            mixed, _ = self.encoder.fbank(mixture, longer, self.clip_frames, True)
+            mixed, _ = self.encoder.fbank(mixture, longer, frames, True)
             return unmixed, mixed
         std = self.encoder.log_mel.std
         mixed = mixing.mix_partially(unmixed, draws.regions, self.mixing_rule, std)
@@ -350,6 +400,11 @@ class SSLAMPretrainModel(CountingModule):
                 cls[mixed], targets.retention_utterance
             )
         return terms
+
+    def _size(self, frames: int) -> int:
+        """Samples of so many frames, or frames where the input is log-mel."""
+        wave = self.encoder.config.input_size == 1
+        return (frames - 1) * FRAME_SHIFT + FRAME_LENGTH if wave else frames
 
     def _streams(self, unmixed, mixed):
         """The student's inputs (C * B, T, 128)."""

@@ -33,6 +33,7 @@ BOTH = {
         "ema_end_decay": 0.99999,
         "ema_anneal_updates": 100_000,
     },
+    "padding": "authors",
     "batch_size": 48,
     "num_iters_per_epoch": 4000,
     "grad_clip": 4.0,

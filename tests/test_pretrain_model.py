@@ -76,8 +76,8 @@ def test_any_batch_clone_count_and_length(count, clones, frames):
     assert torch.isfinite(loss)
 
 
-def test_shorter_clips_are_padded_and_longer_ones_cut_to_the_clip_length():
-    trained = model()
+def test_the_authors_pad_shorter_clips_and_cut_longer_ones_to_the_clip_length():
+    trained = model(padding="authors")
     speech, lengths = clips(2, SAMPLES * 2)
     draws = trained.draw(2, torch.Generator().manual_seed(0))
     short, _ = trained.student_inputs(speech, lengths // 4, draws)
@@ -87,6 +87,41 @@ def test_shorter_clips_are_padded_and_longer_ones_cut_to_the_clip_length():
         2 * float(trained.encoder.log_mel.std)
     )
     assert float(short[0, -1, 0]) == pytest.approx(pad)
+
+
+@pytest.mark.parametrize("input_size", [1, 128])
+@pytest.mark.parametrize("shortest, steps", [(48, 3), (63, 3), (64, 4), (400, 10)])
+def test_without_padding_a_batch_is_as_long_as_its_shortest_clip(
+    input_size, shortest, steps
+):
+    trained = model(input_size, mixture=True)
+    frames = torch.tensor([shortest, shortest + 50, shortest + 9])
+    shape = (3, int(frames.max()) * 160 + 240) if input_size == 1 else (3, 460, 128)
+    lengths = frames * 160 + 240 if input_size == 1 else frames
+    speech = torch.randn(*shape, generator=torch.Generator().manual_seed(0)) * 0.1
+    for row, length in zip(speech, lengths.tolist(), strict=True):
+        row[length:] = 3.0  # what lies behind a clip is not heard
+    assert trained.common_steps(speech, lengths) == steps
+    draws = trained.draw(3, torch.Generator().manual_seed(0), steps)
+    unmixed, mixed = trained.student_inputs(speech, lengths, draws)
+    assert unmixed.shape == mixed.shape == (3, 16 * steps, 128)
+    size = 16 * steps * 160 + 240 if input_size == 1 else 16 * steps
+    cut, _ = trained.student_inputs(speech[:, :size], lengths.clamp(max=size), draws)
+    assert torch.equal(unmixed, cut)
+    loss, _, _ = trained(speech, lengths)
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_draws_and_clips_that_do_not_fit_are_refused():
+    trained = model(mixture=True)
+    draws = trained.draw(2, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="10 time patches, the shortest clip has 3"):
+        trained.student_inputs(*clips(2, 8000), draws)
+    with pytest.raises(ValueError, match="a clip has 8 frames, padding: none needs 16"):
+        trained(*clips(2, 1600))
+    with pytest.raises(ValueError, match="at least 3 time patches"):
+        trained(*clips(2, 6000))
 
 
 def test_log_mel_input_equals_waveforms():
@@ -226,6 +261,7 @@ def test_collect_feats_gives_the_log_mel():
         (dict(clip_frames=640), "clip_frames"),
         (dict(mixing_rule="min"), "mixing_rule"),
         (dict(streams="all"), "streams"),
+        (dict(padding="zero"), "padding"),
         (dict(regions_per="epoch"), "regions_per"),
         (dict(clone_batch=0), "clone_batch"),
         (dict(target_layers=3), "target_layers"),

@@ -27,7 +27,10 @@ MIXTURE = ["--model_conf", "mixture=true"]
 def data(tmp_path_factory):
     """Clips with two labels in turn, and some with both or none."""
     folder = tmp_path_factory.mktemp("data")
-    sets = write_clips(folder / "train", 13), write_clips(folder / "valid", 7)
+    sets = [
+        write_clips(folder / name, count, shortest=9000)
+        for name, count in (("train", 13), ("valid", 7))
+    ]
     labels = ["cat", "dog", "cat dog", ""]
     for path, count in zip(sets, (13, 7), strict=True):
         lines = [f"clip{i:02d} {labels[i % 4]}".strip() + "\n" for i in range(count)]

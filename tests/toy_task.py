@@ -115,13 +115,15 @@ class ToyTask(SSLAMAbsTask):
         return ("label",)
 
 
-def write_clips(folder: Path, count: int, rate: int = 16_000) -> Path:
+def write_clips(
+    folder: Path, count: int, rate: int = 16_000, shortest: int = 1600
+) -> Path:
     """Write count noise clips and their lists; return the folder."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(count)
     scp, sizes = [], []
     for number in range(count):
-        size = 1600 + 160 * (number % 3)
+        size = shortest + 160 * (number % 3)
         path = folder / f"clip{number:02d}.wav"
         wave = generator.normal(scale=0.1 + 0.02 * number, size=size)
         soundfile.write(path, wave.clip(-1, 1), rate)

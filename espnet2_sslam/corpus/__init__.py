@@ -44,6 +44,7 @@ from espnet2_sslam.corpus.report import (
     STATS_SPLIT,
     collect,
     compare,
+    padding_share,
     report_text,
     warnings,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "label_vector",
     "label_word",
     "make_dump",
+    "padding_share",
     "parallel_map",
     "partition_groups",
     "read_class_names",

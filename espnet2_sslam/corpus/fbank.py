@@ -1,7 +1,8 @@
 """Un-normalised log-mel of formatted audio: in kaldi ark files, and its statistics."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS
 
 PIECE_FRAMES = 6_000  # one minute: bounds the memory on long audio
 CLIPS_PER_ARK = 256
+ARK_HEADER = struct.Struct("<5sxixi")  # kaldi's, of a matrix: "\\0BFM ", rows, columns
 
 
 def fbank_pieces(path: str) -> Iterator[np.ndarray]:
@@ -87,6 +89,41 @@ def write_fbanks(
         for record, (where, frames) in zip(part, scp, strict=True):
             locations[record.audio] = (where, frames)
     return locations
+
+
+def ark_shape(location: str) -> tuple[int, int, int] | None:
+    """Rows, columns and first byte of a matrix in an ark; None of another format.
+
+    Args:
+        location: `<ark>:<offset>`; only uncompressed float matrices are looked into.
+    """
+    path, _, offset = location.rpartition(":")
+    if not offset.isdigit():
+        return None
+    with open(path, "rb") as file:
+        file.seek(int(offset))
+        head = file.read(ARK_HEADER.size)
+    if len(head) < ARK_HEADER.size:
+        return None
+    magic, rows, columns = ARK_HEADER.unpack(head)
+    return (rows, columns, int(offset) + len(head)) if magic == b"\0BFM " else None
+
+
+def read_ark_rows(location: str, choose: Callable[[int], tuple[int, int]]):
+    """Rows of a matrix in an ark, (T, columns) float32; None of another format.
+
+    Args:
+        location: See `ark_shape`.
+        choose: The matrix's rows -> the first row and the end of those to read.
+    """
+    shape = ark_shape(location)
+    if shape is None:
+        return None
+    rows, columns, first = shape
+    start, end = choose(rows)
+    path = location.rpartition(":")[0]
+    offset, count = first + 4 * start * columns, (end - start) * columns
+    return np.fromfile(path, "<f4", count, offset=offset).reshape(-1, columns)
 
 
 def _write_ark(records: list[Record], folder: Path) -> list[tuple[str, int]]:

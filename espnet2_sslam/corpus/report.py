@@ -198,6 +198,12 @@ def describe_split(
     return result
 
 
+def padding_share(frames: np.ndarray, clip_frames: int) -> float:
+    """Share of padding where clips of so many frames (N,) are filled up or cut."""
+    used = np.clip(frames, 0, clip_frames).sum()
+    return 1 - float(used) / (len(frames) * clip_frames)
+
+
 # Copies
 
 

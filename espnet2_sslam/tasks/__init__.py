@@ -6,17 +6,20 @@ from espnet2_sslam.tasks.classification import (
     inherited_options,
     read_classes,
 )
+from espnet2_sslam.tasks.crops import CropSampler
 from espnet2_sslam.tasks.data import (
     ClipDataset,
     ClipError,
     ClipPreprocessor,
     ClipSampler,
+    Crop,
     EpochIterFactory,
     batches_per_pass,
     check_resampler,
     collate_clips,
     read_keys,
     read_labels,
+    read_lengths,
     read_weights,
 )
 from espnet2_sslam.tasks.optim import WarmupCosine, parameter_groups
@@ -28,6 +31,8 @@ __all__ = [
     "ClipError",
     "ClipPreprocessor",
     "ClipSampler",
+    "Crop",
+    "CropSampler",
     "EpochIterFactory",
     "SSLAMAbsTask",
     "SSLAMClassificationTask",
@@ -42,6 +47,7 @@ __all__ = [
     "read_classes",
     "read_keys",
     "read_labels",
+    "read_lengths",
     "read_weights",
     "save_whole",
     "scheduler_classes",

@@ -336,7 +336,20 @@ class SSLAMAbsTask(AbsTask):
         cls, args: argparse.Namespace, iter_options, keys: Sequence[str]
     ) -> ClipSampler:
         """Return the sampler of one list of clips."""
-        options: dict[str, Any] = {}
+        options = cls.sampler_options(args, iter_options, keys)
+        return ClipSampler(keys, iter_options.batch_size, **options)
+
+    @classmethod
+    def sampler_options(
+        cls, args: argparse.Namespace, iter_options, keys: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return the options that all samplers share."""
+        options: dict[str, Any] = {
+            "train": iter_options.train,
+            "seed": args.seed,
+            "drop_last": args.drop_last_iter,
+            "min_clips_per_rank": cls.min_clips_per_rank(args, iter_options.train),
+        }
         if iter_options.distributed:
             options["rank"] = torch.distributed.get_rank()
             options["world_size"] = torch.distributed.get_world_size()
@@ -351,15 +364,7 @@ class SSLAMAbsTask(AbsTask):
                 logging.warning(f"{never} clips have no label or weight: never drawn")
             options["weights"] = weights
             options["num_samples"] = args.balanced_clips_per_epoch
-        return ClipSampler(
-            keys,
-            iter_options.batch_size,
-            train=iter_options.train,
-            seed=args.seed,
-            drop_last=args.drop_last_iter,
-            min_clips_per_rank=cls.min_clips_per_rank(args, iter_options.train),
-            **options,
-        )
+        return options
 
     @classmethod
     def build_dataset(

@@ -6,11 +6,20 @@ is keyed by the seed and what it is for, so that a resumed training repeats it.
 
 import argparse
 import hashlib
+import logging
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
@@ -18,11 +27,14 @@ from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 
+from espnet2_sslam.audio import count_samples, read_part
 from espnet2_sslam.config import RESAMPLERS, check_values, to_float
 from espnet2_sslam.corpus import RESAMPLER_FILE, table_lines
+from espnet2_sslam.corpus.fbank import ark_shape, read_ark_rows
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, SAMPLE_RATE
 
 PREPARE = "prepare the data again"
+HEADER_THREADS = 16  # headers are read at once: network disks are slow to answer
 
 
 class ClipError(ValueError):
@@ -179,6 +191,80 @@ def read_weights(path: str | Path, keys: Sequence[str]) -> np.ndarray:
     return weights
 
 
+def read_lengths(
+    keys: Sequence[str],
+    data: Sequence[Sequence[str]],
+    shape_files: Sequence[str] = (),
+    input_size: int = 1,
+) -> np.ndarray:
+    """Return the samples (or, of log-mel, frames) of each clip, (N,) int64.
+
+    They are taken from a shape file, or from the utt2num_samples (utt2num_frames)
+    beside the list of the audio, or else from the headers of all files.
+
+    Raises:
+        ValueError: if a list lacks a clip or holds no number, or a header cannot be
+            read.
+    """
+    path, _, kind = next(row for row in data if row[1] == "speech")
+    own, other = "utt2num_samples", "utt2num_frames"
+    if input_size != 1:
+        own, other = other, own
+    lists = [name for name in shape_files if Path(name).name != other]
+    if not lists and (beside := Path(path).with_name(own)).is_file():
+        lists = [str(beside)]
+    if not lists:
+        return _header_lengths(keys, path, kind)
+    lengths = np.full(len(keys), -1, dtype=np.int64)
+    rows: dict[str, int] = {}
+    for row, (number, key, text) in enumerate(table_lines(lists[0])):
+        if row >= len(keys) or keys[row] != key:  # in another order than the keys
+            rows = rows or {key: row for row, key in enumerate(keys)}
+            if (row := rows.get(key, -1)) < 0:
+                continue
+        try:
+            lengths[row] = int(text.split(",")[0])
+        except ValueError:
+            raise ValueError(
+                f"{lists[0]}, line {number}: the length of {key} is {text!r}, a whole "
+                "number is needed"
+            ) from None
+    without = np.flatnonzero(lengths < 0).tolist()
+    _refuse_missing(lists[0], [keys[row] for row in without], keys)
+    return lengths
+
+
+def _header_lengths(keys: Sequence[str], path: str, kind: str) -> np.ndarray:
+    """Return the lengths (N,) that the headers of the clips' files say."""
+    if kind not in ("sound", "kaldi_ark"):
+        raise ValueError(
+            f"the lengths of the clips in {path} are not known: give them with "
+            "--train_shape_file and --valid_shape_file (`<id> <length>` a line)"
+        )
+    logging.info(f"{path}: reading the lengths of {len(keys)} clips from their headers")
+    places = {key: place for _, key, place in table_lines(path)}
+    _refuse_missing(path, [key for key in keys if key not in places], keys)
+
+    def length(key: str) -> int:
+        try:
+            if kind == "sound":
+                return count_samples(places[key])
+            shape = ark_shape(places[key])
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"clip {key} cannot be read ({error}): restore the file or {PREPARE}"
+            ) from None
+        if shape is None:
+            raise ValueError(
+                f"clip {key}: {places[key]} is no matrix of floats: give the lengths "
+                "with --train_shape_file and --valid_shape_file"
+            )
+        return shape[0]
+
+    with ThreadPool(HEADER_THREADS) as pool:
+        return np.array(pool.map(length, keys, chunksize=64), dtype=np.int64)
+
+
 def _refuse_missing(
     path: str | Path, missing: Sequence[str], keys: Collection[str]
 ) -> None:
@@ -193,8 +279,20 @@ def _refuse_missing(
 # -------------------------------------------------------------------------- one clip
 
 
+class Crop(NamedTuple):
+    """A part of a recording, in samples (or frames of log-mel)."""
+
+    uid: str
+    start: int
+    size: int
+
+
 class ClipDataset(ESPnetDataset):
-    """ESPnetDataset that demands 16 kHz and names the clip in every error."""
+    """ESPnetDataset that reads only what is needed and names the clip in every error.
+
+    Audio must have 16 kHz. Of the clips' `speech` the part that a `Crop` names is read,
+    or the one that the pre-processor's `place(uid, length) -> (start, end)` chooses.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         try:
@@ -206,14 +304,18 @@ class ClipDataset(ESPnetDataset):
                 f"{' '.join(str(error).split())}: correct the list or {PREPARE}"
             ) from error
 
-    def __getitem__(self, uid: str) -> tuple[str, dict[str, Any]]:
-        """Read and pre-process one clip.
+    def __getitem__(self, uid: str | Crop) -> tuple[str, dict[str, Any]]:
+        """Read and pre-process one clip or crop.
 
         Raises:
             ClipError: if it cannot be read or used, in one line.
         """
+        choose: Any = getattr(self.preprocess, "place", None)
+        if isinstance(uid, Crop):
+            uid, start, size = uid
+            choose = _fixed_place(start, size)
         try:
-            result = super().__getitem__(uid)
+            data = {name: self._read(name, uid, choose) for name in self.loader_dict}
         except ClipError:
             raise
         except Exception as error:  # whatever the reader of the format raises
@@ -222,14 +324,49 @@ class ClipDataset(ESPnetDataset):
                 f"clip {uid} cannot be read ({': '.join(reason)}): restore the file or "
                 f"{PREPARE}"
             ) from error
-        for loader in self.loader_dict.values():
-            rate = getattr(loader, "rate", None)
-            if rate not in (None, SAMPLE_RATE):
-                raise ClipError(
-                    f"clip {uid} has {rate} Hz, {SAMPLE_RATE} Hz are needed: prepare "
-                    "the data as 16 kHz mono"
-                )
-        return result
+        if self.preprocess is not None:
+            data = self.preprocess(uid, data)
+        dtypes = {"f": self.float_dtype, "i": self.int_dtype}
+        arrays = {
+            name: value.astype(dtypes.get(value.dtype.kind, value.dtype), copy=False)
+            for name, value in data.items()
+        }
+        return uid, arrays
+
+    def _read(
+        self, name: str, uid: str, choose: Callable[[str, int], tuple[int, int]] | None
+    ) -> Any:
+        """Read one kind of data of a clip; of speech the chosen part."""
+        loader: Any = self.loader_dict[name]
+        if name != "speech" or choose is None:
+            value = loader[uid]
+            self._check_rate(uid, getattr(loader, "rate", None))
+            return value
+
+        def part(length: int) -> tuple[int, int]:
+            return choose(uid, length)
+
+        kind = self.debug_info[name][1]
+        place = location(loader, uid)
+        if kind == "sound" and place is not None:
+            value, rate = read_part(place, part)
+            self._check_rate(uid, rate)
+            return value
+        value = read_ark_rows(place, part) if kind == "kaldi_ark" and place else None
+        if value is None:
+            value = loader[uid]
+            self._check_rate(uid, getattr(loader, "rate", None))
+            start, end = part(len(value))
+            value = value[start:end]
+        return value
+
+    @staticmethod
+    def _check_rate(uid: str, rate: int | None) -> None:
+        if rate not in (None, SAMPLE_RATE):
+            raise ClipError(
+                f"clip {uid} has {rate} Hz, {SAMPLE_RATE} Hz are needed: prepare "
+                "the data as 16 kHz mono"
+            )
 
     def check_keys(self, keys: Collection[str]) -> None:
         """Raise ValueError unless every list holds every clip."""
@@ -240,6 +377,29 @@ class ClipDataset(ESPnetDataset):
                     f"{path} begins with a byte order mark: save it as plain UTF-8"
                 )
             _refuse_missing(path, [key for key in keys if key not in known], keys)
+
+
+def _fixed_place(start: int, size: int) -> Callable[[str, int], tuple[int, int]]:
+    """Return the choice of a crop's place."""
+
+    def place(uid: str, length: int) -> tuple[int, int]:
+        if length < size:
+            raise ClipError(
+                f"clip {uid} has {length} samples or frames, the list of lengths says "
+                f"at least {size}: {PREPARE}"
+            )
+        first = min(start, length - size)
+        return first, first + size
+
+    return place
+
+
+def location(loader: Any, uid: str) -> str | None:
+    """Return where ESPnet's reader finds a clip: `<file>`, or `<ark>:<offset>`."""
+    table = getattr(loader, "loader", None)
+    table = getattr(table, "data", getattr(table, "_dict", {}))
+    place = table.get(uid) if isinstance(table, Mapping) else None
+    return place if isinstance(place, str) else None
 
 
 class ClipPreprocessor:
@@ -333,25 +493,31 @@ class ClipPreprocessor:
             raise ClipError(f"{error}; take it out of the lists or {PREPARE}") from None
         return speech
 
+    def place(self, uid: str, length: int) -> tuple[int, int]:
+        """Return which part of a clip is used, (start, end) in samples or frames."""
+        limit = self.max_samples
+        if self.input_size != 1 and limit is not None:
+            limit = max(limit // FRAME_SHIFT, 1)
+        if limit is None or length <= limit:
+            return 0, length
+        start = 0
+        if self.train:
+            digest = hashlib.blake2b(uid.encode(), digest_size=8).digest()
+            key = [self.seed, self.epoch, int.from_bytes(digest, "big")]
+            start = int(np.random.default_rng(key).integers(length - limit + 1))
+        return start, start + limit
+
     def _cut(self, uid: str, speech: np.ndarray) -> np.ndarray:
         """Refuse a clip that is too short, cut one that is too long."""
-        unit, smallest, limit = "samples", FRAME_LENGTH, self.max_samples
-        if self.input_size != 1:
-            unit, smallest = "frames", 1
-            limit = None if limit is None else max(limit // FRAME_SHIFT, 1)
+        audio = self.input_size == 1
+        unit, smallest = ("samples", FRAME_LENGTH) if audio else ("frames", 1)
         if len(speech) < smallest:
             raise ClipError(
                 f"clip {uid} has {len(speech)} {unit}, {smallest} (25 ms) are needed: "
                 f"take it out of the lists or {PREPARE}"
             )
-        if limit is None or len(speech) <= limit:
-            return speech
-        start = 0
-        if self.train:
-            digest = hashlib.blake2b(uid.encode(), digest_size=8).digest()
-            key = [self.seed, self.epoch, int.from_bytes(digest, "big")]
-            start = int(np.random.default_rng(key).integers(len(speech) - limit + 1))
-        return speech[start : start + limit]
+        start, end = self.place(uid, len(speech))
+        return speech[start:end]
 
     def _label_vector(self, uid: str, labels: list[str]) -> np.ndarray:
         """Return the multi-hot vector (C,) of a clip's labels."""
@@ -440,6 +606,7 @@ class ClipSampler:
         rank, world_size: this process, and how many there are.
         weights: (N,) of the clips, training only; a clip of weight 0 is never drawn.
         num_samples: clips per pass, where there are weights.
+        clips_per_pass: where there are none; by default each clip once.
 
     Raises:
         ValueError: if there are too few clips for the batches, ranks or num_samples.
@@ -458,6 +625,7 @@ class ClipSampler:
         world_size: int = 1,
         weights: np.ndarray | None = None,
         num_samples: int = 0,
+        clips_per_pass: int | None = None,
     ):
         self.keys = np.array([key.encode() for key in keys], dtype=np.bytes_)
         self.batch_size = batch_size
@@ -465,7 +633,7 @@ class ClipSampler:
         self.seed = seed
         self.drop_last = drop_last and train
         self.rank, self.world_size = rank, world_size
-        self.clips_per_pass, self.log_weights = len(keys), None
+        self.clips_per_pass, self.log_weights = clips_per_pass or len(keys), None
         if weights is not None:
             usable = int(np.count_nonzero(weights > 0))
             if not 0 < num_samples <= usable:
@@ -485,7 +653,7 @@ class ClipSampler:
             min_batch=min_clips_per_rank * world_size,
         )
 
-    def order(self, number: int) -> np.ndarray:
+    def order(self, number: int) -> Any:
         """Return the indices of the clips of one pass, in order."""
         if not self.train:
             return np.arange(len(self.keys))
@@ -498,7 +666,7 @@ class ClipSampler:
         drawn = np.argpartition(-scores, self.clips_per_pass - 1)[: self.clips_per_pass]
         return generator.permutation(drawn)
 
-    def batch(self, order: np.ndarray, index: int) -> list[str]:
+    def batch(self, order: Any, index: int) -> Sequence[str | Crop]:
         """Return this rank's clip ids of one batch of a pass."""
         if self.drop_last:
             start, end = index * self.batch_size, (index + 1) * self.batch_size
@@ -508,7 +676,7 @@ class ClipSampler:
         mine = order[start:end][self.rank :: self.world_size]
         return [key.decode() for key in self.keys[mine]]
 
-    def generate(self, number: int) -> list[list[str]]:
+    def generate(self, number: int) -> list[Sequence[str | Crop]]:
         """Return all batches of one pass."""
         order = self.order(number)
         return [self.batch(order, index) for index in range(self.num_batches)]
@@ -584,8 +752,8 @@ class _BatchRange:
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __iter__(self) -> Iterator[list[str]]:
-        current, order = None, np.empty(0, int)
+    def __iter__(self) -> Iterator[Sequence[str | Crop]]:
+        current, order = None, None
         for number in range(self.first, self.last):
             passes, index = divmod(number, len(self.sampler))
             if passes != current:

@@ -23,7 +23,7 @@ from espnet2_sslam.machine import machine
 # Options that shape the updates: a resumed run must repeat them.
 FIXED_BY_CHECKPOINT = (
     "seed batch_size drop_last_iter accum_grad num_iters_per_epoch "
-    "balanced_clips_per_epoch sample_weights max_samples input_size optim "
+    "balanced_clips_per_epoch sample_weights max_samples input_size padding optim "
     "optim_conf optim_groups_conf scheduler scheduler_conf grad_clip "
     "grad_clip_type train_dtype use_amp amp_dtype keep_nbest_models"
 ).split()
@@ -280,7 +280,11 @@ def check_unchanged(args: argparse.Namespace) -> None:
             "again"
         )
     before = store.read_yaml(config)
+    if hasattr(args, "padding"):  # a training from before there was the option
+        before.setdefault("padding", "authors")
     for name in FIXED_BY_CHECKPOINT:
+        if not hasattr(args, name):
+            continue
         now = yaml.safe_load(yaml.safe_dump(getattr(args, name)))  # tuples as lists
         if name in before and before[name] != now:
             raise ValueError(
