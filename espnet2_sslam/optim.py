@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -94,7 +93,7 @@ def call_after_updates(optimizer: Optimizer, function: Callable[[], object]) -> 
     optimizer.register_step_post_hook(hook)
 
 
-class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
+class WarmupCosine(LRScheduler):
     """Warm up linearly to each group's own peak, then follow a cosine to `min_lr`.
 
     Update n uses `min + n * (peak - min) / warmup_steps` while n < warmup_steps, then
