@@ -1,7 +1,7 @@
 """The experiment of evidence.yaml: does phase 2 help beyond phase 1 continued?
 
-    make evidence DATA=FOLDER                      # everything that is not on record yet
-    python benchmarks/evidence.py --data FOLDER --device cuda --jobs 20 --hours 0.13
+    make evidence DATA=FOLDER    # everything that is not on record yet
+    python benchmarks/evidence.py --data FOLDER --device cuda --jobs 25 --hours 0.125
 
 FOLDER holds audio/ and one table (CSV) with the columns filename, label, source (the
 recording that a clip was cut from) and split (train or test). Every seed and model ends
@@ -14,6 +14,7 @@ import argparse
 import csv
 import hashlib
 import heapq
+import itertools
 import json
 import logging
 import math
@@ -26,12 +27,12 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
+import evidence_measures
 import numpy as np
 import torch
+from evidence_report import write_report
 from safetensors.torch import load_file, save_file
 
-import evidence_measures
-from evidence_report import write_report
 from espnet2_sslam import SSLAMEncoder, SSLAMPretrainModel, mixing
 from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.cli import run_main
@@ -41,7 +42,7 @@ from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.machine import environment
 from espnet2_sslam.masking import keyed_generator
 from espnet2_sslam.optim import WarmupCosine, parameter_groups
-from espnet2_sslam.store import read_yaml, replacing, sha256, write_json
+from espnet2_sslam.store import read_yaml, replacing, sha256, write_json, write_text
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT
 
 HERE = Path(__file__).resolve().parent
@@ -304,9 +305,7 @@ def prepare(data: Path, work: Path, design: dict, nj: int) -> dict:
         },
         "groups": {
             name: list(span)
-            for name, span in zip(
-                groups, zip(ends[:-1], ends[1:], strict=True), strict=True
-            )
+            for name, span in zip(groups, itertools.pairwise(ends), strict=True)
         },
         "mixtures": [
             {
@@ -467,8 +466,18 @@ def train(
 class Run:
     """Folders and settings that every job needs."""
 
-    def __init__(self, design: dict, out: Path, device: str, deadline: float):
+    def __init__(
+        self,
+        design: dict,
+        out: Path,
+        device: str = "cpu",
+        deadline: float = math.inf,
+        commit: str | None = None,
+    ):
         self.design, self.device, self.deadline = design, device, deadline
+        self.environment = environment()
+        if commit:
+            self.environment["commit"] = commit
         self.records = out / "evidence/records"
         self.work = out / "evidence/work"
         self.plan = json.loads((self.work / "plan.json").read_text())
@@ -499,7 +508,7 @@ class Run:
         return content if fits else None
 
     def all_records(self) -> dict[tuple[str, int], dict]:
-        """Records that may be compared: of one design, arms of the phase 1 on record."""
+        """What may be compared: one design, and of a seed the arms of one phase 1."""
         records = {}
         for seed in self.design["seeds"]:
             for model in models(self.design):
@@ -543,7 +552,7 @@ def make_record(run: Run, model: str, seed: int) -> None:
     start, note = time.time(), run.phase1_note(seed)
     network = build(run.design, model, seed, run.plan).to(run.device)
     record: dict = {"model": model, "seed": seed, "design": run.id(model)}
-    record |= environment()
+    record |= run.environment | {"date": environment()["date"]}
     device = torch.cuda.get_device_name() if run.device == "cuda" else "CPU"
     record |= {"device": device, "seconds_training": 0.0}
     if model != RANDOM:
@@ -562,11 +571,15 @@ def make_record(run: Run, model: str, seed: int) -> None:
     mixtures = Mixtures(run.work, run.plan)
     network.encoder.requires_grad_(False)
     measures = run.design["measures"]
-    record |= evidence_measures.measure(
-        network.encoder, mixtures, measures, run.device
-    )
+    record |= evidence_measures.measure(network.encoder, mixtures, measures, run.device)
     record["seconds_measuring"] = round(time.time() - start, 1)
-    write_json(run.record_path(model, seed), record)
+    write_record(run.record_path(model, seed), record)
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Write JSON with one line for each key, for short differences in git."""
+    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in record.items())
+    write_text(path, f"{{\n{lines}\n}}\n")
 
 
 def jobs_to_do(run: Run, names: list[str]) -> list[tuple]:
@@ -576,9 +589,7 @@ def jobs_to_do(run: Run, names: list[str]) -> list[tuple]:
         if (RANDOM, seed) not in done:
             ready.append(((1, order, 0), make_record, (RANDOM, seed)))
         missing = [
-            name
-            for name in names
-            if name != RANDOM and (name, seed) not in done
+            name for name in names if name != RANDOM and (name, seed) not in done
         ]
         if missing and run.phase1_note(seed) is None:
             ready.append(((0, order, 0), train_phase1, (seed,)))
@@ -687,6 +698,7 @@ def main(argv=None) -> None:
     add("--hours", type=float, default=math.inf, help="stop cleanly after so many")
     add("--models", nargs="+", help="only these; phase 1 comes with them")
     add("--seeds", type=int, nargs="+", help="in place of the decided ones, for trials")
+    add("--commit", help="to put on record where this is no checkout but a copy")
     add("--report", action="store_true", help="only make the report")
     args = parser.parse_args(argv)
     logging.basicConfig(
@@ -703,6 +715,7 @@ def main(argv=None) -> None:
         raise ValueError(f"no model {', '.join(sorted(unknown))} in {args.design}")
     if args.jobs < 1 or args.threads < 1:
         raise ValueError("--jobs and --threads must be at least 1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))  # of the processes
     failed, out = 0, args.out.resolve()
     work = out / "evidence/work"
     if not args.report:
@@ -715,10 +728,10 @@ def main(argv=None) -> None:
             for part, (clips, recordings) in plan_["counts"].items()
         )
         logging.info("data after %.0f s: %s", time.time() - start, counts)
-        run = Run(design, out, args.device, deadline)
+        run = Run(design, out, args.device, deadline, args.commit)
         estimate(run, names, args.jobs)
         failed = work_off(run, names, args.jobs, args.threads)
-    run = Run(design, out, args.device, deadline)
+    run = Run(design, out)
     write_report(run.all_records(), run.plan, design, out)
     logging.info("%s after %.0f s", out / "EVIDENCE.md", time.time() - start)
     if failed:

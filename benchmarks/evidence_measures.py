@@ -5,6 +5,7 @@ frequency bands side by side (8 * D), or all of them for the attentive probe.
 """
 
 import copy
+import functools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -62,9 +63,7 @@ class LinearProbe:
         self.scale = Standard(train)
         train, valid = self.scale(train), self.scale(valid)
         best = -1.0
-        models = [
-            LogisticRegression(max_iter=500, warm_start=True) for _ in train_y.T
-        ]
+        models = [LogisticRegression(max_iter=500, warm_start=True) for _ in train_y.T]
         for strength in sorted(strengths):
             for model, target in zip(models, train_y.T, strict=True):
                 model.C = strength
@@ -105,7 +104,9 @@ class AttentiveProbe:
             steps = len(train) // size
             schedule = WarmupCosine(optimizer, total_steps=conf["epochs"] * steps)
             for epoch in range(conf["epochs"]):
-                order = torch.from_numpy(np.random.default_rng(epoch).permutation(len(train)))
+                order = torch.from_numpy(
+                    np.random.default_rng(epoch).permutation(len(train))
+                )
                 for rows in order[: steps * size].split(size):
                     logits = _attend(model, train[rows])
                     loss = nn.functional.binary_cross_entropy_with_logits(
@@ -285,18 +286,23 @@ def interval(
         influence: Of each recording on it (S, R); R may be 0: seeds alone.
         resamples: Draws.
     """
-    rng = np.random.default_rng(0)
     estimate, (seeds, recordings) = values.mean(), influence.shape
     draws = np.full(resamples, estimate)
     if recordings:
-        even = np.full(recordings, 1 / recordings)
-        counts = rng.multinomial(recordings, even, resamples)
-        draws += (counts - 1) @ influence.mean(0)
+        draws += (_counts(recordings, resamples) - 1) @ influence.mean(0)
     if seeds > 1:  # a sample's spread is too small by this factor
+        rng = np.random.default_rng(1)
         chosen = values[rng.integers(seeds, size=(resamples, seeds))].mean(1)
         draws += (chosen - estimate) * math.sqrt(seeds / (seeds - 1))
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(estimate), float(low), float(high)
+
+
+@functools.cache
+def _counts(recordings: int, resamples: int) -> np.ndarray:
+    """How often each recording is drawn (resamples, recordings)."""
+    even = np.full(recordings, 1 / recordings)
+    return np.random.default_rng(0).multinomial(recordings, even, resamples)
 
 
 def gate(random: np.ndarray, trained: np.ndarray) -> tuple[float, float]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-
 from evidence_measures import contrast, gate, interval, mean_of, slope
+
 from espnet2_sslam.store import replacing, write_text
 
 NAMES = {
@@ -71,7 +71,10 @@ def collect(records: Records, plan: dict, design: dict) -> dict:
             "trend": compare(of, slope(degrees), probe),
             "contrasts": {
                 model: {
-                    **{degree: compare(model, {degree: 1.0}, probe) for degree in degrees},
+                    **{
+                        degree: compare(model, {degree: 1.0}, probe)
+                        for degree in degrees
+                    },
                     "primary": compare(model, primary, probe),
                 }
                 for model in used
