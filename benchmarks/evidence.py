@@ -449,8 +449,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(trained, conf["grad_clip"])
         optimizer.step()
         schedule.step()
-        # what update_teacher does, without asking the device for its counter
-        model.teacher.update(model.encoder, update + 1)
+        model.update_teacher()
         if update % max(1, updates // CURVE) == 0 or update == updates - 1:
             curve.append({"update": update + 1, **stats})
     if not math.isfinite(curve[-1]["loss"]):
@@ -558,6 +557,7 @@ def make_record(run: Run, model: str, seed: int) -> None:
     if model != RANDOM:
         assert note is not None
         network.load_state_dict(load_file(run.weights_path(seed)))
+        network.num_updates.zero_()  # an arm's teacher begins its schedule
         record |= {"weights": note["weights"], "curve": note["curve"]}
         record["seconds_training"] = note["seconds"]
     if model not in (RANDOM, PHASE1):
