@@ -117,6 +117,15 @@ def test_another_number_of_updates_is_warned_of_with_the_schedule_that_mends_it(
     assert ratios.movement == pytest.approx(13.5, rel=1e-3) and warnings == []
 
 
+def test_the_documented_shorter_training_keeps_the_ratios(data, tmp_path):
+    text = (CONF.parent / "docs/sizes.md").read_text()
+    options = next(x for x in text.splitlines() if "ema_decay=" in x).split()
+    config = CONF / "pretrain_eat_small.yaml"
+    few = "--num_iters_per_epoch", "500", *options  # x 20 epochs
+    ratios, warnings = ratios_of(data, tmp_path, config, 1, *few)
+    assert ratios.movement == pytest.approx(13.5, rel=1e-3) and warnings == []
+
+
 @pytest.mark.parametrize(
     "phase, lr, warmup, clones, mixture",
     [("eat", 5e-4, 53_333, 16, False), ("sslam", 5e-5, 25_000, 8, True)],
