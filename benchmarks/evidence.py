@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -632,6 +633,8 @@ def work_off(run: Run, names: list[str], jobs: int, threads: int) -> int:
                 if isinstance(error, OutOfTime):
                     out_of_time = True
                     logging.info("seed %d, %s: stopped, no time left", words[-1], label)
+                elif isinstance(error, BrokenProcessPool):
+                    raise error
                 elif error is not None:
                     failed += 1
                     logging.error(
@@ -730,7 +733,11 @@ def main(argv=None) -> None:
         logging.info("data after %.0f s: %s", time.time() - start, counts)
         run = Run(design, out, args.device, deadline, args.commit)
         estimate(run, names, args.jobs)
-        failed = work_off(run, names, args.jobs, args.threads)
+        try:
+            failed = work_off(run, names, args.jobs, args.threads)
+        except BrokenProcessPool as error:  # the report is made of what is there
+            failed = 1
+            logging.error("a process was killed (out of memory?): %s", error)
     run = Run(design, out)
     write_report(run.all_records(), run.plan, design, out)
     logging.info("%s after %.0f s", out / "EVIDENCE.md", time.time() - start)
