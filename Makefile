@@ -8,12 +8,15 @@ ENV = env="$$(tools/setup_env.sh)"
 PYTEST = "$${env}/bin/python" -m pytest
 SHELL_FILES = $(shell git ls-files '*.sh' .ci/run)
 
+# Clips for `make evidence`: audio/ and a table, see benchmarks/evidence.py.
+DATA ?= $(SSLAM_REAL_AUDIO)/us8k-mini
+
 # What must be free of type errors: the core, checkpoint and inference.
 TYPED = espnet2_sslam/*.py espnet2_sslam/checkpoint espnet2_sslam/inference
 # Tests that need no host: those of the core, of its files and of its commands.
 LIGHT = $(shell cat tests/light.txt)
 
-.PHONY: help env demo test test-fast test-py311 test-light newest fuzz gpu lint clean
+.PHONY: help env demo test test-fast test-py311 test-light newest fuzz evidence gpu lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,6 +47,9 @@ newest: ## the fast tests with the newest versions that setup.py allows (what br
 
 fuzz: ## 10,000 mutated files through every reader: no traceback, no code run (minutes)
 	@$(ENV); "$${env}/bin/python" -m tests.fuzz --inputs 10000 $(FUZZ_ARGS)
+
+evidence: ## does phase 2 help? benchmarks/evidence.yaml on DATA (about 3 hours on 2 cores)
+	@$(ENV); "$${env}/bin/python" benchmarks/evidence.py --data "$(DATA)" $(EVIDENCE_ARGS)
 
 gpu: ## on a machine with a GPU: tests, tables and speed, into benchmarks/GPU.md (9 minutes)
 	@if [ -n "$${PYTHON:-}" ] && [ -d .whl ]; then \

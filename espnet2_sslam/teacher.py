@@ -4,6 +4,7 @@ Shapes: B clips, C streams of clips, N patches, D channels.
 """
 
 import copy
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -83,6 +84,19 @@ class _CastEncoder:
 
     def _current(self) -> list[int]:
         return [parameter._version for parameter in self._pairs]
+
+
+def movement(num_updates: int, start: float, end: float, anneal_updates: int) -> float:
+    """How far the teacher moves in a training: the sum of 1 - decay over its updates.
+
+    A number without a unit: a training of n times fewer updates leaves the teacher as
+    near to its student if 1 - decay is n times larger and anneal_updates n times fewer.
+    """
+    rising = min(num_updates, max(anneal_updates - 1, 0))
+    decay = partial(ema_decay, start=start, end=end, anneal_updates=anneal_updates)
+    # the decays of a straight line: their mean times their number
+    total = rising * (1 - (decay(1) + decay(rising)) / 2) if rising else 0.0
+    return total + (num_updates - rising) * (1 - end)
 
 
 class Teacher(nn.Module):

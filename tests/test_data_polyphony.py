@@ -10,15 +10,16 @@ import soundfile
 
 from espnet2_sslam.corpus import (
     class_names,
+    mixtures,
     read_classes,
     read_downstream,
     read_table,
 )
+from espnet2_sslam.corpus.mixtures import Part, Source
 from tests.corpora import esc50
 from tests.corpus_case import error_line, noise, prepare, real_audio, script
 
 data_polyphony = script("polyphony")
-Part, Source = data_polyphony.Part, data_polyphony.Source
 SMALL = "--train_clips 12 --valid_clips 6 --test_clips 4 --degrees 1 2 4".split()
 
 
@@ -123,15 +124,11 @@ def test_levels_differ_by_the_signal_to_noise_ratio(tmp_path):
         soundfile.write(path, 0.1**number * sound, 16000, subtype="FLOAT")
         source = Source(str(number), str(path), str(number), str(number))
         parts.append(Part(source, snr, 0.0))
-    both = data_polyphony.mix(parts, 16000)
-    first = data_polyphony.mix(parts[:1], 16000)
+    both = mixtures.mix(parts, 16000)
+    first = mixtures.mix(parts[:1], 16000)
     assert both.dtype == np.float32 and both.shape == (16000,)
-    assert data_polyphony.sounding_level(first) == pytest.approx(
-        data_polyphony.LEVEL, rel=1e-3
-    )
-    ratio = data_polyphony.sounding_level(both - first) / data_polyphony.sounding_level(
-        first
-    )
+    assert mixtures.sounding_level(first) == pytest.approx(mixtures.LEVEL, rel=1e-3)
+    ratio = mixtures.sounding_level(both - first) / mixtures.sounding_level(first)
     assert 20 * np.log10(ratio) == pytest.approx(-6.0, abs=0.01)
 
 
@@ -141,9 +138,7 @@ def test_a_mixture_is_never_clipped(tmp_path):
     click[8000] = 1.0
     soundfile.write(path, click, 16000, subtype="FLOAT")
     parts = [Part(Source("a", str(path), "a", "a"), 30.0, 0.0)]
-    assert np.abs(data_polyphony.mix(parts, 16000)).max() == pytest.approx(
-        10 ** (-1 / 20)
-    )
+    assert np.abs(mixtures.mix(parts, 16000)).max() == pytest.approx(10 ** (-1 / 20))
 
 
 def test_labels_with_too_few_recordings_are_left_out_and_noted(corpus, tmp_path):

@@ -161,3 +161,18 @@ def test_resumed_schedule_continues_exactly_and_on_no_other_curve():
 def test_wrong_options_of_the_schedule_are_refused(rate, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         WarmupCosine(optimizer(rate, reference=rate), **options)
+
+
+@pytest.mark.parametrize("total", [10, 400, 100_000])
+def test_warm_up_may_be_a_share_of_all_updates(total):
+    shared = WarmupCosine(optimizer(1.0), warmup_steps=0.25, total_steps=total)
+    counted = WarmupCosine(
+        optimizer(1.0), warmup_steps=round(total / 4), total_steps=total
+    )
+    counted.load_state_dict(shared.state_dict())
+    assert shared.warmup_steps == counted.warmup_steps
+
+
+def test_warm_up_of_no_whole_number_is_refused():
+    with pytest.raises(ValueError, match=r"whole number of updates, or a share.*1\.5"):
+        WarmupCosine(optimizer(1.0), warmup_steps=1.5, total_steps=10)

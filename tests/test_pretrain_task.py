@@ -1,5 +1,6 @@
 """The pre-training task: its configurations, its checks, its clip length."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 import yaml
 
 from espnet2_sslam.features import kaldi_fbank
-from espnet2_sslam.tasks import SSLAMTask
+from espnet2_sslam.tasks import SSLAMTask, pretrain
+from espnet2_sslam.teacher import ema_decay, movement
 from tests.toy_task import arguments, write_clips
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -18,6 +20,10 @@ UPDATES = {
     "pretrain_sslam_base": 200_000,
     "pretrain_eat_tiny": 400,
     "pretrain_sslam_tiny": 200,
+    "pretrain_eat_small": 40_000,
+    "pretrain_sslam_small": 20_000,
+    "pretrain_eat_own": 40_000,
+    "pretrain_sslam_own": 20_000,
 }
 
 
@@ -45,6 +51,79 @@ def test_every_configuration_is_accepted_and_makes_its_updates(data, tmp_path, c
     for field in ("# What:", "# Source:", "# Cost:", "# Result:"):
         assert field in head
     assert SSLAMTask.min_clips_per_rank(args) == (2 if "sslam" in config.stem else 1)
+
+
+def ratios_of(data, tmp_path, config, processes=1, *more):
+    """Ratios of a training as it would start, and what it is warned of."""
+    own = yaml.safe_load(config.read_text())
+    size = ["--batch_size", str(own["batch_size"])]
+    args = parse(data, tmp_path, config, *size, *more)
+    # the weights are not looked at
+    args.encoder_conf |= {"embed_dim": 48, "depth": 1, "num_heads": 2}
+    model = SSLAMTask.build_model(args)
+    mixture = args.model_conf["mixture"]
+    ratios = pretrain.ratios(model, args, args.batch_size / processes)
+    total, weight = args.scheduler_conf["total_steps"], model.utterance_loss_weight
+    paper = pretrain.paper_ratios(mixture)
+    return ratios, list(pretrain.advice(ratios, paper, weight, total, mixture))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_keeps_the_ratios_of_the_paper(data, tmp_path, config):
+    processes = 4 if "base" in config.stem else 1
+    (moved, rows, warmup), warnings = ratios_of(data, tmp_path, config, processes)
+    phase2 = "sslam" in config.stem
+    # by the authors' schedules, summed one by one: 13.4999 and 11.4999
+    assert moved == pytest.approx(11.5 if phase2 else 13.5, rel=0.01)
+    assert rows == 192
+    assert warmup == pytest.approx(0.125 if phase2 else 53_333 / 400_000, abs=0.003)
+    assert warnings == []
+    if "base" not in config.stem:  # said in the header, too
+        head = config.read_text().split("# Cost:")[0]
+        assert "# Ratios:" in head and "192 rows" in head
+        assert f"moves by {moved:.1f}" in head.replace("\n#", "").replace("  ", "")
+
+
+def test_the_movement_is_the_sum_over_all_updates():
+    for schedule in (0.9, 0.99, 100), (0.9, 0.99, 7), (0.5, 0.5, 0), (0.9, 0.99, 1):
+        summed = sum(1 - ema_decay(n, *schedule) for n in range(1, 51))
+        assert movement(50, *schedule) == pytest.approx(summed)
+
+
+@pytest.mark.parametrize("name, remedy", [("eat", "6"), ("sslam", "6")])
+def test_another_number_of_clips_per_gpu_is_warned_of(data, tmp_path, name, remedy):
+    config = CONF / f"pretrain_{name}_tiny.yaml"
+    few = "--batch_size", "8"
+    (_, rows, _), (warning,) = ratios_of(data, tmp_path, config, 1, *few)
+    assert rows == 96 and f"utterance_loss_weight={remedy}" in warning
+    mended = "--model_conf", f"utterance_loss_weight={remedy}"
+    assert ratios_of(data, tmp_path, config, 1, *few, *mended)[1] == []
+
+
+def test_another_number_of_updates_is_warned_of_with_the_schedule_that_mends_it(
+    data, tmp_path
+):
+    config = CONF / "pretrain_eat_small.yaml"
+    few = "--num_iters_per_epoch", "1000"
+    (_, _, warmup), (warning,) = ratios_of(data, tmp_path, config, 1, *few)
+    assert warmup == pytest.approx(0.1333, abs=1e-3)  # it follows by itself
+    assert (
+        "ema_decay=0.996, ema_end_decay=0.9998 and ema_anneal_updates=5000" in warning
+    )
+    mended = []
+    for option in re.findall(r"ema_\w+=[\d.]+", warning):
+        mended += ["--model_conf", option]
+    ratios, warnings = ratios_of(data, tmp_path, config, 1, *few, *mended)
+    assert ratios.movement == pytest.approx(13.5, rel=1e-3) and warnings == []
+
+
+def test_the_documented_shorter_training_keeps_the_ratios(data, tmp_path):
+    text = (CONF.parent / "docs/sizes.md").read_text()
+    options = next(x for x in text.splitlines() if "ema_decay=" in x).split()
+    config = CONF / "pretrain_eat_small.yaml"
+    few = "--num_iters_per_epoch", "500", *options  # x 20 epochs
+    ratios, warnings = ratios_of(data, tmp_path, config, 1, *few)
+    assert ratios.movement == pytest.approx(13.5, rel=1e-3) and warnings == []
 
 
 @pytest.mark.parametrize(

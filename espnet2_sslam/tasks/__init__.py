@@ -1,5 +1,6 @@
 """How ESPnet trains our models: pre-training and fine-tuning."""
 
+from espnet2_sslam.optim import WarmupCosine, parameter_groups
 from espnet2_sslam.tasks.base import SSLAMAbsTask, scheduler_classes
 from espnet2_sslam.tasks.classification import (
     SSLAMClassificationTask,
@@ -22,7 +23,6 @@ from espnet2_sslam.tasks.data import (
     read_lengths,
     read_weights,
 )
-from espnet2_sslam.tasks.optim import WarmupCosine, parameter_groups
 from espnet2_sslam.tasks.pretrain import SSLAMTask
 from espnet2_sslam.tasks.trainer import SafeTrainer, save_whole
 

@@ -21,6 +21,7 @@ from espnet2_sslam.checkpoint import check_init_param, compare_states, load_stat
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import check_keywords
 from espnet2_sslam.corpus import class_balanced_weights
+from espnet2_sslam.optim import WarmupCosine, call_after_updates, parameter_groups
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 
 
@@ -43,6 +44,7 @@ def _without_s3prl() -> Iterator[None]:
 
 
 with without_flash_attention_note(), _without_s3prl():
+    from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
     from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
     from espnet2.train.abs_espnet_model import AbsESPnetModel
     from espnet2.utils.nested_dict_action import NestedDictAction
@@ -62,15 +64,11 @@ with without_flash_attention_note(), _without_s3prl():
         read_labels,
         read_weights,
     )
-    from espnet2_sslam.tasks.optim import (
-        WarmupCosine,
-        call_after_updates,
-        parameter_groups,
-    )
     from espnet2_sslam.tasks.trainer import PRECISIONS, SafeTrainer, check_unchanged
 
 scheduler_classes.update(sslam_warmup_cosine=WarmupCosine)  # type: ignore[arg-type]
 # our models have all that ESPnet asks of its own, and need no ESPnet themselves
+AbsBatchStepScheduler.register(WarmupCosine)
 AbsESPnetModel.register(SSLAMPretrainModel)
 AbsESPnetModel.register(SSLAMClassifier)
 
@@ -135,7 +133,7 @@ class SSLAMAbsTask(AbsTask):
         add("--activation_checkpointing", default="none", choices=choices, help=text)
         text = (
             "layer_decay, layer_decay_style (standard | authors), decay_bias_and_norm: "
-            "see espnet2_sslam/tasks/optim.py"
+            "see espnet2_sslam/optim.py"
         )
         add("--optim_groups_conf", action=NestedDictAction, default={}, help=text)
         text = (

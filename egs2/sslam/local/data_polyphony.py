@@ -15,24 +15,17 @@ and valid, unmixed: the test recordings are not heard in it.
 The paper's own benchmark on degrees of polyphony was cut from AudioSet by the authors
 and is not released; this one is another, which anyone can rebuild from the seed.
 
-A source's level is the root mean square of its sounding part: of the frames of 25 ms
-that are within 40 dB of its loudest one, so that silence around a short sound does not
-count.
+What a mixture is made of and how loud each source is: espnet2_sslam/corpus/mixtures.py.
 """
 
-import hashlib
-import itertools
 import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
 from corpus_command import begin, write_pretrain
 
-from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
     Clip,
@@ -44,43 +37,12 @@ from espnet2_sslam.corpus import (
     read_label_names,
     read_split,
 )
+from espnet2_sslam.corpus.mixtures import Mixture, Source, mix, plan
 from espnet2_sslam.store import write_csv
-from espnet2_sslam.units import FRAME_LENGTH, SAMPLE_RATE
+from espnet2_sslam.units import SAMPLE_RATE
 
 SPLITS = ("train", "valid", "test")
-ATTEMPTS = 50  # to find a mixture that was not made yet
 COLUMNS = ("mixture", "source", "recording", "label", "snr_db")
-LEVEL = 10 ** (-26 / 20)  # root mean square of the reference
-SOUNDING = 10 ** (-40 / 20)  # of the loudest frame: what counts as silence
-PEAK = 10 ** (-1 / 20)  # louder mixtures are turned down to it
-
-
-class Source(NamedTuple):
-    """A clip with one label; `recording` is what it was cut from."""
-
-    key: str
-    path: str
-    recording: str
-    label: str
-
-
-class Part(NamedTuple):
-    """A source in a mixture: its level against the reference, and a draw in 0..1.
-
-    `place` says where it begins, or, if it is longer than the mixture, where it is cut.
-    """
-
-    source: Source
-    snr: float  # dB
-    place: float
-
-
-class Mixture(NamedTuple):
-    """What one file is made of."""
-
-    split: str
-    key: str
-    parts: list[Part]
 
 
 def read_sources(datadir: Path) -> list[Source]:
@@ -123,102 +85,9 @@ def divide(sources: list[Source], args) -> dict[str, list[Source]]:
     return dict(zip(SPLITS, kept, strict=True))
 
 
-def choose(
-    by_label: dict[str, list[Source]],
-    degree: int,
-    snr: tuple[float, float],
-    rng: np.random.Generator,
-) -> list[Part]:
-    """Draw the parts of a mixture: labels evenly, then a clip of each.
-
-    No recording comes twice. The order of the labels is random, and so the reference.
-    """
-    labels = sorted(by_label)
-    chosen: list[Part] = []
-    for index in rng.permutation(len(labels)).tolist():
-        used = {part.source.recording for part in chosen}
-        clips = [s for s in by_label[labels[index]] if s.recording not in used]
-        if clips:
-            source = clips[int(rng.integers(len(clips)))]
-            level = float(rng.uniform(*snr)) if chosen else 0.0
-            chosen.append(Part(source, level, float(rng.uniform())))
-        if len(chosen) == degree:
-            return chosen
-    raise ValueError(
-        f"a mixture of {degree} sources needs {degree} labels with recordings of their "
-        f"own, there are {len(chosen)}: leave this degree out"
-    )
-
-
-def sounding_level(samples: np.ndarray) -> float:
-    """Return the root mean square of a clip's sounding part (N,), 0 for silence."""
-    padded = np.pad(samples, (0, -len(samples) % FRAME_LENGTH))
-    power = np.mean(padded.reshape(-1, FRAME_LENGTH).astype(np.float64) ** 2, axis=1)
-    loud = power[power >= SOUNDING**2 * power.max()] if len(power) else power
-    return float(np.sqrt(loud.mean())) if power.any() else 0.0
-
-
-def fit(samples: np.ndarray, num_samples: int, place: float) -> np.ndarray:
-    """Put a clip somewhere into silence of num_samples, or cut so many out of it."""
-    room = num_samples - len(samples)
-    start = int(place * (abs(room) + 1))
-    if room < 0:
-        return samples[start : start + num_samples]
-    return np.pad(samples, (start, room - start))
-
-
-def mix(parts: Sequence[Part], num_samples: int) -> np.ndarray:
-    """Return the mixture (num_samples,) float32, at most -1 dB below full scale."""
-    mixture = np.zeros(num_samples)
-    for part in parts:
-        clip = fit(read_audio(part.source.path), num_samples, part.place)
-        level = sounding_level(clip)
-        if level == 0.0:
-            raise ValueError(
-                f"{part.source.path} is silent in the part that was cut out: take it "
-                "out of the lists or make the mixtures longer"
-            )
-        mixture += clip * (LEVEL * 10 ** (part.snr / 20) / level)
-    peak = np.abs(mixture).max()
-    return (mixture * min(1.0, PEAK / peak)).astype(np.float32)
-
-
-def plan(sources: dict[str, list[Source]], args) -> list[Mixture]:
-    """Draw all mixtures; the audio is not touched.
-
-    No two mixtures have the same sources: where there are too few (of degree 1 there
-    are as many as sources), less than what was asked for is made.
-    """
-    planned = []
-    for name, count in (("train", args.train_clips), ("valid", args.valid_clips)):
-        degrees = itertools.islice(itertools.cycle(args.degrees), count)
-        planned += [(name, name, degree, i) for i, degree in enumerate(degrees)]
-    for degree in args.degrees:
-        numbers = range(args.test_clips)
-        planned += [("test", f"degree_{degree}", degree, i) for i in numbers]
-    by_label = {split: {} for split in SPLITS}
-    for split, of_split in sources.items():
-        for source in of_split:
-            by_label[split].setdefault(source.label, []).append(source)
-    mixtures, seen = [], set()
-    for split, name, degree, number in planned:
-        key = f"{name}_{number:05d}"
-        # Random numbers of its own, whatever is made before it.
-        digest = hashlib.sha256(key.encode()).digest()
-        rng = np.random.default_rng([args.seed, int.from_bytes(digest[:8], "big")])
-        for _ in range(ATTEMPTS):
-            parts = choose(by_label[split], degree, args.snr, rng)
-            content = (split, frozenset(part.source.key for part in parts))
-            if content not in seen:
-                seen.add(content)
-                mixtures.append(Mixture(f"polyphony/{name}", key, parts))
-                break
-    return mixtures
-
-
 def render(mixture: Mixture, datadir: Path, seconds: float) -> Clip:
     """Write one mixture and return its clip."""
-    path = datadir / "audio" / mixture.split / f"{mixture.key}.flac"
+    path = datadir / "audio/polyphony" / mixture.split / f"{mixture.key}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = mix(mixture.parts, int(seconds * SAMPLE_RATE))
     soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
@@ -258,12 +127,20 @@ def main(argv=None) -> None:
     datadir = args.datadir.resolve()
     everything = read_sources(args.corpus_dir)
     sources = divide(everything, args)
-    mixtures = plan(sources, args)
+    mixtures = plan(
+        sources,
+        degrees=args.degrees,
+        snr=args.snr,
+        train_clips=args.train_clips,
+        valid_clips=args.valid_clips,
+        test_clips=args.test_clips,
+        seed=args.seed,
+    )
     work = partial(render, datadir=datadir, seconds=args.seconds)
     clips: dict[str, list[Clip]] = {}
     made = parallel_map(work, mixtures, args.nj, "mixtures")
     for mixture, clip in zip(mixtures, made, strict=True):
-        clips.setdefault(mixture.split, []).append(clip)
+        clips.setdefault(f"polyphony/{mixture.split}", []).append(clip)
     for split, of_split in clips.items():
         writer.add(split, of_split, known_to_exist=True)
     heard = [

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -94,7 +93,23 @@ def call_after_updates(optimizer: Optimizer, function: Callable[[], object]) -> 
     optimizer.register_step_post_hook(hook)
 
 
-class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
+def warmup_updates(warmup_steps: float, total_steps: int) -> int:
+    """Updates of warm-up, which may be given as a share of all, above 0 and below 1.
+
+    Raises:
+        ValueError: neither a share nor a whole number.
+    """
+    if 0 < warmup_steps < 1:
+        return round(warmup_steps * total_steps)
+    if warmup_steps != int(warmup_steps):
+        raise ValueError(
+            f"warmup_steps must be a whole number of updates, or a share of all below "
+            f"1, got {warmup_steps}"
+        )
+    return int(warmup_steps)
+
+
+class WarmupCosine(LRScheduler):
     """Warm up linearly to each group's own peak, then follow a cosine to `min_lr`.
 
     Update n uses `min + n * (peak - min) / warmup_steps` while n < warmup_steps, then
@@ -107,7 +122,8 @@ class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
 
     Args:
         optimizer: its groups' `lr` are the peaks, its default `lr` the reference.
-        warmup_steps: updates of linear warm-up; 0 starts at the peak.
+        warmup_steps: updates of linear warm-up, or below 1 their share of total_steps;
+            0 starts at the peak.
         total_steps: updates of the whole training. None is filled in by the task from
             max_epoch, the iterations per epoch and accum_grad.
         min_lr: where warm-up starts and the cosine ends.
@@ -117,13 +133,14 @@ class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
         last_epoch: number of updates done before, as in every torch scheduler.
 
     Raises:
-        ValueError: for negative steps or rates, or no update after the warm-up.
+        ValueError: for negative steps or rates, steps that are neither whole nor a
+            share, or no update after the warm-up.
     """
 
     def __init__(
         self,
         optimizer: Optimizer,
-        warmup_steps: int = 0,
+        warmup_steps: float = 0,
         total_steps: int | None = None,
         min_lr: float = 0.0,
         scale_min_lr: bool = True,
@@ -134,6 +151,7 @@ class WarmupCosine(LRScheduler, AbsBatchStepScheduler):
                 "scheduler_conf total_steps is needed: give the number of updates, "
                 "or train through a task of espnet2_sslam, which fills it in"
             )
+        warmup_steps = warmup_updates(warmup_steps, total_steps)
         if not 0 <= warmup_steps < total_steps:
             raise ValueError(
                 f"warmup_steps must be 0 or more and below total_steps, but "
