@@ -1,5 +1,6 @@
 """Light convolutional decoder: visible patches to predictions of the hidden ones."""
 
+import contextlib
 import itertools
 
 import torch
@@ -21,6 +22,8 @@ class ConvDecoder(nn.Module):
         kernel_size: Side of the kernels in patches.
         groups: Groups of the convolutions.
         noise_std: Standard deviation of the noise put in the hidden places.
+        half_precision: Under autocast, also residuals, norms and GELU in its type: less
+            memory and traffic, rounded more.
 
     Source: Decoder2d, cwx-worst-one/EAT@06c1c34, models/modules.py.
     """
@@ -33,6 +36,7 @@ class ConvDecoder(nn.Module):
         kernel_size: int = 3,
         groups: int = 16,
         noise_std: float = 0.01,
+        half_precision: bool = False,
     ):
         super().__init__()
         decoder_dim = decoder_dim or embed_dim
@@ -44,7 +48,7 @@ class ConvDecoder(nn.Module):
         if num_layers < 1:
             raise ValueError(f"the decoder needs at least 1 layer, got {num_layers}")
         self.noise_std = noise_std
-        self.kernel_size = kernel_size
+        self.kernel_size, self.half_precision = kernel_size, half_precision
         self.checkpointing = False  # compute a layer again in the backward pass
         widths = [embed_dim] + [decoder_dim] * num_layers
         self.convs = nn.ModuleList(
@@ -73,6 +77,10 @@ class ConvDecoder(nn.Module):
         """
         rows, num_visible, width = visible.shape
         num_patches = num_visible + hidden_index.shape[1]
+        device = visible.device.type
+        if self.half_precision and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            visible, noise = visible.to(dtype), noise.to(dtype)
         first = torch.arange(rows, device=visible.device)[:, None] * num_patches
         x = visible.new_empty(rows * num_patches, width)
         x = x.index_copy(0, (first + hidden_index).flatten(), noise.flatten(0, 1))
@@ -96,7 +104,10 @@ class ConvDecoder(nn.Module):
     def _layer(self, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
         """Convolution, layer norm, GELU, and a residual where the width stays."""
         y = self._convolve(conv, x)
-        y = F.gelu(F.layer_norm(y, y.shape[-1:], eps=1e-5))
+        # autocast would take the norm, and so all that follows, to float32
+        half = torch.autocast(x.device.type, enabled=False)
+        with half if self.half_precision else contextlib.nullcontext():
+            y = F.gelu(F.layer_norm(y, y.shape[-1:], eps=1e-5))
         return x + y if y.shape == x.shape else y
 
     def _convolve(self, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:

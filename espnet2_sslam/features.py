@@ -3,8 +3,9 @@
 The constants with a unit are in units.py.
 """
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -189,8 +190,24 @@ def _log_mel(windows: torch.Tensor) -> torch.Tensor:
         emphasised.mul_(torch.hann_window(FRAME_LENGTH, False, device=windows.device))
     spectrum = torch.fft.rfft(emphasised, n=FFT_SIZE)
     power = spectrum.real.square() + spectrum.imag.square()
-    energies = power[..., : FFT_SIZE // 2] @ mel_filters(windows.device)
+    traced = torch.compiler.is_compiling()
+    with contextlib.nullcontext() if traced else _exact_products(windows):
+        energies = power[..., : FFT_SIZE // 2] @ mel_filters(windows.device)
     return energies.clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+@contextlib.contextmanager
+def _exact_products(x: torch.Tensor) -> Iterator[None]:
+    """Keep float32 products on a GPU from TF32, whose 10 bits would show in log-mel."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest" or not x.is_cuda:
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -203,6 +203,30 @@ def test_a_teacher_cast_once_gives_what_autocast_gives(monkeypatch):
         assert set(used) == ({torch.bfloat16} if enabled else set())
 
 
+def test_a_decoder_in_half_precision_is_as_near_to_float32_as_autocast():
+    def step(half, autocast):
+        conf = dict(num_layers=3, groups=4, half_precision=half)
+        trained = model(mixture=True, decoder_conf=conf)
+        types = []
+        second = trained.decoder.convs[1]
+        second.register_forward_pre_hook(
+            lambda _, inputs: types.append(inputs[0].dtype)
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = trained(*clips())[0]
+        loss.backward()
+        gradients = [p.grad.flatten() for p in trained.parameters() if p.requires_grad]
+        return loss.item(), torch.cat(gradients), types[0]
+
+    wanted, gradient, _ = step(False, False)
+    assert step(True, False)[0] == wanted
+    for half, stream in (False, torch.float32), (True, torch.bfloat16):
+        loss, rounded, dtype = step(half, True)
+        assert dtype == stream
+        assert loss == pytest.approx(wanted, rel=1e-3)
+        assert float((rounded - gradient).norm() / gradient.norm()) < 0.01
+
+
 def test_one_teacher_step_equals_the_authors():
     golden = load("ema_step_toy.npz")
     names = ("w", "b")

@@ -43,6 +43,7 @@ def complaint(data, tmp_path):
         ("--max_cache_size 1MB", "--max_cache_size"),
         ("--use_deepspeed true", "--multiprocessing_distributed true"),
         ("--train_dtype float16", "--use_amp true"),
+        ("--use_amp true --use_tf32 true", "does not go with"),
         ("--amp_dtype bf16", "--use_amp true"),
         ("--use_amp true --amp_dtype fp16", "needs a GPU"),
         ("--exclude_weight_decay true", "--optim_groups_conf"),

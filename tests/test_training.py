@@ -10,6 +10,7 @@ import torch
 from espnet2.train.trainer import Trainer
 
 from espnet2_sslam.tasks import SafeTrainer
+from espnet2_sslam.tasks.trainer import precision
 from tests.toy_task import ToyModel, ToyTask, arguments, assert_same, state, write_clips
 
 
@@ -140,7 +141,19 @@ def test_a_gpu_computes_in_bf16_where_it_has_it(
     more = ("--use_amp", "true", "--ngpu", "1")
     args = ToyTask.get_parser().parse_args(arguments(*data, tmp_path, *more))
     ToyTask.check_and_complete(args)
-    assert args.amp_dtype == dtype
+    assert args.amp_dtype == dtype and not args.use_tf32
+
+
+@pytest.mark.parametrize(
+    "more, used",
+    [("--ngpu 1", True), ("--ngpu 1 --use_tf32 false", False), ("", False)],
+)
+def test_float32_on_a_gpu_multiplies_in_tf32(data, tmp_path, more, used):
+    args = ToyTask.get_parser().parse_args(arguments(*data, tmp_path, *more.split()))
+    ToyTask.check_and_complete(args)
+    assert args.use_tf32 is used
+    said = precision(ToyTask.trainer.build_options(args))
+    assert said == ("float32, products in TF32" if used else "float32")
 
 
 def test_two_runs_are_equal_with_any_workers_and_another_seed_is_not(train):

@@ -161,4 +161,5 @@ def _settings(config: dict, benchmark: str) -> Iterator[Row]:
     kind = config.get("amp_dtype")
     mixed = config.get("use_amp") and (kind or device != "CPU")
     precision = f"{kind or ''} mixed precision".strip() if mixed else "float32"
+    precision += ", products in TF32" if config.get("use_tf32") else ""
     yield "trained on", f"{device}, {precision}", "1 GPU, float16"

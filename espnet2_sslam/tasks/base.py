@@ -144,6 +144,7 @@ class SSLAMAbsTask(AbsTask):
         parser.set_defaults(
             batch_type="unsorted",
             num_att_plot=0,
+            use_tf32=None,  # on a GPU, unless --use_amp
             optim="adamw",
             scheduler="sslam_warmup_cosine",
             best_model_criterion=[("valid", "loss", "min")],
@@ -197,6 +198,8 @@ class SSLAMAbsTask(AbsTask):
         if args.use_amp and args.amp_dtype is None and args.ngpu > 0:
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             args.amp_dtype = "bf16" if native else "fp16"
+        if args.use_tf32 is None:  # ESPnet's option, off by its own default
+            args.use_tf32 = args.ngpu > 0 and not args.use_amp
         cls.check_configuration(args)
         check_data_files(args, cls.required_data_names())
         parts = (
@@ -240,6 +243,8 @@ class SSLAMAbsTask(AbsTask):
             raise ValueError(f"--amp_dtype {args.amp_dtype} needs --use_amp true")
         if args.amp_dtype == "fp16" and args.ngpu == 0:
             raise ValueError("--amp_dtype fp16 needs a GPU: use bf16 on a CPU")
+        if args.use_amp and args.use_tf32:
+            raise ValueError("--use_tf32 true does not go with --use_amp true")
         if args.output_dir is None:
             raise ValueError("--output_dir is needed, for checkpoints and logs")
         names = ["batch_size", "accum_grad", "max_epoch"]

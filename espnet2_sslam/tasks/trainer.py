@@ -37,6 +37,7 @@ class SafeTrainerOptions(TrainerOptions):
     """Options of ESPnet's trainer and ours."""
 
     amp_dtype: str | None
+    use_tf32: bool | None
 
 
 class SafeTrainer(Trainer):
@@ -129,7 +130,8 @@ class SafeTrainer(Trainer):
 def precision(options: SafeTrainerOptions) -> str:
     """What the passes compute in, in words."""
     if not options.use_amp or options.amp_dtype is None:
-        return options.train_dtype
+        tf32 = ", products in TF32" if options.use_tf32 else ""
+        return f"{options.train_dtype}{tf32}"
     scaler = "with" if options.amp_dtype == "fp16" else "without"
     return f"{options.amp_dtype} autocast {scaler} loss scaler"
 
