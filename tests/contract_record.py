@@ -615,7 +615,11 @@ def pretraining(work: Workspace) -> dict:
 
 def pretrain_model(encoder: SSLAMEncoder, **options) -> SSLAMPretrainModel:
     """A small one."""
-    conf = {"clip_frames": 128, "decoder_conf": {"num_layers": 2, "groups": 4}}
+    conf = {
+        "clip_frames": 128,
+        "padding": "authors",
+        "decoder_conf": {"num_layers": 2, "groups": 4},
+    }
     return SSLAMPretrainModel(encoder, **{**conf, **options})
 
 

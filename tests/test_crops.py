@@ -442,14 +442,26 @@ def test_nothing_is_padded_and_a_mixture_holds_nothing_but_its_two_clips(
     assert len(lengths) > 2
 
 
+def assert_equal_batches(one, other):
+    for (ids, batch), (same, again) in zip(one, other, strict=True):
+        assert ids == same and torch.equal(batch["speech"], again["speech"])
+
+
 def test_validation_hears_the_same_crops_in_every_epoch(noises, tmp_path):
-    runs = [
+    first, *others = (
         batches(noises, tmp_path, "--seed", seed, epoch=epoch, mode="valid")[1]
         for seed, epoch in (("0", 1), ("0", 3), ("1", 2))
-    ]
-    for other in runs[1:]:
-        for (ids, one), (same, two) in zip(runs[0], other, strict=True):
-            assert ids == same and torch.equal(one["speech"], two["speech"])
+    )
+    for other in others:
+        assert_equal_batches(first, other)
+
+
+def test_crops_do_not_depend_on_the_number_of_workers(noises, tmp_path):
+    one, two = (
+        batches(noises, tmp_path, "--num_workers", number, epoch=2)[1]
+        for number in ("0", "2")
+    )
+    assert_equal_batches(one, two)
 
 
 def test_a_resumed_training_takes_the_same_crops(noises, tmp_path):

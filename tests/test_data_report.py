@@ -40,6 +40,14 @@ def test_report_counts_clips_durations_and_labels(tmp_path):
     assert written == report
 
 
+def test_the_report_says_how_much_padding_the_authors_way_would_add(tmp_path):
+    report, text = report_of(tmp_path)
+    splits = report["splits"]
+    assert splits["pretrain/train"]["padding"] == pytest.approx(1 - 50 / 1024, abs=0.01)
+    assert "padding" not in splits["toy/train"]
+    assert "(padding: authors), 95 % of the frames would be padding" in text
+
+
 def test_statistics_are_those_of_all_real_frames_of_pretrain_train(tmp_path):
     report_of(tmp_path)
     stats = json.loads((tmp_path / "dump/report/fbank_stats.json").read_text())

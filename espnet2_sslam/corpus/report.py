@@ -30,9 +30,10 @@ from espnet2_sslam.corpus.lists import (
     read_table,
 )
 from espnet2_sslam.store import sha256
-from espnet2_sslam.units import SAMPLE_RATE
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, SAMPLE_RATE
 
 STATS_SPLIT = "pretrain/train"
+CLIP_FRAMES = 1024  # to which the authors fill up every clip
 DURATION_EDGES = (0, 0.5, 1, 2, 3, 4, 5, 10, 20, 30, 60, 600, 3600)  # seconds
 EXAMPLES = 20  # duplicates that the report lists by name
 LISTS = ("wav.scp", "text", "utt2spk", "utt2num_samples", "weights", "feats.scp")
@@ -190,6 +191,9 @@ def describe_split(
         result["labels_per_clip"] = {str(n): per_clip[n] for n in sorted(per_clip)}
         result["classes_without_positives"] = [c for c in classes if not positives[c]]
         result["classes_with_one_positive"] = [c for c in classes if positives[c] == 1]
+    if split.name == STATS_SPLIT:
+        frames = (seconds * SAMPLE_RATE - FRAME_LENGTH) // FRAME_SHIFT + 1
+        result["padding"] = padding_share(frames, CLIP_FRAMES)
     expected = expected_of(split.name)
     if expected and "seconds" in expected:
         other_length = np.abs(seconds - expected["seconds"]) > SECONDS
