@@ -35,7 +35,7 @@ LIMITS = {  # seconds of each group, in the order in which they run
     "tests": 200,
     "conv": 90,
     "steps": 240,
-    "trainer": 150,
+    "trainer": 300,
     "profile": 90,
     "embed": 150,
     "host": 150,
@@ -172,9 +172,9 @@ def conv(row):
     torch.backends.cudnn.benchmark = False
 
 
-def step_args(clips, clones, *, phase1=False, bf16=True, mode=None):
+def step_args(clips, clones, *, phase1=False, bf16=True, mode=None, half=False):
     """Options of benchmarks/step.py's `make_step`."""
-    sizes = dict(clips=clips, clones=clones, phase1=phase1)
+    sizes = dict(clips=clips, clones=clones, phase1=phase1, half_decoder=half)
     return argparse.Namespace(**sizes, bf16=bf16, device="cuda", compile=mode)
 
 
@@ -206,11 +206,11 @@ def measure_step(row, name, step, args, rate, criterion="", least=0.0):
 SHAPES = [(12, 8, False), (4, 8, False), (24, 8, False), (48, 8, False), (12, 16, True)]
 
 
-COMPILED = [
-    (SHAPES[0], "default"),
-    (SHAPES[1], "default"),
-    (SHAPES[0], "reduce-overhead"),
-    (SHAPES[-1], "default"),
+COMPILED = [  # shape, mode of torch.compile, decoder in half precision
+    (SHAPES[0], "default", True),
+    (SHAPES[0], "default", False),
+    (SHAPES[1], "default", True),
+    (SHAPES[-1], "default", True),
 ]
 
 
@@ -243,14 +243,15 @@ def steps(row):
 def compiled(row):
     """Bare updates with torch.compile."""
     rate = bench.best_rate("cuda", BF16)
-    for shape, mode in COMPILED:
-        args = step_args(*shape[:2], phase1=shape[2], mode=mode)
+    for shape, mode, half in COMPILED:
+        args = step_args(*shape[:2], phase1=shape[2], mode=mode, half=half)
         start = time.perf_counter()
         step = bench.make_step(args)
         step()
         torch.cuda.synchronize()
         first = time.perf_counter() - start
         name = f"{shape_name(*shape)}, bf16, compiled ({mode})"
+        name += ", half decoder" if half else ""
         measure_step(row, name, step, args, rate, "utilisation >= 0.45", 0.45)
         row(f"{name}: the first update", f"{first:.0f} s")
         del step
@@ -258,8 +259,8 @@ def compiled(row):
         torch.compiler.reset()
 
 
-def through_trainer(shape, updates):
-    """Updates as the recipe makes them: DataLoader, trainer, scaler; ms per update."""
+def through_trainer(shape, updates, compiled=False, half=False):
+    """Updates as the recipe makes them: DataLoader, trainer; ms per update."""
     from espnet2.train.distributed_utils import DistributedOption
     from espnet2.train.reporter import Reporter
 
@@ -268,11 +269,13 @@ def through_trainer(shape, updates):
     from espnet2_sslam.tasks import SSLAMTask
     from espnet2_sslam.tasks.base import scheduler_classes
     from espnet2_sslam.tasks.data import collate_clips
+    from espnet2_sslam.tasks.trainer import _espnet_computes_in
 
     clips, clones, phase1 = shape
     torch.manual_seed(0)
     words = ["--output_dir", "unused", "--max_epoch", "1", "--grad_clip", "4"]
-    words += ["--use_amp", "true", "--log_interval", "50"]
+    words += ["--use_amp", "true", "--amp_dtype", "bf16", "--log_interval", "50"]
+    words += ["--compile", str(compiled).lower()]
     args = SSLAMTask.get_parser().parse_args(words)
     args.optim_conf = dict(lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05)
     model = SSLAMPretrainModel(
@@ -280,6 +283,7 @@ def through_trainer(shape, updates):
         mixture=not phase1,
         clone_batch=clones,
         padding="authors",
+        decoder_conf={"half_precision": half},
     ).cuda()
     [optimizer] = SSLAMTask.build_optimizers(args, model)
     schedule = scheduler_classes[args.scheduler](
@@ -315,13 +319,13 @@ def through_trainer(shape, updates):
                     times.append(time.perf_counter())
                 yield batch
 
-    with reporter.observe("train") as sub_reporter:
+    with _espnet_computes_in(options), reporter.observe("train") as sub_reporter:
         SSLAMTask.trainer.train_one_epoch(
             model=model,
             iterator=Marks(),
             optimizers=[optimizer],
             schedulers=[schedule],
-            scaler=torch.amp.GradScaler("cuda"),
+            scaler=None,
             reporter=sub_reporter,
             summary_writer=None,
             options=options,
@@ -334,14 +338,16 @@ def through_trainer(shape, updates):
 def trainer(row):
     """The recipe's trainer beside the bare step, in one process."""
     rate = bench.best_rate("cuda", BF16)
-    for shape in SHAPES[:2]:
-        args = step_args(*shape[:2], phase1=shape[2])
+    for compiled, shape in ((False, SHAPES[0]), (False, SHAPES[1]), (True, SHAPES[0])):
+        mode = "default" if compiled else None
+        args = step_args(*shape[:2], phase1=shape[2], mode=mode, half=compiled)
         bare = step_ms(bench.make_step(args))
         torch.cuda.empty_cache()
-        ms = through_trainer(shape, 40)
+        ms = through_trainer(shape, 40, compiled, half=compiled)
         work = bench.step_flops(not args.phase1, args.clips, args.clones)
+        way = "compiled, half decoder" if compiled else "eager"
         row(
-            f"{shape_name(*shape)}, bf16, through the trainer",
+            f"{shape_name(*shape)}, bf16, {way}, through the trainer",
             f"{ms:.1f} ms, {ms / bare:.3f} of the bare step, "
             f"utilisation {work / ms * 1e3 / rate:.3f}",
             "<= 1.05 of the bare step",

@@ -95,6 +95,7 @@ def make_step(args):
         mixture=not args.phase1,
         clone_batch=args.clones,
         padding="authors",  # 10 s as 1,024 frames
+        decoder_conf={"half_precision": args.half_decoder},
     ).to(args.device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -137,6 +138,8 @@ def main():
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--bf16", action="store_true", help="default: float32")
+    text = "residuals and norms of the decoder in bf16, too"
+    parser.add_argument("--half_decoder", action="store_true", help=text)
     modes = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
     parser.add_argument("--compile", choices=modes, help="mode of torch.compile")
     args = parser.parse_args()
