@@ -735,7 +735,8 @@ def main(argv=None) -> None:
         )
         logging.info("data after %.0f s: %s", time.time() - start, counts)
         run = Run(design, out, args.device, deadline, args.commit)
-        estimate(run, names, args.jobs)
+        if args.device == "cpu":  # on a GPU it is a matter of minutes
+            estimate(run, names, args.jobs)
         try:
             failed = work_off(run, names, args.jobs, args.threads)
         except BrokenProcessPool as error:  # the report is made of what is there
