@@ -340,7 +340,7 @@ class SSLAMEncoder(nn.Module):
         num_blocks = self.config.num_blocks if num_blocks is None else num_blocks
         draws = drop_path_draws
         if draws is None:
-            draws = self.draw_drop_path(len(patches), generator, num_blocks)
+            draws = self.draw_drop_path(patches.shape[0], generator, num_blocks)
         x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
         x = self.norm(x)
         key_mask = None
