@@ -444,7 +444,7 @@ class SSLAMClassifier(CountingModule):
 
     def _augmented(
         self, speech: torch.Tensor, lengths: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[Any, ...]:
         """All that is random in a step, done: the arguments of `objective`."""
         generator = batch_generator(speech.device, self.seed, self.num_batches)
         if self.augmentation.roll_and_gain:  # what it makes louder stops no training

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +102,7 @@ class ConvDecoder(nn.Module):
         noise = torch.empty(shape, dtype=dtype, device=generator.device)
         return noise.normal_(0.0, 1.0, generator=generator).mul_(self.noise_std)
 
-    def _layer(self, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    def _layer(self, conv: Any, x: torch.Tensor) -> torch.Tensor:
         """Convolution, layer norm, GELU, and a residual where the width stays."""
         y = self._convolve(conv, x)
         # autocast would take the norm, and so all that follows, to float32
@@ -110,7 +111,7 @@ class ConvDecoder(nn.Module):
             y = F.gelu(F.layer_norm(y, y.shape[-1:], eps=1e-5))
         return x + y if y.shape == x.shape else y
 
-    def _convolve(self, conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    def _convolve(self, conv: Any, x: torch.Tensor) -> torch.Tensor:
         """Convolve (R, S, 8, C) with channels last in memory; even kernels crop."""
         if torch.is_autocast_enabled("cuda") and x.is_cuda and self.kernel_size % 2:
             dtype = torch.get_autocast_dtype("cuda")

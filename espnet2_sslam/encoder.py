@@ -308,7 +308,8 @@ class SSLAMEncoder(nn.Module):
         None where nothing is dropped: in evaluation, or with the rate 0.
         """
         num_blocks = self.config.num_blocks if num_blocks is None else num_blocks
-        dropping = sum(block.drop_path > 0 for block in self.blocks[:num_blocks])
+        blocks: Any = self.blocks[:num_blocks]
+        dropping = sum(block.drop_path > 0 for block in blocks)
         if not (self.training and dropping):
             return None
         device = generator.device if generator else self.cls_token.device
@@ -340,7 +341,7 @@ class SSLAMEncoder(nn.Module):
         num_blocks = self.config.num_blocks if num_blocks is None else num_blocks
         draws = drop_path_draws
         if draws is None:
-            draws = self.draw_drop_path(len(patches), generator, num_blocks)
+            draws = self.draw_drop_path(patches.shape[0], generator, num_blocks)
         x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
         x = self.norm(x)
         key_mask = None
@@ -348,10 +349,12 @@ class SSLAMEncoder(nn.Module):
             key_mask = F.pad(valid, (1, 0), value=True)[:, None, None]
         layers, ffn = [x] if collect else [], []
         dropping = 0
-        for block in self.blocks[:num_blocks]:
-            drops = draws is not None and block.drop_path > 0
-            inputs = x, key_mask, draws[dropping] if drops else None
-            dropping += drops
+        blocks: Any = self.blocks[:num_blocks]
+        for block in blocks:
+            inputs = x, key_mask, None
+            if draws is not None and block.drop_path > 0:
+                inputs = x, key_mask, draws[dropping]
+                dropping += 1
             if self.checkpointing and torch.is_grad_enabled():
                 x, feed_forward = recomputed(block, *inputs)
             else:

@@ -79,7 +79,8 @@ class _CastEncoder:
     def follow(self, source: nn.Module) -> None:
         """Take over the values of `source`, if there is a copy of it."""
         if self._pairs:
-            torch._foreach_copy_(list(self._pairs.values()), list(self._pairs))
+            copies, sources = list(self._pairs.values()), list(self._pairs)
+            torch._foreach_copy_(copies, sources)  # pyright: ignore
             self._versions = self._current()
 
     def _current(self) -> list[int]:

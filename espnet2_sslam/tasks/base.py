@@ -8,7 +8,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -403,9 +403,9 @@ class SSLAMAbsTask(AbsTask):
         for init_param in args.init_param:
             check_init_param(model, init_param)
         if args.activation_checkpointing != "none":
-            model.checkpoint_activations(args.activation_checkpointing)
+            cast(Any, model).checkpoint_activations(args.activation_checkpointing)
         if args.compile:
-            model.compile_step()
+            cast(Any, model).compile_step()
         optim_class = optim_classes[args.optim]
         defaults = inspect.signature(optim_class).parameters
         rates = {

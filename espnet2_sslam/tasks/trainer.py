@@ -161,7 +161,7 @@ def _espnet_computes_in(options: SafeTrainerOptions) -> Iterator[None]:
         module.autocast, module.GradScaler = before
 
 
-class _NoScaler(torch.amp.GradScaler):
+class _NoScaler(torch.amp.GradScaler):  # pyright: ignore
     """None, as a class: ESPnet checks its arguments against it."""
 
     def __new__(cls, *_: Any, **__: Any) -> None:  # type: ignore[misc]
