@@ -26,8 +26,8 @@ print(json.dumps([said, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]
 """
 START = """
 import sys
-from espnet2_sslam.tasks import ClipDataset, ClipSampler, EpochIterFactory
-from espnet2_sslam.tasks import read_keys, read_weights
+from espnet2_sslam.tasks import ClipDataset, ClipSampler, CropSampler
+from espnet2_sslam.tasks import EpochIterFactory, read_keys, read_lengths, read_weights
 
 folder = sys.argv[1]
 data = [(f"{folder}/wav.scp", "speech", "sound"), (f"{folder}/text", "label", "text")]
@@ -38,7 +38,15 @@ weights = read_weights(f"{folder}/weights", keys)
 options = {"train": True, "weights": weights, "num_samples": len(keys) // 10}
 sampler = ClipSampler(keys, 96, **options)
 batches = EpochIterFactory(dataset, sampler).build_iter(1).batch_sampler
-print(len(next(iter(batches))))
+clips = len(next(iter(batches)))
+del sampler, batches, weights
+lengths = read_lengths(keys, data)
+options = {"train": True, "mixture": True, "min_clips_per_rank": 2}
+sampler = CropSampler(keys, lengths, 96, clip_frames=1024, **options)
+assert f"{len(keys)} recordings" in sampler.describe()
+batches = EpochIterFactory(dataset, sampler).build_iter(1).batch_sampler
+assert clips == len(next(iter(batches)))
+print(clips)
 """
 STEPS = {  # without audio
     "formatting": """
@@ -89,13 +97,14 @@ def prepare(tmp_path, scale):
 
 
 def write_lists(folder, count):
-    """wav.scp, text and weights of so many clips, as data preparation writes them."""
+    """The lists of so many clips, as data preparation and formatting write them."""
     folder.mkdir(parents=True)
     names = sorted(large.ytids(count, np.random.default_rng(0)))
     with (
         open(folder / "wav.scp", "w") as wav,
         open(folder / "text", "w") as text,
         open(folder / "weights", "w") as weights,
+        open(folder / "utt2num_samples", "w") as samples,
     ):
         for number, name in enumerate(names):
             wav.write(
@@ -103,6 +112,7 @@ def write_lists(folder, count):
             )
             text.write(f"Y{name} /m/0{number % 527:05x} /m/0{number % 31:05x}\n")
             weights.write(f"Y{name} {1 + number % 7}.25\n")
+            samples.write(f"Y{name} {160_000 - number % 97 * 100}\n")
     return folder
 
 

@@ -226,9 +226,10 @@ class CropSampler(ClipSampler):
             mine = mine[apart(label[mine])]
         else:
             mine = mine[self.rank :: self.world_size]
+        keys = self.keys[recordings[mine]].tolist()
         return [
-            Crop(self.keys[recordings[row]].decode(), int(starts[row]), size)
-            for row in mine
+            Crop(key.decode(), start, size)
+            for key, start in zip(keys, starts[mine].tolist(), strict=True)
         ]
 
     def describe(self) -> str:

@@ -17,6 +17,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from functools import lru_cache
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,7 +215,8 @@ def read_lengths(
     if not lists and (beside := Path(path).with_name(own)).is_file():
         lists = [str(beside)]
     if not lists:
-        return _header_lengths(keys, path, kind)
+        changed = Path(path).stat().st_mtime_ns
+        return _header_lengths(tuple(keys), path, kind, changed)
     lengths = np.full(len(keys), -1, dtype=np.int64)
     rows: dict[str, int] = {}
     for row, (number, key, text) in enumerate(table_lines(lists[0])):
@@ -234,14 +236,25 @@ def read_lengths(
     return lengths
 
 
-def _header_lengths(keys: Sequence[str], path: str, kind: str) -> np.ndarray:
-    """Return the lengths (N,) that the headers of the clips' files say."""
+@lru_cache(maxsize=2)  # the options' check and the sampler ask for the same
+def _header_lengths(
+    keys: tuple[str, ...], path: str, kind: str, changed: int
+) -> np.ndarray:
+    """Return the lengths (N,) that the headers of the clips' files say.
+
+    Args:
+        keys, path, kind: Of the clips and their list.
+        changed: When the list was, in ns.
+    """
     if kind not in ("sound", "kaldi_ark"):
         raise ValueError(
             f"the lengths of the clips in {path} are not known: give them with "
             "--train_shape_file and --valid_shape_file (`<id> <length>` a line)"
         )
-    logging.info(f"{path}: reading the lengths of {len(keys)} clips from their headers")
+    logging.info(
+        f"{path}: reading the lengths of {len(keys)} clips from their headers (a list "
+        "of them as shape file saves that)"
+    )
     places = {key: place for _, key, place in table_lines(path)}
     _refuse_missing(path, [key for key in keys if key not in places], keys)
 
@@ -666,7 +679,7 @@ class ClipSampler:
         drawn = np.argpartition(-scores, self.clips_per_pass - 1)[: self.clips_per_pass]
         return generator.permutation(drawn)
 
-    def batch(self, order: Any, index: int) -> Sequence[str | Crop]:
+    def batch(self, order: Any, index: int) -> list[Any]:
         """Return this rank's clip ids of one batch of a pass."""
         if self.drop_last:
             start, end = index * self.batch_size, (index + 1) * self.batch_size
@@ -676,7 +689,7 @@ class ClipSampler:
         mine = order[start:end][self.rank :: self.world_size]
         return [key.decode() for key in self.keys[mine]]
 
-    def generate(self, number: int) -> list[Sequence[str | Crop]]:
+    def generate(self, number: int) -> list[list[Any]]:
         """Return all batches of one pass."""
         order = self.order(number)
         return [self.batch(order, index) for index in range(self.num_batches)]
@@ -752,7 +765,7 @@ class _BatchRange:
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __iter__(self) -> Iterator[Sequence[str | Crop]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         current, order = None, None
         for number in range(self.first, self.last):
             passes, index = divmod(number, len(self.sampler))
