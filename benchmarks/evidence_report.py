@@ -84,6 +84,8 @@ def collect(records: Records, plan: dict, design: dict) -> dict:
         }
         for probe in ("linear", "attentive")
     }
+    of_gate = _gate(records, seeds_of, analysis["gate"])
+    passed = of_gate is not None and of_gate["passed"]
     return {
         "names": {model: NAMES.get(model, model) for model in used},
         "used": used,
@@ -93,10 +95,10 @@ def collect(records: Records, plan: dict, design: dict) -> dict:
         "primary_degrees": analysis["primary"]["degrees"],
         "of": of,
         "against": against,
-        "gate": _gate(records, seeds_of, analysis["gate"]),
+        "gate": of_gate,
         "probes": by_probe,
         "contrasts": by_probe["linear"]["contrasts"],
-        "verdict": _verdict(by_probe["linear"]["primary"]),
+        "verdict": _verdict(by_probe["linear"]["primary"], passed),
         "mechanism": _mechanism(records, seeds_of, of, against, resamples),
         "levels": [f"{level:g}" for level in plan["pair_snr"]],
         "counts": plan["counts"],
@@ -118,9 +120,9 @@ def _table_row(records, model, seeds, degrees, probe) -> dict:
             for s in seeds
         ]
     )
-    spread = values.std(0, ddof=1) if len(seeds) > 1 else np.full(len(degrees), np.nan)
+    spread = values.std(0, ddof=1).tolist() if len(seeds) > 1 else [None] * len(degrees)
     return {
-        k: (float(mean), float(std))
+        k: (float(mean), std)
         for k, mean, std in zip(degrees, values.mean(0), spread, strict=True)
     }
 
@@ -142,13 +144,16 @@ def _gate(records, seeds_of, deviations) -> dict | None:
         "deviation": deviation,
         "needed": deviations,
         "passed": gain > deviations * deviation,
+        "by_seed": dict(zip(seeds, zip(*single, strict=True), strict=True)),
     }
 
 
-def _verdict(primary: dict | None) -> str | None:
-    """What the interval says: "helps", "harms" or "open"."""
+def _verdict(primary: dict | None, passed: bool) -> str | None:
+    """What the interval says: "helps", "harms" or "open"; "void" without the gate."""
     if primary is None or len(primary["by_seed"]) < 3:
         return None
+    if not passed:
+        return "void"
     if primary["low"] > 0:
         return "helps"
     return "harms" if primary["high"] < 0 else "open"
