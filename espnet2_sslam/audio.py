@@ -233,6 +233,28 @@ def _finds_its_place(sound: soundfile.SoundFile) -> bool:
     return not (sound.subtype.startswith("MPEG") or sound.format == "OGG")
 
 
+def duration(source: str) -> float:
+    """Seconds of a file or of a part of it (`cut_name`).
+
+    The header's number where it counts the samples; other files are decoded.
+
+    Raises:
+        AudioError: See `read_blocks`.
+    """
+    path, start, end = split_cut(source)
+    if start is not None and end is not None and end != -1:
+        return end - start
+    frames, rate = 0, SAMPLE_RATE
+    try:
+        with open(path, "rb", buffering=0) as file, soundfile.SoundFile(path) as sound:
+            frames, rate = _promised_frames(file, sound), sound.samplerate
+    except (soundfile.SoundFileError, OSError):
+        pass  # PyAV may read it, or the next line says why not
+    if not frames:
+        frames, rate = sum(map(len, read_blocks(path))), SAMPLE_RATE
+    return frames / rate - (start or 0)
+
+
 def is_formatted(path: str | Path) -> bool:
     """Whether a readable file is a 16 kHz mono WAV or FLAC already."""
     info = soundfile.info(str(path))

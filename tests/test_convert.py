@@ -12,7 +12,9 @@ from espnet2_sslam.checkpoint import check_init_param, load_model
 from espnet2_sslam.corpus import read_class_names, slug
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
+from espnet2_sslam.tasks import SSLAMTask
 from tests.checkpoint_case import FINETUNED, PRETRAIN, unpack
+from tests.toy_task import arguments, write_clips
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,27 @@ def test_pretraining_goes_on_from_the_authors_weights(authors, tmp_path):
     model = SSLAMPretrainModel(encoder, decoder_conf=decoder_conf)
     for part in ("encoder", "decoder", "teacher"):
         check_init_param(model, f"{tmp_path / 'start.pth'}:{part}:{part}")
+    check_init_param(model, f"{tmp_path / 'start.pth'}:::num_updates")
+
+
+def test_phase_2_begins_with_the_authors_phase_1(authors, tmp_path):
+    convert(authors / PRETRAIN, tmp_path / "start.pth")
+    start = torch.load(tmp_path / "start.pth")
+    data = write_clips(tmp_path / "train", 4), write_clips(tmp_path / "valid", 2)
+    words = ["--init_param", f"{tmp_path}/start.pth:::num_updates", "--max_epoch", "1"]
+    words += ["--encoder_conf", "embed_dim=48", "--encoder_conf", "depth=3"]
+    words += ["--encoder_conf", "num_heads=4", "--num_iters_per_epoch", "1"]
+    words += ["--padding", "authors"]  # for clips as short as these
+    conf = "{mixture: true, clip_frames: 128, clone_batch: 2, "
+    conf += (
+        "decoder_conf: {num_layers: 2, groups: 4}, ema_decay: 1.0, ema_end_decay: 1.0}"
+    )
+    words += ["--model_conf", conf, "--optim_conf", "lr=1.0e-12"]
+    SSLAMTask.main(cmd=arguments(*data, tmp_path / "run", *words))
+    trained = torch.load(tmp_path / "run/latest.pth")
+    assert trained.pop("num_updates") == trained.pop("num_batches") == 1
+    for name, value in trained.items():  # nothing was learned: all is the authors'
+        assert torch.allclose(value, start[name], atol=1e-6), name
 
 
 def test_labels_are_given_by_a_table_in_any_order(authors, tmp_path):

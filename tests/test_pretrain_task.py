@@ -160,3 +160,75 @@ def test_a_model_is_built_with_the_seed_of_the_training(data, tmp_path):
     model = SSLAMTask.build_model(args)
     assert model.seed == 5 and model.streams == ("unmixed", "mixed")
     assert model.encoder.config.embed_dim == 96
+
+
+TERMS = {
+    "unmixed": {"loss_utterance", "loss_patch"},
+    "mixed": {"loss_utterance", "loss_patch"},
+    "both": {"loss_utterance", "loss_patch"},
+    None: {"loss_utterance", "loss_patch", "loss_retention"},
+}
+SAME = "optim optim_conf optim_groups_conf scheduler scheduler_conf grad_clip".split()
+SAME += "max_epoch num_iters_per_epoch batch_size accum_grad seed".split()
+
+
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_variants_of_phase_2_differ_in_the_objective_alone(data, tmp_path, size):
+    config = CONF / f"pretrain_sslam_{size}.yaml"
+    clones, arms = ["--model_conf", "clone_batch=4"], {}
+    for variant in TERMS:
+        more = [] if variant is None else ["--variant", variant]
+        args = parse(data, tmp_path, config, *clones, *more)
+        facts = {name: getattr(args, name) for name in SAME}
+        # as large as can be built in a test
+        args.encoder_conf |= {"embed_dim": 48, "depth": 2, "num_heads": 3}
+        args.model_conf["clip_frames"] = 128
+        model = SSLAMTask.build_model(args).train()
+        rows, predict = [], model.predict
+
+        def counted(*inputs, rows=rows, predict=predict):
+            predictions = predict(*inputs)
+            rows.append(predictions.patch.shape[:2])
+            return predictions
+
+        model.predict = counted
+        speech = torch.randn(4, 20_560)
+        _, stats, _ = model(speech, torch.full((4,), 20_560))
+        assert {name for name in stats if name.startswith("loss_")} == TERMS[variant]
+        facts |= {"rows": rows, "schedule": model.teacher.schedule}
+        facts["layers"] = model.target_layers, model.utterance_target_layers
+        arms[variant] = facts, model.streams
+    assert all(facts == arms[None][0] for facts, _ in arms.values())
+    assert arms[None][0]["rows"][0][0] == 4 * 2 * 4
+    assert [streams for _, streams in arms.values()] == [
+        *(("unmixed",), ("mixed",)),
+        *[("unmixed", "mixed")] * 2,
+    ]
+
+
+def test_the_configuration_of_a_variant_is_that_variant_again(data, tmp_path):
+    config, variant = CONF / "pretrain_sslam_tiny.yaml", ["--variant", "unmixed"]
+    variant += ["--padding", "authors"]  # for clips as short as these
+    first = parse(data, tmp_path, config, *variant).model_conf
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"model_conf": first, "max_epoch": 1}))
+    again = parse(data, tmp_path, config, *variant, "--scheduler", "none").model_conf
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    "config, more, complaint",
+    [
+        ("pretrain_eat_tiny", "mixed", "needs mixture: true"),
+        (
+            "pretrain_sslam_tiny",
+            "both --model_conf streams=mixed " "--model_conf clone_batch=3",
+            "clone_batch 3 must be even",
+        ),
+    ],
+)
+def test_a_variant_that_cannot_be_is_one_line(data, tmp_path, config, more, complaint):
+    words = ["--variant", *more.split()]
+    with pytest.raises(ValueError, match=complaint) as error:
+        parse(data, tmp_path, CONF / f"{config}.yaml", *words)
+    assert "\n" not in str(error.value)

@@ -92,12 +92,12 @@ def test_a_list_is_prepared_fine_tuned_and_scored_word_by_word(recipe, corpora):
     assert "--config conf/linear_as20k.yaml" in call
     encoder = recipe.exp / "models/sslam/encoder.pth"
     assert f"--init_param {encoder}:encoder:encoder" in call
-    run = recipe.exp / "esc50/finetune_esc50/random_seed1/a "
+    run = recipe.exp / "esc50/finetune_esc50/random_sslam_seed1/a "
     call = options_of(calls, "sslam_cls_train", f"--output_dir {run}")
     assert f"--encoder_config {recipe.exp}/models/sslam/config.yaml" in call
-    assert "--models random sslam" in options_of(
-        calls, "sslam_results", f"--expdir {recipe.exp}/esc50 "
-    )
+    results = options_of(calls, "sslam_results", f"--expdir {recipe.exp}/esc50 ")
+    expected = (f"finetune_esc50/{run}_seed{{}}" for run in ("random_sslam", "sslam"))
+    assert results.endswith("--expect " + " ".join(expected).format(1, 1))
     for word in "as20k", "esc50":
         pair = f"{recipe.exp}/{word} {recipe.folder}/dump/{word}/raw"
         assert f"--benchmark {pair}" in calls[-1]
@@ -109,7 +109,8 @@ def test_beats_stands_beside_with_its_own_command(finished):
     assert f"--beats_checkpoint {recipe.weights}" in call and "--init_param" not in call
     assert names(calls).count("beats_cls_train") == 2
     assert names(calls).count("convert_weights") == 1
-    assert "--models sslam beats" in calls[-1]
+    expected = "--expect probe_mean/sslam_seed1 probe_mean/beats_seed1"
+    assert calls[-2].endswith(expected)
 
 
 def test_run_again_only_what_has_changed_is_converted_and_evaluated(finished):
@@ -128,7 +129,7 @@ def test_phases_are_trained_on_the_corpus_and_shared_by_the_benchmarks(recipe):
     calls = recipe.calls(*words, "--models", "phase2")
     assert names(calls).count("sslam_train") == 2
     for word, config in ("ks1", "probe_mean"), ("spass", "linear_spass"):
-        run = recipe.exp / f"{word}/{config}/phase2_seed1/a "
+        run = recipe.exp / f"{word}/{config}/phase2_sslam_tiny_seed1/a "
         call = options_of(calls, "sslam_cls_train", f"--output_dir {run}")
         source = recipe.exp / "pretrain/phase2_sslam_tiny_seed1"
         assert f"--init_param {source}/latest.pth:encoder:encoder" in call

@@ -4,6 +4,7 @@ A stand-in for Python makes the files that the commands would make and notes the
 options, so that a run of all stages takes seconds.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -65,7 +66,12 @@ elif name == "score_model":
         make(value("--output_dir") / which / value("--test_dir").name,
              predictions__npz="scores", metrics__json="{{}}")
 elif name == "convert_weights":
-    make(Path(words[2]), config__yaml="x", encoder__pth=Path(words[1]).read_text())
+    weights = Path(words[1]).read_text()
+    if words[-1] == "--phase1":
+        conf = "# 2 blocks\\nencoder_conf: {{depth: 2, fbank_std: 3.5}}\\nfresh: "
+        make(Path(words[2]), config__yaml=conf + weights, latest__pth=weights)
+    else:
+        make(Path(words[2]), config__yaml="x", encoder__pth=weights)
 elif name == "sslam_results":
     value("--output").write_text("results")
 """
@@ -173,7 +179,7 @@ def test_all_stages_call_their_commands_in_order(finished):
 
 
 DUMP, PHASE1 = "{0}/dump/raw", "{0}/exp/pretrain/phase1_eat_seed1"
-RUN = "{0}/exp/linear/phase1_seed1/a"
+RUN = "{0}/exp/linear/phase1_eat_seed1/a"
 CALLS = {  # command and output folder: options that it has (and, behind !, has not)
     "sslam_train /phase1_eat_seed1": [
         "--config {0}/pretrain_eat.yaml --seed 1 --input_size 1 --resume true",
@@ -185,20 +191,20 @@ CALLS = {  # command and output folder: options that it has (and, behind !, has 
     "sslam_train /phase2_sslam_seed1": [
         f"--init_param {PHASE1}/latest.pth:::num_updates"
     ],
-    "sslam_cls_train /phase1_seed1/a_fold1": [
+    "sslam_cls_train /phase1_eat_seed1/a_fold1": [
         f"--init_param {PHASE1}/latest.pth:encoder:encoder",
         f"--class_list {DUMP}/a/classes.txt --model_conf task=multi_class",
         f"--valid_data_path_and_name_and_type {DUMP}/a/valid/text,label,text",
         *("!fbank_mean", "!--encoder_config"),
     ],
-    "sslam_cls_train /phase2_seed1/a": [
+    "sslam_cls_train /phase2_sslam_seed1/a": [
         "--init_param {0}/exp/pretrain/phase2_sslam_seed1/latest.pth:encoder:encoder"
     ],
-    "sslam_cls_train /random_seed1/a": [
+    "sslam_cls_train /random_eat_seed1/a": [
         f"--encoder_config {PHASE1}/config.yaml",
         "!--init_param",
     ],
-    "score_model /phase1_seed1/a": [
+    "score_model /phase1_eat_seed1/a": [
         f"--checkpoint last={RUN}/latest.pth",
         f"--checkpoint best={RUN}/valid.mAP.best.pth",
         f"--task multi_label --test_dir {DUMP}/a/test",
@@ -256,9 +262,108 @@ def test_several_seeds_tags_and_configs_have_their_own_directories(prepared):
         "phase1_eat_lr0.1_seed1",
         "phase1_eat_lr0.1_seed2",
     }
-    assert (prepared.exp / "full/phase1_seed2/a/latest.pth").exists()
-    assert "--seeds 1 2 --models phase1 --tags linear full" in calls[-1]
+    assert (prepared.exp / "full/phase1_eat_lr0.1_seed2/a/latest.pth").exists()
+    runs = [f"{t}/phase1_eat_lr0.1_seed{n}" for t in ("linear", "full") for n in (1, 2)]
+    assert calls[-1].endswith(f"--expect {' '.join(runs)}")
     assert "--lr 0.1" in options_of(calls, "sslam_train", "phase2", "--seed 2")
+
+
+def test_variants_of_phase_2_start_from_the_same_phase_1_in_folders_of_their_own(
+    prepared,
+):
+    config = prepared.folder / "pretrain_clip.yaml"
+    config.write_text("# regions per clip\n")
+    words = "random phase1 phase2:unmixed phase2:mixed phase2:both phase2"
+    models = ["--models", f"{words} phase2:{config}"]
+    calls = prepared.calls("--stage", 4, *models)
+    assert names(calls).count("sslam_train") == 1 + 5
+    start = (
+        f"--init_param {prepared.exp}/pretrain/phase1_eat_seed1/latest.pth:::num_upd"
+    )
+    arms = {"phase1-more_sslam": "unmixed", "phase2_sslam": "", "phase2_clip": ""}
+    arms |= {"phase2-mixed_sslam": "mixed", "phase2-both_sslam": "both"}
+    for run, variant in arms.items():
+        call = options_of(calls, "sslam_train", f"/pretrain/{run}_seed1 ")
+        own = config if "clip" in run else prepared.folder / "pretrain_sslam.yaml"
+        assert f"--config {own} --seed 1 " in call and start in call
+        assert ("--variant" in call) == bool(variant)
+        assert call.endswith(f" --variant {variant}") == bool(variant)
+        weights = prepared.exp / f"pretrain/{run}_seed1/latest.pth"
+        call = options_of(calls, "sslam_cls_train", f"/linear/{run}_seed1/a ")
+        assert f"--init_param {weights}:encoder:encoder" in call
+    assert "linear/phase1-more_sslam_seed1 linear/phase2-mixed_sslam_seed1" in calls[-1]
+    status, stdout, _, calls = prepared.run("--stage", 4, *models)
+    assert status == 0 and names(calls) == ["sslam_results"]
+    assert "(phase 2:mixed seed 1) up to date" in stdout
+    # the same word with other options displaces nothing
+    prepared.calls("--stage", 5, "--models", "phase2", "--pretrain2_args", "--lr 1")
+    assert not (prepared.folder / "exp_replaced").exists()
+    assert (prepared.exp / "linear/phase2_sslam_lr1_seed1/a/latest.pth").exists()
+
+
+def test_options_of_a_phase_do_not_reach_the_other_and_may_hold_blanks(prepared):
+    words = ["--stage", 4, "--stop_stage", 5, "--pretrain_args", "--both 0"]
+    words += ["--pretrain1_args", "--one '{a: 1, b: 2}'", "--pretrain2_args", "--two 2"]
+    first, second = prepared.calls(*words)
+    assert first.endswith(" --both 0 --one {a: 1, b: 2}")
+    assert second.endswith(" --both 0 --two 2")
+    runs = {path.name for path in (prepared.exp / "pretrain").iterdir()}
+    one = "eat_both0_onea1b2"
+    assert runs == {f"phase1_{one}_seed1", f"phase2_sslam_both0_two2_from_{one}_seed1"}
+    record = prepared.exp / f"pretrain/phase1_{one}_seed1/.begun"
+    words = json.loads(record.read_text())["command"]
+    assert words[-2:] == ["--one", "{a: 1, b: 2}"]
+
+
+@pytest.mark.parametrize(
+    "fresh, taken",
+    [
+        ("''", "encoder:encoder teacher.encoder:teacher.encoder decoder:decoder"),
+        ("decoder", "encoder:encoder teacher.encoder:teacher.encoder"),
+        ("teacher decoder", "encoder:encoder encoder:teacher.encoder"),
+    ],
+)
+def test_phase_2_may_start_from_weights_that_stage_4_has_not_made(
+    prepared, fresh, taken
+):
+    (prepared.folder / "EAT-base.pt").write_text(fresh)
+    words = [
+        "--stage",
+        4,
+        "--phase1",
+        prepared.folder / "EAT-base.pt",
+        "--seeds",
+        "1 2",
+    ]
+    status, stdout, stderr, calls = prepared.run(*words, "--models", "phase1 phase2")
+    assert status == 0, stderr
+    assert "stage 4: left out, --phase1 gives its weights" in stdout
+    assert f"phase 1 is {prepared.folder}/EAT-base.pt: 2 blocks" in stdout
+    assert names(calls).count("convert_weights") == 1
+    assert names(calls).count("sslam_train") == 2
+    source = prepared.exp / "models/phase1_EAT-base"
+    run = "phase2_sslam_from_EAT-base_seed2"
+    call = options_of(calls, "sslam_train", f"/pretrain/{run} ")
+    init = " ".join(f"{source}/latest.pth:{part}" for part in taken.split())
+    assert f"--init_param {init} --train_data" in call
+    assert "--encoder_conf depth=2 --encoder_conf fbank_std=3.5" in call
+    assert "fbank_mean=-4.5" not in call  # the corpus's
+    call = options_of(calls, "sslam_cls_train", "/linear/phase1_EAT-base_seed2/a ")
+    assert f"--init_param {source}/latest.pth:encoder:encoder" in call
+    options_of(calls, "sslam_cls_train", f"/linear/{run}/a ")
+
+
+def test_every_seed_may_have_weights_of_its_own(prepared):
+    for seed in 1, 2:
+        folder = prepared.folder / f"old_seed{seed}"
+        folder.mkdir()
+        (folder / "latest.pth").write_text(f"''  # {seed}")
+    weights = prepared.folder / "old_seed{seed}/latest.pth"
+    words = ["--stage", 5, "--stop_stage", 5, "--phase1", weights, "--seeds", "1 2"]
+    calls = prepared.calls(*words)
+    for seed in 1, 2:
+        call = options_of(calls, "sslam_train", f"/phase2_sslam_from_old_seed{seed} ")
+        assert f"--init_param {prepared.exp}/models/phase1_old_seed{seed}/la" in call
 
 
 def test_many_options_make_no_name_too_long_for_a_file(prepared):
@@ -267,7 +372,7 @@ def test_many_options_make_no_name_too_long_for_a_file(prepared):
     for args in (many, many + "g"):
         words = ["--stage", 6, "--stop_stage", 6, "--models", "random"]
         calls = prepared.calls(*words, "--finetune_args", args)
-        call = options_of(calls, "sslam_cls_train", "random_seed1/a ")
+        call = options_of(calls, "sslam_cls_train", "random_eat_seed1/a ")
         tags.add(call.split("--output_dir ")[1].split()[0].split("/")[-3])
     assert len(tags) == 2 and all(len(tag) < 90 for tag in tags)
     assert all(tag.startswith("linear_option_aaaa") for tag in tags)
@@ -336,7 +441,18 @@ def test_data_that_were_not_made_are_named_with_their_stage(recipe):
 @pytest.mark.parametrize(
     "options, complaint",
     [
-        ("--sead 1", "unknown option --sead"),
+        ("--sead 1", "unknown option --sead; --help lists the options"),
+        ("--skip_train true", "unknown option --skip_train; here: --stage 7"),
+        ("--skip_eval true", "here: --stop_stage 6"),
+        ("--inference_model x", "here: stage 7 scores the last and the best"),
+        (
+            "--pretrained_model x",
+            "here: --models NAME=WEIGHTS, or for phase 2 --phase1",
+        ),
+        ("--download_model x", "here: --models NAME=USER/MODEL"),
+        ("--local-data-opts x", "here: --data_args"),
+        ("--ssl_config x", "here: --pretrain_config and --pretrain2_config"),
+        ("--ssl_tag x", "here: --pretrain_tag"),
         ("--PATH x", "unknown option --PATH"),
         ("--stage", "--stage needs a value"),
         ("--stage=1", "write --option value"),
@@ -344,6 +460,14 @@ def test_data_that_were_not_made_are_named_with_their_stage(recipe):
         ("--stage 3 --stop_stage 2", "comes after"),
         ("--seeds x", "--seeds holds whole numbers, not 'x'"),
         ("--models phase3", "not 'phase3'"),
+        (
+            "--models phase2:ua",
+            "phase2:both, phase2:<YAML>, NAME=WEIGHTS, not 'phase2:ua",
+        ),
+        ("--models phase2:none.yaml", "there is no config none.yaml"),
+        ("--models phase1_more,phase2:unmixed", "holds phase1_more twice"),
+        ("--models phase2_new=x.pt", "needs the form NAME=WEIGHTS with a new name"),
+        ("--data_args 'a", "--data_args has a quote without its other half: 'a"),
         ("--models phase1=x.pt", "needs the form NAME=WEIGHTS with a new name"),
         ("--models sslam=", "needs the form NAME=WEIGHTS"),
         ("--models a/b=x.pt", "the name 'a/b'"),

@@ -162,7 +162,7 @@ def write_as20k(tmp_path, ranking=GOOD, config="finetune_as20k.yaml", **changes)
     write_run(run, updates, score, at(updates, "valid_loss", CURVE), **used)
     for checkpoint in ("last", "best"):
         write_scores(run / checkpoint / "eval", dump / "as20k/eval", ranking)
-    return collect(exp, dump, models=("sslam",))
+    return collect(exp, dump)
 
 
 def rows_of(record):
@@ -224,7 +224,7 @@ def test_another_config_an_unfinished_run_and_missing_epochs_are_named(tmp_path)
     assert by_what["epochs, seed 1"][0] == "3 of 5 trained"
     (tmp_path / name).unlink()
     write_history(*record.finetuning, [1.0], config=name, max_epoch=1)
-    record = collect(tmp_path / "exp", tmp_path / "dump", models=("sslam",))
+    record = collect(tmp_path / "exp", tmp_path / "dump")
     by_what, _ = rows_of(record)
     assert "not there to compare" in by_what["settings"][0]
     assert "no validation" in by_what["curve, seed 1"][0]

@@ -1,15 +1,25 @@
 """Tables against numbers computed by hand; runs that are not right."""
 
 import csv
+import inspect
 import json
 import re
 import shutil
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from espnet2_sslam.bin.sslam_results import main
-from espnet2_sslam.results import all_series, collect, comparisons, write_all
+from espnet2_sslam.pretrain_model import SSLAMPretrainModel
+from espnet2_sslam.results import (
+    all_series,
+    collect,
+    comparisons,
+    score_files,
+    write_all,
+)
+from espnet2_sslam.results.experiment import UNSAID
 from tests.corpus_case import error_line
 from tests.results_case import (
     BAD,
@@ -107,14 +117,16 @@ def test_folds_are_averaged_and_a_seed_that_lacks_one_is_left_out(tmp_path):
     for (seed, fold), ranking in rankings.items():
         run = tmp_path / f"exp/linear/random_seed{seed}/esc50_fold{fold}"
         write_run_scores(run, tmp_path / f"dump/esc50/fold{fold}/test", ranking)
-    text = write_report(tmp_path, models=["random"])
+    text = write_report(tmp_path)
     assert "- linear/random_seed2, esc50/fold2: test last, test best" in text
     seeds = [50 * (MAP["good"] + MAP[other]) for other in ("bad", "swapped")]
     mean, spread = np.mean(seeds), np.std(seeds, ddof=1)
     cell = table_rows(text, "esc50: linear")[2][1]
     assert cell == f"{mean:.1f} ± {spread:.1f} (2 of 3)"
     # Without a complete seed, what is scored is shown as such.
-    text = write_report(tmp_path, models=["random"], seeds=[2])
+    for seed in 1, 3:
+        shutil.rmtree(tmp_path / f"exp/linear/random_seed{seed}")
+    text = write_report(tmp_path)
     part = f"{100 * MAP['bad']:.1f} (1 of 2 runs)"
     assert table_rows(text, "esc50: linear")[2][1:] == [part, part]
     assert table_rows(text, "Intervals, ROC areas")[2][4:] == ["-", "0.000", "-"]
@@ -139,8 +151,14 @@ def test_scores_that_belong_to_something_else_are_refused(
     path = three_seeds / name
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ValueError, match=message) as error:
-        collect(three_seeds / "exp", three_seeds / "dump")
+        record = collect(
+            three_seeds / "exp", three_seeds / "dump", expected=[RUN[4:28]]
+        )
     assert "\n" not in str(error.value)
+    if "random" in name:  # of no interest: nothing is lost but the table says so
+        record = collect(three_seeds / "exp", three_seeds / "dump")
+        assert len(record.scored) == 17 and re.search(message, record.stale[0])
+        assert "Of other data, so not shown:" in write_report(three_seeds)
 
 
 def test_a_set_without_labels_gives_a_report_of_pretraining_alone(tmp_path):
@@ -170,7 +188,7 @@ def test_comparisons_are_no_stronger_than_the_numbers(three_seeds):
     for path in (*folder.glob("*_seed[23]"), folder / "phase2_seed1/mini/last"):
         shutil.rmtree(path)
     one_seed, missing, _ = comparisons(
-        collect(three_seeds / "exp", three_seeds / "dump", seeds=[1])
+        collect(three_seeds / "exp", three_seeds / "dump")
     )
     assert one_seed["difference"] and one_seed["distinct"] is None
     assert missing["difference"] is None
@@ -184,7 +202,7 @@ def test_published_numbers_stand_beside_ours(tmp_path):
     (test / "text").write_text("".join(lines))
     run = tmp_path / "exp/finetune/phase2_seed1/esc50_fold1"
     write_run_scores(run, test, GOOD, "multi_class")
-    report = write_report(tmp_path, models=["phase2"])
+    report = write_report(tmp_path)
     rows = table_rows(report, "esc50: finetune")
     assert rows[0][-1] == "papers, accuracy" and rows[2][-1].startswith("96.2 (table1)")
     predicted = np.load(run / "last/test/predictions.npz")["scores"].argmax(1)
@@ -223,14 +241,14 @@ def test_the_data_report_is_summed_up_with_its_warnings(three_seeds):
 
 def test_models_of_any_name_have_rows_and_findings(tmp_path):
     exp, dump = write_experiment(tmp_path, NAMED)
-    text = write_report(tmp_path, models=list(NAMED))
+    text = write_report(tmp_path)
     rows = table_rows(text, "mini: linear_tiny")
-    assert [row[0] for row in rows[2:]] == ["random", "sslam", "mine"]
-    record = collect(exp, dump, models=list(NAMED))
+    assert [row[0] for row in rows[2:]] == ["random", "mine", "sslam"]
+    record = collect(exp, dump)
     by_model = {c["model"]: c["difference"] for c in comparisons(record)}
     assert by_model["sslam"] == pytest.approx(58.3, abs=0.05)
     areas = table_rows(text, "Intervals, ROC areas")
-    assert [row[3] for row in areas[2:]] == ["random", "sslam", "mine"]
+    assert [row[3] for row in areas[2:]] == ["random", "mine", "sslam"]
     assert all(row[4].startswith("mAP ") for row in areas[2:])
     # Scores of an earlier version have no intervals.
     for path in exp.glob("*/*/*/*/*/metrics.json"):
@@ -238,7 +256,7 @@ def test_models_of_any_name_have_rows_and_findings(tmp_path):
         for name in "auc", "d_prime", "intervals", "bootstrap":
             del metrics[name]
         path.write_text(json.dumps(metrics))
-    text = write_report(tmp_path, models=list(NAMED))
+    text = write_report(tmp_path)
     rows = table_rows(text, "Intervals, ROC areas")
     assert all(row[4:] == ["-", "-", "-"] for row in rows[2:])
 
@@ -258,7 +276,7 @@ def write_benchmark(root, name, models, tests=("test",)):
 def test_benchmarks_stand_in_one_table_beside_what_is_published(tmp_path, capsys):
     one = write_benchmark(tmp_path, "as20k", {"random": BAD, "sslam": GOOD})
     two = write_benchmark(tmp_path, "fsd50k", {"sslam": SWAPPED})
-    words = ["--benchmark", *one, "--benchmark", *two, "--models", "random", "sslam"]
+    words = ["--benchmark", *one, "--benchmark", *two]
     main([str(word) for word in (*words, "--output", tmp_path / "B.md")])
     assert "2 rows" in capsys.readouterr().out
     text = (tmp_path / "B.md").read_text()
@@ -282,13 +300,13 @@ def test_a_series_has_tables_and_one_plot_of_all_evaluations(tmp_path):
     exp, dump = write_benchmark(tmp_path, "p", models, tests)
     for tag in "linear_p", "probe_p":
         shutil.copytree(exp / "finetune_p", exp / tag)
-    record = collect(exp, dump, models=list(models))
+    record = collect(exp, dump)
     tag, data_set, name, series = next(all_series(record))
     assert (tag, data_set, name) == ("finetune_p", "p", "degree")
     pairs = list(zip(series["model"], series["number"], strict=True))
     assert pairs == [("random", 2), ("random", 10), ("sslam", 2), ("sslam", 10)]
     assert series["mAP"].iloc[2] == 1.0 and series["chance"].iloc[0] == 0.5
-    text = write_report(tmp_path / "p", models=list(models))
+    text = write_report(tmp_path / "p")
     assert "`best` was chosen on `degree_10`" in text
     rows = table_rows(text, "p over degree: finetune_p")
     assert rows[0] == ["degree", "2", "10"]
@@ -301,3 +319,162 @@ def test_a_series_has_tables_and_one_plot_of_all_evaluations(tmp_path):
         numbers = (folder / f"series_{tag}_p_degree.csv").read_text().splitlines()
         assert numbers[0] == "model,degree,mAP,spread,seeds,chance"
         assert len(numbers) == 5
+
+
+ARMS = ("random_eat", "phase1_eat", "phase1-more_sslam", "phase2-mixed_sslam")
+
+
+def write_arms(root, arms, tag="linear"):
+    """Runs with the folders' names, and their pre-trainings."""
+    for name in arms:
+        run = root / f"exp/{tag}/{name}_seed1"
+        write_run_scores(run / "mini", root / "dump/mini/test", GOOD)
+        word, _, tag_ = name.partition("_")
+        if word.startswith("phase"):
+            config = {"batch_size": 8, "model_conf": {"clone_batch": 4}}
+            if word != "phase1":
+                start = (
+                    f"{root}/exp/pretrain/phase1_{tag_.replace('sslam', 'eat')}_seed1"
+                )
+                config["init_param"] = [f"{start}/latest.pth:::num_updates"]
+            if word == "phase2":
+                config["model_conf"] = {"clone_batch": 2, "mixture": True}
+            losses = [2.0, 1.0] if word == "phase1" else [3.0]
+            write_history(root / f"exp/pretrain/{name}_seed1", losses, **config)
+
+
+def claims(root):
+    return [
+        (c["model"], c["other"], c["fewer"])
+        for c in comparisons(collect(root / "exp", root / "dump"))
+    ]
+
+
+def test_phase_2_is_compared_with_phase_1_continued_where_it_is_there(tmp_path):
+    write_dump(tmp_path / "dump")
+    write_arms(tmp_path, ["random_eat", "phase1_eat", "phase2_sslam"])
+    last = ("phase2", "phase1", "10 updates fewer")
+    assert claims(tmp_path) == [
+        *(("phase1", "random", ""), ("phase2", "random", "")),
+        last,
+    ]
+    note = "Against phase 1, which had fewer updates, a difference is not yet"
+    assert note in write_report(tmp_path)
+    write_arms(tmp_path, ARMS)
+    assert claims(tmp_path)[2:] == [
+        ("phase1_more", "phase1", "10 updates fewer"),
+        ("phase2:mixed", "phase1_more", ""),
+        ("phase2", "phase1_more", ""),
+    ]
+    text = write_report(tmp_path)
+    assert note not in text
+    table = text.split("Settings of phase 2 as in table 2")[1].split("\n\n")[1]
+    rows = [line.split(" | ")[:3] for line in table.splitlines()[2:]]
+    assert rows == [
+        ["| phase1_more", "MB-UA", "100.0 (one seed)"],
+        ["| phase2:mixed", "MB-PMA", "100.0 (one seed)"],
+        ["| phase2:both", "MB-UA-PMA", "not run"],
+        ["| phase2", "SSLAM", "100.0 (one seed)"],
+    ]
+
+
+def test_another_phase_2_has_the_control_of_equal_cost_or_none(tmp_path):
+    write_dump(tmp_path / "dump")
+    write_arms(tmp_path, [*ARMS, "phase2_sslam", "phase2_clip"])
+    equal = {(model, other) for model, other, _ in claims(tmp_path)}
+    assert {("phase2 (clip)", "phase1_more"), ("phase2 (sslam)", "phase1_more")} < equal
+    run = tmp_path / "exp/pretrain/phase2_clip_seed1"
+    conf = {"clone_batch": 4, "mixture": True}  # twice the rows
+    write_history(run, [3.0], batch_size=8, model_conf=conf)
+    other = {(model, other) for model, other, _ in claims(tmp_path)}
+    assert ("phase2 (clip)", "phase1") in other
+
+
+def test_what_a_configuration_leaves_out_is_the_models_default():
+    defaults = inspect.signature(SSLAMPretrainModel).parameters
+    assert {name: defaults[name].default for name in UNSAID} == UNSAID
+
+
+def test_every_tag_seed_and_pre_training_on_the_disk_is_shown(tmp_path):
+    write_dump(tmp_path / "dump")
+    write_arms(tmp_path, ["phase1_eat", "phase2_sslam"])
+    write_arms(tmp_path, ["phase2_long_from_eat"], tag="other")
+    # as folders were called before: what they are made from is in their configuration
+    old = tmp_path / "exp/linear/phase2_seed2"
+    write_run_scores(old / "mini", tmp_path / "dump/mini/test", BAD)
+    start = f"{tmp_path}/exp/pretrain/phase2_sslam_seed2/latest.pth:encoder:encoder"
+    write_history(old / "mini", [1.0], init_param=[start])
+    write_arms(tmp_path, ["phase2_sslam"], tag="gone")
+    shutil.rmtree(tmp_path / "exp/gone/phase2_sslam_seed1/mini/last")
+    text = write_report(tmp_path, expected=["linear/phase1_eat_seed7"])
+    rows = table_rows(text, "mini: linear")
+    assert [row[0] for row in rows[2:]] == ["phase1", "phase2 (sslam)"]
+    mean = 50 * (MAP["good"] + MAP["bad"])
+    assert rows[3][1].startswith(f"{mean:.1f} ± ")
+    assert rows[2][1] == "100.0 (one seed) (1 of 2)"
+    assert table_rows(text, "mini: other")[2][0] == "phase2 (long_from_eat)"
+    missing = text.split("Not scored")[1]
+    assert "- linear/phase1_eat_seed7, mini: test last, test best" in missing
+    assert "- gone/phase2_sslam_seed1, mini: test last\n" in missing
+    with open(tmp_path / "results/scores.csv") as file:
+        rows = {
+            (r["tag"], r["model"], r["pretraining"], r["seed"])
+            for r in csv.DictReader(file)
+        }
+    assert rows == {
+        ("gone", "phase2", "sslam", "1"),
+        ("linear", "phase1", "eat", "1"),
+        ("linear", "phase2", "sslam", "1"),
+        ("linear", "phase2", "sslam", "2"),
+        ("other", "phase2", "long_from_eat", "1"),
+    }
+
+
+def test_a_table_by_number_of_labels_is_made_from_what_is_on_the_disk(tmp_path):
+    test, rng = tmp_path / "dump/as20k/test", np.random.default_rng(0)
+    line = "as20k multi_label as20k/train as20k/test as20k/test"
+    write_dump(tmp_path / "dump", [line])
+    classes = [f"c{i:02d}" for i in range(16)]
+    counts = [1] * 30 + [2] * 15 + [3] * 15 + [9] * 25 + [14] * 20 + [16] * 5 + [5] * 19
+    labels = {f"clip{i:03d}": rng.choice(16, n, False) for i, n in enumerate(counts)}
+    (test.parent / "classes.txt").write_text("\n".join(classes))
+    lines = [" ".join([k, *(classes[i] for i in v)]) for k, v in labels.items()]
+    (test / "text").write_text("\n".join(lines) + "\n")
+    run = tmp_path / "exp/linear/phase2_sslam_seed1/as20k"
+    write_history(run, [1.0])
+    scores = rng.random((len(counts), 16)).astype(np.float32)
+    arrays = {"ids": list(labels), "scores": scores, "classes": classes}
+    for name in "last", "best":
+        folder = run / name / "test"
+        folder.mkdir(parents=True)
+        np.savez(folder / "predictions.npz", **arrays)
+        files = folder / "predictions.npz", test / "text", test.parent / "classes.txt"
+        score_files(*files, "multi_label", folder, resamples=0)
+    text = write_report(tmp_path)
+    rows = table_rows(text, "as20k test by number of labels: linear")
+    # the 19 clips with 5 labels are too few for a level of their own
+    names = ["1 (30 clips)", "2-3 (30 clips)", "8-9 (25 clips)", "14+ (25 clips)"]
+    assert rows[0] == ["labels", *names]
+    level = [i for i, n in enumerate(counts) if n in (2, 3)]
+    targets = np.array([[i in v for i in range(16)] for v in labels.values()])[level]
+    own = [
+        average_precision_score(t, s)
+        for t, s in zip(targets.T, scores[level].T, strict=True)
+        if t.any()
+    ]
+    assert rows[2][2] == f"{100 * np.mean(own):.1f}"
+    assert rows[3][2] == f"{100 * targets.mean(0)[targets.any(0)].mean():.1f}"
+    quoted = table_rows(text, "Degrees of polyphony in the paper")
+    assert ["8-9", "linear", "53.5", "58.7"] in quoted
+    numbers = (tmp_path / "results/series_linear_as20k_test_labels.csv").read_text()
+    assert numbers.splitlines()[0] == "model,labels,mAP,spread,seeds,chance,clips"
+
+
+def test_the_papers_settings_of_phase_2_stand_beside_ours_as_it_printed_them(tmp_path):
+    write_benchmark(tmp_path, "urbansed", {"phase2_sslam": GOOD})
+    text = write_report(tmp_path / "urbansed")
+    table = text.split("Settings of phase 2 as in table 2")[1].split("\n\n")[1]
+    assert [row.split(" | ")[-1] for row in table.splitlines()[2:]] == [
+        *("90.9 |", "90.9 |", "90.9 |", "90.9 |")
+    ]
+    assert "| phase2:mixed | MB-PMA | not run | 90.9 |" in table

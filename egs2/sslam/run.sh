@@ -27,6 +27,9 @@ expdir=
 pretrain_config=conf/pretrain_eat_tiny.yaml
 pretrain2_config=conf/pretrain_sslam_tiny.yaml
 pretrain_args=
+pretrain1_args=
+pretrain2_args=
+phase1=
 pretrain_tag=
 pretrain_from=
 finetune_config=
@@ -63,6 +66,10 @@ Options [default]
   --nj N                      processes; on CPU also trainings at a time [${nj}]
   --seeds \"N ...\"             one pre-training and one fine-tuning each [${seeds}]
   --models \"WORD ...\"         what is fine-tuned [${models}];
+                              phase2:mixed, phase2:both: with mixtures only, or without
+                              source retention; phase1_more or phase2:unmixed: without
+                              mixtures, as many updates and rows as phase 2: its control;
+                              phase2:YAML: phase 2 by another config;
                               NAME=WEIGHTS: weights from elsewhere (the authors' file or
                               export, a Hugging Face id, a folder of sslam convert);
                               NAME=beats:FILE: BEATs, with a linear or probe config
@@ -82,7 +89,12 @@ Options [default]
  Training
   --pretrain_config YAML      phase 1 [${pretrain_config}]
   --pretrain2_config YAML     phase 2 [${pretrain2_config}]
-  --pretrain_args \"...\"       more options of espnet2_sslam.bin.sslam_train
+  --pretrain_args \"...\"       more options of espnet2_sslam.bin.sslam_train; quotes in
+                              any --..._args keep blanks: \"--a 'b c'\"
+  --pretrain1_args, --pretrain2_args \"...\"   the same for phase 1, or phase 2, alone
+  --phase1 WEIGHTS            instead of stage 4: the authors' EAT file or export, a
+                              Hugging Face id, a folder of sslam convert, a training;
+                              {seed} in it stands for the seed
   --pretrain_tag TAG          name of the pre-training [from the configs]
   --pretrain_from DIR         experiment whose phases 1 and 2 are fine-tuned [--expdir]
   --finetune_config YAML      one, or several in quotes [conf/linear_tiny.yaml, or
@@ -94,14 +106,16 @@ Options [default]
                               the prepared corpus (stage 3), but not for BEATs
  SUPERB and HEAR
   --superb_tasks \"TASK=DIR ...\"  ks, ic, sid, er of SUPERB, HearESC50 and others of HEAR
-  --superb_upstreams \"WORD ...\"  phase1, phase2, random (the same network), NAME=WEIGHTS,
-                              a name of s3prl [${superb_upstreams}]
+  --superb_upstreams \"WORD ...\"  phase1, phase2 or another pre-training of --models,
+                              random (the same network), NAME=WEIGHTS, a name of s3prl
+                              [${superb_upstreams}]
   --superb_lrs \"LR ...\"       the best one on dev is tested [${superb_lrs}]
   --superb_args \"...\"         more options of superb/sslam_superb.py, such as
                               --steps 1000 or --options freq=mean
  Publishing
-  --publish \"WORD ...\"        phase1, phase2 (of the first seed) or phase2_seed3; a run
-                              such as linear_tiny/phase2_seed1/mini; or weights from
+  --publish \"WORD ...\"        phase1, phase2 or another pre-training of --models (of the
+                              first seed) or phase2_seed3; a run such as
+                              linear_tiny/phase2_sslam_tiny_seed1/mini; or weights from
                               elsewhere, see sslam publish [${publish}]
   --publish_args \"...\"        more options of sslam publish, such as --license cc-by-4.0
   --hf_repo USER/NAME         upload there, after a look at the folder [no upload]
@@ -117,6 +131,17 @@ Examples
       --models sslam=SSLAM_Pretrained.pt                released weights, on benchmarks"
 
 given=("$@")
+# ESPnet's options of the same purpose under another name
+declare -A meant=(
+    [skip_train]="--stage 7 scores what is trained"
+    [skip_eval]="--stop_stage 6 ends before scoring"
+    [inference_model]="stage 7 scores the last and the best model"
+    [pretrained_model]="--models NAME=WEIGHTS, or for phase 2 --phase1 WEIGHTS"
+    [download_model]="--models NAME=USER/MODEL"
+    [local_data_opts]="--data_args"
+    [ssl_config]="--pretrain_config and --pretrain2_config"
+    [ssl_tag]="--pretrain_tag"
+)
 . utils/parse_options.sh
 . utils/stages.sh
 . utils/models.sh
@@ -131,6 +156,9 @@ check_numbers stage stop_stage ngpu num_nodes nj
     die "--feats_type is raw or fbank, not '${feats_type}'"
 [[ "${fbank_stats}" =~ ^(own|given)$ ]] ||
     die "--fbank_stats is own or given, not '${fbank_stats}'"
+if [ -n "${phase1}" ] && [ -n "${pretrain_tag}" ]; then
+    log "--pretrain_tag ${pretrain_tag} names phase 2; phase 1 is ${phase1}"
+fi
 if [ -n "${pretrain_from}" ] && [ -z "${downstream}" ] && { runs 4 || runs 5; }; then
     die "--pretrain_from takes phases 1 and 2 from elsewhere: leave out stages 4" \
         "and 5 (--stage 6)"
@@ -167,10 +195,10 @@ audio_list=wav.scp audio_type=sound shape_file=utt2num_samples input_size=1
 if [ "${feats_type}" = fbank ]; then
     audio_list=feats.scp audio_type=kaldi_ark shape_file=utt2num_frames input_size=128
 fi
-read -r -a data_words <<<"${data_args}"
-read -r -a format_words <<<"${format_args}"
-read -r -a pretrain_words <<<"${pretrain_args}"
-read -r -a finetune_words <<<"${finetune_args}"
+split_words data_args "${data_args}"
+data_words=("${words[@]}")
+split_words format_args "${format_args}"
+format_words=("${words[@]}")
 plan_jobs
 
 if runs 1; then
@@ -197,16 +225,22 @@ if runs 3; then
         -- "${python}" -m espnet2_sslam.bin.data_report --dump "${dump}" --nj "${nj}"
 fi
 
-if runs 4; then
+if runs 4 && [ -n "${phase1}" ]; then
+    log "stage 4: left out, --phase1 gives its weights"
+elif runs 4; then
     log "stage 4: pre-training phase 1 (${pretrain_config}), seeds ${seeds}"
     need 4 3 "${dump}/report"
-    for seed in ${seeds}; do add_pretraining 1 "${seed}"; done
+    for seed in ${seeds}; do add_pretraining phase1 "${seed}"; done
     run_jobs 4
 fi
 
 if runs 5; then
     log "stage 5: pre-training phase 2 (${pretrain2_config}), seeds ${seeds}"
-    for seed in ${seeds}; do add_pretraining 2 "${seed}"; done
+    need 5 3 "${dump}/report"
+    convert_phase1
+    for seed in ${seeds}; do
+        for word in $(phase2_words); do add_pretraining "${word}" "${seed}"; done
+    done
     run_jobs 5
 fi
 
@@ -214,6 +248,7 @@ if runs 6; then
     log "stage 6: fine-tuning of ${models} (${finetune_config}), seeds ${seeds}"
     need 6 3 "${dump}/report"
     convert_weights
+    if [[ " ${models} " = *" "@(phase1|random)" "* ]]; then convert_phase1; fi
     for_each_finetuning add_finetuning
     run_jobs 6
 fi
@@ -223,11 +258,10 @@ if runs 7; then
     need 7 3 "${dump}/report"
     for_each_finetuning add_scoring
     run_jobs 7
-    # shellcheck disable=SC2046,SC2086 # lists of words
+    # shellcheck disable=SC2046 # a list of words
     "${python}" -m espnet2_sslam.bin.sslam_results --expdir "${expdir}" \
         --dump "${dump}" --output "${expdir}/RESULTS.md" \
-        --pretrain_from "${pretrain_from}" \
-        --seeds ${seeds} --models $(model_names) --tags $(finetune_tags)
+        --pretrain_from "${pretrain_from}" --expect $(expected_runs)
 fi
 
 if runs 8 && [ -z "${superb_tasks}" ]; then

@@ -67,6 +67,14 @@ def get_parser() -> argparse.ArgumentParser:
         default=0.01,
         help="largest share of clips that may be left out",
     )
+    parser.add_argument(
+        "--cut",
+        type=float,
+        metavar="SECONDS",
+        help="cut longer recordings of all splits into clips of this length; their "
+        "ids say the place, labels are carried along; a tail below 0.5 s belongs to "
+        "the clip before it",
+    )
     return parser
 
 

@@ -34,8 +34,9 @@ def get_parser() -> argparse.ArgumentParser:
         prog="sslam publish",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: sslam publish exp/mini/linear_tiny/phase2_seed1/mini "
-        "--output publish/sslam-mini --license apache-2.0",
+        epilog="example: sslam publish "
+        "exp/mini/linear_tiny/phase2_sslam_tiny_seed1/mini --output "
+        "publish/sslam-mini --license apache-2.0",
     )
     several = {"nargs": "+", "default": []}
     add = parser.add_argument

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.results import MODELS, collect, write_all, write_benchmarks
+from espnet2_sslam.results import collect, write_all, write_benchmarks
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -18,7 +18,8 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         epilog="Tables and plots go to a folder beside OUTPUT with its name in small "
-        "letters. Missing and unfinished runs are listed and are in no average.",
+        "letters. All that is on the disk is shown. Missing and unfinished runs are "
+        "listed and are in no average.",
     )
     pair = {"nargs": 2, "action": "append", "metavar": ("EXPDIR", "DUMP"), "type": Path}
     add = parser.add_argument
@@ -26,10 +27,9 @@ def get_parser() -> argparse.ArgumentParser:
     add("--dump", type=Path, help="formatted data (dump/raw)")
     add("--benchmark", **pair, help="one of several experiments and its data")
     add("--output", type=Path, required=True, help="Markdown file to write")
-    add("--seeds", type=int, nargs="+", help="seeds to expect (default: those there)")
-    add("--models", nargs="+", default=MODELS, help="models to expect")
+    text = "runs that should be there, as folders <tag>/<run> below --expdir"
+    add("--expect", nargs="+", default=(), metavar="RUN", help=text)
     add("--pretrain_from", type=Path, help="where they were pre-trained [--expdir]")
-    add("--tags", nargs="+", help="fine-tuning tags (default: those there)")
     return parser
 
 
@@ -41,13 +41,13 @@ def main(cmd: Sequence[str] | None = None) -> None:
     if bool(benchmarks) == bool(args["expdir"] and args["dump"]):
         parser.error("give --expdir and --dump, or --benchmark")
     if benchmarks:
-        options = {name: args[name] for name in ("models", "seeds")}
-        rows = write_benchmarks(benchmarks, output, **options)
+        rows = write_benchmarks(benchmarks, output)
         print(f"wrote {output}: {rows} rows")
         return
-    experiment = collect(**args)
+    experiment = collect(expected=args.pop("expect"), **args)
     write_all(experiment, output)
     missing = len(experiment.missing) + len(experiment.unfinished)
+    missing += len(experiment.stale)
     print(f"wrote {output}: {len(experiment.scored)} scores, {missing} missing")
 
 

@@ -354,10 +354,13 @@ def from_training(state: State, config: dict[str, Any], source: str) -> Parts:
 def to_training(parts: Parts) -> State:
     """A state dict for `--init_param` of our trainings.
 
-    Pre-training: `encoder`, and `decoder` and `teacher.encoder` where they are;
-    fine-tuning: `encoder` and the head.
+    Pre-training: `encoder`, and `decoder` and `teacher.encoder` where they are, with
+    the counters at 0; fine-tuning: `encoder` and the head.
     """
-    return dict(parts.tensors)
+    state = dict(parts.tensors)
+    if parts.below("decoder.") or parts.below("teacher."):
+        state |= {name: torch.zeros(()) for name in COUNTERS}
+    return state
 
 
 # --- the authors' files

@@ -26,6 +26,7 @@ from espnet2_sslam.audio import (
     read_blocks,
     split_cut,
 )
+from espnet2_sslam.corpus.cut import cut_corpus
 from espnet2_sslam.corpus.lists import (
     CLASS_FILE,
     DOWNSTREAM_FILE,
@@ -62,6 +63,7 @@ AUDIO_FORMATS = ("flac", "wav")
 RECORD_FILE = "records.jsonl"
 RESAMPLER_FILE = "resampler"  # in every split: what a model must know
 PROBLEM_FILE = "problems.tsv"
+CUT_FOLDER = "cut"  # the lists of the clips that recordings were cut into
 PROBLEM_COLUMNS = "split\tid\tfile\treason\taction"
 
 
@@ -408,6 +410,7 @@ def make_dump(
     feats_type: str = "raw",
     form: Format | None = None,
     max_bad: float = 0.01,
+    cut: float | None = None,
     nj: int = 1,
 ) -> str:
     """Validate and convert all audio of a corpus and write the lists of the dump.
@@ -418,10 +421,11 @@ def make_dump(
         feats_type: `raw`, or `fbank` to write un-normalised log-mel as well.
         form: How the audio is written.
         max_bad: Largest share of clips that may be unusable.
+        cut: Seconds: longer recordings become several clips, see `cut.cut_corpus`.
         nj: Processes.
 
     Returns:
-        A summary of one line.
+        A summary, in a line or two.
 
     Raises:
         ValueError: Bad lists, too many unusable clips, or a split left without clips.
@@ -430,15 +434,15 @@ def make_dump(
     datadir, outdir = Path(datadir), Path(outdir).resolve()
     form = form or Format()
     # All lists are checked before hours are spent on audio.
-    paths: set[str] = set()
-    for split in read_corpus(datadir):
-        paths.update(split.wav.values())
-        del split  # before the next one is read
-    sources = sorted(paths)
-    del paths
-    names = find_splits(datadir)
+    sources = _sources(datadir)
     busy = f"another run is formatting {outdir}: wait for it"
     with lock(outdir / ".lock", busy):
+        said = ""
+        if cut is not None:
+            said = f"{cut_corpus(datadir, outdir / CUT_FOLDER, cut, nj)}\n"
+            datadir = outdir / CUT_FOLDER
+            sources = _sources(datadir)
+        names = find_splits(datadir)
         (outdir / DOWNSTREAM_FILE).unlink(missing_ok=True)
         for folder in (outdir, *outdir.rglob("*/")):
             remove_leftovers(folder)
@@ -459,7 +463,16 @@ def make_dump(
         write_bytes(outdir / NOTES_FILE, notes.read_bytes() if notes.is_file() else b"")
         write_lines(outdir / SPLITS_FILE, names)
         _copy(datadir / DOWNSTREAM_FILE, outdir / DOWNSTREAM_FILE)
-    return tally.summary()
+    return said + tally.summary()
+
+
+def _sources(datadir: Path) -> list[str]:
+    """Check all lists of a data folder; its sources, sorted."""
+    paths: set[str] = set()
+    for split in read_corpus(datadir):
+        paths.update(split.wav.values())
+        del split  # before the next one is read
+    return sorted(paths)
 
 
 def _format_all(

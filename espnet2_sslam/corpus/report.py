@@ -194,6 +194,14 @@ def describe_split(
     if split.name == STATS_SPLIT:
         frames = (seconds * SAMPLE_RATE - FRAME_LENGTH) // FRAME_SHIFT + 1
         result["padding"] = padding_share(frames, CLIP_FRAMES)
+        crop = CLIP_FRAMES * FRAME_SHIFT / SAMPLE_RATE
+        longer = seconds[seconds > crop]
+        if len(longer):
+            result["longer"] = {
+                "clips": len(longer),
+                "heard": crop * len(longer) / float(longer.sum()),
+                "heard_of_longest": crop / float(longer.max()),
+            }
     expected = expected_of(split.name)
     if expected and "seconds" in expected:
         other_length = np.abs(seconds - expected["seconds"]) > SECONDS

@@ -41,12 +41,13 @@ def differences(
         rows += _clips(line, data_set, report)
     scored = select(experiment.scored, tag=tag, data_set=data_set)
     # Models with no published number have none to differ from.
-    known = scored["model"].map(paper.published_model).isin(list(paper.NAMES))
+    known = scored["word"].map(paper.published_model)
+    known = known.isin([*paper.NAMES, *paper.VARIANTS])
     runs = scored[known].drop_duplicates("run").sort_values("run")
     models_by_row: dict[Row, dict[str, None]] = {}  # runs that are alike are one row
     for run in runs.itertuples():
         if history := experiment.finetuning.get(run.run):
-            for row in _run(history, run.model, run.seed, data_set, kind):
+            for row in _run(history, run.word, run.seed, data_set, kind):
                 models_by_row.setdefault(row, {})[run.model] = None
     for (name, ours, papers), models in models_by_row.items():
         alike = set(models) == set(runs["model"])
@@ -66,7 +67,8 @@ def _scores(experiment: Experiment, evaluation: Evaluation) -> Iterator[Row]:
         facts = [f"95 % interval {low:.1f} to {high:.1f}"] if np.isfinite(low) else []
         spread = f"± {100 * cell.spread:.1f} over {cell.seeds} seeds"
         facts.append(spread if cell.seeds > 1 else "one seed")
-        for entry in paper.entries(data_set, metric, kind, cell.model):
+        word = experiment.models[cell.model][0]
+        for entry in paper.entries(data_set, metric, kind, word):
             published = [float(word) for word in str(entry["value"]).split("-")]
             lowest, highest = published[0], published[-1]
             apart = f"ours {score - np.clip(score, lowest, highest):+.1f}"

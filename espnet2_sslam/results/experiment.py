@@ -1,8 +1,10 @@
 """All runs of an experiment: one frame of scores, and the facts that it holds.
 
-Layout: EXPDIR/pretrain/<phase>_<tag>_seed<N>/ and, for the downstream runs,
-EXPDIR/<tag>/<model>_seed<N>/<name>/{last,best}/<test split>/metrics.json, where <name>
-is the first column of downstream.txt with `/` replaced by `_`.
+Layout: EXPDIR/pretrain/<word>_<pre-training>_seed<N>/ and, for the downstream runs,
+EXPDIR/<tag>/<run>/<name>/{last,best}/<test split>/metrics.json, where <run> is named as
+the pre-training's folder, or random_<pre-training>_seed<N>, or <weights>_seed<N>, and
+<name> is the first column of downstream.txt with `/` replaced by `_`. Before, <run> was
+<word>_seed<N>: such runs are found too, their pre-training is in their config.yaml.
 
 pandas is imported where a frame is made.
 """
@@ -10,7 +12,7 @@ pandas is imported where a frame is made.
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +22,33 @@ import numpy as np
 
 from espnet2_sslam.corpus import Downstream, read_downstream
 from espnet2_sslam.results.runs import History, read_history
-from espnet2_sslam.results.scoring import main_metric
+from espnet2_sslam.results.scoring import main_metric, score_levels
 from espnet2_sslam.store import sha256
 
-MODELS = ("random", "phase1", "phase2")  # others have the names of --models
+# Words for models in the order of the tables; weights have names of their own. In the
+# names of folders "-" stands for ":" and "_".
+MODELS = ("random", "phase1", "phase1_more", "phase2:mixed", "phase2:both", "phase2")
 CHECKPOINTS = ("last", "best")
-# (model, the one it is compared with); models of other names are compared with random.
-COMPARISONS = (("phase1", "random"), ("phase2", "random"), ("phase2", "phase1"))
-MODEL_DIR = re.compile(r"(.+)_seed(\d+)")
-PRETRAIN_DIR = re.compile(r"(phase[12])_(.+)_seed(\d+)")
+# What a word is compared with: the first of the others that is there. phase1_more is
+# phase 1 continued for as long as phase 2.
+CONTROL = ("phase1_more", "phase1")
+COMPARISONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("phase1", ("random",)),
+    ("phase2", ("random",)),
+    ("phase1_more", ("phase1",)),
+    ("phase2:mixed", CONTROL),
+    ("phase2:both", CONTROL),
+    ("phase2", CONTROL),
+)
+_WORD_BY_FOLDER = {re.sub("[:_]", "-", word): word for word in MODELS}
+RUN_DIR = re.compile(
+    rf"({'|'.join(sorted(_WORD_BY_FOLDER, reverse=True))})(?:_(.+))?_seed(\d+)"
+    r"|(.+)_seed(\d+)"
+)
+# A file of the pre-training in the config.yaml of what was made from it.
+PRETRAINED = re.compile(r"([^\s/:]+)/(?:latest\.pth|config\.yaml)")
+# What an unwritten option of a pre-training's model_conf is.
+UNSAID: dict[str, Any] = {"clone_batch": 16, "mixture": False, "streams": "both"}
 # Columns of the frame of scores; those of a missing score are empty after the key.
 KEY = ["tag", "model", "seed", "data_set", "fold", "split", "checkpoint"]
 MEASURES = ["mAP", "accuracy", "auc", "d_prime", "low", "high", "clips"]
@@ -56,19 +76,24 @@ class Evaluation(NamedTuple):
 class Experiment:
     """All that goes into RESULTS.md.
 
-    `scores` has a row per expected score, models in their order: the columns KEY,
-    `main` (the task's metric), `run` (the training's folder) and `class_list`; empty
-    where it is missing are MEASURES, `chance` (mAP of random scores) and `per_class`.
-    `pretraining` holds the runs by (phase, tag, seed), in order; `finetuning` by their
-    directory; `unfinished` says in words which have not reached their last epoch.
+    `scores` has a row per score that is there or expected, models in their order: the
+    columns KEY, `word` (see MODELS) and `pretraining` (its name, "" for none) of the
+    model, `main` (the task's metric), `run` (the training's folder), `text` (the
+    labels) and `class_list`; empty where it is missing are MEASURES, `chance` (mAP of
+    random scores) and `per_class`. `models` gives (word, pretraining) by model.
+    `pretraining` holds the runs by (word, name, seed), in order; `finetuning` by their
+    directory; `unfinished` says in words which have not reached their last epoch,
+    `stale` which scores do not belong to the data at hand.
     """
 
     scores: Frame
     downstream: list[Downstream]
     dump: Path
+    models: dict[str, tuple[str, str]]
     pretraining: dict[tuple[str, str, int], History] = field(default_factory=dict)
     finetuning: dict[Path, History] = field(default_factory=dict)
     unfinished: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
 
     @cached_property
     def summary(self) -> Frame:
@@ -85,10 +110,11 @@ class Experiment:
         """The rows of `scores` that are."""
         return self.scores[self.scores["clips"].isna()]
 
-    @property
-    def models(self) -> list[str]:
-        """The models, with scores or missing ones, in order."""
-        return list(self.scores["model"].unique())
+    def pretrained(self, model: str) -> History | None:
+        """Return a model's pre-training, the first seed's; None if it is not there."""
+        word, name = self.models[model]
+        runs = (run for key, run in self.pretraining.items() if key[:2] == (word, name))
+        return next(runs, None)
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -110,62 +136,131 @@ class Experiment:
             Evaluation(tag, data_set, line, main_metric(line.task), kind(tag))
             for tag in self.scores["tag"].unique()
             for data_set, line in lines.items()
+            if len(select(self.scores, tag=tag, data_set=data_set))
         ]
+
+
+def split_run(name: str) -> tuple[str, str, int] | None:
+    """Return word or name of weights, pre-training and seed of a run's folder."""
+    if not (match := RUN_DIR.fullmatch(name)):
+        return None
+    folder, pretraining, seed, weights, weights_seed = match.groups()
+    if folder is None:
+        return weights, "", int(weights_seed)
+    return _WORD_BY_FOLDER[folder], pretraining or "", int(seed)
+
+
+def _origin(config: str) -> tuple[str, str, int] | None:
+    """Return `split_run` of the pre-training that a config.yaml's text names."""
+    for name in PRETRAINED.findall(config):
+        run = split_run(name)
+        if run is None and name.startswith("phase1_"):  # weights from elsewhere
+            run = ("phase1", name.removeprefix("phase1_"), 0)
+        if run and run[0] in MODELS:
+            return run
+    return None
+
+
+def find_runs(expdir: Path, expected: Iterable[str] = ()) -> dict[tuple, Path]:
+    """Return the folders of all runs, by (tag, word, pre-training, seed), in order.
+
+    Args:
+        expdir: The experiment.
+        expected: Runs `<tag>/<run>` that should be there.
+    """
+    paths = [path for path in expdir.glob("*/*_seed*") if path.is_dir()]
+    # The newer layout last: where a run is there twice, it counts.
+    paths.sort(key=lambda path: bool((split_run(path.name) or ("", ""))[1]))
+    runs: dict[tuple, Path] = {}
+    for path in [*paths, *(expdir / name for name in expected)]:
+        run = split_run(path.name)
+        if run is None or path.parent.name == "pretrain":
+            continue
+        word, pretraining, seed = run
+        if word in MODELS and not pretraining:
+            config = next(path.glob("*/config.yaml"), None)
+            origin = _origin(config.read_text("utf-8")) if config else None
+            pretraining = origin[1] if origin else ""
+        runs[path.parent.name, word, pretraining, seed] = path
+    order = {word: place for place, word in enumerate(MODELS)}
+
+    def place(key: tuple) -> tuple:
+        tag, word, pretraining, seed = key
+        return tag, order.get(word, len(order)), word, pretraining, seed
+
+    return {key: runs[key] for key in sorted(runs, key=place)}
 
 
 def collect(
     expdir: Path,
     dump: Path,
     *,
-    seeds: list[int] | None = None,
-    models: Sequence[str] = MODELS,
-    tags: list[str] | None = None,
+    expected: Iterable[str] = (),
     pretrain_from: Path | None = None,
 ) -> Experiment:
-    """Read all runs; missing and unfinished ones are listed in the result.
+    """Read all runs that are there; missing and unfinished ones are listed.
 
-    Expected are all models x seeds x lines of downstream.txt x test splits x {last,
-    best}, for each fine-tuning tag.
+    A run has scores for all lines of downstream.txt x test splits x {last, best}.
 
     Args:
         expdir, dump: Experiment and formatted data directories.
-        seeds, models, tags: What to expect, by default all tags and a tag's seeds that
-            have any run.
+        expected: Runs `<tag>/<run>` that should be there too; of these, scores that do
+            not belong to their labels are an error, others' are listed as stale.
         pretrain_from: Experiment with the pre-trainings, `expdir` by default.
 
     Raises:
-        ValueError: Nothing was scored, or scores do not belong to their labels.
+        ValueError: Nothing was scored, or an expected score is of other labels.
     """
     import pandas as pd
 
     expdir, dump = Path(expdir), Path(dump)
-    seeds_by_tag: dict[str, set[int]] = {}
-    for path in expdir.glob("*/*_seed*"):
-        match = MODEL_DIR.fullmatch(path.name)
-        if match and path.parent.name != "pretrain" and path.is_dir():
-            seeds_by_tag.setdefault(path.parent.name, set()).add(int(match[2]))
-    others = [model for model in dict.fromkeys(models) if model not in MODELS]
-    models = [model for model in MODELS if model in models] + others
+    wanted = {expdir / name for name in expected}
     downstream = read_downstream(dump)
-    rows = []
-    for tag in sorted(tags or seeds_by_tag):
-        tag_seeds = seeds or sorted(seeds_by_tag.get(tag, ()))
-        for model, seed, line in itertools.product(models, tag_seeds, downstream):
-            run = expdir / tag / f"{model}_seed{seed}" / line.name.replace("/", "_")
+    lines = [(line, line.name.replace("/", "_")) for line in downstream]
+    runs = {
+        key: path
+        for key, path in find_runs(expdir, expected).items()
+        if path in wanted or any((path / name).is_dir() for _, name in lines)
+    }
+    names: dict[str, set[str]] = {}
+    for _, word, pretraining, _ in runs:
+        names.setdefault(word, set()).add(pretraining)
+    rows, stale = [], []
+    for (tag, word, pretraining, seed), path in runs.items():
+        several = len(names[word]) > 1
+        model = f"{word} ({pretraining or 'unknown'})" if several else word
+        for line, name in lines:
             data_set, _, fold = line.name.partition("/")
             for test, checkpoint in itertools.product(line.tests, CHECKPOINTS):
-                folder = run / checkpoint / Path(test).name
+                folder = path / name / checkpoint / Path(test).name
                 key = (tag, model, seed, data_set, fold, folder.name, checkpoint)
-                row = dict(zip(KEY, key, strict=True), run=run)
+                row = dict(zip(KEY, key, strict=True), run=path / name)
+                row |= {"word": word, "pretraining": pretraining}
                 row["main"] = main_metric(line.task)
                 row["class_list"] = dump / line.class_list
+                row["text"] = dump / test / "text"
                 if (folder / "metrics.json").exists():
-                    row |= _read_metrics(folder, dump / test / "text", line.task)
+                    try:
+                        row |= _read_metrics(folder, row["text"], line.task)
+                    except ValueError as error:
+                        if path in wanted:
+                            raise
+                        stale.append(str(error))
+                        continue
                 rows.append(row)
-    columns = [*KEY, *MEASURES, "main", "chance", "per_class", "run", "class_list"]
+    columns = [*KEY, "word", "pretraining", *MEASURES, "main", "chance", "per_class"]
+    columns += ["run", "text", "class_list"]
     scores = pd.DataFrame(rows, columns=pd.Index(columns))
     scores = scores.astype(dict.fromkeys([*MEASURES, "chance"], float))
-    experiment = Experiment(scores, downstream, dump)
+    parts = scores[["model", "word", "pretraining"]].drop_duplicates()
+    order = {word: place for place, word in enumerate(MODELS)}
+    models = {
+        model: (word, name) for model, word, name in parts.itertuples(index=False)
+    }
+    models = dict(
+        sorted(models.items(), key=lambda item: order.get(item[1][0], len(order)))
+    )
+    experiment = Experiment(scores, downstream, dump, models, stale=stale)
     if downstream and experiment.scored.empty:
         raise ValueError(
             f"no scored run in {expdir}: train and score a classifier first"
@@ -174,7 +269,7 @@ def collect(
     def read(paths: dict) -> dict:
         """Read the runs; say of those that are not finished."""
         histories = {}
-        for key, path in sorted(paths.items()):
+        for key, path in paths.items():
             try:
                 histories[key] = run = read_history(path)
             except FileNotFoundError as error:
@@ -187,11 +282,13 @@ def collect(
 
     pretrained = {}
     for path in Path(pretrain_from or expdir).glob("pretrain/*"):
-        match = PRETRAIN_DIR.fullmatch(path.name)
-        if match and (not seeds or int(match[3]) in seeds):
-            pretrained[match[1], match[2], int(match[3])] = path
-    experiment.pretraining = read(pretrained)
-    experiment.finetuning = read({path: path for path in experiment.scored["run"]})
+        run = split_run(path.name)
+        if run and run[0] in MODELS:
+            pretrained[run] = path
+    by_place = sorted(pretrained, key=lambda key: (order[key[0]], *key[1:]))
+    experiment.pretraining = read({key: pretrained[key] for key in by_place})
+    trained = sorted(set(experiment.scored["run"]))
+    experiment.finetuning = read({path: path for path in trained})
     return experiment
 
 
@@ -277,21 +374,19 @@ def comparisons(experiment: Experiment) -> list[dict]:
     """Return what pre-training and phase 2 bring, by the last checkpoints.
 
     Each is {tag, data_set, split, metric, model, other, difference, means, spreads,
-    distinct, higher, pairs}: `difference` in points, None where a model has no complete
-    seed; `distinct` whether the intervals mean ± spread do not overlap, None for one
-    seed; `higher` of the `pairs` seeds that both have, in how many the model is above.
+    distinct, higher, pairs, fewer}: `difference` in points, None where a model has no
+    complete seed; `distinct` whether the intervals mean ± spread do not overlap, None
+    for one seed; `higher` of the `pairs` seeds that both have, in how many the model is
+    above; `fewer` says by how many updates the other was trained less, else "".
     """
     scored = select(experiment.scored, checkpoint="last")
     cells = seed_scores(select(experiment.scores, checkpoint="last")).reset_index()
-    others = [(m, "random") for m in experiment.models if m not in MODELS]
     groups = scored[["tag", "data_set", "split", "main"]].drop_duplicates()
     groups = groups.rename(columns={"main": "metric"})
     compared = []
     for row in groups.sort_values("tag", kind="stable").to_dict("records"):
         values = select(cells, **row).pivot(index="seed", columns="model")["score"]
-        for pair in [*COMPARISONS, *others]:
-            if not set(pair) <= set(experiment.models):
-                continue
+        for pair in _pairs(experiment, set(values.columns)):
             points = 100 * values[list(pair)]  # a row per seed
             means, spreads = points.mean().to_numpy(), points.std().to_numpy()
             difference = means[0] - means[1]
@@ -304,9 +399,77 @@ def comparisons(experiment: Experiment) -> list[dict]:
                 "distinct": None if np.isnan(spreads).any() else clear,
                 "higher": int((gains > 0).sum()),
                 "pairs": len(gains),
+                "fewer": _fewer_updates(experiment, *pair),
             }
             compared.append({**row, "model": pair[0], "other": pair[1], **facts})
     return compared
+
+
+def _pairs(experiment: Experiment, there: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield (model, what it is compared with) of the models that are there."""
+    models = [model for model in experiment.models if model in there]
+    for word, others in COMPARISONS:
+        for model in models:
+            if experiment.models[model][0] != word:
+                continue
+            partners = (_partner(experiment, model, models, other) for other in others)
+            if partner := next(filter(None, partners), None):
+                yield model, partner
+    randoms = [model for model in models if experiment.models[model][0] == "random"]
+    for model in models if randoms else ():
+        name = experiment.models[model][0]
+        if name not in MODELS:
+            sizes = (r for r in randoms if experiment.models[r][1] == name)
+            yield model, next(sizes, randoms[0])
+
+
+def _partner(
+    experiment: Experiment, model: str, models: list[str], word: str
+) -> str | None:
+    """Return the model of a word that goes with a model, None if there is none."""
+    others = [other for other in models if experiment.models[other][0] == word]
+    name = experiment.models[model][1]
+    if word == "phase1_more":
+        ours = experiment.pretrained(model)
+        for other in others:
+            theirs = experiment.pretrained(other)
+            alike = ours and theirs and compute(ours) == compute(theirs)
+            if experiment.models[other][1] == name or alike:
+                return other
+        return None
+    if len(others) == 1:
+        return others[0]
+    history = experiment.pretrained(model)
+    if experiment.models[model][0] != "phase1" and history is not None:
+        origin = _origin("\n".join(history.config.get("init_param") or ()))
+        name = origin[1] if origin else name
+    return next((each for each in others if experiment.models[each][1] == name), None)
+
+
+def compute(run: History) -> dict[str, object]:
+    """Return what a pre-training cost and how it was driven, whatever its objective.
+
+    Updates, clips and student rows per clip of an update, optimizer, schedule of the
+    learning rate and of the teacher.
+    """
+    conf = {**UNSAID, **(run.config.get("model_conf") or {})}
+    names = ("batch_size", "accum_grad", "padding", "optim", "optim_conf", "scheduler")
+    both = conf["mixture"] and conf["streams"] == "both"
+    return {
+        "updates": run.updates,
+        "rows": conf["clone_batch"] * (2 if both else 1),
+        **{name: run.config.get(name) for name in (*names, "scheduler_conf")},
+        **{name: value for name, value in conf.items() if name.startswith("ema_")},
+    }
+
+
+def _fewer_updates(experiment: Experiment, model: str, other: str) -> str:
+    """Say by how many updates the other was pre-trained less, "" if it was not."""
+    words = [experiment.models[each][0] for each in (model, other)]
+    if words[1] != "phase1" or words[0] not in MODELS:
+        return ""
+    run = experiment.pretrained(model)
+    return f"{run.updates} updates fewer" if run and run.updates else "fewer updates"
 
 
 def measures(experiment: Experiment) -> Frame:
@@ -326,6 +489,73 @@ def measures(experiment: Experiment) -> Frame:
     return means
 
 
+LABELS = "labels"  # the series by number of labels
+# The paper's levels of polyphony (table 3), by their lowest number of labels, and 1.
+LEVELS = (1, 2, 4, 6, 8, 10, 12, 14)
+LEVEL_CLIPS = 20  # with fewer clips a level is left out
+
+
+def level_name(level: int) -> str:
+    """Return a level of LEVELS in words, such as `2-3`."""
+    upper = {low: high - 1 for low, high in itertools.pairwise(LEVELS)}
+    if level == LEVELS[-1]:
+        return f"{level}+"
+    return str(level) if upper[level] == level else f"{level}-{upper[level]}"
+
+
+def _scores_by_level(experiment: Experiment) -> Frame:
+    """Return mAP, chance and clips of each last checkpoint by number of labels.
+
+    The average precision of a level is over its clips alone, the mean over the classes
+    that have a positive clip in it. Only of multi_label splits with two levels or more.
+    """
+    import pandas as pd
+
+    rows = []
+    keys = ["tag", "data_set", "split", "model", "seed", "fold"]
+    scored = select(experiment.scored, checkpoint="last", main="mAP")
+    for row in scored.to_dict("records"):
+        folder = row["run"] / row["checkpoint"] / row["split"]
+        by_level = score_levels(
+            folder / "predictions.npz", row["text"], row["class_list"], LEVELS
+        )
+        large = {k: v for k, v in by_level.items() if v["clips"] >= LEVEL_CLIPS}
+        for level, values in large.items() if len(large) > 1 else ():
+            rows.append({**{key: row[key] for key in keys}, "number": level, **values})
+    return pd.DataFrame(
+        rows, columns=pd.Index([*keys, "number", "mAP", "chance", "clips"])
+    )
+
+
+def label_series(experiment: Experiment) -> Iterator[tuple[str, str, str, Frame]]:
+    """Yield the series of every multi_label split by number of labels.
+
+    (tag, data set, split, frame): columns as of `all_series`, and `clips` (of all
+    folds). A seed that lacks a fold of a level is left out.
+    """
+    levels = _scores_by_level(experiment)
+    order = list(experiment.models)
+    for key, frame in levels.groupby(["tag", "data_set", "split"]):
+        folds = frame.groupby("number")["fold"].nunique()
+        cells = frame.groupby(["model", "number", "seed"])
+        means = cells[["mAP", "chance"]].mean()
+        clips = cells["clips"].sum()
+        complete = cells["fold"].nunique()
+        complete = complete == folds.reindex(complete.index, level="number")
+        means = means.assign(clips=clips)[complete]
+        points = means.groupby(["model", "number"]).agg(
+            mAP=("mAP", "mean"),
+            spread=("mAP", "std"),
+            seeds=("mAP", "count"),
+            chance=("chance", "mean"),
+            clips=("clips", "max"),
+        )
+        points = points.reset_index()
+        place = points["model"].map(order.index)
+        points = points.assign(place=place).sort_values(["place", "number"])
+        yield *key, points.drop(columns="place")
+
+
 def all_series(experiment: Experiment) -> Iterator[tuple[str, str, str, Frame]]:
     """Yield every series of two splits or more with a score.
 
@@ -338,7 +568,7 @@ def all_series(experiment: Experiment) -> Iterator[tuple[str, str, str, Frame]]:
     cells = select(experiment.summary, checkpoint="last", metric="mAP")
     cells = cells.rename(columns={"mean": "mAP"}).join(chance, where)
     cells[["name", "number"]] = cells["split"].str.extract(r"^(.+)_(\d+)$")
-    places = cells["model"].map(experiment.models.index)
+    places = cells["model"].map(list(experiment.models).index)
     for key, frame in cells.assign(place=places).groupby(["tag", "data_set", "name"]):
         points = frame[frame["seeds"] > 0].astype({"number": int})
         if frame["split"].nunique() > 1 and len(points):

@@ -23,6 +23,13 @@ from espnet2_sslam.results.experiment import Frame
 from espnet2_sslam.results.runs import History
 
 NAMES = {"phase1": "EAT", "phase2": "SSLAM"}
+# The paper's table 2: its settings of phase 2, and our words for them.
+VARIANTS = {
+    "phase1_more": "MB-UA",
+    "phase2:mixed": "MB-PMA",
+    "phase2:both": "MB-UA-PMA",
+    "phase2": "SSLAM",
+}
 SHIFT = 1.15
 TOLERANCE = {"mAP": 0.01, "valid_loss": 0.03}  # absolute; share of the value
 OURS = {"mAP": "mAP", "valid_loss": "loss"}  # the validation's name of a measure
@@ -44,10 +51,11 @@ def authors_curves() -> dict[tuple[str, str], dict]:
 
 
 def published_model(model: str) -> str:
-    """Return which published model (a key of NAMES) a model of ours stands beside.
+    """Return which published model (a key of NAMES or VARIANTS) one of ours is beside.
 
-    Weights from elsewhere (NAME=WEIGHTS) are recognised by their name: one that begins
-    with eat is phase 1, one that begins with sslam is phase 2; others stay themselves.
+    `model` is a word of `experiment.MODELS`, or the name of weights from elsewhere: one
+    that begins with eat is phase 1, one that begins with sslam is phase 2; others stay
+    themselves.
     """
     for phase, name in NAMES.items():
         if model.lower().startswith(name.lower()):

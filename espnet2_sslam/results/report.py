@@ -15,12 +15,15 @@ from espnet2_sslam.results.experiment import (
     CHECKPOINTS,
     KEY,
     MEASURES,
+    MODELS,
     Evaluation,
     Experiment,
     Frame,
     all_series,
     collect,
     comparisons,
+    label_series,
+    level_name,
     measures,
     select,
 )
@@ -73,7 +76,12 @@ def write_all(experiment: Experiment, output: Path) -> None:
     folder = output.with_name(output.stem.lower())
     if folder == output:
         raise ValueError(f"--output {output} needs a suffix, such as {output}.md")
+    levels = [*label_series(experiment)]
     write_tables(experiment, folder)
+    for tag, data_set, split, points in levels:
+        path = folder / f"series_{tag}_{data_set}_{split}_labels.csv"
+        rows = points.rename(columns={"number": "labels"})
+        write_text(path, rows.to_csv(index=False, float_format="%.6f"))
     figures = draw_figures(experiment, folder)
     source = experiment.dump / "report" / "report.json"
     report = json.loads(source.read_text(encoding="utf-8")) if source.exists() else None
@@ -81,6 +89,7 @@ def write_all(experiment: Experiment, output: Path) -> None:
         {
             **each._asdict(),
             "table": score_table(experiment, each),
+            "variants": variants_table(experiment, each),
             "published": paper.all_numbers(each.data_set, each.metric, each.kind),
             "differences": differences(experiment, each, report),
             "notes": paper.notes(each.data_set, each.kind),
@@ -91,9 +100,10 @@ def write_all(experiment: Experiment, output: Path) -> None:
         }
         for each in experiment.evaluations
     ]
+    by_run = dict(experiment.scored[["run", "model"]].itertuples(index=False))
     downstream: dict[tuple[str, str], list[History]] = {}
     for path, run in experiment.finetuning.items():
-        model = path.parent.name.partition("_seed")[0]
+        model = by_run[path]
         downstream.setdefault((path.parent.parent.name, model), []).append(run)
     render(
         "RESULTS.md.j2",
@@ -107,6 +117,11 @@ def write_all(experiment: Experiment, output: Path) -> None:
             (tag, data_set, name, series_table(name, points))
             for tag, data_set, name, points in all_series(experiment)
         ],
+        levels=[
+            (tag, data_set, split, level_table(points))
+            for tag, data_set, split, points in levels
+        ],
+        quoted=paper.load()["quoted"],
         measures=measures(experiment),
         downstream=downstream,
         report=report,
@@ -119,17 +134,18 @@ def write_all(experiment: Experiment, output: Path) -> None:
 def write_benchmarks(
     folders: Iterable[tuple[Path, Path]],
     output: Path,
-    *,
-    models: Iterable[str],
-    seeds: list[int] | None = None,
 ) -> int:
     """Write one table of several benchmarks and return its number of rows.
 
-    `folders` are (experiment, dump) of each; see `collect` for the rest and the errors.
+    `folders` are (experiment, dump) of each; see `collect` for the errors. A column is
+    a model that any of them has.
     """
-    rows, models = [], tuple(models)
-    for expdir, dump in folders:
-        experiment = collect(expdir, dump, seeds=seeds, models=models)
+    experiments = [collect(*pair) for pair in folders]
+    there = {m: words for each in experiments for m, words in each.models.items()}
+    order = {word: place for place, word in enumerate(MODELS)}
+    models = sorted(there, key=lambda model: order.get(there[model][0], len(order)))
+    rows = []
+    for experiment in experiments:
         for tag, data_set, line, metric, kind in experiment.evaluations:
             published = paper.all_numbers(data_set, metric, kind)
             for test in line.tests:
@@ -140,6 +156,7 @@ def write_benchmarks(
                 name = data_set if len(line.tests) == 1 else f"{data_set}, {split}"
                 row = {"data set": name, "evaluation": tag, "measure": metric}
                 star = "*" if test == line.valid else ""
+                texts = texts.reindex(models).fillna("missing")
                 for model in models:
                     last, best = texts.loc[model, list(CHECKPOINTS)]
                     text = last if last == "missing" else f"{last} ({best}{star})"
@@ -165,7 +182,8 @@ def score_table(experiment: Experiment, evaluation: Evaluation) -> Frame:
     ]
     keys = ["metric", "split", "checkpoint"]
     table = cells.pivot(index="model", columns=keys, values="text")
-    table = table.reindex(index=experiment.models, columns=columns)
+    models = [model for model in experiment.models if model in table.index]
+    table = table.reindex(index=models, columns=columns)
     classes = {
         split: scored_classes(experiment, evaluation, split) for _, split, _ in columns
     }
@@ -173,10 +191,40 @@ def score_table(experiment: Experiment, evaluation: Evaluation) -> Frame:
         f"{split}, {metric}{classes[split] if metric == 'mAP' else ''}, {last}"
         for metric, split, last in columns
     ]
-    published = [paper.numbers(data_set, main, kind, model) for model in table.index]
+    words = [experiment.models[model][0] for model in models]
+    published = [paper.numbers(data_set, main, kind, word) for word in words]
     if set(published) != {"-"}:
         table[f"papers, {main}"] = published
     return table.reset_index(names="model")
+
+
+def variants_table(experiment: Experiment, evaluation: Evaluation) -> Frame | None:
+    """Return the paper's table 2 with ours beside it; None where there is neither.
+
+    A row per setting of phase 2 (and pre-training of ours, where there are several),
+    the last checkpoints of every split.
+    """
+    import pandas as pd
+
+    tag, data_set, line, main, kind = evaluation
+    cells = select(experiment.summary, tag=tag, data_set=data_set, metric=main)
+    cells = select(cells, checkpoint="last")
+    texts = cells.pivot(index="model", columns="split", values="text")
+    splits = [Path(test).name for test in line.tests]
+    rows, ours, theirs = [], 0, 0
+    for word, name in paper.VARIANTS.items():
+        entries = paper.entries(data_set, main, kind, word)
+        numbers = [str(e["value"]) for e in entries if e["source"] == "table2"]
+        models = [m for m in texts.index if experiment.models[m][0] == word]
+        if word != "phase2":
+            ours, theirs = ours + len(models), theirs + len(numbers)
+        for model in models or [word]:
+            row = {"model": model, "in the paper": name}
+            for split in splits:
+                text = texts.loc[model, split] if models else "not run"
+                row[f"{split}, {main}"] = text
+            rows.append({**row, f"table 2, {main}": ", ".join(numbers) or "-"})
+    return pd.DataFrame(rows) if ours or theirs else None
 
 
 def scored_classes(experiment: Experiment, evaluation: Evaluation, split: str) -> str:
@@ -207,6 +255,14 @@ def series_table(name: str, points: Frame) -> Frame:
     return table.rename(columns=str).reset_index(names=name)
 
 
+def level_table(points: Frame) -> Frame:
+    """Return a row per model, a column per number of labels, chance as the last row."""
+    table = series_table("labels", points)
+    clips = points.groupby("number")["clips"].max()
+    names = {str(n): f"{level_name(n)} ({clips[n]} clips)" for n in clips.index}
+    return table.rename(columns=names)
+
+
 def write_tables(experiment: Experiment, folder: Path) -> None:
     """Write scores.csv, and the AP of every class and each series as CSV files.
 
@@ -221,7 +277,8 @@ def write_tables(experiment: Experiment, folder: Path) -> None:
         by_run = rows["per_class"].apply(pd.Series).astype(float)
         by_model = by_run.groupby([rows["model"], rows["seed"]]).mean().groupby("model")
         table = by_model.agg(["mean", "std"]).T.unstack()
-        columns = [(m, name) for m in experiment.models for name in ("mean", "std")]
+        models = [model for model in experiment.models if model in by_model.groups]
+        columns = [(m, name) for m in models for name in ("mean", "std")]
         table = table.reindex(columns=columns)
         names = {"mean": "AP", "std": "spread"}
         table.columns = [f"{model}_{names[name]}" for model, name in columns]
@@ -236,7 +293,11 @@ def write_tables(experiment: Experiment, folder: Path) -> None:
 
 
 def write_scores_csv(path: Path, scores: Frame) -> None:
-    """Write every single score, unaveraged: one line per run, split and checkpoint."""
-    rows = scores[scores["clips"].notna()].sort_values(KEY)[[*KEY, *MEASURES]]
-    rows = rows.astype({"clips": int})
+    """Write every single score, unaveraged: one line per run, split and checkpoint.
+
+    `model` is the word, `pretraining` which of several with it.
+    """
+    scored = scores[scores["clips"].notna()].sort_values(KEY)
+    rows = scored.assign(model=scored["word"])
+    rows = rows[[*KEY[:2], "pretraining", *KEY[2:], *MEASURES]].astype({"clips": int})
     write_text(path, rows.to_csv(index=False, float_format="%.6f"))

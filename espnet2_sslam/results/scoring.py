@@ -1,6 +1,7 @@
 """Predictions against labels: every clip once, no label guessed, with intervals."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -80,6 +81,39 @@ def score_files(
     write_csv(Path(output_dir) / "per_class_ap.csv", ["class", "positives", "AP"], rows)
     write_json(Path(output_dir) / "metrics.json", result)
     return result
+
+
+def score_levels(
+    predictions: Path, text: Path, class_list: Path, levels: Sequence[int]
+) -> dict[int, dict[str, float]]:
+    """Return mAP by the number of labels of the clips, as {level: values}.
+
+    A clip belongs to the highest of the rising `levels` that its number of labels
+    reaches. Values: `mAP` of these clips alone, the mean over classes with a positive
+    clip among them; `chance`, the mean share of positive clips of these classes, which
+    random scores get; `clips`. Levels without a clip are left out.
+
+    Raises:
+        ValueError: As `score_files`.
+    """
+    labels = {clip: words.split() for clip, words in read_table(text).items()}
+    classes = read_classes(class_list)
+    ids, scores, _ = _read_predictions(predictions)
+    targets = _target_matrix(ids, labels, classes, "multi_label")
+    places = np.searchsorted(levels, targets.sum(axis=1), side="right") - 1
+    values = {}
+    for place, level in enumerate(levels):
+        rows = places == place
+        if rows.any():
+            shares = targets[rows].mean(axis=0)
+            values[level] = {
+                "mAP": float(
+                    np.nanmean(metrics.average_precisions(targets[rows], scores[rows]))
+                ),
+                "chance": float(shares[shares > 0].mean()),
+                "clips": int(rows.sum()),
+            }
+    return values
 
 
 def _read_predictions(path: Path) -> tuple[list[str], np.ndarray, list[str]]:

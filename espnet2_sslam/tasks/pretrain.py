@@ -3,7 +3,7 @@
 import argparse
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,13 @@ from espnet2_sslam.corpus import padding_share
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.optim import warmup_updates
-from espnet2_sslam.pretrain_model import AUTHORS, PADDING, SSLAMPretrainModel
+from espnet2_sslam.pretrain_model import (
+    AUTHORS,
+    MIXED,
+    PADDING,
+    UNMIXED,
+    SSLAMPretrainModel,
+)
 from espnet2_sslam.tasks.base import SSLAMAbsTask
 from espnet2_sslam.tasks.crops import CropSampler
 from espnet2_sslam.tasks.data import ClipSampler, key_file, read_keys, read_lengths
@@ -101,6 +107,46 @@ def advice(own: Ratios, paper: Ratios, weight: float, total: int, mixture: bool)
         )
 
 
+# The paper's other settings of phase 2 (table 2): MB-UA, MB-PMA, MB-UA-PMA.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "unmixed": {"streams": UNMIXED},
+    "mixed": {"streams": MIXED, "source_retention": False},
+    "both": {"streams": "both", "source_retention": False},
+}
+
+
+def variant_conf(variant: str, conf: Mapping[str, Any]) -> dict[str, Any]:
+    """Return phase 2's model_conf changed to a variant of the same cost.
+
+    The student sees as many rows per clip, so that one stream takes the clones of two;
+    the utterance target stays phase 2's (the last layer by default, as in the authors'
+    phase 2), so that variants differ in the mixtures alone.
+
+    Args:
+        variant: One of VARIANTS.
+        conf: model_conf of phase 2, or of the variant already.
+
+    Raises:
+        ValueError: A configuration without mixtures.
+    """
+    defaults = inspect.signature(SSLAMPretrainModel).parameters
+    full = {name: default.default for name, default in defaults.items()} | dict(conf)
+    if not full["mixture"]:
+        raise ValueError(
+            f"--variant {variant} is one of phase 2: model_conf needs mixture: true"
+        )
+    changes = {"source_retention_utterance": False, **VARIANTS[variant]}
+    rows = full["clone_batch"] * (2 if full["streams"] == "both" else 1)
+    streams = 2 if changes["streams"] == "both" else 1
+    if rows % streams:
+        raise ValueError(
+            f"--variant {variant} has two streams: clone_batch {rows} must be even"
+        )
+    changes["clone_batch"] = rows // streams
+    changes["utterance_target_layers"] = full["utterance_target_layers"] or 1
+    return {**conf, **changes}
+
+
 class SSLAMTask(SSLAMAbsTask):
     """Train an encoder without labels."""
 
@@ -117,8 +163,21 @@ class SSLAMTask(SSLAMAbsTask):
             "cut or zero-padded to clip_frames, and the padding takes part"
         )
         group.add_argument("--padding", default="none", choices=PADDING, help=text)
+        text = (
+            "Change model_conf of phase 2 to another setting of the paper's table 2, "
+            "with as many rows per update: without mixtures, with mixtures only, or "
+            "with both but no source retention"
+        )
+        group.add_argument("--variant", choices=[*VARIANTS], default=None, help=text)
         # The loss moves with the teacher: the newest model is the one to keep.
         parser.set_defaults(best_model_criterion=[("valid", "num_updates", "max")])
+
+    @classmethod
+    def check_and_complete(cls, args: argparse.Namespace) -> None:
+        """Also apply --variant."""
+        if args.variant is not None:
+            args.model_conf = variant_conf(args.variant, args.model_conf)
+        super().check_and_complete(args)
 
     @classmethod
     def check_configuration(cls, args: argparse.Namespace) -> None:

@@ -75,8 +75,10 @@ find_corpus FSDD
 . ../cmd.sh
 plan_jobs
 tokens="${datadir}/tokens"
-read -r -a asr_words <<<"${asr_args}"
-read -r -a inference_words <<<"${inference_args}"
+split_words asr_args "${asr_args}"
+asr_words=("${words[@]}")
+split_words inference_args "${inference_args}"
+inference_words=("${words[@]}")
 
 if runs 1; then
     log "stage 1: strings of digits -> ${datadir}"

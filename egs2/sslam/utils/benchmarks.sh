@@ -67,7 +67,7 @@ run_benchmark() {
 run_benchmarks() {
     local word failed=() tables=() exp="${expdir}"
     local phases=false
-    if [[ " ${models} " = *" phase"[12]" "* ]]; then phases=true; fi
+    if [ -n "$(pretrained_words)" ]; then phases=true; fi
     if "${phases}"; then : "${exp:=exp/${corpus}}"; else : "${exp:=exp/downstream}"; fi
     for word in ${downstream}; do
         run_benchmark "${word}" 1 3 || failed+=("${word}")
@@ -87,7 +87,6 @@ run_benchmarks() {
     done
     [ "${#failed[@]}" -eq 0 ] || die "did not end well: ${failed[*]}; see the lines above"
     if ! runs 7 || [ "${#tables[@]}" -eq 0 ]; then return 0; fi
-    # shellcheck disable=SC2046,SC2086 # lists of words
     "${python}" -m espnet2_sslam.bin.sslam_results "${tables[@]}" \
-        --models $(model_names) --seeds ${seeds} --output "${exp}/BENCHMARKS.md"
+        --output "${exp}/BENCHMARKS.md"
 }

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Make an encoder from anywhere usable by fine-tuning: encoder.pth and config.yaml.
+"""Make an encoder from anywhere usable by our trainings: encoder.pth and config.yaml.
 
 SOURCE is whatever `sslam convert` reads: the authors' .pt file, an export of theirs or
 its Hugging Face id, a folder in our format, a training's folder. Heads are left out.
+With --phase1 it is latest.pth instead, with teacher and decoder where SOURCE has them;
+`fresh` in config.yaml names those that it has not.
 """
 
 import argparse
@@ -17,6 +19,8 @@ from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.checkpoint import read_parts, to_training
 from espnet2_sslam.config import SIZES
 
+FRESH = {"teacher": "a copy of the student", "decoder": "random"}
+
 
 def main():
     parser = argparse.ArgumentParser(
@@ -24,16 +28,30 @@ def main():
     )
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("output", metavar="DIR", type=Path)
+    parser.add_argument("--phase1", action="store_true", help="to be continued")
     args = parser.parse_args()
     parts = read_parts(args.source)
-    kept = {k: v for k, v in parts.tensors.items() if k.startswith("encoder.")}
+    taken = ["encoder", *(FRESH if args.phase1 else ())]
+    prefixes = tuple(f"{name}." for name in taken)
+    kept = {k: v for k, v in parts.tensors.items() if k.startswith(prefixes)}
     parts = replace(parts, tensors=kept, head_options=None).complete(args.source)
     encoder = {name: parts.sizes[name] for name in SIZES}
     encoder["fbank_mean"], encoder["fbank_std"] = parts.fbank
     record = {"encoder_conf": encoder, "origin": parts.origin}
-    text = yaml.safe_dump(record, sort_keys=False)
+    text = ""
+    if args.phase1:
+        fresh = [name for name in FRESH if not parts.below(f"{name}.")]
+        record["fresh"] = " ".join(fresh)
+        text = "# {depth} blocks of {embed_dim} channels; ".format(**encoder)
+        text += ", ".join(
+            f"{name} {f'fresh ({FRESH[name]})' if name in fresh else 'taken'}"
+            for name in FRESH
+        )
+        text += "\n"
+    text += yaml.safe_dump(record, sort_keys=False)
     store.write_text(args.output / "config.yaml", text)
-    with store.writing(args.output / "encoder.pth", "wb") as stream:
+    file = args.output / ("latest.pth" if args.phase1 else "encoder.pth")
+    with store.writing(file, "wb") as stream:
         torch.save(to_training(parts), stream)
     print(f"{args.source} -> {args.output}")
 

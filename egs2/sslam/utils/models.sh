@@ -1,32 +1,64 @@
 # shellcheck shell=bash disable=SC2154,SC2034
 # The trainings of stages 4 to 6 and the scoring of stage 7: where they go, what they
-# read, and their commands. The words of --models are random, phase1, phase2,
-# NAME=WEIGHTS for weights from elsewhere, and NAME=beats:FILE for BEATs.
+# read, and their commands. The words of --models are random; the pre-trainings phase1,
+# phase1_more (the same as phase2:unmixed), phase2, phase2:mixed, phase2:both and
+# phase2:<YAML>; NAME=WEIGHTS for weights from elsewhere, and NAME=beats:FILE for BEATs.
 
-# check_models: also sets `weights`, the words whose weights must be converted
+# is_pretrained <word>: is it the model of a pre-training of stages 4 and 5?
+is_pretrained() { [[ "$1" =~ ^(phase[12]|phase1_more|phase2:.+)$ ]]; }
+
+# pretrained_words: the words of --models that are such models
+pretrained_words() {
+    local word
+    for word in ${models}; do
+        if is_pretrained "${word}"; then echo "${word}"; fi
+    done
+}
+
+# phase2_words: what stage 5 trains: the words of --models that continue phase 1
+phase2_words() { pretrained_words | grep -vx phase1 || echo phase2; }
+
+# check_word <word of a pre-training>
+check_word() {
+    case "$1" in
+        phase1 | phase1_more | phase2 | phase2:unmixed | phase2:mixed | phase2:both) ;;
+        phase2:*.yaml | phase2:*.yml) check_configs "${1#phase2:}" ;;
+        *) return 1 ;;
+    esac
+}
+
+# check_models: also gives each word its one form, and sets `weights`, the words whose
+# weights must be converted
 check_models() {
-    local word name names=" "
+    local word name names=" " words=()
     weights=()
     for word in ${models}; do
         name="${word%%=*}"
         case "${word}" in
-            random | phase1 | phase2) ;;
-            random=* | phase1=* | phase2=* | *=)
-                die "--models: '${word}' needs the form NAME=WEIGHTS with a new name" ;;
             *=*)
+                [[ -n "${word#*=}" && ! "${name}" =~ ^(random|phase[12])([_:-].*)?$ ]] ||
+                    die "--models: '${word}' needs the form NAME=WEIGHTS with a new name"
                 [[ "${name}" =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
                     die "--models: the name '${name}' is not of letters, digits, . _ -"
                 if [[ "${word}" != *=beats:* ]]; then weights+=("${word}"); fi
                 ;;
-            *) die "--models holds random, phase1, phase2, NAME=WEIGHTS, not '${word}'" ;;
+            random) ;;
+            *)
+                check_word "${word}" || die "--models holds random, phase1," \
+                    "phase1_more, phase2, phase2:unmixed, phase2:mixed, phase2:both," \
+                    "phase2:<YAML>, NAME=WEIGHTS, not '${word}'"
+                if [ "${word}" = phase2:unmixed ]; then word=phase1_more; fi
+                name="$(run_name "${word}" 1)"
+                ;;
         esac
-        if [[ "${names}" = *" ${name} "* ]]; then die "--models holds ${name} twice"; fi
+        if [[ "${names}" = *" ${name} "* ]]; then
+            die "--models holds ${word%%=*} twice"
+        fi
         names+="${name} "
+        words+=("${word}")
     done
+    models="${words[*]}"
 }
-
-# model_names: those of --models without the weights
-model_names() { for word in ${models}; do echo "${word%%=*}"; done; }
 
 # tag_of <config> <prefix to drop> <args>: the name of a config and its extra options,
 # cut with a hash behind it where it is too long for the name of a file
@@ -41,16 +73,97 @@ tag_of() {
     echo "${tag}"
 }
 
-# phase_config <phase>
-phase_config() {
-    if [ "$1" = 1 ]; then echo "${pretrain_config}"; else echo "${pretrain2_config}"; fi
+# pretrain_config_of <word>, pretrain_args_of <word>: of a pre-training
+pretrain_config_of() {
+    case "$1" in
+        phase1) echo "${pretrain_config}" ;;
+        phase2:*.y*ml) echo "${1#phase2:}" ;;
+        *) echo "${pretrain2_config}" ;;
+    esac
+}
+pretrain_args_of() {
+    if [ "$1" = phase1 ]; then
+        echo "${pretrain_args} ${pretrain1_args}"
+    else
+        echo "${pretrain_args} ${pretrain2_args}"
+    fi
 }
 
-# pretrain_dir <phase> <seed>
+# weights_name <weights>: what a file, folder or id is called in the names of runs
+weights_name() {
+    local name
+    name="$(basename "$1")"
+    if [[ "${name}" =~ ^(latest|model|[0-9]+epoch)[.] ]]; then
+        name="$(basename "$(dirname "$(realpath -m "$1")")")" # the training's folder
+    fi
+    sed -E -e 's/_?(seed)?[{]seed[}]//' -e 's/[.](pt|pth|safetensors|zip)$//' \
+        -e 's/[^A-Za-z0-9_.-]+/_/g' <<<"${name}"
+}
+
+# pretrain_tag_of <word>: the name of a pre-training's settings. That of phase 2 names
+# phase 1's too, unless both go together as eat_tiny and sslam_tiny do.
+pretrain_tag_of() {
+    local tag="${pretrain_tag}" first usual
+    first="${tag:-$(config_tag phase1)}"
+    if [ -n "${phase1}" ]; then first="$(weights_name "${phase1}")"; fi
+    if [ "$1" = phase1 ]; then
+        echo "${first}"
+    elif [ -z "${tag}" ]; then
+        tag="$(config_tag "$1")"
+        usual="$(tag_of "${pretrain2_config}" pretrain_ "${pretrain_args}")"
+        if [ -n "${phase1}" ] || [ "${first/eat/sslam}" != "${usual}" ]; then
+            tag+="_from_${first}"
+        fi
+        echo "${tag}"
+    elif [[ "$1" = *.y*ml ]]; then
+        echo "${tag}_$(config_tag "$1")"
+    else
+        echo "${tag}"
+    fi
+}
+config_tag() { tag_of "$(pretrain_config_of "$1")" pretrain_ "$(pretrain_args_of "$1")"; }
+
+# pretrain_dir <word> <seed>: where a pre-training lies, or the weights of --phase1
 pretrain_dir() {
-    local tag="${pretrain_tag}"
-    : "${tag:=$(tag_of "$(phase_config "$1")" pretrain_ "${pretrain_args}")}"
-    echo "${pretrain_from}/pretrain/phase$1_${tag}_seed$2"
+    local own=""
+    if [ "$1" = phase1 ] && [ -n "${phase1}" ]; then
+        if [[ "${phase1}" = *"{seed}"* ]]; then own="_seed$2"; fi
+        echo "${pretrain_from}/models/phase1_$(pretrain_tag_of phase1)${own}"
+    else
+        echo "${pretrain_from}/pretrain/$(run_name "$1" "$2")"
+    fi
+}
+
+# run_name <word> <seed>: the folder of a pre-training, and of its fine-tunings
+run_name() {
+    local kind="${1%%=*}" tag=""
+    case "$1" in
+        *=*) ;;
+        random) tag="$(random_tag)" ;;
+        *)
+            tag="$(pretrain_tag_of "$1")"
+            if [[ "$1" = *.y*ml ]]; then kind=phase2; fi
+            kind="${kind//[:_]/-}"
+            ;;
+    esac
+    echo "${kind}${tag:+_${tag}}_seed$2"
+}
+
+# random_tag: what an untrained encoder has its size from: phase 1 or, where no
+# pre-training is asked for, the first weights that are named
+random_tag() {
+    if [ "${#weights[@]}" -gt 0 ] && [ -z "$(pretrained_words)" ]; then
+        echo "${weights[0]%%=*}"
+    else
+        pretrain_tag_of phase1
+    fi
+}
+
+# need_pretrained <stage> <word> <seed>: a pre-training must have ended well
+need_pretrained() {
+    local earlier=5
+    if [ "$2" = phase1 ] && [ -z "${phase1}" ]; then earlier=4; fi
+    need "$1" "${earlier}" "$(pretrain_dir "$2" "$3")"
 }
 
 # finetune_tag_of <config>
@@ -65,21 +178,62 @@ finetune_tag_of() {
         echo "${finetune_tag}_$(basename "$1" .yaml)"
     fi
 }
-finetune_tags() { for config in ${finetune_config}; do finetune_tag_of "${config}"; done; }
+
+# expected_runs: every <tag>/<run> that stage 7 scores
+expected_runs() {
+    local config model seed
+    for config in ${finetune_config}; do
+        for seed in ${seeds}; do
+            for model in ${models}; do
+                echo "$(finetune_tag_of "${config}")/$(run_name "${model}" "${seed}")"
+            done
+        done
+    done
+}
 
 # weights_dir <word>: where the weights of NAME=WEIGHTS lie once they are converted
 weights_dir() { echo "${pretrain_from}/models/${1%%=*}"; }
 
+# convert <name> <source> <dir> <file> [option]: weights from elsewhere as a file of
+# ours, with config.yaml
+convert() {
+    local input=()
+    if [ -e "$2" ]; then input=(--input "$2"); fi
+    once.py "weights $1" "$3" --replaced "${pretrain_from}_replaced" \
+        "${input[@]}" --output "$3/$4" "$3/config.yaml" \
+        -- "${python}" utils/convert_weights.py "$2" "$3" "${@:5}"
+}
+
 # convert_weights: encoder.pth and config.yaml of every NAME=WEIGHTS
 convert_weights() {
-    local word source dir input
+    local word
     for word in "${weights[@]}"; do
-        source="${word#*=}" dir="$(weights_dir "${word}")" input=()
-        if [ -e "${source}" ]; then input=(--input "${source}"); fi
-        once.py "weights ${word%%=*}" "${dir}" --replaced "${pretrain_from}_replaced" \
-            "${input[@]}" --output "${dir}/encoder.pth" "${dir}/config.yaml" \
-            -- "${python}" utils/convert_weights.py "${source}" "${dir}"
+        convert "${word%%=*}" "${word#*=}" "$(weights_dir "${word}")" encoder.pth
     done
+}
+
+# convert_phase1: latest.pth and config.yaml of what --phase1 names ({seed}: each seed's)
+convert_phase1() {
+    local seed dir
+    if [ -z "${phase1}" ]; then return 0; fi
+    for seed in ${seeds}; do
+        dir="$(pretrain_dir phase1 "${seed}")"
+        convert phase1 "${phase1//"{seed}"/"${seed}"}" "${dir}" latest.pth --phase1
+        log "phase 1 is ${phase1//"{seed}"/"${seed}"}:" \
+            "$(sed -n 's/^# //p' "${dir}/config.yaml")"
+        if [[ "${phase1}" != *"{seed}"* ]]; then break; fi
+    done
+}
+
+# encoder_options <config.yaml>: sizes, mean and spread of converted weights as options
+encoder_options() {
+    local words
+    read -r -a words < <("${python}" -c '
+import sys, yaml
+conf = yaml.safe_load(open(sys.argv[1], encoding="utf-8"))["encoder_conf"]
+print(*(f"--encoder_conf {key}={value}" for key, value in conf.items()))
+' "$1")
+    options+=("${words[@]}")
 }
 
 # add_fbank_stats: a fresh encoder gets the mean and spread of the corpus
@@ -124,35 +278,61 @@ add_training() {
         --output_dir "${dir}" "${options[@]}"
 }
 
-# add_pretraining <phase> <seed>
-add_pretraining() {
-    local phase="$1" seed="$2" options files phase1
-    start_options "$(phase_config "${phase}")"
-    if [ "${phase}" = 2 ]; then
-        phase1="$(pretrain_dir 1 "${seed}")"
-        need 5 4 "${phase1}"
-        # The learning continues, the count of updates starts anew.
-        options+=(--init_param "${phase1}/latest.pth:::num_updates")
-        files+=(--input "${phase1}/latest.pth")
+# start_from_phase1: of phase 2. The learning continues, the count of updates starts
+# anew; what weights from elsewhere lack starts fresh.
+start_from_phase1() {
+    local source init
+    source="$(pretrain_dir phase1 "${seed}")"
+    need_pretrained 5 phase1 "${seed}"
+    init=("${source}/latest.pth:::num_updates")
+    if [ -n "${phase1}" ]; then
+        init=("${source}/latest.pth:encoder:encoder")
+        if grep -q '^fresh:.*teacher' "${source}/config.yaml"; then
+            init+=("${source}/latest.pth:encoder:teacher.encoder") # a copy
+        else
+            init+=("${source}/latest.pth:teacher.encoder:teacher.encoder")
+        fi
+        if ! grep -q '^fresh:.*decoder' "${source}/config.yaml"; then
+            init+=("${source}/latest.pth:decoder:decoder")
+        fi
     fi
+    options+=(--init_param "${init[@]}")
+    files+=(--input "${source}/latest.pth")
+}
+
+# add_pretraining <word> <seed>
+add_pretraining() {
+    local word="$1" seed="$2" options files words
+    start_options "$(pretrain_config_of "${word}")"
+    if [ "${word}" != phase1 ]; then start_from_phase1; fi
     add_data train "${dump}/pretrain/train"
     add_data valid "${dump}/pretrain/valid"
-    add_fbank_stats
-    options+=("${pretrain_words[@]}")
-    add_training "phase ${phase} seed ${seed}" "$(pretrain_dir "${phase}" "${seed}")" \
-        -m espnet2_sslam.bin.sslam_train
+    if [ -n "${phase1}" ]; then
+        encoder_options "$(pretrain_dir phase1 "${seed}")/config.yaml"
+    else
+        add_fbank_stats
+    fi
+    split_words pretrain_args "$(pretrain_args_of "${word}")"
+    options+=("${words[@]}")
+    case "${word}" in
+        phase1_more) options+=(--variant unmixed) ;;
+        phase2:mixed | phase2:both) options+=(--variant "${word#*:}") ;;
+    esac
+    add_training "${word/#phase/phase } seed ${seed}" \
+        "$(pretrain_dir "${word}" "${seed}")" -m espnet2_sslam.bin.sslam_train
 }
 
 # for_each_finetuning <function>: call it for every run of stages 6 and 7, with `dir`,
 # `config`, `model`, `seed`, a line of downstream.txt and `classes` set
 for_each_finetuning() {
-    local dir config model seed name task train valid tests classes
+    local dir config model seed name task train valid tests classes tag run
     for config in ${finetune_config}; do
+        tag="$(finetune_tag_of "${config}")"
         for seed in ${seeds}; do
             for model in ${models}; do
+                run="$(run_name "${model}" "${seed}")"
                 while read -r name task train valid tests; do
-                    dir="${expdir}/$(finetune_tag_of "${config}")"
-                    dir+="/${model%%=*}_seed${seed}/${name//\//_}"
+                    dir="${expdir}/${tag}/${run}/${name//\//_}"
                     classes="${dump}/${train%%/*}/classes.txt"
                     "$1"
                 done <"${dump}/downstream.txt"
@@ -161,12 +341,11 @@ for_each_finetuning() {
     done
 }
 
-# random_encoder: an untrained encoder, of the size of phase 1's; or, where no phase is
-# asked for, of the first weights that are named
+# random_encoder: an untrained encoder, of the size that `random_tag` names
 random_encoder() {
     local trained
-    trained="$(pretrain_dir 1 "${seed}")"
-    if [[ " ${models}" != *" phase"[12]* ]] && [ "${#weights[@]}" -gt 0 ]; then
+    trained="$(pretrain_dir phase1 "${seed}")"
+    if [ "${#weights[@]}" -gt 0 ] && [ -z "$(pretrained_words)" ]; then
         trained="$(weights_dir "${weights[0]}")"
     fi
     if [ -e "${trained}/.done" ]; then
@@ -179,7 +358,7 @@ random_encoder() {
 
 # add_finetuning: of for_each_finetuning
 add_finetuning() {
-    local options files source phase command=(-m espnet2_sslam.bin.sslam_cls_train)
+    local options files source words command=(-m espnet2_sslam.bin.sslam_cls_train)
     start_options "${config}"
     with_input --class_list "${classes}"
     options+=(--model_conf "task=${task}")
@@ -195,11 +374,10 @@ add_finetuning() {
             with_input --beats_checkpoint "${model#*=beats:}"
             ;;
         *)
-            source="$(weights_dir "${model}")/encoder.pth" phase="${model#phase}"
-            if [[ "${model}" != *=* ]]; then
-                source="$(pretrain_dir "${phase}" "${seed}")"
-                need 6 $((phase + 3)) "${source}"
-                source+="/latest.pth"
+            source="$(weights_dir "${model}")/encoder.pth"
+            if is_pretrained "${model}"; then
+                need_pretrained 6 "${model}" "${seed}"
+                source="$(pretrain_dir "${model}" "${seed}")/latest.pth"
             fi
             options+=(--init_param "${source}:encoder:encoder")
             files+=(--input "${source}")
@@ -209,7 +387,8 @@ add_finetuning() {
         add_fbank_stats # they count more than the config's and the weights'
         options+=(--encoder_conf override_fbank_stats=true)
     fi
-    options+=("${finetune_words[@]}")
+    split_words finetune_args "${finetune_args}"
+    options+=("${words[@]}")
     add_training "${name} ${model%%=*} seed ${seed}" "${dir}" "${command[@]}"
 }
 

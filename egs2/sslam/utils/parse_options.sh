@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Source this after the defaults: `--some_option value` (or --some-option) sets the
 # variable `some_option`, which must have a default; `--help` prints ${help_message}.
+# ${meant[some_option]} is what to say of an option of ESPnet that is not there.
 
 _option_error() {
     echo "$(basename "$0"): $*" >&2
@@ -21,7 +22,9 @@ while [ $# -gt 0 ]; do
     _name="${_name//-/_}"
     # Only lower-case names: an option must never set PATH or HOME.
     if ! [[ "${_name}" =~ ^[a-z][a-z0-9_]*$ ]] || [ -z "${!_name+set}" ]; then
-        _option_error "unknown option $1; --help lists the options"
+        _hint="--help lists the options"
+        if [ -n "${meant[${_name}]+set}" ]; then _hint="here: ${meant[${_name}]}"; fi
+        _option_error "unknown option $1; ${_hint}"
     fi
     [ $# -ge 2 ] || _option_error "$1 needs a value"
     printf -v "${_name}" '%s' "$2"

@@ -15,10 +15,12 @@ check_publish() {
 # publish_model <phase1, phase2_seed3, a run below expdir, or weights from elsewhere>:
 # write its folder, and upload it where --hf_repo says where to
 publish_model() {
-    local model="$1" name="${1%/}" dir file files=() publish_words hf_words
-    if [[ "$1" =~ ^phase([12])(_seed([0-9]+))?$ ]]; then
-        model="$(pretrain_dir "${BASH_REMATCH[1]}" "${BASH_REMATCH[3]:-${seeds%% *}}")"
-        need 9 $((BASH_REMATCH[1] + 3)) "${model}"
+    local model="$1" name="${1%/}" dir file files=() words
+    local word="${1%_seed*}" seed="${seeds%% *}"
+    if is_pretrained "${word}" && check_word "${word}"; then
+        if [ "${word}" != "$1" ]; then seed="${1##*_seed}"; fi
+        model="$(pretrain_dir "${word}" "${seed}")"
+        need_pretrained 9 "${word}" "${seed}"
     elif [ -e "${expdir}/$1" ]; then
         model="${expdir}/$1"
         if [ -d "${model}" ]; then need 9 6 "${model}"; fi
@@ -31,15 +33,15 @@ publish_model() {
         "${model}"/{latest.pth,config.yaml,model.safetensors,config.json,scoring/.done}; do
         if [ -f "${file}" ]; then files+=(--input "${file}"); fi
     done
-    read -r -a publish_words <<<"${publish_args}"
-    read -r -a hf_words <<<"${hf_args}"
+    split_words publish_args "${publish_args}"
     once.py "folder ${name}" "${expdir}/publish/.records/${name}" "${files[@]}" \
         --output "${dir}/model.safetensors" "${dir}/config.json" \
         -- "${python}" -m espnet2_sslam.bin.sslam_publish "${model}" \
-        --output "${dir}" "${publish_words[@]}"
+        --output "${dir}" "${words[@]}"
     if [ -n "${hf_repo}" ]; then
+        split_words hf_args "${hf_args}"
         "${python}" -m espnet2_sslam.bin.sslam_publish "${dir}" \
-            --hf_repo "${hf_repo}" "${hf_words[@]}"
+            --hf_repo "${hf_repo}" "${words[@]}"
     else
         log "look at ${dir}/README.md; --hf_repo user/name uploads the folder"
     fi

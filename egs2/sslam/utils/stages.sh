@@ -50,6 +50,21 @@ find_corpus() {
     [ -e "${corpus_dir}" ] || die "there is no corpus in ${corpus_dir}"
 }
 
+# split_words <option> <its value>: sets `words`; quotes keep blanks, as in a shell
+split_words() {
+    local quoted
+    words=()
+    if [[ "$2" != *[\'\"\\$'\n']* ]]; then
+        read -r -a words <<<"$2"
+        return 0
+    fi
+    quoted="$("${python:-python3}" -c '
+import shlex, sys
+print(*map(shlex.quote, shlex.split(sys.argv[1])))
+' "$2" 2>/dev/null)" || die "--$1 has a quote without its other half: $2"
+    eval "words=(${quoted})"
+}
+
 # plan_jobs: sets how jobs are started, how many at a time and with how many threads
 plan_jobs() {
     at_once="${nj}" launch_cmd="${train_cmd}"

@@ -14,10 +14,10 @@ check_superb() {
     done
 }
 
-# superb_phase <phase>: its model, {seed} for the seed; all of them must be there
-superb_phase() {
+# superb_pretrained <word>: its model, {seed} for the seed; all of them must be there
+superb_pretrained() {
     local seed
-    for seed in ${seeds}; do need 8 $(($1 + 3)) "$(pretrain_dir "$1" "${seed}")"; done
+    for seed in ${seeds}; do need_pretrained 8 "$1" "${seed}"; done
     pretrain_dir "$1" "{seed}"
 }
 
@@ -25,30 +25,33 @@ superb_phase() {
 # first weights that are named
 superb_random() {
     local word
-    if ! [[ " ${superb_upstreams} " = *" phase"[12]" "* ]]; then
+    if ! [[ " ${superb_upstreams}" = *" phase"[12]* ]]; then
         for word in ${superb_upstreams}; do
             [[ "${word}" != ?*=?* ]] || { echo "${word#*=}" && return 0; }
         done
     fi
-    superb_phase 1
+    superb_pretrained phase1
 }
 
 # run_superb: every upstream on every task, and the table
 run_superb() {
-    local word source words=() superb_words device=cpu
+    local word source words upstreams=() device=cpu
     for word in ${superb_upstreams}; do
         case "${word}" in
-            phase1 | phase2) source="$(superb_phase "${word#phase}")" || exit 1 ;;
             random) source="$(superb_random)" || exit 1 ;;
-            *) words+=("${word}") && continue ;;
+            *)
+                if ! is_pretrained "${word}"; then upstreams+=("${word}") && continue; fi
+                check_word "${word}" || die "--superb_upstreams: there is no ${word}"
+                source="$(superb_pretrained "${word}")" || exit 1
+                ;;
         esac
-        words+=("${word}=${source}")
+        upstreams+=("${word//[:\/]/-}=${source}")
     done
     if [ "${ngpu}" -gt 0 ]; then device=cuda; fi
-    read -r -a superb_words <<<"${superb_args}"
+    split_words superb_args "${superb_args}"
     # shellcheck disable=SC2086 # lists of words
     "${python}" superb/sslam_superb.py --expdir "${expdir}/superb" \
         --output "${expdir}/SUPERB.md" --tasks ${superb_tasks} \
-        --upstreams "${words[@]}" --lrs ${superb_lrs} --seeds ${seeds} \
-        --device "${device}" --nj "${at_once}" "${superb_words[@]}"
+        --upstreams "${upstreams[@]}" --lrs ${superb_lrs} --seeds ${seeds} \
+        --device "${device}" --nj "${at_once}" "${words[@]}"
 }
