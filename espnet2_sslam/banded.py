@@ -75,15 +75,14 @@ def _(x, matrix):
 def _windows_weight(x: torch.Tensor, gradient: torch.Tensor, taps: int) -> torch.Tensor:
     """The gradient of the matrix: (G, N, A), (G, N, B) -> (G, K A, B)."""
     groups, length = x.shape[:2]
-    total = None
+    kind = torch.promote_types(x.dtype, torch.float32)
+    total = x.new_zeros(groups, taps * x.shape[2], gradient.shape[2], dtype=kind)
     for first in range(taps):
         count = (length - first) // taps
         window = x[:, first : first + count * taps].view(groups, count, -1)
         rows = gradient[:, first : first + count * taps]
         rows = rows.view(groups, count, taps, -1)[:, :, 0]
-        part = torch.bmm(window.transpose(1, 2), rows)
-        part = part.to(torch.promote_types(part.dtype, torch.float32))
-        total = part if total is None else total.add_(part)
+        total += torch.bmm(window.transpose(1, 2), rows)
     return total.to(x.dtype)
 
 

@@ -5,6 +5,7 @@ Source: ta012/SSLAM@0a3c0ff, models/EAT_pretraining.py; data2vec 2.0, section 3.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ def layer_target(ffn: Sequence[torch.Tensor], num_layers: int) -> torch.Tensor:
     Returns:
         (B, N, D), float32.
     """
-    total: torch.Tensor | float = 0.0
+    total: Any = 0.0
     for output in ffn[-num_layers:]:
         output = output.float()
         variance, centre = torch.var_mean(output, 1, correction=0, keepdim=True)
