@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from espnet2_sslam.audio import read_audio
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import parallel_map, partition_groups
 from espnet2_sslam.corpus.mixtures import Part, Source, by_label, choose, mix, plan
+from espnet2_sslam.corpus.parallel import end_with_parent
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.machine import environment
 from espnet2_sslam.masking import keyed_generator
@@ -605,9 +607,21 @@ def jobs_to_do(run: Run, names: list[str]) -> list[tuple]:
     return ready
 
 
-def _begin(threads: int) -> None:
+def _begin(threads: int, parent: int) -> None:
+    end_with_parent(parent)
     torch.set_num_threads(threads)
     logging.basicConfig(level=logging.WARNING)
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """On Ctrl-C end the processes of the jobs, for which the pool would wait."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
 
 
 def work_off(run: Run, names: list[str], jobs: int, threads: int) -> int:
@@ -615,7 +629,8 @@ def work_off(run: Run, names: list[str], jobs: int, threads: int) -> int:
     started: set = set()
     failed, out_of_time = 0, False
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _begin, (threads,)) as pool:
+    begin = _begin, (threads, os.getpid())
+    with ProcessPoolExecutor(jobs, context, *begin) as pool, _no_waiting():
         pending: dict = {}
         while True:
             heap = [job for job in jobs_to_do(run, names) if job[1:] not in started]

@@ -47,7 +47,7 @@ def _in_processes(function: Callable, items: Iterable, nj: int, chunk: int) -> I
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    options = {"initializer": _watch, "initargs": (os.getpid(),)}
+    options = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
     with parallel_config("loky", inner_max_num_threads=1, **options):
         workers = Parallel(
             nj, return_as="generator", batch_size=chunk  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def _in_processes(function: Callable, items: Iterable, nj: int, chunk: int) -> I
         ) from None
 
 
-def _watch(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Leave Ctrl-C to the parent, and end when it was killed: joblib's would wait."""
 
     def end() -> None:
