@@ -63,9 +63,8 @@ def ratios_of(data, tmp_path, config, processes=1, *more):
     model = SSLAMTask.build_model(args)
     mixture = args.model_conf["mixture"]
     ratios = pretrain.ratios(model, args, args.batch_size / processes)
-    total, weight = args.scheduler_conf["total_steps"], model.utterance_loss_weight
-    paper = pretrain.paper_ratios(mixture)
-    return ratios, list(pretrain.advice(ratios, paper, weight, total, mixture))
+    total, paper = args.scheduler_conf["total_steps"], pretrain.paper_ratios(mixture)
+    return ratios, list(pretrain.advice(ratios, paper, model, total, mixture))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -75,13 +74,16 @@ def test_every_configuration_keeps_the_ratios_of_the_paper(data, tmp_path, confi
     phase2 = "sslam" in config.stem
     # by the authors' schedules, summed one by one: 13.4999 and 11.4999
     assert moved == pytest.approx(11.5 if phase2 else 13.5, rel=0.01)
-    assert rows == 192
+    # 400 updates are too few for the paper's weight: measured, see the header
+    expected = 1 if "tiny" in config.stem else 192
+    assert rows == expected
     assert warmup == pytest.approx(0.125 if phase2 else 53_333 / 400_000, abs=0.003)
     assert warnings == []
     if "base" not in config.stem:  # said in the header, too
-        head = config.read_text().split("# Cost:")[0]
-        assert "# Ratios:" in head and "192 rows" in head
-        assert f"moves by {moved:.1f}" in head.replace("\n#", "").replace("  ", "")
+        head = " ".join(config.read_text().split("# Cost:")[0].split())
+        head = head.replace(" # ", " ")
+        assert "Ratios:" in head and f"counts as {expected} row" in head
+        assert f"moves by {moved:.1f}" in head
 
 
 def test_the_movement_is_the_sum_over_all_updates():
@@ -90,12 +92,12 @@ def test_the_movement_is_the_sum_over_all_updates():
         assert movement(50, *schedule) == pytest.approx(summed)
 
 
-@pytest.mark.parametrize("name, remedy", [("eat", "6"), ("sslam", "6")])
+@pytest.mark.parametrize("name, remedy", [("eat", "3"), ("sslam", "3")])
 def test_another_number_of_clips_per_gpu_is_warned_of(data, tmp_path, name, remedy):
-    config = CONF / f"pretrain_{name}_tiny.yaml"
+    config = CONF / f"pretrain_{name}_small.yaml"
     few = "--batch_size", "8"
     (_, rows, _), (warning,) = ratios_of(data, tmp_path, config, 1, *few)
-    assert rows == 96 and f"utterance_loss_weight={remedy}" in warning
+    assert rows == 48 and f"utterance_loss_weight={remedy}" in warning
     mended = "--model_conf", f"utterance_loss_weight={remedy}"
     assert ratios_of(data, tmp_path, config, 1, *few, *mended)[1] == []
 

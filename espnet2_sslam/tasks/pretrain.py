@@ -3,7 +3,7 @@
 import argparse
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,17 +80,26 @@ def ratios(model: SSLAMPretrainModel, args: argparse.Namespace, clips: float) ->
     return Ratios(movement(total, *model.teacher.schedule), weight, warmup / total)
 
 
-def advice(own: Ratios, paper: Ratios, weight: float, total: int, mixture: bool):
+def advice(
+    own: Ratios,
+    paper: Ratios,
+    model: SSLAMPretrainModel,
+    total: int,
+    mixture: bool,
+) -> Iterator[str]:
     """What to set where a training is far from the paper's ratios, a line each.
+
+    An utterance loss that is a mean does not change with the clips: it is meant so.
 
     Args:
         own, paper: Ratios.
-        weight: The training's utterance_loss_weight.
-        total: Its updates.
+        model: The model.
+        total: Updates.
         mixture: Phase 2.
     """
-    if abs(own.utterance_rows / paper.utterance_rows - 1) > FAR:
-        needed = weight * paper.utterance_rows / own.utterance_rows
+    summed = model.utterance_loss_reduction == "sum"
+    if summed and abs(own.utterance_rows / paper.utterance_rows - 1) > FAR:
+        needed = model.utterance_loss_weight * paper.utterance_rows / own.utterance_rows
         yield (
             f"the utterance loss counts as {own.utterance_rows:g} rows, the paper's as "
             f"{paper.utterance_rows:g}: for this number of clips per process set "
@@ -264,8 +273,7 @@ class SSLAMTask(SSLAMAbsTask):
             own = ratios(model, args, args.batch_size / world_size())
             paper = paper_ratios(mixture)
             logging.info(f"ratios: {own}; the paper's: {paper}")
-            weight = model.utterance_loss_weight
-            for line in advice(own, paper, weight, total, mixture):
+            for line in advice(own, paper, model, total, mixture):
                 logging.warning(line)
         return super().build_optimizers(args, model)
 
