@@ -262,8 +262,7 @@ class SSLAMPretrainModel(CountingModule):
             return self.num_steps
         if unreadable(lengths):
             lengths = torch.tensor(speech.shape[1])
-        frames = num_frames(lengths) if self.encoder.config.input_size == 1 else lengths
-        shortest = int(frames.min())
+        shortest = int(self._frames(lengths).min())
         if shortest < PATCH_SIZE:
             raise ValueError(
                 f"a clip has {shortest} frames, padding: none needs {PATCH_SIZE}: "
@@ -308,16 +307,16 @@ class SSLAMPretrainModel(CountingModule):
     def student_inputs(
         self, speech: torch.Tensor, lengths: torch.Tensor, draws: Draws
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Normalised log-mel of the clips and of their partial mixtures (or None)."""
+        """Normalised log-mel of the clips and of their partial mixtures (or None).
+
+        `forward` draws for as many time patches as all clips have. Where a caller draws
+        for more, a mixture is the clip itself where its neighbour has ended.
+        """
         if draws.snr is not None:
             speech, lengths = checked_waves(speech, lengths)
         steps = draws.mask.shape[1] // PATCHES_PER_STEP
         frames = steps * PATCH_SIZE
         if self.padding != AUTHORS:
-            if steps > (longest := self.common_steps(speech, lengths)):
-                raise ValueError(
-                    f"draws for {steps} time patches, the shortest clip has {longest}"
-                )
             size = self._size(frames)
             speech, lengths = speech[:, :size], lengths.clamp(max=size)
         unmixed, _ = self.encoder.fbank(speech, lengths, frames)
@@ -332,6 +331,10 @@ class SSLAMPretrainModel(CountingModule):
             return unmixed, mixed
         std = self.encoder.log_mel.std
         mixed = mixing.mix_partially(unmixed, draws.regions, self.mixing_rule, std)
+        if self.padding != AUTHORS:
+            frame = torch.arange(frames, device=mixed.device)
+            ended = frame >= mixing.neighbour(self._frames(lengths))[:, None]
+            mixed = torch.where(ended[..., None], unmixed, mixed)
         return unmixed, mixed
 
     def make_targets(
@@ -405,6 +408,10 @@ class SSLAMPretrainModel(CountingModule):
         """Samples of so many frames, or frames where the input is log-mel."""
         wave = self.encoder.config.input_size == 1
         return (frames - 1) * FRAME_SHIFT + FRAME_LENGTH if wave else frames
+
+    def _frames(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames of clips of these lengths (B,), the other way round."""
+        return num_frames(lengths) if self.encoder.config.input_size == 1 else lengths
 
     def _streams(self, unmixed, mixed):
         """The student's inputs (C * B, T, 128)."""

@@ -113,11 +113,20 @@ def test_without_padding_a_batch_is_as_long_as_its_shortest_clip(
     assert torch.isfinite(loss)
 
 
-def test_draws_and_clips_that_do_not_fit_are_refused():
-    trained = model(mixture=True)
+@pytest.mark.parametrize("rule", ["max", "logsumexp"])
+def test_a_mixture_is_the_clip_itself_where_its_neighbour_has_ended(rule):
+    """Also in batches that are not cut, which `forward` never makes."""
+    trained = model(mixture=True, mixing_rule=rule)
+    speech, _ = clips(2, 32_000)
+    lengths = torch.tensor([32_000, 16_000])  # 198 and 98 frames
     draws = trained.draw(2, torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="10 time patches, the shortest clip has 3"):
-        trained.student_inputs(*clips(2, 8000), draws)
+    unmixed, mixed = trained.student_inputs(speech, lengths, draws)
+    assert torch.equal(mixed[0, 98:], unmixed[0, 98:])
+    assert not torch.equal(mixed[0, :98], unmixed[0, :98])
+
+
+def test_clips_that_are_too_short_are_refused():
+    trained = model(mixture=True)
     with pytest.raises(ValueError, match="a clip has 8 frames, padding: none needs 16"):
         trained(*clips(2, 1600))
     with pytest.raises(ValueError, match="at least 3 time patches"):
