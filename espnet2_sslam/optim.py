@@ -5,8 +5,6 @@
 
 import math
 import re
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -76,21 +74,6 @@ def parameter_groups(
             "freeze options of model_conf and encoder_conf"
         )
     return list(groups.values())
-
-
-def call_after_updates(optimizer: Optimizer, function: Callable[[], object]) -> None:
-    """Call `function` after each step of `optimizer` that moved the weights.
-
-    GradScaler leaves out the step of most optimizers where a gradient is infinite. It
-    calls that of a fused one, whose kernel leaves the weights alone.
-    """
-
-    def hook(stepped: Any, *_: Any) -> None:
-        found_inf = getattr(stepped, "found_inf", None)  # of a GradScaler
-        if found_inf is None or not bool(found_inf):
-            function()
-
-    optimizer.register_step_post_hook(hook)
 
 
 def warmup_updates(warmup_steps: float, total_steps: int) -> int:

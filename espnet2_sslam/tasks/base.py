@@ -21,7 +21,7 @@ from espnet2_sslam.checkpoint import check_init_param, compare_states, load_stat
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import check_keywords
 from espnet2_sslam.corpus import class_balanced_weights
-from espnet2_sslam.optim import WarmupCosine, call_after_updates, parameter_groups
+from espnet2_sslam.optim import WarmupCosine, parameter_groups
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 
 
@@ -141,6 +141,13 @@ class SSLAMAbsTask(AbsTask):
             "an older one, nothing on a CPU. bf16 needs no loss scaler"
         )
         add("--amp_dtype", choices=[*PRECISIONS], help=text)
+        text = (
+            "Write checkpoint.pth after every so many updates, not only after each "
+            "epoch; by default by time"
+        )
+        add("--checkpoint_updates", type=int_or_none, help=text)
+        text = "Write it, too, when the last one is so old; 0: do not"
+        add("--checkpoint_minutes", type=float, default=10.0, help=text)
         parser.set_defaults(
             batch_type="unsorted",
             num_att_plot=0,
@@ -394,7 +401,7 @@ class SSLAMAbsTask(AbsTask):
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> list[torch.optim.Optimizer]:
-        """Return the optimizer, with groups and the teacher's step hook.
+        """Return the optimizer, with its groups.
 
         Called by ESPnet when the model is built and not yet initialised from
         --init_param, which is therefore checked here; `--compile` and
@@ -417,11 +424,7 @@ class SSLAMAbsTask(AbsTask):
         on_gpu = all(p.is_cuda for group in groups for p in group["params"])
         if on_gpu and "fused" in defaults and not conf.keys() & {"fused", "foreach"}:
             conf["fused"] = True  # an update in one pass over the weights
-        optimizer = optim_class(groups, **conf)
-        update_teacher: Any = getattr(model, "update_teacher", None)
-        if update_teacher is not None:
-            call_after_updates(optimizer, update_teacher)
-        return [optimizer]
+        return [optim_class(groups, **conf)]
 
     @classmethod
     def build_model_from_file(
