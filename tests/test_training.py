@@ -1,5 +1,6 @@
 """A whole training through ESPnet, with a toy: what is computed, kept and resumed."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -127,10 +128,7 @@ def test_infinite_gradients_move_neither_weights_nor_teacher(data, tmp_path, fus
     more = ("--optim_conf", f"fused={fused}")
     optimizer = epoch(data, tmp_path, model, [batch] * 6, *more, scaler=scaler)
     states = [*before, list(model.parameters())]
-    moved = [
-        not all(map(torch.equal, *pair))
-        for pair in zip(states, states[1:], strict=False)
-    ]
+    moved = [not all(map(torch.equal, *pair)) for pair in itertools.pairwise(states)]
     assert moved == [True, True, False, True, False, True]
     assert float(model.num_updates) == 4
     assert {int(state["step"]) for state in optimizer.state.values()} == {4}
