@@ -2,15 +2,18 @@
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import espnet2.train.trainer
 import pytest
+import soundfile
 import torch
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter
 from espnet2.train.trainer import Trainer
 
+from espnet2_sslam import store
 from espnet2_sslam.tasks import SafeTrainer, trainer
 from espnet2_sslam.tasks.trainer import precision
 from tests.toy_task import ToyModel, ToyTask, arguments, assert_same, state, write_clips
@@ -229,13 +232,98 @@ def test_resuming_a_training_that_stopped_early_trains_no_more(train):
         (("--seed", "3"), "--seed 0, this run has 3"),
         (("--batch_size", "5"), "--batch_size 4, this run has 5"),
         (("--optim_conf", "lr=0.02"), "--optim_conf"),
-        (("--max_epoch", "4"), "--scheduler_conf"),
+        (("--max_epoch", "2"), "--scheduler_conf total_steps 9, this run has 6"),
+        (("--valid_batch_size", "3"), "--valid_batch_size None, this run has 3"),
+        (("--freeze_param", "encoder"), "--freeze_param"),
+        (("--width", "5"), "--width 4"),
+        (("--dist_world_size", "2", "--dist_rank", "0"), "--world_size 1, this run"),
     ],
 )
 def test_resuming_with_other_settings_is_refused(train, more, option):
     train("exp")
     with pytest.raises(ValueError, match=option):
         train("exp", "--resume", "true", *more)
+
+
+def test_resuming_with_other_lists_is_refused(train, data, tmp_path):
+    folder = train("exp", "--max_epoch", "1")
+    record = (folder / "config.yaml").read_text()
+    other = write_clips(tmp_path / "other", 9)
+    with pytest.raises(ValueError, match="--list_sha256 train speech") as caught:
+        ToyTask.main(cmd=arguments(other, data[1], folder, "--resume", "true"))
+    assert "valid" not in str(caught.value)
+    assert (folder / "config.yaml").read_text() == record
+
+
+def test_resuming_in_another_way_is_the_same_training(train, data, tmp_path):
+    """Lists may lie elsewhere; how many processes load, and what is logged, is free."""
+    whole = train("whole", "--scheduler_conf", "total_steps=9")
+    folder = train("exp", "--scheduler_conf", "total_steps=9", "--max_epoch", "1")
+    moved = shutil.copytree(data[0], tmp_path / "moved")
+    lists = (moved / "wav.scp").read_text().replace(str(data[0]), str(moved))
+    (moved / "wav.scp").write_text(lists)
+    more = ["--resume", "true", "--num_workers", "1", "--log_interval", "1"]
+    more += ["--scheduler_conf", "total_steps=9"]
+    ToyTask.main(cmd=arguments(moved, data[1], folder, *more))
+    assert_same(state(folder), state(whole))
+
+
+def test_more_epochs_go_on_along_another_schedule(train, caplog):
+    folder = train("exp", "--max_epoch", "2")
+    train("exp", "--max_epoch", "4", "--resume", "true")
+    assert "that of 12 updates, not 6" in caplog.text
+    states = state(folder)
+    assert states["reporter"]["epoch"] == 4
+    assert states["schedulers"][0]["total_steps"] == 12
+    assert states["schedulers"][0]["_last_lr"] == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_a_folder_has_one_training(train, tmp_path):
+    with store.lock(tmp_path / "exp" / ".lock"):
+        with pytest.raises(ValueError, match="another training works in"):
+            train("exp")
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        ("--optim_conf lr=1.0e+25 --grad_clip 1.0e30", "epoch 1: .*not finite"),
+        ("--grad_clip_type inf", "epoch 1: no update has a finite gradient"),
+    ],
+)
+def test_a_broken_training_ends_with_an_error(train, monkeypatch, more, expected):
+    if "inf" in more:
+        nan = lambda *_, **__: torch.tensor(float("nan"))  # noqa: E731
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", nan)
+    with pytest.raises(ValueError, match=expected) as caught:
+        train("exp", *more.split())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "factor, expected", [(0, "are silent"), (1e30, "clip .* overload")]
+)
+def test_data_that_teach_nothing_are_refused(data, tmp_path, factor, expected):
+    folder = write_clips(tmp_path / "train", 13)
+    for path in folder.glob("*.wav"):
+        wave, rate = soundfile.read(path)
+        soundfile.write(path, wave * factor, rate, subtype="FLOAT")
+    with pytest.raises(ValueError, match=expected):
+        ToyTask.main(cmd=arguments(folder, data[1], tmp_path / "exp"))
+
+
+def test_a_collapse_ends_with_an_error(train, data, tmp_path):
+    class Collapsing(ToyModel):
+        def forward(self, speech, speech_lengths, **_):
+            loss, stats, weight = super().forward(speech, speech_lengths)
+            return loss, {**stats, "target_var": loss.new_tensor(0.05)}, weight
+
+    speech = torch.randn(4, 1600)
+    batch = ("abcd", {"speech": speech, "speech_lengths": torch.full((4,), 1600)})
+    for more in ("", "--min_target_var 0.01 --collapse_from 0"):
+        epoch(data, tmp_path, Collapsing(), [batch] * 6, *more.split())
+    with pytest.raises(ValueError, match="target_var is 0.05, below 0.1"):
+        epoch(data, tmp_path, Collapsing(), [batch] * 6, "--collapse_from", "3")
 
 
 def test_averaged_models_keep_a_sensible_counter(train):

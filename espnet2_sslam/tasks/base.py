@@ -47,9 +47,11 @@ with without_flash_attention_note(), _without_s3prl():
     from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
     from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
     from espnet2.train.abs_espnet_model import AbsESPnetModel
+    from espnet2.train.distributed_utils import get_rank
     from espnet2.utils.nested_dict_action import NestedDictAction
     from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
+    from espnet2_sslam.tasks import settings
     from espnet2_sslam.tasks.data import (
         ClipDataset,
         ClipPreprocessor,
@@ -64,7 +66,8 @@ with without_flash_attention_note(), _without_s3prl():
         read_labels,
         read_weights,
     )
-    from espnet2_sslam.tasks.trainer import PRECISIONS, SafeTrainer, check_unchanged
+    from espnet2_sslam.tasks.saving import STOPPED, passing_signals_on
+    from espnet2_sslam.tasks.trainer import PRECISIONS, SafeTrainer
 
 scheduler_classes.update(sslam_warmup_cosine=WarmupCosine)  # type: ignore[arg-type]
 # our models have all that ESPnet asks of its own, and need no ESPnet themselves
@@ -148,6 +151,18 @@ class SSLAMAbsTask(AbsTask):
         add("--checkpoint_updates", type=int_or_none, help=text)
         text = "Write it, too, when the last one is so old; 0: do not"
         add("--checkpoint_minutes", type=float, default=10.0, help=text)
+        text = (
+            "Pre-training: end with an error when the targets differ less than that "
+            "(standard deviation, mean of a log interval), for they have collapsed"
+        )
+        add("--min_target_var", type=float, default=0.1, help=text)
+        text = "The same of the predictions"
+        add("--min_prediction_var", type=float, default=0.01, help=text)
+        text = (
+            "Look at both from this update on; by default from 5,000, in a training of "
+            "fewer updates from the end of the warm-up"
+        )
+        add("--collapse_from", type=int_or_none, help=text)
         parser.set_defaults(
             batch_type="unsorted",
             num_att_plot=0,
@@ -176,8 +191,11 @@ class SSLAMAbsTask(AbsTask):
         if not args.print_config:
             cls.check_and_complete(args)
         try:
-            super().main(args=args)
+            with passing_signals_on():
+                super().main(args=args)
         except ProcessExitedException as error:
+            if error.exit_code == STOPPED:
+                sys.exit(STOPPED)
             raise ChildProcessError(
                 f"training stopped with {args.ngpu} processes ({error}): the reason is "
                 "the first error above"
@@ -187,12 +205,28 @@ class SSLAMAbsTask(AbsTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train in this process; a spawned one reports a user's error in one line."""
         try:
-            super().main_worker(args)
+            with cls.alone_in_folder(args):
+                super().main_worker(args)
         except (ValueError, OSError) as error:
             if multiprocessing.parent_process() is None:
                 raise
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(1)
+
+    @classmethod
+    @contextlib.contextmanager
+    def alone_in_folder(cls, args: argparse.Namespace) -> Iterator[None]:
+        """Hold the lock of the output folder, for all ranks.
+
+        Raises:
+            ValueError: Another training holds it.
+        """
+        if get_rank(args.dist_rank, args.dist_launcher):
+            yield
+            return
+        in_use = f"another training works in {args.output_dir}: wait for it to end"
+        with store.lock(Path(args.output_dir) / ".lock", in_use):
+            yield
 
     @classmethod
     def check_and_complete(cls, args: argparse.Namespace) -> None:
@@ -228,7 +262,8 @@ class SSLAMAbsTask(AbsTask):
         if args.scheduler == "sslam_warmup_cosine" and conf.get("total_steps") is None:
             total = args.max_epoch * iterations // args.accum_grad
             args.scheduler_conf = {**conf, "total_steps": total}
-        check_unchanged(args)
+        settings.record(args)
+        settings.check_unchanged(args)
 
     @staticmethod
     def check_options(args: argparse.Namespace) -> None:

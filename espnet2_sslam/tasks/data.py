@@ -7,8 +7,10 @@ is keyed by the seed and what it is for, so that a resumed training repeats it.
 import argparse
 import hashlib
 import logging
+import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import (
     Callable,
@@ -741,7 +743,6 @@ class EpochIterFactory(AbsIterFactory):
             # ESPnet's ranks are spawned, and so would be their workers: each would
             # import everything again in each epoch
             self.loader_options["multiprocessing_context"] = "fork"
-        if num_workers > 0:
             self.loader_options["worker_init_fn"] = _outlive_signals
         self.within = (0, 0)
 
@@ -767,10 +768,19 @@ class EpochIterFactory(AbsIterFactory):
 def _outlive_signals(worker: int) -> None:
     """Leave signals to the training, which still needs the worker's batches.
 
-    Slurm and a terminal send them to every process of a group.
+    Slurm and a terminal send them to every process of a group. A training ends its
+    workers by SIGTERM, too: only that one counts.
     """
-    for number in SIGNALS:
+    for number in set(SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_leave_when_told, args=[os.getppid()], daemon=True).start()
+
+
+def _leave_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class _BatchRange:

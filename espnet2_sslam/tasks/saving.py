@@ -7,6 +7,8 @@ A training's folder holds `checkpoint.pth`, all that it needs to go on, and
 import contextlib
 import copy
 import logging
+import multiprocessing
+import os
 import random
 import signal
 import threading
@@ -250,6 +252,31 @@ class Checkpoints:
             self._write(states)
         except OSError as error:
             logging.warning(str(error))
+
+
+@contextlib.contextmanager
+def passing_signals_on() -> Iterator[None]:
+    """Within the block, the processes that this one spawns get its signals."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        children = multiprocessing.active_children()
+        for child in children:
+            if child.pid is not None:
+                os.kill(child.pid, number)
+        if not children:  # not yet, or none at all: what the signal does by itself
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
+
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _copied(value: Any) -> Any:

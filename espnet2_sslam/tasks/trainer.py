@@ -20,36 +20,26 @@ from typing import Any
 import espnet2.main_funcs.average_nbest_models
 import espnet2.train.trainer
 import torch
-import yaml
 from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from espnet2.torch_utils.add_gradient_noise import add_gradient_noise
 from espnet2.torch_utils.device_funcs import to_device
-from espnet2.train.reporter import Reporter, SubReporter
+from espnet2.train.reporter import Average, Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 from espnet2.utils.kwargs2args import kwargs2args
 
 from espnet2_sslam import store
 from espnet2_sslam.machine import machine
+from espnet2_sslam.optim import WarmupCosine
 from espnet2_sslam.tasks.saving import (
     LAST,
     STOP,
     Checkpoints,
     every_rank,
-    has_checkpoint,
     load_checkpoint,
     rank,
     save_whole,
 )
-
-# Options that shape the updates: a resumed run must repeat them.
-FIXED_BY_CHECKPOINT = (
-    "seed batch_size drop_last_iter accum_grad num_iters_per_epoch "
-    "balanced_clips_per_epoch sample_weights max_samples input_size padding optim "
-    "optim_conf optim_groups_conf scheduler scheduler_conf grad_clip "
-    "grad_clip_type train_dtype use_amp amp_dtype keep_nbest_models"
-).split()
-
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -62,6 +52,9 @@ class SafeTrainerOptions(TrainerOptions):
     use_tf32: bool | None
     checkpoint_updates: int | None
     checkpoint_minutes: float
+    min_target_var: float
+    min_prediction_var: float
+    collapse_from: int | None
 
     def __post_init__(self):
         self.use_amp = self.amp_dtype == "fp16"  # to ESPnet: whether to scale the loss
@@ -144,7 +137,9 @@ class SafeTrainer(Trainer):
             # it would keep the tensors themselves, which lie in the file
             optimizer.load_state_dict(copy.deepcopy(state))
         for scheduler, state in zip(schedulers, states["schedulers"], strict=True):
-            if scheduler is not None:
+            if isinstance(scheduler, WarmupCosine):
+                scheduler.follow(state)  # its length may be another one now
+            elif scheduler is not None:
                 scheduler.load_state_dict(state)
         if scaler is not None and states["scaler"] is not None:
             scaler.load_state_dict(states["scaler"])
@@ -170,10 +165,11 @@ class SafeTrainer(Trainer):
         decides about it; all statistics wait on the device until they are logged.
 
         Returns:
-            Whether no update had finite gradients.
+            False: ESPnet would end a training without a valid update as a finished one.
 
         Raises:
             SystemExit: A signal has stopped it; the checkpoint is written.
+            ValueError: It is broken, see `Alarms`.
         """
         if distributed_option.distributed:
             # ESPnet seeds all ranks alike: the same clips' blocks would be dropped.
@@ -189,14 +185,17 @@ class SafeTrainer(Trainer):
             schedulers=schedulers,
             scaler=scaler,
         )
-        first = checkpoints.done + 1
+        alarms = Alarms(options, reporter, schedulers)
+        if checkpoints.done == 0:
+            batches = alarms.audible(batches)
         log_interval = options.log_interval or max(
             (checkpoints.done + remaining) // 20, 10
         )
         model.train()
         start_time = time.perf_counter()
         for number, batch in enumerate(
-            statistics.timed(ahead(batches, options.device), "iter_time"), first
+            statistics.timed(ahead(batches, options.device), "iter_time"),
+            checkpoints.done + 1,
         ):
             if options.no_forward_run:
                 statistics.next()
@@ -235,6 +234,7 @@ class SafeTrainer(Trainer):
                     norm_type=options.grad_clip_type,
                 )
                 norm, request = numbers([norm, request])
+                alarms.count(norm)
                 if math.isfinite(norm):
                     statistics.register(
                         {
@@ -274,6 +274,7 @@ class SafeTrainer(Trainer):
             checkpoints.done = number
             if number % log_interval == 0:
                 statistics.flush()
+                alarms.check_spread()
                 logging.info(reporter.log_message(-log_interval))
                 if summary_writer is not None:
                     reporter.tensorboard_add_scalar(summary_writer, -log_interval)
@@ -285,7 +286,10 @@ class SafeTrainer(Trainer):
                 if request == STOP:
                     checkpoints.leave()
         statistics.flush()
-        return not (options.no_forward_run or "grad_norm" in reporter.stats)
+        alarms.check_spread()
+        if not options.no_forward_run:
+            alarms.check_updates()
+        return False
 
     @classmethod
     @torch.no_grad()
@@ -321,6 +325,13 @@ class SafeTrainer(Trainer):
                 options.checkpoints.save(wait=True)
                 options.checkpoints.leave()
         statistics.flush()
+        if not any(
+            math.isfinite(v.value) for v in reporter.stats.get("loss", [Average(0)])
+        ):
+            raise ValueError(
+                f"epoch {reporter.get_epoch()}: the loss is not finite for any clip of "
+                f"the validation set: {CAUSES}"
+            )
         if hasattr(inner, "finish_validation"):
             stats = inner.finish_validation(every_rank)
             reporter.register({k: float(v) for k, v in stats.items()}, 1.0)
@@ -498,6 +509,101 @@ class Statistics:
             self.reporter.next()
 
 
+# --------------------------------------------------------------------------- alarms
+
+
+CAUSES = "lower optim_conf lr, or look for clips that are broken"
+SKIPPED = 100  # updates one after the other
+SILENT = 100  # batches at the beginning of an epoch
+SETTLED = 5000  # updates after which the authors look for a collapse
+
+
+class Alarms:
+    """End a training that is broken, so that nothing is built upon it.
+
+    Args:
+        options: Of the trainer.
+        reporter: Of the epoch.
+        schedulers: They know how long the warm-up is.
+    """
+
+    def __init__(self, options, reporter: SubReporter, schedulers: Sequence[Any]):
+        self.options, self.reporter = options, reporter
+        self.least = {
+            "target_var": options.min_target_var,
+            "prediction_var": options.min_prediction_var,
+        }
+        self.settled = options.collapse_from
+        if self.settled is None:
+            schedule = schedulers[0]
+            short = getattr(schedule, "total_steps", SETTLED + 1) <= SETTLED
+            self.settled = schedule.warmup_steps if short else SETTLED
+        self._seen = reporter.count
+        self._skipped = 0
+
+    def audible(self, batches: Iterable) -> Iterator:
+        """The batches of a whole epoch.
+
+        Raises:
+            ValueError: They, or the first 100, are nothing but silence.
+        """
+        silent = 0
+        for ids, batch in batches:
+            speech = batch.get("speech")
+            if (
+                silent < 0
+                or speech is None
+                or speech.is_cuda
+                or speech.min() < speech.max()
+            ):
+                silent = -1
+            else:
+                silent += 1
+            if silent == SILENT:
+                break
+            yield ids, batch
+        if silent > 0:
+            raise ValueError(
+                f"all clips of {silent} batches are silent: look at the audio that "
+                "--train_data_path_and_name_and_type names"
+            )
+
+    def count(self, norm: float) -> None:
+        """Take note of an update.
+
+        Raises:
+            ValueError: 100 had no finite gradients, one after the other.
+        """
+        self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
+        if self._skipped == SKIPPED:
+            self._broken(f"{SKIPPED} updates, one after the other, have")
+
+    def check_updates(self) -> None:
+        """Refuse an epoch whose updates were all skipped."""
+        if self.reporter.count and "grad_norm" not in self.reporter.stats:
+            self._broken("no update has")
+
+    def _broken(self, which: str) -> None:
+        raise ValueError(
+            f"epoch {self.reporter.get_epoch()}: {which} a finite gradient, the "
+            f"training is broken: {CAUSES}"
+        )
+
+    def check_spread(self) -> None:
+        """Refuse a collapse: targets or predictions that are all the same."""
+        first, self._seen = self._seen, self.reporter.count
+        begun = self.reporter.total_count - self.reporter.count
+        first = max(first, self.settled * self.options.accum_grad - begun)
+        for name, least in self.least.items():
+            values = [v.value for v in self.reporter.stats.get(name, ())[first:]]
+            if values and (mean := sum(values) / len(values)) < least:
+                raise ValueError(
+                    f"epoch {self.reporter.get_epoch()}: {name} is {mean:.3g}, below "
+                    f"{least:g}: the training has collapsed: lower optim_conf lr, "
+                    f"raise model_conf ema_decay, or lower --min_{name} if it is meant"
+                )
+
+
 def _add_graph(summary_writer: Any, model: torch.nn.Module, batch: dict) -> None:
     """Let tensorboard draw the model, if it can."""
     try:
@@ -594,28 +700,3 @@ def _stopped_early(reporter: Reporter, options: TrainerOptions) -> bool:
         and reporter.has(phase, key)
         and reporter.check_early_stopping(options.patience, phase, key, mode)
     )
-
-
-def check_unchanged(args: argparse.Namespace) -> None:
-    """Raise ValueError if a run to be resumed was started with other settings."""
-    output_dir = Path(args.output_dir)
-    config = output_dir / "config.yaml"
-    if not (args.resume and has_checkpoint(output_dir)):
-        return
-    if not config.exists():
-        raise ValueError(
-            f"{config} is missing beside checkpoint.pth: delete {output_dir} and train "
-            "again"
-        )
-    before = store.read_yaml(config)
-    if hasattr(args, "padding"):  # a training from before there was the option
-        before.setdefault("padding", "authors")
-    for name in FIXED_BY_CHECKPOINT:
-        if not hasattr(args, name):
-            continue
-        now = yaml.safe_load(yaml.safe_dump(getattr(args, name)))  # tuples as lists
-        if name in before and before[name] != now:
-            raise ValueError(
-                f"{output_dir} was trained with --{name} {before[name]}, this run has "
-                f"{now}: resume with the same settings or give a new --output_dir"
-            )
