@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import signal
+import subprocess
 import time
 from functools import partial
 
@@ -181,12 +182,23 @@ def test_killed_a_hundred_times_equals_uninterrupted(data, tmp_path, undisturbed
         assert_same(state(folder), undisturbed(name, more))
 
 
+def group_gets(number):
+    """A signal to the training and its workers, as Slurm and a terminal send it."""
+    subprocess.run(["sh", "-c", f"kill -{int(number)} 0"])
+
+
+def in_a_group(function):
+    os.setsid()
+    function()
+
+
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"])
 def test_a_signal_ends_the_update_and_keeps_all(data, tmp_path, undisturbed, number):
     folder, log = tmp_path / "exp", tmp_path / "log"
-    train = training(data, "pretrain", ["--resume", "true"], folder)
-    stop = partial(at_update, 5, partial(die, getattr(signal, number)), train)
-    run(stop, STOPPED, log)
+    more = ["--resume", "true", "--num_workers", "1"]
+    train = training(data, "pretrain", more, folder)
+    act = partial(group_gets, getattr(signal, number))
+    run(partial(in_a_group, partial(at_update, 5, act, train)), STOPPED, log)
     assert within(folder)[0] == 1 and within(folder)[1] > 0
     last = log.read_text().splitlines()[-1]
     assert f"stopped by {number}" in last and "--resume true" in last
