@@ -123,6 +123,8 @@ class SafeTrainer(Trainer):
                 trainer_options=trainer_options,
                 **kwargs,
             )
+        if rank() == 0:
+            store.remove_checksums(folder)  # of epochs that ESPnet has removed
 
     @staticmethod
     def resume(
@@ -349,7 +351,8 @@ def precision(options: SafeTrainerOptions) -> str:
 
 def _scale(scaler: torch.amp.GradScaler | None) -> torch.Tensor | float:
     """The scale of the loss, not read: `get_scale` would wait for the device."""
-    return 1.0 if scaler is None else scaler._get_scale_async().clone()  # type: ignore
+    scale = scaler._get_scale_async() if scaler else None  # pyright: ignore
+    return 1.0 if scale is None else scale.clone()
 
 
 # ----------------------------------------------------------------- batches and numbers
