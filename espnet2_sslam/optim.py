@@ -3,16 +3,17 @@
 `parameter_groups` fixes the peak rate of each group, `WarmupCosine` its course.
 """
 
+import logging
 import math
 import re
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from espnet2_sslam.config import check_choice
+
+CURVE = ("warmup_steps", "total_steps", "min_lr", "scale_min_lr")  # of WarmupCosine
 
 
 def parameter_groups(
@@ -76,21 +77,6 @@ def parameter_groups(
             "freeze options of model_conf and encoder_conf"
         )
     return list(groups.values())
-
-
-def call_after_updates(optimizer: Optimizer, function: Callable[[], object]) -> None:
-    """Call `function` after each step of `optimizer` that moved the weights.
-
-    GradScaler leaves out the step of most optimizers where a gradient is infinite. It
-    calls that of a fused one, whose kernel leaves the weights alone.
-    """
-
-    def hook(stepped: Any, *_: Any) -> None:
-        found_inf = getattr(stepped, "found_inf", None)  # of a GradScaler
-        if found_inf is None or not bool(found_inf):
-            function()
-
-    optimizer.register_step_post_hook(hook)
 
 
 def warmup_updates(warmup_steps: float, total_steps: int) -> int:
@@ -180,7 +166,7 @@ class WarmupCosine(LRScheduler):
         Raises:
             ValueError: if the state follows another curve than this scheduler.
         """
-        for name in ("warmup_steps", "total_steps", "min_lr", "scale_min_lr"):
+        for name in CURVE:
             if state_dict[name] != getattr(self, name):
                 raise ValueError(
                     f"the checkpoint was trained with scheduler_conf {name} "
@@ -188,6 +174,20 @@ class WarmupCosine(LRScheduler):
                     "with the same settings, or train into a new --output_dir"
                 )
         super().load_state_dict(state_dict)
+
+    def follow(self, state_dict: dict) -> None:
+        """Continue at the update of a state on this scheduler's own curve."""
+        own = {name: getattr(self, name) for name in CURVE}
+        if any(state_dict[name] != value for name, value in own.items()):
+            logging.warning(
+                f"the learning rate follows another curve from update "
+                f"{state_dict['last_epoch']} on: that of {self.total_steps} updates, "
+                f"not {state_dict['total_steps']}"
+            )
+        super().load_state_dict({**state_dict, **own})
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
 
     def _lr_at(self, update: int, peak: float) -> float:
         """Return the learning rate at one update of the group with this peak."""

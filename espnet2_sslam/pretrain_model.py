@@ -24,7 +24,7 @@ from espnet2_sslam.masking import (
     keyed_generator,
     split_indices,
 )
-from espnet2_sslam.teacher import Targets, Teacher
+from espnet2_sslam.teacher import Targets, Teacher, ema_decay
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, PATCHES_PER_STEP
 
 UNMIXED, MIXED = "unmixed", "mixed"
@@ -167,7 +167,6 @@ class SSLAMPretrainModel(CountingModule):
         self.encoder = encoder
         self.decoder = ConvDecoder(encoder.config.embed_dim, **(decoder_conf or {}))
         self.teacher = Teacher(encoder, ema_decay, ema_end_decay, ema_anneal_updates)
-        self.ema_decay = ema_decay
         # float: ESPnet's averaging of checkpoints would add up integers
         self.num_updates: torch.Tensor
         self.num_batches: torch.Tensor
@@ -425,10 +424,15 @@ class SSLAMPretrainModel(CountingModule):
         names = zlib.crc32("\n".join(utt_id).encode())
         return keyed_generator(device, self.seed, names)
 
+    @property
+    def ema_decay(self) -> float:
+        """The teacher's decay in the last update."""
+        return ema_decay(int(self.num_updates), *self.teacher.schedule)
+
     def update_teacher(self) -> None:
         """Count an update and move the teacher; called after each optimizer step."""
         self.num_updates += 1
-        self.ema_decay = self.teacher.update(self.encoder, int(self.num_updates))
+        self.teacher.update(self.encoder, int(self.num_updates))
 
     def collect_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor, **unused

@@ -40,16 +40,24 @@ DAMAGED = (
 )
 MAX_YAML = 1_000_000  # values of a YAML file
 TEMPORARY = ".{name}.{pid}.tmp"  # beside the file it becomes, on the same file system
+CHECKSUM = "{name}.sha256"  # beside a file: what `sha256sum` prints of it
 
 
 @contextmanager
-def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike,
+    sync: bool = True,
+    checksum: bool = False,
+    before: Path | None = None,
+) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` when the block ends well.
 
     Args:
         path: The file; its folder is made if it is not there.
         sync: Bring the content to the disk first. Without it a machine (not a process)
             that crashes may leave an empty file.
+        checksum: Write its SHA-256 beside it, for `check`.
+        before: Where the file from before stays, with its checksum.
 
     Raises:
         OSError: What the writer raises, with the file from before intact.
@@ -64,11 +72,72 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
         if sync:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
+        known = [sha256(temporary)] if checksum else []
+        if checksum:  # the old file and the new one are right until it is there
+            _write_checksums(path, [*known, *_checksums(path)])
+        if before is not None and path.exists():
+            move_checked(path, before)
         os.replace(temporary, path)
         if sync:
             sync_folder(path.parent)
+        if checksum:
+            _write_checksums(path, known)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move_checked(source: Path, target: Path) -> None:
+    """Move a file over another one, with its checksum."""
+    known = _checksums(source)
+    _write_checksums(target, [*known, *_checksums(target)])
+    os.replace(source, target)
+    _write_checksums(target, known)
+
+
+def check(path: str | os.PathLike) -> bool:
+    """Compare a file, or what a link leads to, with the checksum beside it.
+
+    Returns:
+        Whether there is one.
+
+    Raises:
+        ValueError: It has another content.
+    """
+    known = _checksums(path)
+    if known and sha256(path) not in known:
+        beside = CHECKSUM.format(name=Path(path).resolve().name)
+        raise ValueError(
+            f"{path} is damaged or truncated (it has another checksum than {beside} "
+            "says): get it again, or delete that file if the change was meant"
+        )
+    return bool(known)
+
+
+def remove_checksums(folder: str | os.PathLike) -> None:
+    """Remove the checksums of files that are no longer in a folder."""
+    for path in Path(folder).glob(CHECKSUM.format(name="*")):
+        if not path.with_suffix("").exists():
+            path.unlink(missing_ok=True)
+
+
+def _checksums(path: str | os.PathLike) -> list[str]:
+    """What the content of a file may be; several only around its replacement."""
+    path = Path(path).resolve()
+    beside = path.with_name(CHECKSUM.format(name=path.name))
+    try:
+        lines = beside.read_text(encoding="ascii", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return [line.split(" ")[0] for line in lines]
+
+
+def _write_checksums(path: Path, known: Iterable[str]) -> None:
+    beside = path.with_name(CHECKSUM.format(name=path.name))
+    lines = [f"{digest}  {path.name}" for digest in dict.fromkeys(known)]
+    if lines:
+        write_lines(beside, lines)
+    else:
+        beside.unlink(missing_ok=True)
 
 
 def set_usual_mode(path: str | os.PathLike) -> None:
@@ -96,15 +165,16 @@ def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+def writing(path: str | os.PathLike, mode: str = "w", **options: Any) -> Iterator[IO]:
     """A stream whose content takes the place of `path` when the block ends well.
 
     Args:
         path: The file; its folder is made if it is not there.
         mode: "w" for UTF-8 text with line feeds as they are, "wb" for bytes.
+        options: Of `replacing`.
     """
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
-    with replacing(path) as temporary:
+    with replacing(path, **options) as temporary:
         with open(temporary, mode, encoding=encoding, newline=newline) as stream:
             yield stream
 
@@ -300,6 +370,8 @@ def lock(path: str | os.PathLike, in_use: str | None = None) -> Iterator[None]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
+        # a forked child that outlives us must not hold it
+        os.register_at_fork(after_in_child=file.close)
         try:
             wait = 0 if in_use is None else fcntl.LOCK_NB
             fcntl.flock(file, fcntl.LOCK_EX | wait)

@@ -4,6 +4,8 @@ Every test runs on the CPU as well, so that it is kept in order where there is n
 `make gpu` runs both and writes benchmarks/GPU.md.
 """
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -263,3 +265,21 @@ def test_an_update_does_not_wait_for_the_gpu(kind):
             model.update_teacher()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@NO_GPU
+@phases
+def test_the_trainer_waits_for_the_gpu_once_in_an_update(mixture, tmp_path):
+    """For the norm of the gradients; the test's own step reads a number, too."""
+    model, batch = pretraining(mixture, "cuda")
+    train(tmp_path, model, batch, updates=2, fused=True)  # builds tables
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train(tmp_path, model, batch, updates=30, fused=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [each for each in caught if "synchronizing" in str(each.message)]
+    assert 30 <= len(waits) <= 2 * 30 + 15  # and some to log and at the ends

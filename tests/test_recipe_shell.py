@@ -43,6 +43,9 @@ def make(folder, **files):
 
 if (here / f"fail_{{name}}").exists():
     sys.exit(f"error: {{name}} needs 2 clips, got 1")
+if (here / f"stop_{{name}}").exists():  # as a launcher does after a signal
+    Path(sys.argv[sys.argv.index("--log") + 1]).write_text("# Ended (code 85) now\\n")
+    sys.exit(1)
 if name.startswith("data_") and "--datadir" in words:
     make(value("--datadir"), downstream__txt=(here / "downstream.txt").read_text())
     for split in "pretrain/train", "pretrain/valid", "a/train", "a/valid", "a/test":
@@ -499,6 +502,16 @@ def test_a_failed_training_is_named_with_its_error_and_the_rest_goes_on(prepared
     assert len(failures) == 2 and last.startswith("run.sh: stage 4 did not end well")
     for line in failures:
         assert "failed: error: sslam_train needs 2 clips, got 1 (log: " in line
+
+
+def test_a_training_that_a_signal_has_stopped_goes_on_with_the_same_command(prepared):
+    (prepared.folder / "stop_sslam_train").touch()
+    status, stdout, _, calls = prepared.run("--stage", 4, "--seeds", "1 2", "--nj", 1)
+    assert status == 85 and len(calls) == 1
+    assert "stopped by a signal" in stdout and "failed" not in stdout
+    (prepared.folder / "stop_sslam_train").unlink()
+    status, _, _, calls = prepared.run("--stage", 4, "--stop_stage", 4)
+    assert status == 0 and names(calls) == ["sslam_train"]
 
 
 def test_help_names_every_option():

@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 
+from espnet2_sslam import store
 from espnet2_sslam.tasks import save_whole
 
 
@@ -21,4 +22,5 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
         save_whole({"epoch": 2}, path)
     assert "\n" not in str(error.value)
     assert torch.load(path) == {"epoch": 1}
-    assert list(path.parent.iterdir()) == [path]
+    assert not list(path.parent.glob(".*.tmp"))
+    assert store.check(path)

@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from espnet2_sslam.checkpoint import check_init_param
+from espnet2_sslam.tasks import save_whole
 from tests.toy_task import ToyModel, ToyTask, arguments, write_clips
 
 
@@ -223,7 +224,7 @@ def test_a_model_file_that_does_not_fit_is_refused(data, tmp_path):
     ):
         states = torch.load(latest)
         change(states)
-        torch.save(states, latest)
+        save_whole(states, latest)
         with pytest.raises(ValueError, match=expected):
             ToyTask.build_model_from_file(model_file=latest)
     with pytest.raises(ValueError, match=r"<N>epoch\.pth or latest\.pth"):

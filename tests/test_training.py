@@ -1,15 +1,20 @@
 """A whole training through ESPnet, with a toy: what is computed, kept and resumed."""
 
+import itertools
 import os
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import espnet2.train.trainer
 import pytest
+import soundfile
 import torch
+from espnet2.train.distributed_utils import DistributedOption
+from espnet2.train.reporter import Reporter
 from espnet2.train.trainer import Trainer
 
-from espnet2_sslam.tasks import SafeTrainer
+from espnet2_sslam import store
+from espnet2_sslam.tasks import SafeTrainer, trainer
 from espnet2_sslam.tasks.trainer import precision
 from tests.toy_task import ToyModel, ToyTask, arguments, assert_same, state, write_clips
 
@@ -39,18 +44,35 @@ def test_validation_statistics_cover_the_whole_set_and_choose_the_best(train):
     assert os.readlink(folder / "valid.clips.best.pth").endswith("epoch.pth")
 
 
-def test_ranks_draw_different_numbers_and_the_first_as_one_process(monkeypatch):
-    seeds = []
-    record = classmethod(lambda cls, **_: seeds.append(torch.initial_seed()))
-    monkeypatch.setattr(Trainer, "train_one_epoch", record)
-    for rank in (0, 1):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+def epoch(data, folder, model, batches, *more, scaler=None, distributed=False):
+    """Train one epoch of given batches; returns the optimizer."""
+    args = ToyTask.get_parser().parse_args(arguments(*data, folder, *more))
+    [optimizer] = ToyTask.build_optimizers(args, model)
+    reporter = Reporter()
+    reporter.set_epoch(2)
+    with reporter.observe("train") as sub_reporter:
         SafeTrainer.train_one_epoch(
-            model=None,
-            reporter=SimpleNamespace(get_epoch=lambda: 2),
-            options=SimpleNamespace(seed=3),
-            distributed_option=SimpleNamespace(distributed=True),
+            model=model,
+            iterator=batches,
+            optimizers=[optimizer],
+            schedulers=[None],
+            scaler=scaler,
+            reporter=sub_reporter,
+            summary_writer=None,
+            options=SafeTrainer.build_options(args),
+            distributed_option=DistributedOption(distributed=distributed),
         )
+    return optimizer
+
+
+def test_ranks_draw_different_numbers_and_the_first_as_one_process(
+    data, tmp_path, monkeypatch
+):
+    seeds = []
+    for rank in (0, 1):
+        monkeypatch.setattr(trainer, "rank", lambda rank=rank: rank)
+        epoch(data, tmp_path, ToyModel(), [], "--seed", "3", distributed=True)
+        seeds.append(torch.initial_seed())
     assert seeds[0] == 3 + 2 and seeds[1] != seeds[0]
 
 
@@ -95,25 +117,25 @@ def test_a_skipped_step_moves_neither_teacher_nor_schedule(train, monkeypatch, m
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_infinite_gradients_move_neither_weights_nor_teacher(data, tmp_path, fused):
-    more = ("--optim_conf", f"fused={fused}")
-    args = ToyTask.get_parser().parse_args(arguments(*data, tmp_path, *more))
-    torch.manual_seed(0)
-    model = ToyModel()
-    [optimizer] = ToyTask.build_optimizers(args, model)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    class Broken(ToyModel):
+        def forward(self, speech, speech_lengths, **_):
+            loss, stats, weight = super().forward(speech, speech_lengths)
+            before.append([p.detach().clone() for p in self.parameters()])
+            return loss * (float("inf") if len(before) in (3, 5) else 1), stats, weight
+
+    before = []
+    model = Broken()
     speech = torch.randn(4, 1600)
-    for step in range(6):
-        before = [p.clone() for p in model.parameters()]
-        scaler.scale(model(speech, None)[0]).backward()
-        if step in (2, 4):
-            model.head.weight.grad *= float("inf")
-        scaler.unscale_(optimizer)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        moved = not all(map(torch.equal, before, model.parameters()))
-        assert moved == (step not in (2, 4))
+    batch = ("abcd", {"speech": speech, "speech_lengths": torch.full((4,), 1600)})
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    more = ("--optim_conf", f"fused={fused}")
+    optimizer = epoch(data, tmp_path, model, [batch] * 6, *more, scaler=scaler)
+    states = [*before, list(model.parameters())]
+    moved = [not all(map(torch.equal, *pair)) for pair in itertools.pairwise(states)]
+    assert moved == [True, True, False, True, False, True]
     assert float(model.num_updates) == 4
+    assert {int(state["step"]) for state in optimizer.state.values()} == {4}
+    assert scaler.get_scale() == 2.0 / 4
 
 
 def test_mixed_precision_is_what_was_asked_for_and_said(train, caplog):
@@ -125,8 +147,6 @@ def test_mixed_precision_is_what_was_asked_for_and_said(train, caplog):
     assert half["scaler"] is None
     whole = state(train("whole"))["model"]["head.weight"]
     assert not torch.equal(half["model"]["head.weight"], whole)
-    assert espnet2.train.trainer.autocast is torch.amp.autocast
-    assert espnet2.train.trainer.GradScaler is torch.amp.GradScaler
     assert "precision: float32" in caplog.text
 
 
@@ -212,13 +232,98 @@ def test_resuming_a_training_that_stopped_early_trains_no_more(train):
         (("--seed", "3"), "--seed 0, this run has 3"),
         (("--batch_size", "5"), "--batch_size 4, this run has 5"),
         (("--optim_conf", "lr=0.02"), "--optim_conf"),
-        (("--max_epoch", "4"), "--scheduler_conf"),
+        (("--max_epoch", "2"), "--scheduler_conf total_steps 9, this run has 6"),
+        (("--valid_batch_size", "3"), "--valid_batch_size None, this run has 3"),
+        (("--freeze_param", "encoder"), "--freeze_param"),
+        (("--width", "5"), "--width 4"),
+        (("--dist_world_size", "2", "--dist_rank", "0"), "--world_size 1, this run"),
     ],
 )
 def test_resuming_with_other_settings_is_refused(train, more, option):
     train("exp")
     with pytest.raises(ValueError, match=option):
         train("exp", "--resume", "true", *more)
+
+
+def test_resuming_with_other_lists_is_refused(train, data, tmp_path):
+    folder = train("exp", "--max_epoch", "1")
+    record = (folder / "config.yaml").read_text()
+    other = write_clips(tmp_path / "other", 9)
+    with pytest.raises(ValueError, match="--list_sha256 train speech") as caught:
+        ToyTask.main(cmd=arguments(other, data[1], folder, "--resume", "true"))
+    assert "valid" not in str(caught.value)
+    assert (folder / "config.yaml").read_text() == record
+
+
+def test_resuming_in_another_way_is_the_same_training(train, data, tmp_path):
+    """Lists may lie elsewhere; how many processes load, and what is logged, is free."""
+    whole = train("whole", "--scheduler_conf", "total_steps=9")
+    folder = train("exp", "--scheduler_conf", "total_steps=9", "--max_epoch", "1")
+    moved = shutil.copytree(data[0], tmp_path / "moved")
+    lists = (moved / "wav.scp").read_text().replace(str(data[0]), str(moved))
+    (moved / "wav.scp").write_text(lists)
+    more = ["--resume", "true", "--num_workers", "1", "--log_interval", "1"]
+    more += ["--scheduler_conf", "total_steps=9"]
+    ToyTask.main(cmd=arguments(moved, data[1], folder, *more))
+    assert_same(state(folder), state(whole))
+
+
+def test_more_epochs_go_on_along_another_schedule(train, caplog):
+    folder = train("exp", "--max_epoch", "2")
+    train("exp", "--max_epoch", "4", "--resume", "true")
+    assert "that of 12 updates, not 6" in caplog.text
+    states = state(folder)
+    assert states["reporter"]["epoch"] == 4
+    assert states["schedulers"][0]["total_steps"] == 12
+    assert states["schedulers"][0]["_last_lr"] == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_a_folder_has_one_training(train, tmp_path):
+    with store.lock(tmp_path / "exp" / ".lock"):
+        with pytest.raises(ValueError, match="another training works in"):
+            train("exp")
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        ("--optim_conf lr=1.0e+25 --grad_clip 1.0e30", "epoch 1: .*not finite"),
+        ("--grad_clip_type inf", "epoch 1: no update has a finite gradient"),
+    ],
+)
+def test_a_broken_training_ends_with_an_error(train, monkeypatch, more, expected):
+    if "inf" in more:
+        nan = lambda *_, **__: torch.tensor(float("nan"))  # noqa: E731
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", nan)
+    with pytest.raises(ValueError, match=expected) as caught:
+        train("exp", *more.split())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "factor, expected", [(0, "are silent"), (1e30, "clip .* overload")]
+)
+def test_data_that_teach_nothing_are_refused(data, tmp_path, factor, expected):
+    folder = write_clips(tmp_path / "train", 13)
+    for path in folder.glob("*.wav"):
+        wave, rate = soundfile.read(path)
+        soundfile.write(path, wave * factor, rate, subtype="FLOAT")
+    with pytest.raises(ValueError, match=expected):
+        ToyTask.main(cmd=arguments(folder, data[1], tmp_path / "exp"))
+
+
+def test_a_collapse_ends_with_an_error(train, data, tmp_path):
+    class Collapsing(ToyModel):
+        def forward(self, speech, speech_lengths, **_):
+            loss, stats, weight = super().forward(speech, speech_lengths)
+            return loss, {**stats, "target_var": loss.new_tensor(0.05)}, weight
+
+    speech = torch.randn(4, 1600)
+    batch = ("abcd", {"speech": speech, "speech_lengths": torch.full((4,), 1600)})
+    for more in ("", "--min_target_var 0.01 --collapse_from 0"):
+        epoch(data, tmp_path, Collapsing(), [batch] * 6, *more.split())
+    with pytest.raises(ValueError, match="target_var is 0.05, below 0.1"):
+        epoch(data, tmp_path, Collapsing(), [batch] * 6, "--collapse_from", "3")
 
 
 def test_averaged_models_keep_a_sensible_counter(train):

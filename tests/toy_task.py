@@ -5,6 +5,8 @@ As a program it trains: python -m tests.toy_task --output_dir ...
 
 import argparse
 import copy
+import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -17,6 +19,7 @@ import soundfile
 import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 
+from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.tasks import SSLAMAbsTask
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,6 +176,26 @@ def assert_same(one, other, path=""):
         assert torch.equal(one, other), path
     else:
         assert one == other or one != one, path
+
+
+def fork(function, log=os.devnull):
+    """Call a function in a forked child, which has everything loaded; returns it.
+
+    Its exit status is that of a command; what it says goes to `log`.
+    """
+
+    def child():
+        torch.set_num_threads(1)
+        with open(log, "a") as stream:
+            for descriptor in (1, 2):
+                os.dup2(stream.fileno(), descriptor)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        logging.root.handlers.clear()
+        run_main(function)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
 
 
 def start(*command, **options):

@@ -17,6 +17,7 @@ from espnet2_sslam.checkpoint.layouts import (
     write_folder,
 )
 from espnet2_sslam.checkpoint.load import (
+    RESUME_FILES,
     Loaded,
     Model,
     assemble,
@@ -41,6 +42,7 @@ __all__ = [
     "FORMAT_VERSION",
     "META_FILE",
     "PREPROCESSOR_FILE",
+    "RESUME_FILES",
     "CheckpointError",
     "Loaded",
     "Model",

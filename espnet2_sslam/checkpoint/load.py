@@ -38,7 +38,8 @@ from espnet2_sslam.units import PATCH_SIZE
 
 Model = SSLAMEncoder | SSLAMClassifier
 PREFERRED = ("latest.pth", "model.pth")  # weights of a training folder
-RESUME_FILE = "checkpoint.pth"  # of a training
+# of a training: all that it needs to go on, and the same from before
+RESUME_FILES = ("checkpoint.pth", "checkpoint.before.pth")
 MARK = "encoder.patch_embed.proj.weight"  # of our trainings
 LARGEST_HEADER = 100_000_000  # bytes of JSON that safetensors allows
 # Classes of these packages describe a configuration; stand-ins take their place.
@@ -136,17 +137,17 @@ def weights_file(folder: Path) -> Path:
     if (folder / WEIGHTS_FILE).exists():
         return folder / WEIGHTS_FILE
     files = [p for s in ("*.safetensors", "*.pth", "*.pt") for p in folder.glob(s)]
-    files = sorted(path for path in files if path.name != RESUME_FILE)
+    files = sorted(path for path in files if path.name not in RESUME_FILES)
     preferred = [path for path in files if path.name in PREFERRED]
     if preferred or len(files) == 1:
         chosen = (preferred or files)[0]
         logging.info("weights of %s: %s", folder, chosen.name)
         return chosen
     names = ", ".join(path.name for path in files)
-    if not files and (folder / RESUME_FILE).exists():
+    if not files and (folder / RESUME_FILES[0]).exists():
         raise CheckpointError(
-            f"{folder} holds the state of a training, {RESUME_FILE}, and no weights: "
-            "latest.pth or <N>epoch.pth come with its first epoch"
+            f"{folder} holds the state of a training, {RESUME_FILES[0]}, and no "
+            "weights: latest.pth or <N>epoch.pth come with its first epoch"
         )
     raise CheckpointError(
         f"{folder} holds several files of weights, name one: {names}"
@@ -202,6 +203,7 @@ def read_pickle(path: str | Path) -> Any:
     if kind_of(path) != "pickle":
         raise CheckpointError(f"{path} is not a file of torch.save")
     try:
+        store.check(path)
         return store.read_pickle(path, StandIn, CONFIGURATIONS)
     except ValueError as error:
         raise CheckpointError(str(error)) from None

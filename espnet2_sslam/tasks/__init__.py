@@ -24,7 +24,8 @@ from espnet2_sslam.tasks.data import (
     read_weights,
 )
 from espnet2_sslam.tasks.pretrain import SSLAMTask
-from espnet2_sslam.tasks.trainer import SafeTrainer, save_whole
+from espnet2_sslam.tasks.saving import save_whole
+from espnet2_sslam.tasks.trainer import SafeTrainer
 
 __all__ = [
     "ClipDataset",

@@ -21,7 +21,7 @@ from espnet2_sslam.checkpoint import check_init_param, compare_states, load_stat
 from espnet2_sslam.classifier import SSLAMClassifier
 from espnet2_sslam.config import check_keywords
 from espnet2_sslam.corpus import class_balanced_weights
-from espnet2_sslam.optim import WarmupCosine, call_after_updates, parameter_groups
+from espnet2_sslam.optim import WarmupCosine, parameter_groups
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
 
 
@@ -47,9 +47,11 @@ with without_flash_attention_note(), _without_s3prl():
     from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
     from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
     from espnet2.train.abs_espnet_model import AbsESPnetModel
+    from espnet2.train.distributed_utils import get_rank
     from espnet2.utils.nested_dict_action import NestedDictAction
     from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
+    from espnet2_sslam.tasks import settings
     from espnet2_sslam.tasks.data import (
         ClipDataset,
         ClipPreprocessor,
@@ -64,7 +66,8 @@ with without_flash_attention_note(), _without_s3prl():
         read_labels,
         read_weights,
     )
-    from espnet2_sslam.tasks.trainer import PRECISIONS, SafeTrainer, check_unchanged
+    from espnet2_sslam.tasks.saving import STOPPED, passing_signals_on
+    from espnet2_sslam.tasks.trainer import PRECISIONS, SafeTrainer
 
 scheduler_classes.update(sslam_warmup_cosine=WarmupCosine)  # type: ignore[arg-type]
 # our models have all that ESPnet asks of its own, and need no ESPnet themselves
@@ -141,6 +144,25 @@ class SSLAMAbsTask(AbsTask):
             "an older one, nothing on a CPU. bf16 needs no loss scaler"
         )
         add("--amp_dtype", choices=[*PRECISIONS], help=text)
+        text = (
+            "Write checkpoint.pth after every so many updates, not only after each "
+            "epoch; by default by time"
+        )
+        add("--checkpoint_updates", type=int_or_none, help=text)
+        text = "Write it, too, when the last one is so old; 0: do not"
+        add("--checkpoint_minutes", type=float, default=10.0, help=text)
+        text = (
+            "Pre-training: end with an error when the targets differ less than that "
+            "(standard deviation, mean of a log interval), for they have collapsed"
+        )
+        add("--min_target_var", type=float, default=0.1, help=text)
+        text = "The same of the predictions"
+        add("--min_prediction_var", type=float, default=0.01, help=text)
+        text = (
+            "Look at both from this update on; by default from 5,000, in a training of "
+            "fewer updates from the end of the warm-up"
+        )
+        add("--collapse_from", type=int_or_none, help=text)
         parser.set_defaults(
             batch_type="unsorted",
             num_att_plot=0,
@@ -169,8 +191,11 @@ class SSLAMAbsTask(AbsTask):
         if not args.print_config:
             cls.check_and_complete(args)
         try:
-            super().main(args=args)
+            with passing_signals_on():
+                super().main(args=args)
         except ProcessExitedException as error:
+            if error.exit_code == STOPPED:
+                sys.exit(STOPPED)
             raise ChildProcessError(
                 f"training stopped with {args.ngpu} processes ({error}): the reason is "
                 "the first error above"
@@ -180,12 +205,28 @@ class SSLAMAbsTask(AbsTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train in this process; a spawned one reports a user's error in one line."""
         try:
-            super().main_worker(args)
+            with cls.alone_in_folder(args):
+                super().main_worker(args)
         except (ValueError, OSError) as error:
             if multiprocessing.parent_process() is None:
                 raise
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(1)
+
+    @classmethod
+    @contextlib.contextmanager
+    def alone_in_folder(cls, args: argparse.Namespace) -> Iterator[None]:
+        """Hold the lock of the output folder, for all ranks.
+
+        Raises:
+            ValueError: Another training holds it.
+        """
+        if get_rank(args.dist_rank, args.dist_launcher):
+            yield
+            return
+        in_use = f"another training works in {args.output_dir}: wait for it to end"
+        with store.lock(Path(args.output_dir) / ".lock", in_use):
+            yield
 
     @classmethod
     def check_and_complete(cls, args: argparse.Namespace) -> None:
@@ -221,7 +262,8 @@ class SSLAMAbsTask(AbsTask):
         if args.scheduler == "sslam_warmup_cosine" and conf.get("total_steps") is None:
             total = args.max_epoch * iterations // args.accum_grad
             args.scheduler_conf = {**conf, "total_steps": total}
-        check_unchanged(args)
+        settings.record(args)
+        settings.check_unchanged(args)
 
     @staticmethod
     def check_options(args: argparse.Namespace) -> None:
@@ -394,7 +436,7 @@ class SSLAMAbsTask(AbsTask):
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> list[torch.optim.Optimizer]:
-        """Return the optimizer, with groups and the teacher's step hook.
+        """Return the optimizer, with its groups.
 
         Called by ESPnet when the model is built and not yet initialised from
         --init_param, which is therefore checked here; `--compile` and
@@ -417,11 +459,7 @@ class SSLAMAbsTask(AbsTask):
         on_gpu = all(p.is_cuda for group in groups for p in group["params"])
         if on_gpu and "fused" in defaults and not conf.keys() & {"fused", "foreach"}:
             conf["fused"] = True  # an update in one pass over the weights
-        optimizer = optim_class(groups, **conf)
-        update_teacher: Any = getattr(model, "update_teacher", None)
-        if update_teacher is not None:
-            call_after_updates(optimizer, update_teacher)
-        return [optimizer]
+        return [optim_class(groups, **conf)]
 
     @classmethod
     def build_model_from_file(

@@ -7,7 +7,10 @@ is keyed by the seed and what it is for, so that a resumed training repeats it.
 import argparse
 import hashlib
 import logging
+import os
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import (
     Callable,
@@ -32,6 +35,7 @@ from espnet2_sslam.audio import count_samples, read_part
 from espnet2_sslam.config import RESAMPLERS, check_values, to_float
 from espnet2_sslam.corpus import RESAMPLER_FILE, table_lines
 from espnet2_sslam.corpus.fbank import ark_shape, read_ark_rows
+from espnet2_sslam.tasks.saving import SIGNALS
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, SAMPLE_RATE
 
 PREPARE = "prepare the data again"
@@ -739,6 +743,12 @@ class EpochIterFactory(AbsIterFactory):
             # ESPnet's ranks are spawned, and so would be their workers: each would
             # import everything again in each epoch
             self.loader_options["multiprocessing_context"] = "fork"
+            self.loader_options["worker_init_fn"] = _outlive_signals
+        self.within = (0, 0)
+
+    def begin_within(self, epoch: int, batches: int) -> None:
+        """Let one epoch begin behind its first `batches`, which are done."""
+        self.within = (epoch, batches)
 
     def build_iter(self, epoch: int, shuffle: bool | None = None) -> DataLoader:
         """Return the DataLoader of one epoch (counted from 1)."""
@@ -749,8 +759,28 @@ class EpochIterFactory(AbsIterFactory):
         last = first + self.batches_per_epoch
         if self.max_batches is not None:
             last = min(last, first + self.max_batches)
+        if self.within[0] == epoch:
+            first += self.within[1]
         batches = _BatchRange(self.sampler, first, last)
         return DataLoader(self.dataset, batch_sampler=batches, **self.loader_options)
+
+
+def _outlive_signals(worker: int) -> None:
+    """Leave signals to the training, which still needs the worker's batches.
+
+    Slurm and a terminal send them to every process of a group. A training ends its
+    workers by SIGTERM, too: only that one counts.
+    """
+    for number in set(SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_leave_when_told, args=[os.getppid()], daemon=True).start()
+
+
+def _leave_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class _BatchRange:

@@ -25,6 +25,7 @@ from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.store import lock, sha256, write_json
 
 HASH_LIMIT = 64 * 2**20  # bytes; larger files are told apart by size and time
+STOPPED = 85  # status of a training that a signal has stopped, with all kept
 ERROR = re.compile(r"(error|\w*Error|\w+: error)\b")
 
 
@@ -134,6 +135,12 @@ def run(command, log, output):
     return f"exit status {status} (log: {log})" if status else ""
 
 
+def was_stopped(log):
+    """Whether the launcher's last line in the log says that a signal stopped it."""
+    ends = log is not None and log.exists() and log.read_text("utf-8", errors="replace")
+    return bool(ends) and f"(code {STOPPED})" in ends.splitlines()[-1]
+
+
 def main():
     args = parse(sys.argv[1:])
 
@@ -169,6 +176,9 @@ def main():
         began = time.time()
         say(f"started (log: {args.log})" if args.log else "started")
         if problem := run(args.command, args.log, args.dir / ".output"):
+            if was_stopped(args.log):
+                say("stopped by a signal, all is kept: the same command goes on")
+                sys.exit(STOPPED)
             raise ValueError(f"{args.name}: failed: {problem}")
         outputs = states(args.output, args.exclude)
         missing = [path for path, its_state in outputs.items() if its_state is None]

@@ -30,8 +30,8 @@ def main():
         if process is not None:
             process.send_signal(number)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, stop)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8", buffering=1) as file:
         file.write(f"# {' '.join(command)}\n# Started at {time.ctime()}\n#\n")

@@ -90,9 +90,19 @@ run_jobs() {
         return 0
     fi
     # xargs rather than `&`: bash keeps Ctrl-C from jobs in the background.
+    # A training that a signal has stopped (status 85) lets xargs start no other job: it
+    # does so after 255, and ends with 124.
+    local status=0
     # shellcheck disable=SC2016 # expanded by the inner shell
     printf '%s\0' "${jobs[@]}" |
-        xargs -0 -n 1 -P "${at_once}" bash -c 'eval "$1"' job ||
+        xargs -0 -n 1 -P "${at_once}" bash -c \
+            'eval "$1" || exit $(($? == 85 ? 255 : $?))' job ||
+        status=$?
+    if [ "${status}" -eq 124 ]; then
+        log "stage $1: stopped by a signal: the same command goes on from there"
+        exit 85
+    fi
+    [ "${status}" -eq 0 ] ||
         die "stage $1 did not end well: mend what the lines above name and run it again"
     jobs=()
 }

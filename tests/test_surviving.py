@@ -1,0 +1,294 @@
+"""A training that is killed, stopped or damaged at any moment ends as if it was not."""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import time
+from functools import partial
+
+import pytest
+import torch
+
+from espnet2_sslam.checkpoint import CheckpointError, load_model
+from espnet2_sslam.tasks import SafeTrainer, SSLAMClassificationTask, SSLAMTask
+from espnet2_sslam.tasks.saving import STOPPED
+from tests.test_real_training import PRETRAIN, SMALL, classify
+from tests.toy_task import arguments, assert_same, fork, free_port, state, write_clips
+
+PARTS = ("--checkpoint_updates", "1", "--resume", "true")
+TASKS = {
+    "pretrain": (SSLAMTask, [*PRETRAIN, "--model_conf", "mixture=true"]),
+    "classify": (SSLAMClassificationTask, None),
+}
+CASES = [
+    ("pretrain", "--num_iters_per_epoch 6 --accum_grad 2"),
+    ("pretrain", "--padding authors --num_workers 2"),
+    ("classify", "--num_iters_per_epoch 6 --accum_grad 2 --num_workers 2"),
+    ("classify", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    sets = [
+        write_clips(folder / name, count, shortest=9000)
+        for name, count in (("train", 13), ("valid", 7))
+    ]
+    for path, count in zip(sets, (13, 7), strict=True):
+        lines = [f"clip{i:02d} {('cat', 'dog')[i % 2]}\n" for i in range(count)]
+        (path / "text").write_text("".join(lines))
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    return sets
+
+
+def training(data, name, more, folder):
+    """A function that trains into a folder."""
+    task, options = TASKS[name]
+    if options is None:
+        augmentation = "{mixup_alpha: 0.8, mask_ratio: 0.2, noise: 0.1}"
+        options = classify(data, *SMALL, "--augment_conf", augmentation)
+    return partial(task.main, cmd=arguments(*data, folder, *options, *more))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    """Return a function that gives a case's end without any fault."""
+    known = {}
+
+    def end(name, more):
+        if (name, more) not in known:
+            folder = tmp_path_factory.mktemp("whole") / "exp"
+            run(training(data, name, more.split(), folder), expected=0)
+            known[name, more] = state(folder)
+        return known[name, more]
+
+    return end
+
+
+def run(train, expected, log=os.devnull):
+    """Train in a child; its exit status must be as expected."""
+    process = fork(train, log)
+    process.join()
+    assert process.exitcode == expected
+
+
+def die(number=signal.SIGKILL):
+    os.kill(os.getpid(), number)
+
+
+def at_update(count, act, train):
+    """Train, and do something before one of the updates."""
+    step, done = torch.optim.AdamW.step, []
+
+    def stepped(*args, **kwargs):
+        done.append(1)
+        if len(done) == count:
+            act()
+        return step(*args, **kwargs)
+
+    torch.optim.AdamW.step = stepped
+    train()
+
+
+def within(folder):
+    """Where the checkpoint of a training stands: epoch, and batches of the next one."""
+    states = torch.load(folder / "checkpoint.pth", weights_only=False)
+    inside = states.get("within") or {"batches": 0}
+    return states["reporter"]["epoch"], inside["batches"]
+
+
+def written_then_die():
+    time.sleep(0.3)  # beside the training
+    die()
+
+
+@pytest.mark.parametrize("name, more", CASES)
+def test_resumed_inside_an_epoch_equals_uninterrupted(
+    data, tmp_path, undisturbed, name, more
+):
+    folder = tmp_path / "exp"
+    train = training(data, name, [*more.split(), *PARTS], folder)
+    places = []
+    for _ in range(3):
+        run(partial(at_update, 3, written_then_die, train), -signal.SIGKILL)
+        places.append(within(folder))
+    assert any(batches for _, batches in places), places
+    run(train, 0)
+    assert_same(state(folder), undisturbed(name, more))
+
+
+def killed_at(event, train):
+    """Train, and be killed at an event: an update, or a moment of a write."""
+    events = itertools.count(1)
+
+    def patched(module, name, before=lambda *_: None):
+        plain = getattr(module, name)
+
+        def call(*args, **kwargs):
+            if next(events) == event:
+                before(*args)
+                die()
+            return plain(*args, **kwargs)
+
+        setattr(module, name, call)
+
+    def half(states, stream):
+        stream.write(b"half a checkpoint")
+        stream.flush()
+
+    patched(os, "replace")
+    patched(os, "fsync")
+    patched(torch, "save", half)
+    patched(torch.optim.AdamW, "step")
+    train()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_killed_at_any_moment_equals_uninterrupted(data, tmp_path, undisturbed, name):
+    draw, folder = random.Random(0), tmp_path / "exp"
+    train = training(data, name, PARTS, folder)
+    for _ in range(10):
+        process = fork(partial(killed_at, draw.randrange(1, 45), train))
+        process.join()
+        assert process.exitcode in (-signal.SIGKILL, 0)
+    run(train, 0)
+    assert_same(state(folder), undisturbed(name, ""))
+    assert not list(folder.glob(".*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_killed_a_hundred_times_equals_uninterrupted(data, tmp_path, undisturbed, name):
+    """By the clock, with a loader process, in as many trainings as it takes."""
+    draw, kills = random.Random(1), 0
+    more = "--num_workers 1"
+    for number in itertools.count():
+        if kills >= 100:
+            break
+        folder = tmp_path / str(number)
+        train = training(data, name, [*more.split(), *PARTS], folder)
+        while True:
+            process = fork(train)
+            process.join(draw.uniform(0.2, 3))
+            if process.exitcode is not None:
+                break
+            process.kill()
+            process.join()
+            kills += 1
+        assert process.exitcode == 0
+        assert_same(state(folder), undisturbed(name, more))
+
+
+def group_gets(number):
+    """A signal to the training and its workers, as Slurm and a terminal send it."""
+    subprocess.run(["sh", "-c", f"kill -{int(number)} 0"])
+
+
+def in_a_group(function):
+    os.setsid()
+    function()
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_the_update_and_keeps_all(data, tmp_path, undisturbed, number):
+    folder, log = tmp_path / "exp", tmp_path / "log"
+    more = ["--resume", "true", "--num_workers", "1"]
+    train = training(data, "pretrain", more, folder)
+    act = partial(group_gets, getattr(signal, number))
+    run(partial(in_a_group, partial(at_update, 5, act, train)), STOPPED, log)
+    assert within(folder)[0] == 1 and within(folder)[1] > 0
+    last = log.read_text().splitlines()[-1]
+    assert f"stopped by {number}" in last and "--resume true" in last
+    run(train, 0)
+    assert_same(state(folder), undisturbed("pretrain", ""))
+
+
+def test_a_signal_in_validation_keeps_the_epoch(data, tmp_path, undisturbed):
+    folder = tmp_path / "exp"
+    train = training(data, "classify", ["--resume", "true"], folder)
+
+    def stopped():
+        validate = SafeTrainer.validate_one_epoch
+
+        def call(**kwargs):
+            die(signal.SIGTERM)
+            validate(**kwargs)
+
+        SafeTrainer.validate_one_epoch = call
+        train()
+
+    run(stopped, STOPPED)
+    assert within(folder) == (0, 3)
+    run(train, 0)
+    assert_same(state(folder), undisturbed("classify", ""))
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content) // 2 + 16):
+        content[place] ^= 0x55
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    data, tmp_path, undisturbed
+):
+    folder, log = tmp_path / "exp", tmp_path / "log"
+    train = training(data, "pretrain", PARTS, folder)
+    run(partial(at_update, 6, written_then_die, train), -signal.SIGKILL)
+    damage(folder / "checkpoint.pth")
+    run(train, 0, log)
+    assert "checkpoint.pth is damaged" in log.read_text()
+    assert_same(state(folder), undisturbed("pretrain", ""))
+    for path in folder.glob("checkpoint*.pth"):
+        damage(path)
+    log.unlink()
+    run(train, 1, log)
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("error: ") and "--init_param" in last
+    assert "checkpoint.before.pth is damaged" in last
+
+
+def test_damaged_weights_are_read_by_nobody(data, tmp_path):
+    folder, log = tmp_path / "exp", tmp_path / "log"
+    run(training(data, "pretrain", ["--max_epoch", "1"], folder), 0)
+    damage(folder / "1epoch.pth")
+    for path in (folder, folder / "latest.pth"):
+        with pytest.raises(CheckpointError, match="latest.pth is damaged"):
+            load_model(path)
+    init = ["--init_param", f"{folder}/latest.pth"]
+    run(training(data, "pretrain", init, tmp_path / "next"), 1, log)
+    assert "latest.pth is damaged" in log.read_text().splitlines()[-1]
+
+
+def two_ranks(data, folder, log, act=None, acting=(0, 1), update=2, more=PARTS):
+    """Train on two ranks, some of which act before an update; their exit status."""
+    port = free_port()
+    ranks = []
+    for rank in (0, 1):
+        options = ["--dist_backend", "gloo", "--dist_world_size", "2"]
+        options += ["--dist_master_addr", "localhost", "--dist_master_port", port]
+        options += ["--dist_rank", str(rank), *more]
+        train = training(data, "pretrain", options, folder)
+        if act is not None and rank in acting:
+            train = partial(at_update, update, act, train)
+        ranks.append(fork(train, f"{log}{rank}"))
+    for process in ranks:
+        process.join()
+    return [process.exitcode for process in ranks]
+
+
+def test_two_ranks_stop_at_one_update_and_go_on(data, tmp_path):
+    log = tmp_path / "log"
+    whole, folder = tmp_path / "whole", tmp_path / "exp"
+    assert two_ranks(data, whole, log, more=()) == [0, 0]
+    stop = partial(die, signal.SIGTERM)
+    assert two_ranks(data, folder, log, stop, [1], 4) == [STOPPED, STOPPED]
+    assert within(folder) == (1, 2)
+    status = two_ranks(data, folder, log, written_then_die)
+    assert status == [-signal.SIGKILL, -signal.SIGKILL]
+    assert two_ranks(data, folder, log) == [0, 0]
+    assert_same(state(folder), state(whole))
