@@ -27,8 +27,8 @@ def read(path: Path) -> History:
 
 if __name__ == "__main__":
     runs = {
-        ("learnt", "", 31): read(LEARNT),
-        ("did not learn", "", 25): read(HERE / "phase1_seed25.json"),
+        ("phase 1 that", "learnt", 31): read(LEARNT),
+        ("phase 1 that", "did not", 25): read(HERE / "phase1_seed25.json"),
     }
     plot_training(runs, HERE.parent / "curves.png", NAMES)
     for run in runs.values():
