@@ -97,7 +97,7 @@ def run(recipe, sounds, block):
     words += f" --python '{sys.executable}' --ngpu 0 --nj 2"
     lines = block.replace("./run.sh", "run_sh").replace("SOUNDS", str(sounds))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    python = f'"{sys.executable}" -m espnet2_sslam "$@"'
+    python = f'"{sys.executable}" -m espnet2_sslam.bin.sslam "$@"'
     script = f'run_sh() {{ ./run.sh "$@" {words}; }}\nsslam() {{ {python}; }}\n{lines}'
     done = subprocess.run(
         ["bash", "-euc", script],

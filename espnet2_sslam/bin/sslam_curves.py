@@ -43,7 +43,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
 
     history = read_history(args.run)
     output = args.output or args.run / "curves"
-    if len(history.epoch_curve("train", "target_var")[0]):
+    if len(history.epoch_curve("train", "loss_patch")[0]):
         key = "", args.run.resolve().name, history.config["seed"]
         plot_training({key: history}, output / "curves.png")
         print(*health(history), f"wrote {output}/curves.png", sep="\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from espnet2_sslam.config import EncoderConfig
 from espnet2_sslam.store import read_pickle
 
 # Options that say where and on what a run was made, not how: they differ between the
@@ -98,7 +99,9 @@ class History:
         Nearly: the spread is a mean over the channels. Empty when it was not recorded.
         """
         updates, spread = self.epoch_curve(split, "target_var")
-        return updates, spread**2 * self.config["encoder_conf"]["embed_dim"] ** 0.5
+        conf = self.config.get("encoder_conf") or {}
+        width = conf.get("embed_dim", EncoderConfig.embed_dim)
+        return updates, spread**2 * width**0.5
 
 
 # The targets' and the predictions' spread at which data2vec's trainings stop.
