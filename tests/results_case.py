@@ -62,12 +62,12 @@ def write_dump(dump: Path, lines=("mini multi_label mini/train mini/valid mini/t
 
 
 def write_history(
-    run: Path, losses, *, max_epoch=None, iterations=10, native=True, **config
+    run: Path, losses, *, max_epoch=None, iterations=10, native=True, more=(), **config
 ):
     """Write config.yaml, checkpoint.pth and train.log as ESPnet does.
 
     `losses` are the epoch means; validation is 1 above. `native` is the reporter of
-    ESPnet 202511, else that of 202611.
+    ESPnet 202511, else that of 202611. `more` are other statistics of each epoch.
     """
     run.mkdir(parents=True, exist_ok=True)
     config = {
@@ -87,6 +87,7 @@ def write_history(
             stats[epoch][split] = {
                 "loss": np.float64(value) if native else float(value),
                 "target_var": 0.5,
+                **(more[epoch - 1] if more else {}),
                 "time": time if native else {"__timedelta_seconds__": 90.0},
                 "total_count": epoch * (iterations if split == "train" else 2),
             }

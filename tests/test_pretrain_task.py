@@ -128,6 +128,31 @@ def test_the_documented_shorter_training_keeps_the_ratios(data, tmp_path):
     assert ratios.movement == pytest.approx(13.5, rel=1e-3) and warnings == []
 
 
+@pytest.mark.parametrize("phase", ["eat", "sslam"])
+def test_the_documented_way_to_less_memory_keeps_updates_and_ratios(
+    data, tmp_path, phase
+):
+    text = (CONF.parent / "docs/own-data.md").read_text()
+    options = next(x for x in text.splitlines() if "--accum_grad 8" in x).split()
+    config = CONF / f"pretrain_{phase}_own.yaml"
+    own = yaml.safe_load(config.read_text())
+    less = parse(data, tmp_path, config, *options)
+    assert less.scheduler_conf["total_steps"] == UPDATES[config.stem]
+    assert less.batch_size * less.accum_grad == own["batch_size"] * own["accum_grad"]
+    _, warnings = ratios_of(data, tmp_path, config, 1, *options)
+    assert warnings == []
+
+
+def test_the_documented_options_of_speed_are_options(data, tmp_path):
+    text = (CONF.parent / "docs/sizes.md").read_text()
+    options = re.search("`(--compile .*?)`, `(--model_conf .*?)`", text)
+    config = CONF / "pretrain_sslam_own.yaml"
+    args = parse(data, tmp_path, config, *" ".join(options.groups()).split())
+    decoder = yaml.safe_load(config.read_text())["model_conf"]["decoder_conf"]
+    assert args.compile
+    assert args.model_conf["decoder_conf"] == {**decoder, "half_precision": True}
+
+
 @pytest.mark.parametrize(
     "phase, lr, warmup, clones, mixture",
     [("eat", 5e-4, 53_333, 16, False), ("sslam", 5e-5, 25_000, 8, True)],

@@ -1,9 +1,12 @@
 """Reading training runs: both ESPnets' checkpoints, logs, resume."""
 
+import re
+
 import pytest
 import yaml
 
-from espnet2_sslam.results import read_history
+from espnet2_sslam.bin import sslam_curves
+from espnet2_sslam.results import health, read_history
 from tests.results_case import write_history
 
 
@@ -70,3 +73,33 @@ def test_a_run_without_an_epoch_says_so(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"max_epoch": 1}))
     with pytest.raises(FileNotFoundError, match="no finished epoch"):
         read_history(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "patch, targets, predictions, said",
+    [
+        ([9.8, 5.0], 0.98, 0.6, "47 % is explained"),
+        ([9.8, 9.3], 0.98, 0.3, "LITTLE IS LEARNT after 20 updates: "),
+        ([9.8, 0.01], 0.05, 0.3, "COLLAPSED: the targets are nearly the same"),
+        ([9.8, 9.3], 0.98, 0.001, "COLLAPSED: the predictions are nearly the same"),
+    ],
+    ids=["good", "little", "targets", "predictions"],
+)
+def test_a_pre_training_is_drawn_and_said_to_be_healthy_or_not(
+    tmp_path, capsys, patch, targets, predictions, said
+):
+    spreads = {"target_var": targets, "prediction_var": predictions}
+    more = [{"loss_patch": loss, **spreads} for loss in patch]
+    write_history(tmp_path, patch, more=more, encoder_conf={"embed_dim": 96})
+    sslam_curves.main([str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert said in printed
+    warned = re.findall("^[A-Z]{6,}", printed, re.MULTILINE)
+    assert len(warned) == (0 if "explained" in said else 1)
+    assert (tmp_path / "curves/curves.png").stat().st_size > 10_000
+
+
+def test_a_training_that_is_no_pre_training_has_no_health(tmp_path):
+    write_history(tmp_path, [3.0], more=[{"loss": 3.0}])
+    with pytest.raises(ValueError, match="recorded no prediction_var"):
+        health(read_history(tmp_path))

@@ -1,9 +1,12 @@
-"""Compare a finished fine-tuning with the authors' learning curve of the benchmark.
+"""Say how a training went: a pre-training by itself, a fine-tuning beside the authors'.
 
-Prints for each measure whether the run stays in the band around the authors' curve, and
-where it leaves it (what the band is: espnet2_sslam/results/paper.py). There are curves
-for as2m, as20k and the five SPASS scenes. The authors validate on the test set, so a
-run must do so, too.
+Of a pre-training, also of one that still runs, it draws the losses and spreads, and
+says whether the patches are learnt to be predicted and whether something collapsed.
+
+Of a finished fine-tuning of one of the paper's benchmarks it prints for each measure
+whether the run stays in the band around the authors' curve, and where it leaves it (what
+the band is: espnet2_sslam/results/paper.py). There are curves for as2m, as20k and the
+five SPASS scenes. The authors validate on the test set, so a run must do so, too.
 """
 
 import argparse
@@ -11,7 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.results import authors_curves, compare_run, read_history, verdict
+from espnet2_sslam.results import (
+    authors_curves,
+    compare_run,
+    health,
+    read_history,
+    verdict,
+)
 from espnet2_sslam.store import write_json
 
 
@@ -30,11 +39,17 @@ def main(cmd: Sequence[str] | None = None) -> None:
     """Compare, print, and write the numbers and the plot."""
     args = get_parser().parse_args(cmd)
     # After the options: matplotlib takes a second.
-    from espnet2_sslam.results.plots import plot_curves
+    from espnet2_sslam.results.plots import plot_curves, plot_training
 
     history = read_history(args.run)
-    benchmark = args.benchmark or args.run.resolve().name
-    kind, output = args.kind or history.kind, args.output or args.run / "curves"
+    output = args.output or args.run / "curves"
+    if len(history.epoch_curve("train", "loss_patch")[0]):
+        key = "", args.run.resolve().name, history.config["seed"]
+        plot_training({key: history}, output / "curves.png")
+        print(*health(history), f"wrote {output}/curves.png", sep="\n")
+        return
+    benchmark, kind = args.benchmark or args.run.resolve().name, args.kind
+    kind = kind or history.kind
     runs = compare_run(history, benchmark, kind)
     curve = authors_curves()[benchmark, kind]
     words = {measure: verdict(measure, points) for measure, points in runs.items()}

@@ -11,7 +11,7 @@ from espnet2_sslam.results.report import (
     write_benchmarks,
     write_scores_csv,
 )
-from espnet2_sslam.results.runs import read_history
+from espnet2_sslam.results.runs import health, read_history
 from espnet2_sslam.results.scoring import bootstrap, score_files
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "collect",
     "compare_run",
     "comparisons",
+    "health",
     "markdown",
     "read_history",
     "score_files",

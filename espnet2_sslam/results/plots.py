@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ ERROR, SPREAD = "squared error / √D", "standard deviation"
 CURVES = {
     "loss": ("total loss", ERROR),
     "loss_utterance": ("utterance loss", ERROR),
-    "loss_patch": ("patch loss", ERROR),
+    "loss_patch": ("patch loss (dots: nothing learnt)", ERROR),
     "loss_retention": ("source retention loss", ERROR),
     "loss_retention_utterance": ("source retention loss on utterances", ERROR),
     "target_var": ("spread of the targets (0: collapse)", SPREAD),
@@ -73,14 +74,19 @@ def grid(
     return figure, list(axes.flat[:number])
 
 
-def plot_training(histories: dict[tuple[str, str, int], History], path: Path) -> None:
+def plot_training(
+    histories: dict[tuple[str, str, int], History],
+    path: Path,
+    names: Iterable[str] = tuple(CURVES),
+) -> None:
     """Plot every loss term and the variances over updates, a panel per statistic.
 
     `histories` are the runs by (phase, tag, seed). Colours are phases and tags, lines
-    seeds: epoch means of training, and of validation as points.
+    seeds: epoch means of training, and of validation as points. Dots are the patch loss
+    of predicting nothing but the targets' mean. `names` are the statistics, of CURVES.
     """
     runs = histories.values()
-    names = [n for n in CURVES if any(len(r.epoch_curve("train", n)[0]) for r in runs)]
+    names = [n for n in names if any(len(r.epoch_curve("train", n)[0]) for r in runs)]
     figure, axes = grid(len(names), 3, 4.2, 2.9)
     palette = itertools.cycle([COLOURS["phase1"], COLOURS["phase2"], *MORE_COLOURS])
     colour = dict(zip(dict.fromkeys(k[:2] for k in histories), palette, strict=False))
@@ -93,6 +99,8 @@ def plot_training(histories: dict[tuple[str, str, int], History], path: Path) ->
             train = run.epoch_curve("train", name)
             axis.plot(*train, line[seed], label=label, **style)
             axis.plot(*run.epoch_curve("valid", name), "o", **style)
+            if name == "loss_patch":
+                axis.plot(*run.unlearnt_loss("train"), ":", color=GREY, lw=1)
         title, unit = CURVES[name]
         axis.set(title=title, ylabel=unit, xlabel="updates (points: validation)")
     handles, labels = axes[0].get_legend_handles_labels()

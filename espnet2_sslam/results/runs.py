@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from espnet2_sslam.config import EncoderConfig
 from espnet2_sslam.store import read_pickle
 
 # Options that say where and on what a run was made, not how: they differ between the
@@ -91,6 +92,54 @@ class History:
         values = np.array([part.get(name, np.nan) for part in parts], dtype=float)
         known = np.isfinite(values)
         return self.steps(split)[known], values[known]
+
+    def unlearnt_loss(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return (updates, patch losses) of predicting the mean of all targets.
+
+        Nearly: the spread is a mean over the channels. Empty when it was not recorded.
+        """
+        updates, spread = self.epoch_curve(split, "target_var")
+        conf = self.config.get("encoder_conf") or {}
+        width = conf.get("embed_dim", EncoderConfig.embed_dim)
+        return updates, spread**2 * width**0.5
+
+
+# The targets' and the predictions' spread at which data2vec's trainings stop.
+COLLAPSED = {"target_var": 0.1, "prediction_var": 0.01}
+LITTLE = 0.1  # of the targets' variance explained, at the end
+
+
+def health(history: History) -> list[str]:
+    """What the curves of a pre-training say, a line each, the worst last.
+
+    Raises:
+        ValueError: No targets were recorded: it is no pre-training.
+    """
+    lines, warnings = [], []
+    for name, what in (("target_var", "targets"), ("prediction_var", "predictions")):
+        values = history.epoch_curve("train", name)[1]
+        if not len(values):
+            raise ValueError(f"{history.path} recorded no {name}: no pre-training")
+        lines.append(f"spread of the {what}: {values[0]:.3f} to {values[-1]:.3f}")
+        if values[-1] < COLLAPSED[name]:
+            warnings.append(
+                f"COLLAPSED: the {what} are nearly the same for all patches (spread "
+                f"below {COLLAPSED[name]:g}): begin again with a lower learning rate "
+                "and a teacher that moves as the paper's does"
+            )
+    loss = history.epoch_curve("train", "loss_patch")[1]
+    unlearnt = history.unlearnt_loss("train")[1]
+    share = 1 - loss[-1] / unlearnt[-1]
+    lines.append(
+        f"patch loss: {loss[0]:.2f} to {loss[-1]:.2f}; predicting only the targets' "
+        f"mean gives {unlearnt[-1]:.2f}: {100 * max(share, 0):.0f} % is explained"
+    )
+    if share < LITTLE and not warnings:
+        warnings.append(
+            f"LITTLE IS LEARNT after {history.updates} updates: train longer or, if "
+            "the patch loss no longer falls, begin again with a lower learning rate"
+        )
+    return lines + warnings
 
 
 def read_history(run_dir: Path) -> History:
