@@ -185,9 +185,10 @@ class WarmupCosine(LRScheduler):
                 f"not {state_dict['total_steps']}"
             )
         super().load_state_dict({**state_dict, **own})
-        self._last_lr = self.get_lr()
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+        rates = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+        self._last_lr = [*rates]
 
     def _lr_at(self, update: int, peak: float) -> float:
         """Return the learning rate at one update of the group with this peak."""

@@ -164,12 +164,15 @@ def read_history(run_dir: Path) -> History:
             for line in lines:
                 versions += TORCH_LINE.findall(line)
                 machines += MACHINE_LINE.findall(line)
+    stats = _read(checkpoint, _reporter_stats)
+    if not stats:  # it is from within the first one
+        raise FileNotFoundError(f"{run_dir} has no finished epoch: train on")
     return History(
         path=run_dir,
         config=_read(
             config, lambda path: dict(yaml.safe_load(path.read_text("utf-8")))
         ),
-        stats=_read(checkpoint, _reporter_stats),
+        stats=stats,
         torch_version=versions[0] if versions else None,
         machines=tuple(dict.fromkeys(machines)),
     )

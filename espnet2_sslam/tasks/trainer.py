@@ -95,9 +95,8 @@ class SafeTrainer(Trainer):
         Raises:
             SystemExit: A signal has stopped it, see `Checkpoints`.
         """
-        checkpoints, folder = trainer_options.checkpoints, Path(
-            trainer_options.output_dir
-        )
+        checkpoints: Checkpoints = trainer_options.checkpoints
+        folder = Path(trainer_options.output_dir)
         if rank() == 0:
             logging.info("machine: %s", machine())  # results/history.py reads it
             logging.info("precision: %s", precision(trainer_options))
@@ -155,7 +154,7 @@ class SafeTrainer(Trainer):
         iterator: Iterable,
         optimizers: Sequence[torch.optim.Optimizer],
         schedulers: Sequence[Any],
-        scaler: torch.amp.GradScaler | None,
+        scaler: Any,
         reporter: SubReporter,
         summary_writer,
         options: SafeTrainerOptions,
@@ -176,7 +175,7 @@ class SafeTrainer(Trainer):
         if distributed_option.distributed:
             # ESPnet seeds all ranks alike: the same clips' blocks would be dropped.
             torch.manual_seed(options.seed + reporter.get_epoch() + 1_000_003 * rank())
-        inner = getattr(model, "module", model)  # inside DistributedDataParallel
+        inner: Any = getattr(model, "module", model)  # inside DistributedDataParallel
         checkpoints, accum_grad = options.checkpoints, options.accum_grad
         statistics = Statistics(reporter, distributed_option.distributed)
         batches, remaining = _counted(iterator, distributed_option.distributed)
@@ -199,6 +198,7 @@ class SafeTrainer(Trainer):
             statistics.timed(ahead(batches, options.device), "iter_time"),
             checkpoints.done + 1,
         ):
+            asked = 0.0
             if options.no_forward_run:
                 statistics.next()
                 continue
@@ -220,8 +220,9 @@ class SafeTrainer(Trainer):
 
             # 3. Update, unless a gradient is infinite or NaN.
             if number % accum_grad == 0:
-                for optimizer in optimizers if scaler else ():
-                    scaler.unscale_(optimizer)
+                if scaler:
+                    for optimizer in optimizers:
+                        scaler.unscale_(optimizer)
                 if options.grad_noise:
                     add_gradient_noise(
                         model,
@@ -235,7 +236,7 @@ class SafeTrainer(Trainer):
                     max_norm=options.grad_clip,
                     norm_type=options.grad_clip_type,
                 )
-                norm, request = numbers([norm, request])
+                norm, asked = numbers([norm, request])
                 alarms.count(norm)
                 if math.isfinite(norm):
                     statistics.register(
@@ -282,10 +283,10 @@ class SafeTrainer(Trainer):
                     reporter.tensorboard_add_scalar(summary_writer, -log_interval)
                 if options.use_wandb:
                     reporter.wandb_log()
-            if request and number % accum_grad == 0:
+            if asked:
                 statistics.flush()
-                checkpoints.save(wait=request == STOP)
-                if request == STOP:
+                checkpoints.save(wait=asked == STOP)
+                if asked == STOP:
                     checkpoints.leave()
         statistics.flush()
         alarms.check_spread()
@@ -309,7 +310,7 @@ class SafeTrainer(Trainer):
         Raises:
             SystemExit: A signal has stopped it; the checkpoint before it is written.
         """
-        inner = getattr(model, "module", model)  # inside DistributedDataParallel
+        inner: Any = getattr(model, "module", model)  # inside DistributedDataParallel
         if hasattr(inner, "begin_validation"):
             inner.begin_validation()
         statistics = Statistics(reporter, distributed_option.distributed)
@@ -349,9 +350,9 @@ def precision(options: SafeTrainerOptions) -> str:
     return f"{options.amp_dtype} autocast {scaler} loss scaler"
 
 
-def _scale(scaler: torch.amp.GradScaler | None) -> torch.Tensor | float:
+def _scale(scaler: Any) -> torch.Tensor | float:
     """The scale of the loss, not read: `get_scale` would wait for the device."""
-    scale = scaler._get_scale_async() if scaler else None  # pyright: ignore
+    scale = scaler._get_scale_async() if scaler else None
     return 1.0 if scale is None else scale.clone()
 
 
@@ -379,9 +380,10 @@ def ahead(batches: Iterable, device: torch.device) -> Iterator[dict[str, Any]]:
         return
     copying, ready = torch.cuda.Stream(device), None
     for ids, batch in batches:
+        batch = {**batch, "utt_id": ids}
         with torch.cuda.stream(copying):
-            batch = to_device(batch, device, non_blocking=True)
-        following = {**batch, "utt_id": ids}, copying.record_event()
+            batch: Any = to_device(batch, device, non_blocking=True)
+        following = batch, copying.record_event()
         if ready is not None:
             yield _usable(*ready)
         ready = following
@@ -389,7 +391,7 @@ def ahead(batches: Iterable, device: torch.device) -> Iterator[dict[str, Any]]:
         yield _usable(*ready)
 
 
-def _usable(batch: dict[str, Any], copied: torch.cuda.Event) -> dict[str, Any]:
+def _usable(batch: dict[str, Any], copied: Any) -> dict[str, Any]:
     """A batch that the current stream may read once it is copied."""
     current = torch.cuda.current_stream()
     current.wait_event(copied)
@@ -507,7 +509,7 @@ class Statistics:
         )
         for step in closed:
             for stats, _ in step:
-                read = {name: next(values) for name in stats}
+                read: dict[str, Any] = {name: next(values) for name in stats}
                 self.reporter.register(read, next(values))
             self.reporter.next()
 
