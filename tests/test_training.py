@@ -1,8 +1,10 @@
 """A whole training through ESPnet, with a toy: what is computed, kept and resumed."""
 
+import errno
 import itertools
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import espnet2.train.trainer
@@ -337,6 +339,23 @@ def test_tensorboard_and_plots_are_written(train):
     folder = train("exp", *more, "--max_epoch", "1")
     assert list((folder / "tensorboard/valid").glob("events*"))
     assert (folder / "images/loss.png").exists()
+
+
+def test_a_disk_that_is_full_within_an_epoch_costs_a_checkpoint_only(
+    train, monkeypatch, caplog
+):
+    sync, full = os.fsync, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fsync(descriptor):
+        if threading.current_thread() is not threading.main_thread():
+            raise full
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = train("exp", "--checkpoint_updates", "1")
+    assert "No space left" in caplog.text
+    assert_same(state(folder), state(train("whole")))
+    assert not list(folder.glob(".*.tmp"))
 
 
 def test_torch_saves_as_it_did_after_a_training(train, monkeypatch):
