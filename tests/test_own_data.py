@@ -28,7 +28,8 @@ EXTRA = {
     "--finetune_args": "--max_epoch 1 --num_iters_per_epoch 2 --batch_size 4 "
     "--num_workers 0",
 }
-DECODER = " --model_conf decoder_conf={num_layers:2,groups:4}"  # of the tiny weights
+# The decoder of the tiny weights.
+DECODER = " --model_conf decoder_conf.num_layers=2 --model_conf decoder_conf.groups=4"
 
 
 def write(path, *waves):
@@ -67,7 +68,9 @@ def sounds(tmp_path_factory):
         write(folder / f"annotated/day{day:02d}.wav", *pair)
     (folder / "annotated/metadata.csv").write_text("\n".join(lines))
     for number in range(3):
-        write(folder / f"field/night{number}.flac", *waves[number::4], *waves[number::5])
+        write(
+            folder / f"field/night{number}.flac", *waves[number::4], *waves[number::5]
+        )
     weights = lzma.decompress(EAT.read_bytes())
     (folder / "EAT-base_epoch10_pt.pt").write_bytes(weights)
     # a runner of Slurm's name, that starts jobs here
