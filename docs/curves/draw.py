@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Draw curves.png: a pre-training that learnt, and one that did not.
 
-Both are phases 1 of `make evidence` (4,000 updates of 16 clips, 0.5 million parameters,
-the same but for seed and learning rate): seed 31 at 1e-3, of benchmarks/evidence/records,
-and seed 25 at 3e-3, of the first run, which its gate made void.
+Both are phases 1 of `make evidence` (4,000 updates of 16 clips, 0.5 million
+parameters, the same but for seed and learning rate): seed 31 at 1e-3, of
+benchmarks/evidence/records, and seed 25 at 3e-3, of the first run, which its gate made
+void.
 """
 
 import json
@@ -21,7 +22,9 @@ NAMES = ("loss_patch", "target_var", "prediction_var")
 def read(path: Path) -> History:
     """The curve of a record, point after point, as that of a training."""
     points = json.loads(path.read_text())["curve"]
-    stats = {i: {"train": {**p, "total_count": p["update"]}} for i, p in enumerate(points)}
+    stats = {
+        i: {"train": {**p, "total_count": p["update"]}} for i, p in enumerate(points)
+    }
     return History(path, CONFIG, stats, None)
 
 

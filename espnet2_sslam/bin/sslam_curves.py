@@ -4,9 +4,9 @@ Of a pre-training, also of one that still runs, it draws the losses and spreads,
 says whether the patches are learnt to be predicted and whether something collapsed.
 
 Of a finished fine-tuning of one of the paper's benchmarks it prints for each measure
-whether the run stays in the band around the authors' curve, and where it leaves it (what
-the band is: espnet2_sslam/results/paper.py). There are curves for as2m, as20k and the
-five SPASS scenes. The authors validate on the test set, so a run must do so, too.
+whether the run stays in the band around the authors' curve, and where it leaves it
+(what the band is: espnet2_sslam/results/paper.py). There are curves for as2m, as20k and
+the five SPASS scenes. The authors validate on the test set, so a run must do so, too.
 """
 
 import argparse
