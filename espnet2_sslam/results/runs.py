@@ -104,7 +104,7 @@ class History:
         return updates, spread**2 * width**0.5
 
 
-# The targets' and the predictions' spread at which data2vec's trainings stop.
+# The spreads at which a training ends as collapsed, unless its options say others.
 COLLAPSED = {"target_var": 0.1, "prediction_var": 0.01}
 LITTLE = 0.1  # of the targets' variance explained, at the end
 
@@ -121,10 +121,11 @@ def health(history: History) -> list[str]:
         if not len(values):
             raise ValueError(f"{history.path} recorded no {name}: no pre-training")
         lines.append(f"spread of the {what}: {values[0]:.3f} to {values[-1]:.3f}")
-        if values[-1] < COLLAPSED[name]:
+        least = history.config.get(f"min_{name}", COLLAPSED[name])
+        if values[-1] < least:
             warnings.append(
                 f"COLLAPSED: the {what} are nearly the same for all patches (spread "
-                f"below {COLLAPSED[name]:g}): begin again with a lower learning rate "
+                f"below {least:g}): begin again with a lower learning rate "
                 "and a teacher that moves as the paper's does"
             )
     loss = history.epoch_curve("train", "loss_patch")[1]
