@@ -143,7 +143,7 @@ def test_every_command_of_the_page_runs(recipe, sounds):
     assert {line.split()[1] for line in clips.splitlines()} == {"60000"}
     clips = (recipe / "dump/field/raw/pretrain/train/utt2num_samples").read_text()
     assert max(int(line.split()[1]) for line in clips.splitlines()) <= 168_000
-    assert "all heard whole" in everything
+    assert "3 of 3 recordings are longer than 10 s and were cut into" in everything
     # EAT, a size, memory, curves, time, Slurm
     assert "teacher taken, decoder taken" in everything
     assert (exp / "folder/pretrain/phase2_small_seed1/latest.pth").exists()
@@ -161,6 +161,6 @@ def test_the_log_says_what_share_of_long_recordings_a_pass_takes(recipe, sounds)
     run(recipe, sounds, f"{block} --stop_stage 4")
     log = (recipe / "exp/long/pretrain/phase1_long_seed1/train.log").read_text()
     assert re.search(r"recordings, 0\.\d+ h; a pass is \d+ crops of up to 64 fr", log)
-    assert "9" in re.search(r"batches, (\d+) % of the audio", log)[1]
+    assert int(re.search(r"batches, (\d+) % of the audio", log)[1]) > 90
     report = (recipe / "dump/long/raw/report/report.txt").read_text()
     assert "longer than 10.24 s" in report
