@@ -181,13 +181,17 @@ def test_teacher_optimizer_and_schedule_skip_together(
 @devices
 @phases
 def test_a_resumed_training_equals_an_uninterrupted_one(device, mixture, tmp_path):
-    sets = write_clips(tmp_path / "train", 13), write_clips(tmp_path / "valid", 5)
+    sets = [
+        write_clips(tmp_path / name, count, shortest=9000)
+        for name, count in (("train", 13), ("valid", 5))
+    ]
     more = [
         *("--encoder_conf", "{embed_dim: 16, depth: 2, num_heads: 2}"),
         *("--model_conf", "{clip_frames: 128, clone_batch: 2, mask_block_size: 2}"),
         *("--model_conf", "decoder_conf={num_layers: 1, groups: 2}"),
         *("--model_conf", f"mixture={str(mixture).lower()}"),
         *("--scheduler_conf", "total_steps=9", "--ngpu", str(int(device == "cuda"))),
+        *("--resume", "true"),
     ]
     folders = tmp_path / "once", tmp_path / "twice"
     SSLAMTask.main(cmd=arguments(*sets, folders[0], *more, "--max_epoch", "2"))

@@ -51,12 +51,13 @@ def train_here(data, folder, *more):
 
 def test_killed_within_an_epoch_and_resumed_equals_uninterrupted(data, tmp_path):
     more = ("--max_samples", "1500", "--num_workers", "1")
-    command = arguments(*data, tmp_path / "parts", *more, "--die_at_update", "5")
+    parts = (*more, "--die_at_update", "5")
+    command = arguments(*data, tmp_path / "parts", *parts)
     process = start("-m", "tests.toy_task", *command)
     errors = process.communicate()[1]
     assert process.returncode == -signal.SIGKILL, errors
     assert state(tmp_path / "parts")["reporter"]["epoch"] == 1
-    parts = train_here(data, tmp_path / "parts", *more, "--resume", "true")
+    parts = train_here(data, tmp_path / "parts", *parts, "--resume", "true")
     assert_same(parts, train_here(data, tmp_path / "whole", *more))
 
 

@@ -110,7 +110,8 @@ class ToyTask(SSLAMAbsTask):
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ToyModel:
         """Return the toy."""
-        return ToyModel(args.width, args.log_clips, args.die_at_update)
+        die_at_update = -1 if args.resume else args.die_at_update
+        return ToyModel(args.width, args.log_clips, die_at_update)
 
     @classmethod
     def optional_data_names(cls, train=True, inference=False):
