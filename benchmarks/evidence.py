@@ -502,6 +502,22 @@ class Run:
         record = json.loads(path.read_text()) if path.is_file() else {}
         return record if record.get("design") == self.id(model) else None
 
+    def refuse_others(self) -> None:
+        """Refuse to write over what another design has left.
+
+        Raises:
+            ValueError: Naming a record of it.
+        """
+        for path in sorted(self.records.glob("*_seed*.json")):
+            record = json.loads(path.read_text())
+            if record["model"] not in models(self.design) or record[
+                "design"
+            ] != self.id(record["model"]):
+                raise ValueError(
+                    f"{path} is of another design or other data: move it away, and "
+                    "EVIDENCE.md with it, or give another --out"
+                )
+
     def phase1_note(self, seed: int) -> dict | None:
         """What is known of phase 1's weights, if they are there and are those."""
         path = self.weights_path(seed)
@@ -738,6 +754,8 @@ def main(argv=None) -> None:
         raise ValueError("--jobs and --threads must be at least 1")
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))  # of the processes
     failed, out = 0, args.out.resolve()
+    if args.seeds and out == HERE:
+        raise ValueError("--seeds is for trials: give their folder with --out")
     work = out / "evidence/work"
     if not args.report:
         if args.data is None:
@@ -750,6 +768,7 @@ def main(argv=None) -> None:
         )
         logging.info("data after %.0f s: %s", time.time() - start, counts)
         run = Run(design, out, args.device, deadline, args.commit)
+        run.refuse_others()
         if args.device == "cpu":  # on a GPU it is a matter of minutes
             estimate(run, names, args.jobs)
         try:
@@ -758,6 +777,7 @@ def main(argv=None) -> None:
             failed = 1
             logging.error("a process was killed (out of memory?): %s", error)
     run = Run(design, out)
+    run.refuse_others()
     write_report(run.all_records(), run.plan, design, out)
     logging.info("%s after %.0f s", out / "EVIDENCE.md", time.time() - start)
     if failed:

@@ -197,11 +197,14 @@ def test_a_run_goes_on_from_the_records(prepared, tmp_path):
     # of an arm that another phase 1 came before, nothing may be compared
     fake_record(run, "sslam", 1, 0.0, "bbb")
     assert ("sslam", 1) not in run.all_records()
+    run.refuse_others()
     # another setting of one arm leaves the others' records alone
     design["arms"]["mixed"]["mask_ratio"] = 0.7
     assert {m for m, _ in run.all_records()} == set(every) - {"sslam", "mixed"}
     design["phase1"]["lr"] = 1.0
     assert not run.all_records()
+    with pytest.raises(ValueError, match="another design"):  # nor written over
+        run.refuse_others()
 
 
 # What it is worth.
