@@ -15,7 +15,12 @@ from espnet2_sslam import losses, mixing
 from espnet2_sslam.config import check_choice
 from espnet2_sslam.decoder import ConvDecoder
 from espnet2_sslam.encoder import SSLAMEncoder
-from espnet2_sslam.features import checked_waves, num_frames, unreadable
+from espnet2_sslam.features import (
+    checked_lengths,
+    checked_waves,
+    num_frames,
+    unreadable,
+)
 from espnet2_sslam.masking import (
     CountingModule,
     batch_generator,
@@ -190,6 +195,7 @@ class SSLAMPretrainModel(CountingModule):
             speech_lengths: (B,).
             utt_id: Names of the clips; they fix the draws in validation.
         """
+        speech_lengths = checked_lengths(speech_lengths, speech, self._size(1))
         generator = self._generator(speech.device, utt_id)
         steps = self.common_steps(speech, speech_lengths)
         draws = self.draw(len(speech), generator, steps)
