@@ -283,7 +283,9 @@ def test_variants_of_phase_2_start_from_the_same_phase_1_in_folders_of_their_own
     start = (
         f"--init_param {prepared.exp}/pretrain/phase1_eat_seed1/latest.pth:::num_upd"
     )
-    arms = {"phase1-more_sslam": "unmixed", "phase2_sslam": "", "phase2_clip": ""}
+    [clip] = (prepared.exp / "pretrain").glob("phase2_clip_????????_seed1")
+    clip = clip.name.removesuffix("_seed1")
+    arms = {"phase1-more_sslam": "unmixed", "phase2_sslam": "", clip: ""}
     arms |= {"phase2-mixed_sslam": "mixed", "phase2-both_sslam": "both"}
     for run, variant in arms.items():
         call = options_of(calls, "sslam_train", f"/pretrain/{run}_seed1 ")
@@ -302,6 +304,29 @@ def test_variants_of_phase_2_start_from_the_same_phase_1_in_folders_of_their_own
     prepared.calls("--stage", 5, "--models", "phase2", "--pretrain2_args", "--lr 1")
     assert not (prepared.folder / "exp_replaced").exists()
     assert (prepared.exp / "linear/phase2_sslam_lr1_seed1/a/latest.pth").exists()
+
+
+def test_files_of_one_name_in_two_places_displace_nothing(prepared):
+    exp, folders = prepared.exp, [prepared.folder / name for name in ("x", "y")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "EAT.pt").write_text(f"'' # {folder}")
+        (folder / "pretrain_sslam.yaml").write_text(f"# {folder}\n")
+    words = ["--stage", 5, "--stop_stage", 5, "--models"]
+    prepared.calls("--stage", 4, "--stop_stage", 4)
+    prepared.calls(*words, "phase2")
+    for folder in folders:
+        prepared.calls(*words, f"phase2:{folder}/pretrain_sslam.yaml")
+    for folder in folders:
+        prepared.calls(*words, "phase2", "--phase1", folder / "EAT.pt")
+    assert len(list(exp.glob("pretrain/phase2_sslam_????????_seed1"))) == 2
+    assert len(list(exp.glob("pretrain/phase2_sslam_from_EAT_????????_seed1"))) == 2
+    assert len(list(exp.glob("models/phase1_EAT_????????"))) == 2
+    assert not (prepared.folder / "exp_replaced").exists()
+    # however the same source is written, it has the same place
+    again = os.path.relpath(folders[0] / "EAT.pt", RECIPE)
+    prepared.calls(*words, "phase2", "--phase1", again)
+    assert len(list(exp.glob("pretrain/*"))) == 6
 
 
 def test_options_of_a_phase_do_not_reach_the_other_and_may_hold_blanks(prepared):
@@ -344,14 +369,14 @@ def test_phase_2_may_start_from_weights_that_stage_4_has_not_made(
     assert f"phase 1 is {prepared.folder}/EAT-base.pt: 2 blocks" in stdout
     assert names(calls).count("convert_weights") == 1
     assert names(calls).count("sslam_train") == 2
-    source = prepared.exp / "models/phase1_EAT-base"
-    run = "phase2_sslam_from_EAT-base_seed2"
+    [source] = (prepared.exp / "models").glob("phase1_EAT-base_????????")
+    run = f"phase2_sslam_from_{source.name.removeprefix('phase1_')}_seed2"
     call = options_of(calls, "sslam_train", f"/pretrain/{run} ")
     init = " ".join(f"{source}/latest.pth:{part}" for part in taken.split())
     assert f"--init_param {init} --train_data" in call
     assert "--encoder_conf depth=2 --encoder_conf fbank_std=3.5" in call
     assert "fbank_mean=-4.5" not in call  # the corpus's
-    call = options_of(calls, "sslam_cls_train", "/linear/phase1_EAT-base_seed2/a ")
+    call = options_of(calls, "sslam_cls_train", f"/linear/{source.name}_seed2/a ")
     assert f"--init_param {source}/latest.pth:encoder:encoder" in call
     options_of(calls, "sslam_cls_train", f"/linear/{run}/a ")
 
@@ -365,8 +390,10 @@ def test_every_seed_may_have_weights_of_its_own(prepared):
     words = ["--stage", 5, "--stop_stage", 5, "--phase1", weights, "--seeds", "1 2"]
     calls = prepared.calls(*words)
     for seed in 1, 2:
-        call = options_of(calls, "sslam_train", f"/phase2_sslam_from_old_seed{seed} ")
-        assert f"--init_param {prepared.exp}/models/phase1_old_seed{seed}/la" in call
+        [source] = (prepared.exp / "models").glob(f"phase1_old_????????_seed{seed}")
+        run = source.name.replace("phase1", "phase2_sslam_from")
+        call = options_of(calls, "sslam_train", f"/{run} ")
+        assert f"--init_param {source}/la" in call
 
 
 def test_many_options_make_no_name_too_long_for_a_file(prepared):

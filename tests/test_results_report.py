@@ -333,10 +333,10 @@ def write_arms(root, arms, tag="linear"):
         if word.startswith("phase"):
             config = {"batch_size": 8, "model_conf": {"clone_batch": 4}}
             if word != "phase1":
-                start = (
-                    f"{root}/exp/pretrain/phase1_{tag_.replace('sslam', 'eat')}_seed1"
-                )
-                config["init_param"] = [f"{start}/latest.pth:::num_updates"]
+                start = "pretrain/phase1_eat_seed1"
+                if "_from_" in tag_:  # weights from elsewhere
+                    start = f"models/phase1_{tag_.partition('_from_')[2]}"
+                config["init_param"] = [f"{root}/exp/{start}/latest.pth:::num_updates"]
             if word == "phase2":
                 config["model_conf"] = {"clone_batch": 2, "mixture": True}
             losses = [2.0, 1.0] if word == "phase1" else [3.0]
@@ -388,6 +388,17 @@ def test_another_phase_2_has_the_control_of_equal_cost_or_none(tmp_path):
     write_history(run, [3.0], batch_size=8, model_conf=conf)
     other = {(model, other) for model, other, _ in claims(tmp_path)}
     assert ("phase2 (clip)", "phase1") in other
+
+
+def test_a_phase_2_of_other_weights_is_compared_with_no_phase_1_but_its_own(tmp_path):
+    write_dump(tmp_path / "dump")
+    write_arms(tmp_path, [*ARMS, "phase2_sslam", "phase2_sslam_from_tiny"])
+    other = "phase2 (sslam_from_tiny)"
+    assert [claim for claim in claims(tmp_path) if claim[0] == other] == [
+        (other, "random", "")
+    ]
+    write_arms(tmp_path, ["phase1_tiny"])
+    assert (other, "phase1 (tiny)", "10 updates fewer") in claims(tmp_path)
 
 
 def test_what_a_configuration_leaves_out_is_the_models_default():

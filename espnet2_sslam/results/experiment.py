@@ -377,7 +377,7 @@ def comparisons(experiment: Experiment) -> list[dict]:
     distinct, higher, pairs, fewer}: `difference` in points, None where a model has no
     complete seed; `distinct` whether the intervals mean ± spread do not overlap, None
     for one seed; `higher` of the `pairs` seeds that both have, in how many the model is
-    above; `fewer` says by how many updates the other was trained less, else "".
+    above; `fewer` says how many updates less the other has, if the model came from it.
     """
     scored = select(experiment.scored, checkpoint="last")
     cells = seed_scores(select(experiment.scores, checkpoint="last")).reset_index()
@@ -429,21 +429,33 @@ def _partner(
     """Return the model of a word that goes with a model, None if there is none."""
     others = [other for other in models if experiment.models[other][0] == word]
     name = experiment.models[model][1]
+    parent = _parent(experiment, model)
     if word == "phase1_more":
         ours = experiment.pretrained(model)
         for other in others:
             theirs = experiment.pretrained(other)
             alike = ours and theirs and compute(ours) == compute(theirs)
-            if experiment.models[other][1] == name or alike:
+            starts = {parent, _parent(experiment, other)} - {None}
+            if len(starts) < 2 and (experiment.models[other][1] == name or alike):
                 return other
         return None
+    if word == "phase1" and parent:
+        return next(
+            (each for each in others if experiment.models[each] == parent), None
+        )
     if len(others) == 1:
         return others[0]
-    history = experiment.pretrained(model)
-    if experiment.models[model][0] != "phase1" and history is not None:
-        origin = _origin("\n".join(history.config.get("init_param") or ()))
-        name = origin[1] if origin else name
+    name = parent[1] if parent else name
     return next((each for each in others if experiment.models[each][1] == name), None)
+
+
+def _parent(experiment: Experiment, model: str) -> tuple[str, str] | None:
+    """Return (word, pretraining) of what a phase 2 began with, None if not known."""
+    run = experiment.pretrained(model)
+    if experiment.models[model][0] == "phase1" or run is None:
+        return None
+    origin = _origin("\n".join(run.config.get("init_param") or ()))
+    return origin[:2] if origin else None
 
 
 def compute(run: History) -> dict[str, object]:
@@ -464,12 +476,11 @@ def compute(run: History) -> dict[str, object]:
 
 
 def _fewer_updates(experiment: Experiment, model: str, other: str) -> str:
-    """Say by how many updates the other was pre-trained less, "" if it was not."""
-    words = [experiment.models[each][0] for each in (model, other)]
-    if words[1] != "phase1" or words[0] not in MODELS:
-        return ""
+    """Say by how many updates less than a model what it began with was pre-trained."""
     run = experiment.pretrained(model)
-    return f"{run.updates} updates fewer" if run and run.updates else "fewer updates"
+    if run is None or _parent(experiment, model) != experiment.models[other]:
+        return ""
+    return f"{run.updates} updates fewer" if run.updates else "fewer updates"
 
 
 def measures(experiment: Experiment) -> Frame:

@@ -67,7 +67,7 @@ tag_of() {
     tag="$(basename "$1" .yaml)"
     tag="${tag#"$2"}$(sed -e 's/--/_/g' -e 's/[^A-Za-z0-9_.-]//g' <<<"$3")"
     if [ "${#tag}" -gt 80 ]; then
-        tag="${tag:0:70}_$(sha256sum <<<"${tag}" | cut -c 1-8)"
+        tag="${tag:0:70}_$(short_hash <<<"${tag}")"
     fi
     if [ "${feats_type}" = fbank ]; then tag+="_fbank"; fi
     echo "${tag}"
@@ -89,15 +89,22 @@ pretrain_args_of() {
     fi
 }
 
-# weights_name <weights>: what a file, folder or id is called in the names of runs
+# short_hash: eight digits that tell apart what is read from stdin
+short_hash() { sha256sum | cut -c 1-8; }
+
+# weights_name <weights>: what a file, folder or id is called in the names of runs: its
+# own name, and a hash of where it lies, as others may have that name elsewhere
 weights_name() {
-    local name
+    local name place="$1"
+    if [ -e "$1" ] || [[ ! "$1" =~ ^[A-Za-z0-9][^/{}]*/[^/{}]+$ ]]; then
+        place="$(realpath -m "$1")" # no Hugging Face id
+    fi
     name="$(basename "$1")"
     if [[ "${name}" =~ ^(latest|model|[0-9]+epoch)[.] ]]; then
         name="$(basename "$(dirname "$(realpath -m "$1")")")" # the training's folder
     fi
     sed -E -e 's/_?(seed)?[{]seed[}]//' -e 's/[.](pt|pth|safetensors|zip)$//' \
-        -e 's/[^A-Za-z0-9_.-]+/_/g' <<<"${name}"
+        -e 's/[^A-Za-z0-9_.-]+/_/g' -e "s/$/_$(short_hash <<<"${place}")/" <<<"${name}"
 }
 
 # pretrain_tag_of <word>: the name of a pre-training's settings. That of phase 2 names
@@ -121,7 +128,15 @@ pretrain_tag_of() {
         echo "${tag}"
     fi
 }
-config_tag() { tag_of "$(pretrain_config_of "$1")" pretrain_ "$(pretrain_args_of "$1")"; }
+
+# config_tag <word>: that of phase2:<YAML> holds a hash of the file, as --pretrain2_config
+# or another YAML may have its name
+config_tag() {
+    local tag
+    tag="$(tag_of "$(pretrain_config_of "$1")" pretrain_ "$(pretrain_args_of "$1")")"
+    if [[ "$1" = *.y*ml ]]; then tag+="_$(short_hash <"${1#phase2:}")"; fi
+    echo "${tag}"
+}
 
 # pretrain_dir <word> <seed>: where a pre-training lies, or the weights of --phase1
 pretrain_dir() {
