@@ -12,9 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from espnet2_sslam.tasks.data import ClipSampler, Crop, batches_per_pass
-from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, SAMPLE_RATE
+from espnet2_sslam.units import (
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    MIN_FRAMES,
+    PATCH_SIZE,
+    SAMPLE_RATE,
+)
 
-MIN_FRAMES = 48  # 3 time patches: the least in which a mixture has a mixed one
 JITTER = 0.1  # lengths that differ by less may meet in a batch
 
 
