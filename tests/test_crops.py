@@ -104,7 +104,10 @@ def test_recordings_are_sampled_by_duration():
         "2": 1,
         "3": 1,
     }
-    assert "4 recordings, 0.03 h; a pass is 14 crops of up to" in mixed.describe()
+    assert (
+        "4 recordings, 0.03 h; a pass is 14 crops of 1024 frames (median)"
+        in mixed.describe()
+    )
 
 
 @pytest.mark.parametrize("world", [1, 4])
@@ -190,10 +193,20 @@ def test_too_short_recordings_are_left_out_and_counted(caplog):
     ) as error:
         recordings([0.2, 0.4], 2)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="needs 2 recordings, there is one"):
-        recordings([0.2, 600], 2)
+    with pytest.raises(ValueError, match="list of validation has one .* --valid_share"):
+        recordings([0.2, 600], 2, train=False)
     alone = recordings([600], 2, mixture=False, min_clips_per_rank=1)
     assert len(crops(alone)) == 59
+
+
+def test_a_pass_that_hears_little_is_warned_of_with_the_remedy(caplog):
+    unequal = [1, *[10.24] * 15]
+    assert " crops of 96 frames (median)" in recordings(unequal, 16).describe()
+    assert "a pass hears 10 % of the audio: lower --batch_size 16" in caplog.text
+    assert "--cut 10" in caplog.text
+    caplog.clear()
+    recordings(unequal, 4).describe()
+    assert not caplog.text
 
 
 def test_a_recording_that_has_no_partners_gives_fewer_crops(caplog):

@@ -12,6 +12,7 @@ import soundfile
 
 from espnet2_sslam import audio
 from espnet2_sslam.corpus import make_dump, read_downstream, read_table
+from espnet2_sslam.tasks import CropSampler
 from tests.corpus_case import LOCAL, error_line, noise, prepare, script, sizes
 
 main = script("folder").main
@@ -475,7 +476,7 @@ def test_a_table_of_one_class_does_not_hide_the_others(tmp_path):
 def test_equal_names_in_different_folders_are_different_recordings(tmp_path, capsys):
     folder = touch(tmp_path / "in", *(f"clip{i:02d}/mixture.wav" for i in range(12)))
     splits = prepare("folder", folder, tmp_path / "data")
-    assert sizes(splits) == {"pretrain/train": 11, "pretrain/valid": 1}
+    assert sizes(splits) == {"pretrain/train": 10, "pretrain/valid": 2}
     notes = notes_of(tmp_path / "data")
     assert "mixture is the name of files in several folders" in notes
     words = ("--corpus_dir", folder, "--datadir", tmp_path / "d")
@@ -723,3 +724,23 @@ def test_a_pattern_that_is_none_is_one_line(tmp_path):
     folder = touch(tmp_path / "clips", "a.wav", "b.wav")
     with pytest.raises(ValueError, match="--group_regex '.': "):
         prepare("folder", folder, tmp_path / "data", "--group_regex", "(")
+
+
+def test_a_single_recording_is_refused_with_a_remedy_that_works(tmp_path, capsys):
+    day = noise(60 * 16_000)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in/day.flac", day, 16_000)
+    words = ["--corpus_dir", tmp_path / "in", "--datadir", tmp_path / "data"]
+    line = error_line(main, capsys, *words)
+    assert "cut a long one into four files or more" in line
+    (tmp_path / "in/day.flac").unlink()
+    for number, part in enumerate(np.split(day, 4)):
+        soundfile.write(tmp_path / f"in/day{number}.flac", part, 16_000)
+    found = prepare("folder", tmp_path / "in", tmp_path / "data")
+    assert sizes(found) == {"pretrain/train": 2, "pretrain/valid": 2}
+    make_dump(tmp_path / "data", tmp_path / "dump")
+    for name in found:
+        clips = read_table(tmp_path / "dump" / name / "wav.scp")
+        lengths = np.full(len(clips), 15 * 16_000)
+        options = {"clip_frames": 1024, "mixture": True, "min_clips_per_rank": 2}
+        CropSampler(list(clips), lengths, 48, train=name.endswith("train"), **options)

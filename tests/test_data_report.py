@@ -48,6 +48,30 @@ def test_the_report_says_how_much_padding_the_authors_way_would_add(tmp_path):
     assert "(padding: authors), 95 % of the frames would be padding" in text
 
 
+@pytest.mark.parametrize("short", [2, 6])
+def test_clips_too_short_for_pretraining_are_counted_or_all_refused(
+    tmp_path, capsys, short
+):
+    def shorten(datadir):
+        for split, count in (("train", short), ("valid", 1)):
+            for number in range(count):
+                path = datadir.parent / f"audio/pretrain-{split}-{number}.wav"
+                soundfile.write(path, noise(7919, 90 + number), 16000)
+
+    if short == 6:
+        with pytest.raises(ValueError, match="all 6 clips of .* shorter than 48"):
+            report_of(tmp_path, shorten)
+        return
+    report, text = report_of(tmp_path, shorten)
+    counts = {name: split.get("too_short") for name, split in report["splits"].items()}
+    assert counts["pretrain/train"] == 2 and counts["pretrain/valid"] == 1
+    assert counts["toy/train"] is None
+    assert "padding: none, which leaves out 2 of 6 clips, shorter than 0.495 s" in text
+    assert "1 of 6 clips of pretrain/valid are shorter than 0.495 s" in text
+    main(["--dump", str(tmp_path / "dump")])
+    assert "3 too short for padding: none" in capsys.readouterr().out
+
+
 def test_statistics_are_those_of_all_real_frames_of_pretrain_train(tmp_path):
     report_of(tmp_path)
     stats = json.loads((tmp_path / "dump/report/fbank_stats.json").read_text())

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from espnet2_sslam.corpus import partition_groups
+from espnet2_sslam.corpus import hold_out, partition_groups
 
 SHARES = [0.8, 0.1, 0.1]
 
@@ -50,3 +50,11 @@ def test_a_part_far_from_its_share_is_said(caplog):
 def test_fewer_recordings_than_parts_say_what_a_recording_is():
     with pytest.raises(ValueError, match="clips of one recording stay together"):
         split([30], group=lambda key: "mixture")
+
+
+@pytest.mark.parametrize("sizes", [[1] * 4, [1] * 14, [5, 5, 5, 1], [9, 9, 9, 9]])
+def test_of_four_recordings_or_more_two_clips_are_held_out(sizes):
+    groups = {f"{g}_{i}": str(g) for g, n in enumerate(sizes) for i in range(n)}
+    parts = hold_out(groups, 0.1, np.random.default_rng(0))
+    assert 2 <= sum(parts.values()) <= max(2, len(groups) // 2)
+    assert len({(groups[clip], part) for clip, part in parts.items()}) == len(sizes)

@@ -9,8 +9,9 @@ import torch
 import yaml
 
 from espnet2_sslam.features import kaldi_fbank
-from espnet2_sslam.tasks import SSLAMTask, pretrain
+from espnet2_sslam.tasks import CropSampler, SSLAMTask, pretrain
 from espnet2_sslam.teacher import ema_decay, movement
+from tests.test_crops import write_corpus
 from tests.toy_task import arguments, write_clips
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -259,3 +260,40 @@ def test_a_variant_that_cannot_be_is_one_line(data, tmp_path, config, more, comp
     with pytest.raises(ValueError, match=complaint) as error:
         parse(data, tmp_path, CONF / f"{config}.yaml", *words)
     assert "\n" not in str(error.value)
+
+
+def test_the_schedule_counts_the_batches_of_all_ranks(data, tmp_path):
+    """Fewer crops of a recording can be kept apart where each rank has a share."""
+    seconds = [1.3, 1.3, 3.0, 20.0, 3.0, 20.0]
+    folder = write_corpus(tmp_path / "long", seconds)
+    config = tmp_path / "config.yaml"
+    own = yaml.safe_load((CONF / "pretrain_sslam_tiny.yaml").read_text())
+    own["model_conf"]["clip_frames"] = 64
+    config.write_text(yaml.safe_dump({**own, "num_iters_per_epoch": None}))
+    more = ["--batch_size", "6"]
+    counts = {}
+    for ranks in (1, 2):
+        options = [*more, "--dist_world_size", str(ranks)]
+        args = parse((folder, data[1]), tmp_path, config, *options)
+        lengths = (np.array(seconds) * 16_000).astype(int)
+        sampler = CropSampler(
+            [str(n) for n in range(len(seconds))],
+            lengths,
+            6,
+            clip_frames=64,
+            mixture=True,
+            train=True,
+            min_clips_per_rank=2,
+            world_size=ranks,
+        )
+        counts[ranks] = len(sampler)
+        assert SSLAMTask.iterations_per_epoch(args) == len(sampler)
+    assert counts[1] != counts[2]
+
+
+@pytest.mark.parametrize("phase, least", [("eat", 2800), ("sslam", 7920)])
+def test_max_samples_below_the_shortest_crop_is_refused(data, tmp_path, phase, least):
+    config = CONF / f"pretrain_{phase}_tiny.yaml"
+    with pytest.raises(ValueError, match=f"max_samples {least - 1} .* give {least} "):
+        parse(data, tmp_path, config, "--max_samples", str(least - 1))
+    parse(data, tmp_path, config, "--max_samples", str(least))

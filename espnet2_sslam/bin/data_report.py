@@ -22,6 +22,7 @@ from espnet2_sslam.corpus import (
 )
 from espnet2_sslam.corpus.fbank import fbank_statistics
 from espnet2_sslam.store import write_text
+from espnet2_sslam.units import MIN_FRAMES
 
 MAX_STATS_CLIPS = 100_000  # of 10 s: some ten minutes of one core
 
@@ -39,6 +40,13 @@ def write_report(dump: Path, nj: int, max_stats_clips: int = MAX_STATS_CLIPS) ->
     """
     report = collect(dump)
     splits = [STATS_SPLIT]
+    train = report["splits"].get(STATS_SPLIT, {"too_short": 0, "usable": None})
+    if train["too_short"] == train["usable"]:
+        raise ValueError(
+            f"all {train['usable']} clips of {dump / STATS_SPLIT} are shorter than "
+            f"{MIN_FRAMES} frames (0.495 s), the least of pre-training: use longer "
+            "ones, or join them"
+        )
     if STATS_SPLIT not in report["splits"]:
         splits = list(dict.fromkeys(run.train for run in read_downstream(dump)))
     if not splits:
@@ -88,8 +96,10 @@ def main(argv=None) -> None:
         logging.warning(line)
     stats = report["fbank"]
     clips = sum(split["usable"] for split in report["splits"].values())
+    short = sum(split.get("too_short", 0) for split in report["splits"].values())
     print(
-        f"{clips} clips in {len(report['splits'])} splits, fbank mean "
+        f"{clips} clips in {len(report['splits'])} splits, "
+        f"{f'{short} too short for padding: none, ' if short else ''}fbank mean "
         f"{stats['mean']:.4f}, std {stats['std']:.4f}: {args.dump}/report/report.txt"
     )
 

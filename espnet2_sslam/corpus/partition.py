@@ -43,7 +43,7 @@ def partition_groups(
         raise ValueError(
             f"{len(members)} recording(s) cannot be split into {len(shares)} parts, as "
             "clips of one recording stay together: add recordings, say what is one "
-            "recording, or give a split yourself"
+            "recording, or cut a long one into four files or more"
         )
     names = sorted(members)
     order = [names[i] for i in rng.permutation(len(names))]
@@ -86,8 +86,18 @@ def hold_out(
 ) -> dict[str, int]:
     """Part 0 (kept) or 1 (held out) of each clip, whatever its labels.
 
+    Of 4 groups or more at least two clips are held out, as one has none to mix with.
+
     Raises:
         ValueError: There are fewer than two groups.
     """
     no_labels: dict[str, list[str]] = {clip: [] for clip in groups}
-    return partition_groups(groups, no_labels, [1 - share, share], rng)
+    count = len(set(groups.values()))
+    if count >= 4:
+        share = max(share, 2 / count)
+    parts = partition_groups(groups, no_labels, [1 - share, share], rng)
+    if count >= 4 and sum(parts.values()) < 2:  # of very unequal groups
+        kept = Counter(groups[clip] for clip in sorted(parts) if not parts[clip])
+        least = min(kept, key=kept.__getitem__)
+        parts |= {clip: 1 for clip in parts if groups[clip] == least}
+    return parts

@@ -30,7 +30,7 @@ from espnet2_sslam.corpus.lists import (
     read_table,
 )
 from espnet2_sslam.store import sha256
-from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, SAMPLE_RATE
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, MIN_FRAMES, SAMPLE_RATE
 
 STATS_SPLIT = "pretrain/train"
 CLIP_FRAMES = 1024  # to which the authors fill up every clip
@@ -191,8 +191,10 @@ def describe_split(
         result["labels_per_clip"] = {str(n): per_clip[n] for n in sorted(per_clip)}
         result["classes_without_positives"] = [c for c in classes if not positives[c]]
         result["classes_with_one_positive"] = [c for c in classes if positives[c] == 1]
+    frames = (seconds * SAMPLE_RATE - FRAME_LENGTH) // FRAME_SHIFT + 1
+    if split.name.startswith("pretrain/"):  # left out with padding: none
+        result["too_short"] = int(np.count_nonzero(frames < MIN_FRAMES))
     if split.name == STATS_SPLIT:
-        frames = (seconds * SAMPLE_RATE - FRAME_LENGTH) // FRAME_SHIFT + 1
         result["padding"] = padding_share(frames, CLIP_FRAMES)
         crop = CLIP_FRAMES * FRAME_SHIFT / SAMPLE_RATE
         longer = seconds[seconds > crop]

@@ -12,9 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from espnet2_sslam.tasks.data import ClipSampler, Crop, batches_per_pass
-from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, SAMPLE_RATE
+from espnet2_sslam.units import (
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    MIN_FRAMES,
+    PATCH_SIZE,
+    SAMPLE_RATE,
+)
 
-MIN_FRAMES = 48  # 3 time patches: the least in which a mixture has a mixed one
+MUCH_HEARD = 0.7  # share of the audio below which a pass is warned of
 JITTER = 0.1  # lengths that differ by less may meet in a batch
 
 
@@ -77,8 +83,10 @@ class CropSampler(ClipSampler):
         kept = self._long_enough(lengths)
         if mixture and np.count_nonzero(kept) < 2:
             raise ValueError(
-                "a mixture needs 2 recordings, there is one: use more recordings, or "
-                "model_conf mixture: false"
+                "a mixture needs 2 recordings, the list of "
+                f"{'training' if train else 'validation'} has one that is long enough: "
+                "put more into it (prepare the data with more recordings, a larger "
+                "--valid_share or --cut 10), or set model_conf mixture: false"
             )
         if not kept.all():
             rows = np.flatnonzero(kept).tolist()
@@ -233,16 +241,26 @@ class CropSampler(ClipSampler):
         ]
 
     def describe(self) -> str:
-        """Return what a pass is: recordings, hours, crops, share heard, updates."""
+        """Return what a pass is: recordings, hours, crops, share heard.
+
+        Where that share is small, a warning says how to hear more.
+        """
         plan = self.order(0)
         shortest = np.minimum.reduceat(self.frames[plan.recordings], self.bounds[:-1])
-        heard = (shortest // PATCH_SIZE * PATCH_SIZE * np.diff(self.bounds)).sum()
+        crops = np.repeat(shortest // PATCH_SIZE * PATCH_SIZE, np.diff(self.bounds))
         frames = ((self.lengths - self.overlap) // self.shift).sum()
+        heard = crops.sum() / frames
+        if heard < MUCH_HEARD and self.log_weights is None:
+            logging.warning(
+                f"a pass hears {100 * heard:.0f} % of the audio: lower --batch_size "
+                f"{self.batch_size}, as a batch is cut to its shortest crop, or cut "
+                "long recordings (format_audio --cut 10)"
+            )
         hours = frames * FRAME_SHIFT / SAMPLE_RATE / 3600
         return (
             f"{len(self.keys)} recordings, {hours:.2f} h; a pass is {self.bounds[-1]} "
-            f"crops of up to {self.clip_frames} frames in {self.num_batches} batches, "
-            f"{100 * heard / frames:.0f} % of the audio"
+            f"crops of {np.median(crops):.0f} frames (median) in {self.num_batches} "
+            f"batches, {100 * heard:.0f} % of the audio"
         )
 
 

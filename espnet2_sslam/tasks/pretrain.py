@@ -21,11 +21,12 @@ from espnet2_sslam.pretrain_model import (
     UNMIXED,
     SSLAMPretrainModel,
 )
+from espnet2_sslam.tasks import settings
 from espnet2_sslam.tasks.base import SSLAMAbsTask
 from espnet2_sslam.tasks.crops import CropSampler
 from espnet2_sslam.tasks.data import ClipSampler, key_file, read_keys, read_lengths
 from espnet2_sslam.teacher import movement
-from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE
+from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, MIN_FRAMES, PATCH_SIZE
 
 MUCH_PADDING = 0.2  # share of the frames from which the authors' way is warned of
 
@@ -200,6 +201,14 @@ class SSLAMTask(SSLAMAbsTask):
         decoder = model.get("decoder_conf") or {}
         option = "model_conf decoder_conf"
         check_keywords(ConvDecoder, decoder, option, ["embed_dim"])
+        frames = MIN_FRAMES if model.get("mixture") else PATCH_SIZE
+        least = frames * FRAME_SHIFT + FRAME_LENGTH - FRAME_SHIFT
+        given = args.max_samples
+        if args.padding != AUTHORS and given is not None and given < least:
+            raise ValueError(
+                f"--max_samples {given} is too short: give {least} ({frames} frames) "
+                "or more, or leave it out"
+            )
 
     @classmethod
     def min_clips_per_rank(cls, args: argparse.Namespace, train: bool = True) -> int:
@@ -218,6 +227,7 @@ class SSLAMTask(SSLAMAbsTask):
         options = cls.crop_options(args)
         options["min_clips_per_rank"] = cls.min_clips_per_rank(args)
         options["drop_last"] = args.drop_last_iter
+        options["world_size"] = settings.world_size(args)
         return len(CropSampler(keys, lengths, args.batch_size, train=True, **options))
 
     @classmethod

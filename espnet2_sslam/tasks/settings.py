@@ -31,11 +31,15 @@ FREE = re.compile(
 def record(args: argparse.Namespace) -> None:
     """Add to the options what else decides the result: lists, number of processes."""
     args.list_sha256 = list_hashes(args)
+    args.world_size = world_size(args)
+
+
+def world_size(args: argparse.Namespace) -> int:
+    """Return the number of training processes that there will be, on all nodes."""
     if args.multiprocessing_distributed:
         nodes = get_num_nodes(args.dist_world_size, args.dist_launcher)
-        args.world_size = nodes * max(args.ngpu, 1)
-    else:
-        args.world_size = get_world_size(args.dist_world_size, args.dist_launcher)
+        return (nodes or 1) * max(args.ngpu, 1)
+    return get_world_size(args.dist_world_size, args.dist_launcher)
 
 
 def list_hashes(args: argparse.Namespace) -> dict[str, str]:
