@@ -263,12 +263,12 @@ def test_stage_9_uploads_the_folder_after_it_was_written(recipe):
 def test_stage_9_takes_runs_seeds_and_weights_from_elsewhere(recipe):
     weights = recipe.folder / "EAT-base.pt"
     weights.write_text("weights")
-    words = f"linear/phase1_seed1/a phase1_seed1 {weights}"
+    words = f"linear/phase1_eat_seed1/a phase1_seed1 {weights}"
     exp, out = recipe.exp, recipe.exp / "publish"
     assert [call.strip() for call in recipe.calls("--publish", words)] == [
         f"sslam_publish {model} --output {out}/sslam_mini_{name}"
         for model, name in (
-            (exp / "linear/phase1_seed1/a", "linear_phase1_seed1_a"),
+            (exp / "linear/phase1_eat_seed1/a", "linear_phase1_eat_seed1_a"),
             (exp / "pretrain/phase1_eat_seed1", "phase1_seed1"),
             (weights, "EAT-base"),
         )

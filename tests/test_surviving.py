@@ -188,7 +188,11 @@ def group_gets(number):
 
 
 def in_a_group(function):
+    """Run it as a terminal does, whatever started the tests (nohup ignores SIGHUP)."""
     os.setsid()
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     function()
 
 

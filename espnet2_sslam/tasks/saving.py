@@ -118,7 +118,7 @@ class Checkpoints:
         self.folder, self.updates, self.minutes = Path(folder), updates, minutes
         self.finished = Reporter().state_dict()  # what the ended epochs have reported
         self.within: dict | None = None  # where a resumed epoch goes on
-        self.done = 0  # batches of the epoch that are in the weights
+        self.position = 0  # batches of the epoch that are in the weights
         self.signal = 0
         self._trained: dict[str, Any] = {}
         self._writer: threading.Thread | None = None
@@ -172,7 +172,7 @@ class Checkpoints:
         self.wait()
         name = signal.Signals(self.signal).name if self.signal else "another rank"
         logging.warning(
-            f"stopped by {name} after batch {self.done} of the epoch, all is kept: the "
+            f"stopped by {name} after batch {self.position} of the epoch, all is kept: the "
             "same command with --resume true goes on from here"
         )
         raise SystemExit(STOPPED)
@@ -188,9 +188,9 @@ class Checkpoints:
         """
         self._trained, self._reporter = trained, reporter
         within, self.within = self.within, None
-        self.done = 0
+        self.position = 0
         if within is not None:
-            self.done = within["batches"]
+            self.position = within["batches"]
             _restore_reporter(reporter, within["reporter"])
             _restore_draws(within["draws"][rank()])
 
@@ -216,12 +216,12 @@ class Checkpoints:
             "scaler": trained["scaler"] and trained["scaler"].state_dict(),
             "within": {
                 "epoch": self._reporter.get_epoch(),
-                "batches": self.done,
+                "batches": self.position,
                 "reporter": _reporter_state(self._reporter),
                 "draws": draws,
             },
         }
-        logging.info(f"checkpoint after batch {self.done} of the epoch")
+        logging.info(f"checkpoint after batch {self.position} of the epoch")
         if wait:
             self._write(states)
             return

@@ -187,16 +187,16 @@ class SafeTrainer(Trainer):
             scaler=scaler,
         )
         alarms = Alarms(options, reporter, schedulers)
-        if checkpoints.done == 0:
+        if checkpoints.position == 0:
             batches = alarms.audible(batches)
         log_interval = options.log_interval or max(
-            (checkpoints.done + remaining) // 20, 10
+            (checkpoints.position + remaining) // 20, 10
         )
         model.train()
         start_time = time.perf_counter()
         for number, batch in enumerate(
             statistics.timed(ahead(batches, options.device), "iter_time"),
-            checkpoints.done + 1,
+            checkpoints.position + 1,
         ):
             asked = 0.0
             if options.no_forward_run:
@@ -274,7 +274,7 @@ class SafeTrainer(Trainer):
 
             # 4. What is seen and kept of it.
             statistics.next()
-            checkpoints.done = number
+            checkpoints.position = number
             if number % log_interval == 0:
                 statistics.flush()
                 alarms.check_spread()
