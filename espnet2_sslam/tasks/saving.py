@@ -172,8 +172,8 @@ class Checkpoints:
         self.wait()
         name = signal.Signals(self.signal).name if self.signal else "another rank"
         logging.warning(
-            f"stopped by {name} after batch {self.position} of the epoch, all is kept: the "
-            "same command with --resume true goes on from here"
+            f"stopped by {name} after batch {self.position} of the epoch, all is kept: "
+            "the same command with --resume true goes on from here"
         )
         raise SystemExit(STOPPED)
 
