@@ -12,9 +12,7 @@ from espnet2_sslam.checkpoint import check_init_param, load_model
 from espnet2_sslam.corpus import read_class_names, slug
 from espnet2_sslam.encoder import SSLAMEncoder
 from espnet2_sslam.pretrain_model import SSLAMPretrainModel
-from espnet2_sslam.tasks import SSLAMTask
 from tests.checkpoint_case import FINETUNED, PRETRAIN, unpack
-from tests.toy_task import arguments, write_clips
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +63,10 @@ def test_pretraining_goes_on_from_the_authors_weights(authors, tmp_path):
 
 
 def test_phase_2_begins_with_the_authors_phase_1(authors, tmp_path):
+    pytest.importorskip("espnet2", reason="ESPnet is not installed")
+    from espnet2_sslam.tasks import SSLAMTask
+    from tests.toy_task import arguments, write_clips
+
     convert(authors / PRETRAIN, tmp_path / "start.pth")
     start = torch.load(tmp_path / "start.pth")
     data = write_clips(tmp_path / "train", 4), write_clips(tmp_path / "valid", 2)
