@@ -238,7 +238,6 @@ class SSLAMClassifier(CountingModule):
         self.register_buffer("num_batches", torch.zeros(()))
         # equal on all ranks by construction, and on the CPU: not to be broadcast
         self._ddp_params_and_buffers_to_ignore = ["num_batches"]
-        self._compiled: Callable | None = None
         self._collected: ClipScores | None = None
         self._features: dict[tuple[bool, str], torch.Tensor] = {}
         self._check_options()
@@ -343,14 +342,6 @@ class SSLAMClassifier(CountingModule):
         """
         check_choice("activation_checkpointing", parts, ("none", "all"))
         self.encoder.checkpointing = parts == "all"
-
-    def compile_step(self, **options: Any) -> None:
-        """Let training steps run `objective` as one graph of `torch.compile`.
-
-        Args:
-            options: Of `torch.compile`.
-        """
-        self._compiled = torch.compile(self.objective, fullgraph=True, **options)
 
     def objective(
         self,

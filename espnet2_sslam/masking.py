@@ -1,5 +1,8 @@
 """Inverse block masking: hide all, keep square blocks, several masks per clip."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -105,10 +108,25 @@ def keyed_generator(device: torch.device, *key: int) -> torch.Generator:
 
 
 class CountingModule(nn.Module):
-    """Module whose counters, its own 0-dimensional buffers, stay on the CPU.
+    """A model that is trained by its `objective`, a function of tensors.
 
-    So a step that reads one waits for no GPU; checkpoints hold them as ever.
+    Its counters, its own 0-dimensional buffers, stay on the CPU, so that a step that
+    reads one waits for no GPU; checkpoints hold them as ever.
     """
+
+    objective: Callable[..., Any]
+
+    def __init__(self):
+        super().__init__()
+        self._compiled: Callable[..., Any] | None = None
+
+    def compile_step(self, **options: Any) -> None:
+        """Let training steps run `objective` as one graph of `torch.compile`.
+
+        Args:
+            options: Of `torch.compile`.
+        """
+        self._compiled = torch.compile(self.objective, fullgraph=True, **options)
 
     def _apply(self, fn, recurse=True):
         counters = {

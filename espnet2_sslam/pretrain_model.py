@@ -6,8 +6,8 @@ row, D channels. Rows are clip-major: row r belongs to clip r // clones.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -177,7 +177,6 @@ class SSLAMPretrainModel(CountingModule):
         self.num_batches: torch.Tensor
         self.register_buffer("num_updates", torch.zeros(()))
         self.register_buffer("num_batches", torch.zeros(()))
-        self._compiled: Callable | None = None
         # equal on all ranks by construction: not worth a broadcast in every step
         self._ddp_params_and_buffers_to_ignore = [n for n, _ in self.named_buffers()]
 
@@ -221,14 +220,6 @@ class SSLAMPretrainModel(CountingModule):
         """
         self.decoder.checkpointing = True
         self.encoder.checkpointing = parts == "all"
-
-    def compile_step(self, **options: Any) -> None:
-        """Let training steps run `objective` as one graph of `torch.compile`.
-
-        Args:
-            options: Of `torch.compile`.
-        """
-        self._compiled = torch.compile(self.objective, fullgraph=True, **options)
 
     def objective(
         self, unmixed: torch.Tensor, mixed: torch.Tensor | None, draws: Draws
