@@ -13,6 +13,7 @@ import torch
 
 from espnet2_sslam.checkpoint import CheckpointError, load_model
 from espnet2_sslam.tasks import SafeTrainer, SSLAMClassificationTask, SSLAMTask
+from espnet2_sslam.tasks.data import _outlive_signals
 from espnet2_sslam.tasks.saving import STOPPED
 from tests.test_real_training import PRETRAIN, SMALL, classify
 from tests.toy_task import arguments, assert_same, fork, free_port, state, write_clips
@@ -180,6 +181,14 @@ def test_killed_a_hundred_times_equals_uninterrupted(data, tmp_path, undisturbed
             kills += 1
         assert process.exitcode == 0
         assert_same(state(folder), undisturbed(name, more))
+
+
+def test_a_worker_that_starts_when_its_training_is_gone_ends():
+    gone = fork(lambda: None)
+    gone.join()
+    worker = fork(lambda: (_outlive_signals(gone.pid, 0), time.sleep(60)))
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 def group_gets(number):

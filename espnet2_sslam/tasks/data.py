@@ -5,6 +5,7 @@ is keyed by the seed and what it is for, so that a resumed training repeats it.
 """
 
 import argparse
+import functools
 import hashlib
 import logging
 import os
@@ -743,7 +744,8 @@ class EpochIterFactory(AbsIterFactory):
             # ESPnet's ranks are spawned, and so would be their workers: each would
             # import everything again in each epoch
             self.loader_options["multiprocessing_context"] = "fork"
-            self.loader_options["worker_init_fn"] = _outlive_signals
+            outlive = functools.partial(_outlive_signals, os.getpid())
+            self.loader_options["worker_init_fn"] = outlive
         self.within = (0, 0)
 
     def begin_within(self, epoch: int, batches: int) -> None:
@@ -765,7 +767,7 @@ class EpochIterFactory(AbsIterFactory):
         return DataLoader(self.dataset, batch_sampler=batches, **self.loader_options)
 
 
-def _outlive_signals(worker: int) -> None:
+def _outlive_signals(parent: int, worker: int) -> None:
     """Leave signals to the training, which still needs the worker's batches.
 
     Slurm and a terminal send them to every process of a group. A training ends its
@@ -774,12 +776,18 @@ def _outlive_signals(worker: int) -> None:
     for number in set(SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_leave_when_told, args=[os.getppid()], daemon=True).start()
+    threading.Thread(target=_leave_with, args=[parent], daemon=True).start()
 
 
-def _leave_when_told(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+def _leave_with(parent: int) -> None:
+    """End when the training says so, or is gone.
+
+    PyTorch's own watch takes whoever is the parent at its start for the training.
+    """
+    while os.getppid() == parent:
+        told = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if told and told.si_pid == parent:
+            break
     os._exit(0)
 
 
