@@ -15,6 +15,7 @@ import pickle
 import re
 import shutil
 import struct
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -41,6 +42,7 @@ DAMAGED = (
 MAX_YAML = 1_000_000  # values of a YAML file
 TEMPORARY = ".{name}.{pid}.tmp"  # beside the file it becomes, on the same file system
 CHECKSUM = "{name}.sha256"  # beside a file: what `sha256sum` prints of it
+GRACE = 2.0  # seconds in which a lock may still become free
 
 
 @contextmanager
@@ -373,13 +375,28 @@ def lock(path: str | os.PathLike, in_use: str | None = None) -> Iterator[None]:
         # a forked child that outlives us must not hold it
         os.register_at_fork(after_in_child=file.close)
         try:
-            wait = 0 if in_use is None else fcntl.LOCK_NB
-            fcntl.flock(file, fcntl.LOCK_EX | wait)
-        except BlockingIOError:
-            raise ValueError(in_use) from None
+            if in_use is None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            else:
+                _lock_soon(file, in_use)
         except OSError:  # a file system without locks: better unlocked than unusable
             pass
         yield
+
+
+def _lock_soon(file: IO, in_use: str) -> None:
+    """Lock the file, or raise `in_use` after `GRACE`.
+
+    What was forked from a process just before it was killed takes a moment to let go.
+    """
+    deadline = time.monotonic() + GRACE
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ValueError(in_use) from None
+            time.sleep(0.05)
 
 
 class Journal:
