@@ -56,7 +56,7 @@ class WithoutBadClips:
 
 def _neighbours(ids: Sequence[str]) -> bool:
     """Whether a clip follows itself, the first one the last."""
-    return any(one == other for one, other in zip(ids, [*ids[1:], *ids[:1]]))
+    return any(uid == ids[place - 1] for place, uid in enumerate(ids))
 
 
 class BadClips:

@@ -425,14 +425,22 @@ class ClipDataset(ESPnetDataset):
             self._check_rate(uid, getattr(loader, "rate", None))
             return value
 
+        short: list[ClipError] = []  # said after the rate, which may be its cause
+
         def part(length: int) -> tuple[int, int]:
-            return choose(uid, length)
+            try:
+                return choose(uid, length)
+            except ClipError as error:
+                short.append(error)
+                return 0, 0
 
         kind = self.debug_info[name][1]
         place = location(loader, uid)
         if kind == "sound" and place is not None:
             value, rate = read_part(place, part)
             self._check_rate(uid, rate)
+            if short:
+                raise short[0]
             return value
         value = read_ark_rows(place, part) if kind == "kaldi_ark" and place else None
         if value is None:
@@ -440,6 +448,8 @@ class ClipDataset(ESPnetDataset):
             self._check_rate(uid, getattr(loader, "rate", None))
             start, end = part(len(value))
             value = value[start:end]
+        if short:
+            raise short[0]
         return value
 
     @staticmethod
