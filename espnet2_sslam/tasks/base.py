@@ -51,7 +51,7 @@ with without_flash_attention_note(), _without_s3prl():
     from espnet2.utils.nested_dict_action import NestedDictAction
     from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
-    from espnet2_sslam.tasks import settings
+    from espnet2_sslam.tasks import faults, settings
     from espnet2_sslam.tasks.bad_clips import WithoutBadClips
     from espnet2_sslam.tasks.data import (
         ClipDataset,
@@ -171,6 +171,11 @@ class SSLAMAbsTask(AbsTask):
             "than listed: they are skipped. 0: the first one is an error"
         )
         add("--max_bad", type=float, default=0.01, help=text)
+        text = (
+            "End with an error when the training has made no progress for so long: a "
+            "file system or another rank hangs; 0: wait for ever"
+        )
+        add("--stall_minutes", type=float, default=30.0, help=text)
         parser.set_defaults(
             batch_type="unsorted",
             num_att_plot=0,
@@ -199,7 +204,7 @@ class SSLAMAbsTask(AbsTask):
         if not args.print_config:
             cls.check_and_complete(args)
         try:
-            with passing_signals_on():
+            with faults.log_may_fail(), passing_signals_on():
                 super().main(args=args)
         except ProcessExitedException as error:
             if error.exit_code == STOPPED:
@@ -212,8 +217,13 @@ class SSLAMAbsTask(AbsTask):
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train in this process; a spawned one reports a user's error in one line."""
+        watch = cls.trainer.watch = faults.Watch(args.stall_minutes)
         try:
-            with cls.alone_in_folder(args):
+            with (
+                faults.log_may_fail(),
+                cls.alone_in_folder(args),
+                watch.watching(args),
+            ):
                 super().main_worker(args)
         except (ValueError, OSError) as error:
             if multiprocessing.parent_process() is None:

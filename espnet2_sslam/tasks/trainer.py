@@ -32,6 +32,7 @@ from espnet2_sslam import store
 from espnet2_sslam.machine import machine
 from espnet2_sslam.optim import WarmupCosine
 from espnet2_sslam.tasks.bad_clips import BadClips, batch_norm_resting, without_clips
+from espnet2_sslam.tasks.faults import Watch
 from espnet2_sslam.tasks.saving import (
     LAST,
     STOP,
@@ -88,6 +89,8 @@ class SafeTrainer(Trainer):
     x, so that exact statistics over the whole set (mAP) can be computed. They are
     reported like all others: `--best_model_criterion valid mAP max` works.
     """
+
+    watch = Watch(0)  # of this process
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> SafeTrainerOptions:
@@ -186,7 +189,9 @@ class SafeTrainer(Trainer):
         checkpoints, accum_grad = options.checkpoints, options.accum_grad
         bad_clips, used = options.bad_clips, False  # whether the update has a clip
         statistics = Statistics(reporter, distributed_option.distributed)
-        batches, remaining = _counted(iterator, distributed_option.distributed)
+        batches, remaining = _counted(
+            iterator, distributed_option.distributed, cls.watch
+        )
         checkpoints.enter(
             reporter,
             model=inner,
@@ -335,7 +340,7 @@ class SafeTrainer(Trainer):
         if hasattr(inner, "begin_validation"):
             inner.begin_validation()
         statistics = Statistics(reporter, distributed_option.distributed)
-        batches, _ = _counted(iterator, distributed_option.distributed)
+        batches, _ = _counted(iterator, distributed_option.distributed, cls.watch)
         model.eval()
         for batch in ahead(batches, options.device):
             if options.no_forward_run:
@@ -380,7 +385,7 @@ def _scale(scaler: Any) -> torch.Tensor | float:
 # ----------------------------------------------------------------- batches and numbers
 
 
-def _counted(iterator: Any, distributed: bool) -> tuple[Iterator, int]:
+def _counted(iterator: Any, distributed: bool, watch: Watch) -> tuple[Iterator, int]:
     """The batches that every rank has, and how many.
 
     ESPnet asks the ranks before each batch whether one has come to its end: our
@@ -390,7 +395,7 @@ def _counted(iterator: Any, distributed: bool) -> tuple[Iterator, int]:
     batches = iter(iterator)
     if distributed:
         count = min(every_rank(count))
-    return itertools.islice(batches, count), count
+    return watch.reading(itertools.islice(batches, count)), count
 
 
 def ahead(batches: Iterable, device: torch.device) -> Iterator[dict[str, Any]]:
