@@ -253,3 +253,48 @@ def test_a_rank_without_clips_leaves_the_update_to_the_others(data, tmp_path):
     one, two = (state(tmp_path / name)["model"] for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, msg=name)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "classify"])
+def test_a_list_that_lost_clips_is_gone_on_with(data, tmp_path, name):
+    """As a training that has had no such clip since then."""
+    ids, log = ["clip03", "clip08"], tmp_path / "log"
+    balanced = []
+    if name == "classify":
+        balanced = ["--balanced_clips_per_epoch", "12"]
+
+    def train(*more):
+        return training(data, name, tmp_path / "exp", *PARTS, *balanced, *more)
+
+    run(partial(at_update, 4, written_then_die, train()), -9)
+    shutil.copytree(tmp_path / "exp", tmp_path / "reference")
+    whole = training(data, name, tmp_path / "reference", *PARTS, *balanced)
+    run(partial(lacking, ids, whole), 0)
+    for file in ("wav.scp", "utt2num_samples", "text"):
+        lines = (data[0] / file).read_text().splitlines(keepends=True)
+        lines = [line for line in lines if line.split()[0] not in ids]
+        (data[0] / file).write_text("".join(lines))
+    run(train(), 1, log)
+    assert "--list_sha256 train" in log.read_text().splitlines()[-1]
+    run(partial(at_update, 3, written_then_die, train("--keep", "true")), -9)
+    run(train(), 0)  # what was agreed to once need not be said again
+    after = state(tmp_path / "exp")
+    known = after.pop("bad_clips")
+    assert_same(after, state(tmp_path / "reference"))
+    assert known.keys() <= set(ids)
+    assert all("is not in the list any more" in c["reason"] for c in known.values())
+
+
+@pytest.mark.parametrize("change", ["more", "others"])
+def test_a_list_that_did_not_only_lose_clips_is_another_one(data, tmp_path, change):
+    run(training(data, "pretrain", tmp_path / "exp", "--max_epoch", "1"), 0)
+    for file in ("wav.scp", "utt2num_samples"):
+        text = (data[0] / file).read_text()
+        other = text.replace("clip05 ", "clip99 ")
+        if change == "more":
+            other = text + text.splitlines()[5].replace("clip05 ", "clip99 ") + "\n"
+        (data[0] / file).write_text(other)
+    train = training(data, "pretrain", tmp_path / "exp", "--resume", "true")
+    run(train, 1, tmp_path / "log")
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert "--list_sha256 train speech" in last

@@ -51,7 +51,7 @@ with without_flash_attention_note(), _without_s3prl():
     from espnet2.utils.nested_dict_action import NestedDictAction
     from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
-    from espnet2_sslam.tasks import faults, settings
+    from espnet2_sslam.tasks import faults, lost_clips, settings
     from espnet2_sslam.tasks.bad_clips import WithoutBadClips
     from espnet2_sslam.tasks.data import (
         ClipDataset,
@@ -147,6 +147,11 @@ class SSLAMAbsTask(AbsTask):
             "an older one, nothing on a CPU. bf16 needs no loss scaler"
         )
         add("--amp_dtype", choices=[*PRECISIONS], help=text)
+        text = (
+            "Resume a training with other settings or lists than it began with; what "
+            "differs is noted in kept.txt"
+        )
+        add("--keep", type=str2bool, default=False, help=text)
         text = (
             "Write checkpoint.pth after every so many updates, not only after each "
             "epoch; by default by time"
@@ -244,6 +249,7 @@ class SSLAMAbsTask(AbsTask):
             return
         in_use = f"another training works in {args.output_dir}: wait for it to end"
         with store.lock(Path(args.output_dir) / ".lock", in_use):
+            lost_clips.remember(args)
             yield
 
     @classmethod
@@ -267,6 +273,7 @@ class SSLAMAbsTask(AbsTask):
         )
         speech = [path for part in parts for path, name, _ in part if name == "speech"]
         check_resampler(getattr(args, "encoder_conf", {}), speech)
+        lost_clips.go_on_without(args)
         iterations = cls.iterations_per_epoch(args)
         if iterations % args.accum_grad:
             # ESPnet carries the left-over gradient on, and loses it on resume
@@ -388,7 +395,9 @@ class SSLAMAbsTask(AbsTask):
             iter_options.collate_fn,
         )
         dataset.check_keys(keys)
-        if iter_options.train and args.max_bad * len(keys) >= 1:
+        if iter_options.train and (
+            args.max_bad * len(keys) >= 1 or lost_clips.accepted(args)
+        ):
             dataset.skip_bad = True
             least = cls.min_clips_per_rank(args, True)
             mixture = getattr(sampler, "mixture", False)
