@@ -175,6 +175,7 @@ class Checkpoints:
             SystemExit: STOPPED.
         """
         self.wait()
+        every_rank(None)  # who spawned the ranks ends all after the first: see it kept
         name = signal.Signals(self.signal).name if self.signal else "another rank"
         logging.warning(
             f"stopped by {name} after batch {self.position} of the epoch, all is kept: "
