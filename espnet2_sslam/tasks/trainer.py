@@ -224,13 +224,13 @@ class SafeTrainer(Trainer):
             used = used or usable
             with options.autocast(), batch_norm_resting(inner, rest=not usable):
                 with statistics.time("forward_time"):
-                    result = model(**batch)
+                    loss, stats, weight = model(**batch)
                 if not usable:
                     alone = not distributed_option.distributed
-                    result = without_clips(*result, alone=alone)
+                    loss, stats, weight = without_clips(loss, stats, weight, alone)
                 request = checkpoints.request(statistics.total_count // accum_grad)
                 asks = request, bad_clips.news, float(used)
-                loss, asks = statistics.add(*result, asks)
+                loss, asks = statistics.add(loss, stats, weight, asks)
                 loss = loss / accum_grad
 
             # 2. Backward.
