@@ -1,15 +1,22 @@
 """Trainings in processes of their own: kills, ranks, spawned ranks, clean stdout."""
 
 import multiprocessing
+import os
 import signal
+import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 import yaml
 
+from espnet2_sslam.tasks.saving import STOPPED, has_checkpoint
 from tests.toy_task import (
+    SpawningTask,
     ToyTask,
     arguments,
     assert_same,
+    fork,
     start,
     state,
     write_clips,
@@ -100,3 +107,58 @@ def test_a_spawned_rank_reports_a_bad_clip_in_one_line(data, tmp_path, capfd):
     assert rank.exitcode == 1
     assert "Traceback" not in errors
     assert errors.strip().splitlines()[-1].startswith("error: clip clip03 cannot be")
+
+
+def spawning(data, folder, *more):
+    """Start a training that spawns two ranks; wait for its first checkpoint."""
+    options = ["--ngpu", "2", "--multiprocessing_distributed", "true"]
+    options += ["--dist_backend", "gloo", "--max_epoch", "100000"]
+    options += ["--checkpoint_updates", "1", "--use_tf32", "false", *more]
+    log = folder.with_name("log")
+    train = partial(SpawningTask.main, cmd=arguments(*data, folder, *options))
+    process = fork(train, log)
+    until = time.monotonic() + 120
+    while not has_checkpoint(folder) and time.monotonic() < until:
+        assert process.is_alive(), log.read_text()
+        time.sleep(0.1)
+    return process, log
+
+
+def ranks_of(process):
+    """The processes that a training has started, without Python's own helper."""
+    path = f"/proc/{process.pid}/task/{process.pid}/children"
+    pids = [int(pid) for pid in Path(path).read_text().split()]
+    words = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in pids}
+    return [pid for pid in pids if "resource_tracker" not in words[pid]]
+
+
+@pytest.mark.parametrize(
+    "number, whom",
+    [(signal.SIGTERM, "the training"), (signal.SIGUSR1, "all of its processes")],
+)
+def test_spawned_ranks_keep_all_at_a_signal(data, tmp_path, number, whom):
+    process, log = spawning(data, tmp_path / "exp")
+    ranks = ranks_of(process)
+    for pid in [process.pid, *(ranks if whom != "the training" else ())]:
+        os.kill(pid, number)
+    process.join(60)
+    status, text = process.exitcode, log.read_text()
+    process.kill()
+    assert status == STOPPED, text
+    assert len(ranks) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    assert "Traceback" not in text and f"stopped by {number.name}" in text
+    states = state(tmp_path / "exp")
+    assert states["model"]["num_updates"] > 0
+
+
+def test_a_killed_spawned_rank_ends_all(data, tmp_path):
+    process, log = spawning(data, tmp_path / "exp")
+    ranks = ranks_of(process)
+    os.kill(ranks[1], signal.SIGKILL)
+    process.join(60)
+    status, text = process.exitcode, log.read_text()
+    process.kill()
+    assert status == 1 and "Traceback" not in text, text
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    assert "SIGKILL" in text.splitlines()[-1]
+    assert state(tmp_path / "exp")["model"]["num_updates"] > 0

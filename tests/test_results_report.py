@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score
 
 from espnet2_sslam.bin.sslam_results import main
@@ -489,3 +490,18 @@ def test_the_papers_settings_of_phase_2_stand_beside_ours_as_it_printed_them(tmp
         *("90.9 |", "90.9 |", "90.9 |", "90.9 |")
     ]
     assert "| phase2:mixed | MB-PMA | not run | 90.9 |" in table
+
+
+def test_clips_that_a_training_skipped_are_listed(three_seeds):
+    assert "could not be read" not in write_report(three_seeds)
+    path = three_seeds / "exp/pretrain/phase2_tiny_seed2/checkpoint.pth"
+    states = torch.load(path, weights_only=False)
+    clip = {"file": "a|b.wav", "reason": "gone", "skipped": 3, "bad": True}
+    states["bad_clips"] = {f"clip{number:02d}": clip for number in range(25)}
+    states["bad_clips"]["clip01"] = {**clip, "skipped": 1, "bad": False}
+    torch.save(states, path)
+    text = write_report(three_seeds)
+    rows = table_rows(text.replace("a\\|b", "a b"), "Clips that could not be read")
+    assert "`pretrain/phase2_tiny_seed2`: 25, the first 20" in text
+    assert rows[2] == ["clip00", "3 times", "a b.wav", "gone"]
+    assert rows[3][1] == "1 times, later read again" and len(rows) == 22

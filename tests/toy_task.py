@@ -119,6 +119,16 @@ class ToyTask(SSLAMAbsTask):
         return ("label",)
 
 
+class SpawningTask(ToyTask):
+    """ToyTask with one spawned rank for each GPU that --ngpu claims, on the CPU."""
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """Train without the GPU."""
+        args.ngpu = 0
+        super().main_worker(args)
+
+
 def write_clips(
     folder: Path, count: int, rate: int = 16_000, shortest: int = 1600
 ) -> Path:

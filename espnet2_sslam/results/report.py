@@ -124,11 +124,30 @@ def write_all(experiment: Experiment, output: Path) -> None:
         quoted=paper.load()["quoted"],
         measures=measures(experiment),
         downstream=downstream,
+        skipped=skipped_clips(experiment),
         report=report,
         report_hash=sha256(source)[:10] if report else "",
         warnings=warnings(report) if report else [],
         figures=figures,
     )
+
+
+MANY = 20  # clips of a training that are listed
+
+
+def skipped_clips(experiment: Experiment) -> list[tuple[str, int, list[dict]]]:
+    """Return what trainings could not read: their names, numbers of clips, and some.
+
+    Of a clip: id, file, reason, how often it was skipped, whether to the end.
+    """
+    runs = [*experiment.pretraining.values(), *experiment.finetuning.values()]
+    rows = {}
+    for run in runs:
+        clips = [{"clip": uid, **clip} for uid, clip in sorted(run.bad_clips.items())]
+        if clips:
+            name = f"{run.path.parent.name}/{run.path.name}"
+            rows[run.path] = name, len(clips), clips[:MANY]
+    return [*rows.values()]
 
 
 def write_benchmarks(

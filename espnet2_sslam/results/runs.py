@@ -5,8 +5,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -33,6 +34,7 @@ class History:
     """One training run. `stats[epoch]["train" | "valid"][name]` are epoch means.
 
     `machines` are those that its logs name: several after a resume elsewhere.
+    `bad_clips` were skipped: {id: {file, reason, skipped: times, bad: still}}.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class History:
     stats: dict
     torch_version: str | None
     machines: tuple[str, ...] = ()
+    bad_clips: dict[str, dict] = field(default_factory=dict)
 
     @property
     def epochs(self) -> int:
@@ -165,7 +168,7 @@ def read_history(run_dir: Path) -> History:
             for line in lines:
                 versions += TORCH_LINE.findall(line)
                 machines += MACHINE_LINE.findall(line)
-    stats = _read(checkpoint, _reporter_stats)
+    stats, bad_clips = _read(checkpoint, _reporter_stats)
     if not stats:  # it is from within the first one
         raise FileNotFoundError(f"{run_dir} has no finished epoch: train on")
     return History(
@@ -176,10 +179,11 @@ def read_history(run_dir: Path) -> History:
         stats=stats,
         torch_version=versions[0] if versions else None,
         machines=tuple(dict.fromkeys(machines)),
+        bad_clips=bad_clips,
     )
 
 
-def _read(path: Path, reader: Callable[[Path], dict]) -> dict:
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     try:
         return reader(path)
     except Exception as error:  # half a file or another's may raise anything
@@ -189,11 +193,15 @@ def _read(path: Path, reader: Callable[[Path], dict]) -> dict:
         ) from None
 
 
-def _reporter_stats(checkpoint: Path) -> dict:
-    """Return the epoch means of ESPnet's reporter; tensors stay on disk."""
-    stats = read_pickle(checkpoint)["reporter"]["stats"]
+def _reporter_stats(checkpoint: Path) -> tuple[dict, dict]:
+    """Return the epoch means of ESPnet's reporter, and what was skipped.
+
+    Tensors stay on disk.
+    """
+    states = read_pickle(checkpoint)
+    stats = states["reporter"]["stats"]
     for part in (part for epoch in stats.values() for part in epoch.values()):
         if isinstance(part["time"], dict):  # ESPnet >= 202607 stores seconds
             seconds = part["time"]["__timedelta_seconds__"]
             part["time"] = datetime.timedelta(seconds=seconds)
-    return stats
+    return stats, states.get("bad_clips", {})

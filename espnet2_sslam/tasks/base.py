@@ -51,7 +51,8 @@ with without_flash_attention_note(), _without_s3prl():
     from espnet2.utils.nested_dict_action import NestedDictAction
     from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
-    from espnet2_sslam.tasks import settings
+    from espnet2_sslam.tasks import faults, lost_clips, settings
+    from espnet2_sslam.tasks.bad_clips import WithoutBadClips
     from espnet2_sslam.tasks.data import (
         ClipDataset,
         ClipPreprocessor,
@@ -62,8 +63,10 @@ with without_flash_attention_note(), _without_s3prl():
         check_resampler,
         collate_clips,
         key_file,
+        length_list,
         read_keys,
         read_labels,
+        read_lengths,
         read_weights,
     )
     from espnet2_sslam.tasks.saving import STOPPED, passing_signals_on
@@ -145,6 +148,11 @@ class SSLAMAbsTask(AbsTask):
         )
         add("--amp_dtype", choices=[*PRECISIONS], help=text)
         text = (
+            "Resume a training with other settings or lists than it began with; what "
+            "differs is noted in kept.txt"
+        )
+        add("--keep", type=str2bool, default=False, help=text)
+        text = (
             "Write checkpoint.pth after every so many updates, not only after each "
             "epoch; by default by time"
         )
@@ -163,6 +171,16 @@ class SSLAMAbsTask(AbsTask):
             "fewer updates from the end of the warm-up"
         )
         add("--collapse_from", type=int_or_none, help=text)
+        text = (
+            "Share of the training clips that may be unreadable, missing or shorter "
+            "than listed: they are skipped. 0: the first one is an error"
+        )
+        add("--max_bad", type=float, default=0.01, help=text)
+        text = (
+            "End with an error when the training has made no progress for so long: a "
+            "file system or another rank hangs; 0: wait for ever"
+        )
+        add("--stall_minutes", type=float, default=30.0, help=text)
         parser.set_defaults(
             batch_type="unsorted",
             num_att_plot=0,
@@ -191,7 +209,7 @@ class SSLAMAbsTask(AbsTask):
         if not args.print_config:
             cls.check_and_complete(args)
         try:
-            with passing_signals_on():
+            with faults.log_may_fail(), passing_signals_on():
                 super().main(args=args)
         except ProcessExitedException as error:
             if error.exit_code == STOPPED:
@@ -204,8 +222,13 @@ class SSLAMAbsTask(AbsTask):
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train in this process; a spawned one reports a user's error in one line."""
+        watch = cls.trainer.watch = faults.Watch(args.stall_minutes)
         try:
-            with cls.alone_in_folder(args):
+            with (
+                faults.log_may_fail(),
+                cls.alone_in_folder(args),
+                watch.watching(args),
+            ):
                 super().main_worker(args)
         except (ValueError, OSError) as error:
             if multiprocessing.parent_process() is None:
@@ -226,6 +249,7 @@ class SSLAMAbsTask(AbsTask):
             return
         in_use = f"another training works in {args.output_dir}: wait for it to end"
         with store.lock(Path(args.output_dir) / ".lock", in_use):
+            lost_clips.remember(args)
             yield
 
     @classmethod
@@ -249,6 +273,7 @@ class SSLAMAbsTask(AbsTask):
         )
         speech = [path for part in parts for path, name, _ in part if name == "speech"]
         check_resampler(getattr(args, "encoder_conf", {}), speech)
+        lost_clips.go_on_without(args)
         iterations = cls.iterations_per_epoch(args)
         if iterations % args.accum_grad:
             # ESPnet carries the left-over gradient on, and loses it on resume
@@ -287,6 +312,8 @@ class SSLAMAbsTask(AbsTask):
             raise ValueError("--amp_dtype fp16 needs a GPU: use bf16 on a CPU")
         if args.use_amp and args.use_tf32:
             raise ValueError("--use_tf32 true does not go with --use_amp true")
+        if not 0 <= args.max_bad <= 1:
+            raise ValueError(f"--max_bad must be from 0 to 1, got {args.max_bad}")
         if args.output_dir is None:
             raise ValueError("--output_dir is needed, for checkpoints and logs")
         names = ["batch_size", "accum_grad", "max_epoch"]
@@ -363,15 +390,25 @@ class SSLAMAbsTask(AbsTask):
         data = iter_options.data_path_and_name_and_type
         keys = read_keys(key_file(data, iter_options.shape_files))
         sampler = cls.build_sampler(args, iter_options, keys)
-        dataset = cls.build_dataset(args, iter_options)
+        dataset, collate = (
+            cls.build_dataset(args, iter_options),
+            iter_options.collate_fn,
+        )
         dataset.check_keys(keys)
+        if iter_options.train and (
+            args.max_bad * len(keys) >= 1 or lost_clips.accepted(args)
+        ):
+            dataset.skip_bad = True
+            least = cls.min_clips_per_rank(args, True)
+            mixture = getattr(sampler, "mixture", False)
+            collate = WithoutBadClips(collate, least, mixture)
         logging.info(f"[{mode}] dataset:\n{dataset}\n[{mode}] sampler: {sampler}")
         return EpochIterFactory(
             dataset,
             sampler,
             num_iters_per_epoch=iter_options.num_iters_per_epoch,
             num_workers=args.num_workers,
-            collate_fn=iter_options.collate_fn,
+            collate_fn=collate,
             pin_memory=args.ngpu > 0,
             max_batches=iter_options.num_batches,
         )
@@ -395,6 +432,12 @@ class SSLAMAbsTask(AbsTask):
             "drop_last": args.drop_last_iter,
             "min_clips_per_rank": cls.min_clips_per_rank(args, iter_options.train),
         }
+        data, shapes = (
+            iter_options.data_path_and_name_and_type,
+            iter_options.shape_files,
+        )
+        if length_list(data, shapes, args.input_size):
+            options["lengths"] = read_lengths(keys, data, shapes, args.input_size)
         if iter_options.distributed:
             options["rank"] = torch.distributed.get_rank()
             options["world_size"] = torch.distributed.get_world_size()

@@ -93,7 +93,7 @@ class CropSampler(ClipSampler):
             keys = [keys[row] for row in rows]
             lengths = lengths[kept]
             weights = None if weights is None else weights[kept]
-        self.lengths = lengths
+        self.lengths: np.ndarray = lengths
         self.frames = np.minimum((lengths - self.overlap) // self.shift, clip_frames)
         # crops of each recording in a pass
         whole = np.round((lengths - self.overlap) / (self.shift * clip_frames))
@@ -116,6 +116,7 @@ class CropSampler(ClipSampler):
             world_size=world_size,
             weights=weights,
             clips_per_pass=int(self.counts.sum()),
+            lengths=lengths,
             **options,
         )
         self.seed = self.seed if train else 0
@@ -236,8 +237,10 @@ class CropSampler(ClipSampler):
             mine = mine[self.rank :: self.world_size]
         keys = self.keys[recordings[mine]].tolist()
         return [
-            Crop(key.decode(), start, size)
-            for key, start in zip(keys, starts[mine].tolist(), strict=True)
+            Crop(key.decode(), start, size, listed)
+            for key, start, listed in zip(
+                keys, starts[mine].tolist(), lengths[mine].tolist(), strict=True
+            )
         ]
 
     def describe(self) -> str:

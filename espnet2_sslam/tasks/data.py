@@ -5,6 +5,7 @@ is keyed by the seed and what it is for, so that a resumed training repeats it.
 """
 
 import argparse
+import errno
 import functools
 import hashlib
 import logging
@@ -40,6 +41,8 @@ from espnet2_sslam.tasks.saving import SIGNALS
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, SAMPLE_RATE
 
 PREPARE = "prepare the data again"
+LOST = "not in the list any more"  # place of a clip, see `settings.go_on_without`
+NOT_THE_CLIPS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # fault, but the machine's
 HEADER_THREADS = 16  # headers are read at once: network disks are slow to answer
 
 
@@ -52,7 +55,11 @@ class ClipError(ValueError):
 
     def __init__(self, message: str):
         last = message.strip().splitlines()[-1]
-        super().__init__(last.rsplit("ClipError: ", 1)[-1])
+        super().__init__(last.rsplit(f"{type(self).__name__}: ", 1)[-1])
+
+
+class LabelError(ClipError):
+    """Labels that do not fit: the lists are wrong, not the clip."""
 
 
 # ---------------------------------------------------------------------------- lists
@@ -197,6 +204,23 @@ def read_weights(path: str | Path, keys: Sequence[str]) -> np.ndarray:
     return weights
 
 
+def length_list(
+    data: Sequence[Sequence[str]], shape_files: Sequence[str] = (), input_size: int = 1
+) -> str | None:
+    """Return the list of the clips' lengths, if there is one.
+
+    A shape file, or the utt2num_samples (utt2num_frames) beside the list of the audio.
+    """
+    own, other = "utt2num_samples", "utt2num_frames"
+    if input_size != 1:
+        own, other = other, own
+    path = next(path for path, name, _ in data if name == "speech")
+    beside = Path(path).with_name(own)
+    lists = [name for name in shape_files if Path(name).name != other]
+    lists += [str(beside)] if beside.is_file() else []
+    return lists[0] if lists else None
+
+
 def read_lengths(
     keys: Sequence[str],
     data: Sequence[Sequence[str]],
@@ -205,26 +229,20 @@ def read_lengths(
 ) -> np.ndarray:
     """Return the samples (or, of log-mel, frames) of each clip, (N,) int64.
 
-    They are taken from a shape file, or from the utt2num_samples (utt2num_frames)
-    beside the list of the audio, or else from the headers of all files.
+    They are taken from the `length_list`, or else from the headers of all files.
 
     Raises:
         ValueError: if a list lacks a clip or holds no number, or a header cannot be
             read.
     """
     path, _, kind = next(row for row in data if row[1] == "speech")
-    own, other = "utt2num_samples", "utt2num_frames"
-    if input_size != 1:
-        own, other = other, own
-    lists = [name for name in shape_files if Path(name).name != other]
-    if not lists and (beside := Path(path).with_name(own)).is_file():
-        lists = [str(beside)]
-    if not lists:
+    source = length_list(data, shape_files, input_size)
+    if source is None:
         changed = Path(path).stat().st_mtime_ns
         return _header_lengths(tuple(keys), path, kind, changed)
     lengths = np.full(len(keys), -1, dtype=np.int64)
     rows: dict[str, int] = {}
-    for row, (number, key, text) in enumerate(table_lines(lists[0])):
+    for row, (number, key, text) in enumerate(table_lines(Path(source))):
         if row >= len(keys) or keys[row] != key:  # in another order than the keys
             rows = rows or {key: row for row, key in enumerate(keys)}
             if (row := rows.get(key, -1)) < 0:
@@ -233,11 +251,11 @@ def read_lengths(
             lengths[row] = int(text.split(",")[0])
         except ValueError:
             raise ValueError(
-                f"{lists[0]}, line {number}: the length of {key} is {text!r}, a whole "
+                f"{source}, line {number}: the length of {key} is {text!r}, a whole "
                 "number is needed"
             ) from None
     without = np.flatnonzero(lengths < 0).tolist()
-    _refuse_missing(lists[0], [keys[row] for row in without], keys)
+    _refuse_missing(source, [keys[row] for row in without], keys)
     return lengths
 
 
@@ -298,11 +316,30 @@ def _refuse_missing(
 
 
 class Crop(NamedTuple):
-    """A part of a recording, in samples (or frames of log-mel)."""
+    """A part of a recording, in samples (or frames of log-mel).
+
+    `listed` is the length of the recording that its list says, at least.
+    """
 
     uid: str
     start: int
     size: int
+    listed: int = 0
+
+
+class Whole(NamedTuple):
+    """A clip, of which the pre-processor chooses a part, and its `listed` length."""
+
+    uid: str
+    listed: int
+
+
+class BadClip(NamedTuple):
+    """A clip that cannot be used, and why; silence in its form."""
+
+    file: str
+    reason: str
+    silence: dict[str, np.ndarray]
 
 
 class ClipDataset(ESPnetDataset):
@@ -310,9 +347,11 @@ class ClipDataset(ESPnetDataset):
 
     Audio must have 16 kHz. Of the clips' `speech` the part that a `Crop` names is read,
     or the one that the pre-processor's `place(uid, length) -> (start, end)` chooses.
+    With `skip_bad` a clip that cannot be used becomes a `BadClip`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, skip_bad: bool = False, **kwargs: Any):
+        self.skip_bad = skip_bad
         try:
             super().__init__(*args, **kwargs)
         except Exception as error:  # of ESPnet's many readers of lists
@@ -322,21 +361,44 @@ class ClipDataset(ESPnetDataset):
                 f"{' '.join(str(error).split())}: correct the list or {PREPARE}"
             ) from error
 
-    def __getitem__(self, uid: str | Crop) -> tuple[str, dict[str, Any]]:
-        """Read and pre-process one clip or crop.
+    def __getitem__(self, uid: Any) -> tuple[str, Any]:
+        """Read and pre-process one clip, `Crop` or `Whole`.
 
         Raises:
             ClipError: if it cannot be read or used, in one line.
+            OSError: The machine is at its limits.
         """
+        name = uid if isinstance(uid, str) else uid.uid
+        try:
+            return self._load(name, uid)
+        except LabelError:
+            raise
+        except ClipError as error:
+            if not self.skip_bad:
+                raise
+            place = location(self.loader_dict["speech"], name) or "speech"
+            reason = str(error).removeprefix(f"clip {name} ")
+            preprocess: Any = self.preprocess
+            size = uid.size if isinstance(uid, Crop) else None
+            silence = self._as_numbers(preprocess.silence(size))
+            return name, BadClip(place, reason, silence)
+
+    def _load(self, uid: str, wanted: Any) -> tuple[str, dict[str, Any]]:
+        """Read and pre-process one clip, or the part of it that is `wanted`."""
         choose: Any = getattr(self.preprocess, "place", None)
-        if isinstance(uid, Crop):
-            uid, start, size = uid
-            choose = _fixed_place(start, size)
+        if isinstance(wanted, Crop):
+            choose = _fixed_place(wanted)
+        elif isinstance(wanted, Whole):
+            choose = _checked_place(wanted, choose)
         try:
             data = {name: self._read(name, uid, choose) for name in self.loader_dict}
-        except ClipError:
+        except (ClipError, MemoryError):
             raise
         except Exception as error:  # whatever the reader of the format raises
+            place = location(self.loader_dict["speech"], uid) or ""
+            if place.startswith(LOST):
+                raise ClipError(f"clip {uid} is {LOST}") from error
+            error = _cause(place) or error
             reason = [type(error).__name__, *str(error).strip().splitlines()[:1]]
             raise ClipError(
                 f"clip {uid} cannot be read ({': '.join(reason)}): restore the file or "
@@ -344,12 +406,14 @@ class ClipDataset(ESPnetDataset):
             ) from error
         if self.preprocess is not None:
             data = self.preprocess(uid, data)
+        return uid, self._as_numbers(data)
+
+    def _as_numbers(self, data: dict[str, Any]) -> dict[str, Any]:
         dtypes = {"f": self.float_dtype, "i": self.int_dtype}
-        arrays = {
+        return {
             name: value.astype(dtypes.get(value.dtype.kind, value.dtype), copy=False)
             for name, value in data.items()
         }
-        return uid, arrays
 
     def _read(
         self, name: str, uid: str, choose: Callable[[str, int], tuple[int, int]] | None
@@ -361,14 +425,22 @@ class ClipDataset(ESPnetDataset):
             self._check_rate(uid, getattr(loader, "rate", None))
             return value
 
+        short: list[ClipError] = []  # said after the rate, which may be its cause
+
         def part(length: int) -> tuple[int, int]:
-            return choose(uid, length)
+            try:
+                return choose(uid, length)
+            except ClipError as error:
+                short.append(error)
+                return 0, 0
 
         kind = self.debug_info[name][1]
         place = location(loader, uid)
         if kind == "sound" and place is not None:
             value, rate = read_part(place, part)
             self._check_rate(uid, rate)
+            if short:
+                raise short[0]
             return value
         value = read_ark_rows(place, part) if kind == "kaldi_ark" and place else None
         if value is None:
@@ -376,6 +448,8 @@ class ClipDataset(ESPnetDataset):
             self._check_rate(uid, getattr(loader, "rate", None))
             start, end = part(len(value))
             value = value[start:end]
+        if short:
+            raise short[0]
         return value
 
     @staticmethod
@@ -397,19 +471,54 @@ class ClipDataset(ESPnetDataset):
             _refuse_missing(path, [key for key in keys if key not in known], keys)
 
 
-def _fixed_place(start: int, size: int) -> Callable[[str, int], tuple[int, int]]:
+def _check_length(uid: str, length: int, least: int) -> None:
+    if length < least:
+        raise ClipError(
+            f"clip {uid} has {length} samples or frames, the list of lengths says at "
+            f"least {least}: {PREPARE}"
+        )
+
+
+def _fixed_place(crop: Crop) -> Callable[[str, int], tuple[int, int]]:
     """Return the choice of a crop's place."""
 
     def place(uid: str, length: int) -> tuple[int, int]:
-        if length < size:
-            raise ClipError(
-                f"clip {uid} has {length} samples or frames, the list of lengths says "
-                f"at least {size}: {PREPARE}"
-            )
-        first = min(start, length - size)
-        return first, first + size
+        _check_length(uid, length, max(crop.size, crop.listed))
+        first = min(crop.start, length - crop.size)
+        return first, first + crop.size
 
     return place
+
+
+def _checked_place(
+    clip: Whole, choose: Callable[[str, int], tuple[int, int]] | None
+) -> Callable[[str, int], tuple[int, int]]:
+    """Return a choice that refuses a file which is shorter than listed."""
+
+    def place(uid: str, length: int) -> tuple[int, int]:
+        _check_length(uid, length, clip.listed)
+        return choose(uid, length) if choose else (0, length)
+
+    return place
+
+
+def _cause(place: str) -> OSError | None:
+    """What the system says of a file that a reader could not read.
+
+    libsndfile says "System error" of a missing one.
+
+    Raises:
+        OSError: It is the machine that is at its limits.
+    """
+    if ":" in place and not os.path.exists(place):  # <ark>:<offset>
+        place = place.rpartition(":")[0]
+    try:
+        with open(place or os.devnull, "rb"):
+            return None
+    except OSError as error:
+        if error.errno in NOT_THE_CLIPS:
+            raise
+        return error
 
 
 def location(loader: Any, uid: str) -> str | None:
@@ -511,6 +620,20 @@ class ClipPreprocessor:
             raise ClipError(f"{error}; take it out of the lists or {PREPARE}") from None
         return speech
 
+    def silence(self, size: int | None = None) -> dict[str, np.ndarray]:
+        """Return the arrays of a clip without sound or labels, by default 1 s long.
+
+        Args:
+            size: Samples, or frames of log-mel.
+        """
+        shape: tuple[int, ...] = (size or self.max_samples or SAMPLE_RATE,)
+        if self.input_size != 1:
+            shape = (size or max(shape[0] // FRAME_SHIFT, 1), NUM_MEL_BINS)
+        result = {"speech": np.zeros(shape, dtype=np.float32)}
+        if self.classes is not None:
+            result["label"] = np.zeros(len(self.classes), dtype=np.float32)
+        return result
+
     def place(self, uid: str, length: int) -> tuple[int, int]:
         """Return which part of a clip is used, (start, end) in samples or frames."""
         limit = self.max_samples
@@ -540,15 +663,15 @@ class ClipPreprocessor:
     def _label_vector(self, uid: str, labels: list[str]) -> np.ndarray:
         """Return the multi-hot vector (C,) of a clip's labels."""
         if self.classes is None:
-            raise ClipError(f"clip {uid} has labels but no class list: --class_list")
+            raise LabelError(f"clip {uid} has labels but no class list: --class_list")
         if self.single_label and len(labels) != 1:
-            raise ClipError(
+            raise LabelError(
                 f"clip {uid} has {len(labels)} labels, exactly one is needed: correct "
                 "its line in text, or train with task multi_label"
             )
         unknown = [label for label in labels if label not in self.classes]
         if unknown:
-            raise ClipError(
+            raise LabelError(
                 f"clip {uid} has the label {unknown[0]}, which the class list lacks: "
                 "correct its line in text or the class list"
             )
@@ -625,6 +748,7 @@ class ClipSampler:
         weights: (N,) of the clips, training only; a clip of weight 0 is never drawn.
         num_samples: clips per pass, where there are weights.
         clips_per_pass: where there are none; by default each clip once.
+        lengths: (N,) of the clips by their list, to compare the files with.
 
     Raises:
         ValueError: if there are too few clips for the batches, ranks or num_samples.
@@ -644,7 +768,9 @@ class ClipSampler:
         weights: np.ndarray | None = None,
         num_samples: int = 0,
         clips_per_pass: int | None = None,
+        lengths: np.ndarray | None = None,
     ):
+        self.lengths = lengths
         self.keys = np.array([key.encode() for key in keys], dtype=np.bytes_)
         self.batch_size = batch_size
         self.train = train
@@ -685,14 +811,17 @@ class ClipSampler:
         return generator.permutation(drawn)
 
     def batch(self, order: Any, index: int) -> list[Any]:
-        """Return this rank's clip ids of one batch of a pass."""
+        """Return this rank's clips of one batch of a pass: ids, or `Whole`."""
         if self.drop_last:
             start, end = index * self.batch_size, (index + 1) * self.batch_size
         else:
             start = index * len(order) // self.num_batches
             end = (index + 1) * len(order) // self.num_batches
         mine = order[start:end][self.rank :: self.world_size]
-        return [key.decode() for key in self.keys[mine]]
+        keys = [key.decode() for key in self.keys[mine]]
+        if self.lengths is None:
+            return keys
+        return [*map(Whole, keys, self.lengths[mine].tolist())]
 
     def generate(self, number: int) -> list[list[Any]]:
         """Return all batches of one pass."""

@@ -257,8 +257,8 @@ class SSLAMTask(SSLAMAbsTask):
             return super().build_sampler(args, iter_options, keys)
         lengths = read_lengths(keys, data, shapes, args.input_size)
         options = cls.sampler_options(args, iter_options, keys)
-        options |= cls.crop_options(args)
-        sampler = CropSampler(keys, lengths, iter_options.batch_size, **options)
+        options |= {**cls.crop_options(args), "lengths": lengths}
+        sampler = CropSampler(keys, batch_size=iter_options.batch_size, **options)
         if iter_options.train:
             updates = len(sampler) / args.accum_grad
             logging.info(f"{sampler.describe()}, {updates:g} updates")

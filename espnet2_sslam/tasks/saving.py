@@ -112,9 +112,13 @@ class Checkpoints:
         folder: Where the training writes.
         updates: Write after every so many updates; None for none by number.
         minutes: Write when the last one is so old; 0 for none by time.
+        bad_clips: What it has skipped; its `known` is kept, too.
     """
 
-    def __init__(self, folder: str | Path, updates: int | None, minutes: float):
+    def __init__(
+        self, folder: str | Path, updates: int | None, minutes: float, bad_clips: Any
+    ):
+        self.bad_clips = bad_clips
         self.folder, self.updates, self.minutes = Path(folder), updates, minutes
         self.finished = Reporter().state_dict()  # what the ended epochs have reported
         self.within: dict | None = None  # where a resumed epoch goes on
@@ -127,6 +131,7 @@ class Checkpoints:
     def resume(self, states: Mapping[str, Any]) -> None:
         """Take over what a checkpoint says beside weights and optimizers."""
         self.finished, self.within = states["reporter"], states.get("within")
+        self.bad_clips.known = states.get("bad_clips", {})
 
     # ------------------------------------------------------------------ when
 
@@ -170,6 +175,7 @@ class Checkpoints:
             SystemExit: STOPPED.
         """
         self.wait()
+        every_rank(None)  # who spawned the ranks ends all after the first: see it kept
         name = signal.Signals(self.signal).name if self.signal else "another rank"
         logging.warning(
             f"stopped by {name} after batch {self.position} of the epoch, all is kept: "
@@ -220,6 +226,7 @@ class Checkpoints:
                 "reporter": _reporter_state(self._reporter),
                 "draws": draws,
             },
+            **self._skipped(),
         }
         logging.info(f"checkpoint after batch {self.position} of the epoch")
         if wait:
@@ -233,8 +240,11 @@ class Checkpoints:
         """Write the checkpoint at the end of an epoch."""
         self.wait()
         self.finished = states["reporter"]
-        self._write(states)
+        self._write({**states, **self._skipped()})
         self._last = time.monotonic()
+
+    def _skipped(self) -> dict[str, Any]:
+        return {"bad_clips": self.bad_clips.known} if self.bad_clips.known else {}
 
     def wait(self) -> None:
         """Wait until what was saved is on the disk."""

@@ -24,7 +24,7 @@ FREE = re.compile(
     r"checkpoint_.*|min_target_var|min_prediction_var|collapse_from|max_epoch|"
     r"patience|early_stopping_criterion|compile|activation_checkpointing|use_tf32|"
     r"cudnn_.*|unused_parameters|gradient_as_bucket_view|.*_path_and_name_and_type|"
-    r".*_shape_file|sample_weights"
+    r".*_shape_file|sample_weights|max_bad|keep|stall_minutes"
 )
 
 

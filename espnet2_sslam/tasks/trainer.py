@@ -31,6 +31,8 @@ from espnet2.utils.kwargs2args import kwargs2args
 from espnet2_sslam import store
 from espnet2_sslam.machine import machine
 from espnet2_sslam.optim import WarmupCosine
+from espnet2_sslam.tasks.bad_clips import BadClips, batch_norm_resting, without_clips
+from espnet2_sslam.tasks.faults import Watch
 from espnet2_sslam.tasks.saving import (
     LAST,
     STOP,
@@ -55,11 +57,16 @@ class SafeTrainerOptions(TrainerOptions):
     min_target_var: float
     min_prediction_var: float
     collapse_from: int | None
+    max_bad: float
 
     def __post_init__(self):
         self.use_amp = self.amp_dtype == "fp16"  # to ESPnet: whether to scale the loss
+        self.bad_clips = BadClips(self.max_bad)
         self.checkpoints = Checkpoints(
-            self.output_dir, self.checkpoint_updates, self.checkpoint_minutes
+            self.output_dir,
+            self.checkpoint_updates,
+            self.checkpoint_minutes,
+            self.bad_clips,
         )
 
     @property
@@ -83,6 +90,8 @@ class SafeTrainer(Trainer):
     reported like all others: `--best_model_criterion valid mAP max` works.
     """
 
+    watch = Watch(0)  # of this process
+
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> SafeTrainerOptions:
         """The options that the trainer uses, out of all."""
@@ -97,6 +106,7 @@ class SafeTrainer(Trainer):
         """
         checkpoints: Checkpoints = trainer_options.checkpoints
         folder = Path(trainer_options.output_dir)
+        trainer_options.bad_clips.total = len(train_iter_factory.sampler.keys)
         if rank() == 0:
             logging.info("machine: %s", machine())  # results/history.py reads it
             logging.info("precision: %s", precision(trainer_options))
@@ -177,8 +187,11 @@ class SafeTrainer(Trainer):
             torch.manual_seed(options.seed + reporter.get_epoch() + 1_000_003 * rank())
         inner: Any = getattr(model, "module", model)  # inside DistributedDataParallel
         checkpoints, accum_grad = options.checkpoints, options.accum_grad
+        bad_clips, used = options.bad_clips, False  # whether the update has a clip
         statistics = Statistics(reporter, distributed_option.distributed)
-        batches, remaining = _counted(iterator, distributed_option.distributed)
+        batches, remaining = _counted(
+            iterator, distributed_option.distributed, cls.watch
+        )
         checkpoints.enter(
             reporter,
             model=inner,
@@ -206,11 +219,18 @@ class SafeTrainer(Trainer):
                 _add_graph(summary_writer, inner, batch)
 
             # 1. Forward; the loss is the mean over the clips of all ranks.
-            with options.autocast():
+            skipped, usable = batch.pop("bad_clips", ()), batch.pop("usable", True)
+            bad_clips.note(batch["utt_id"], skipped)
+            used = used or usable
+            with options.autocast(), batch_norm_resting(inner, rest=not usable):
                 with statistics.time("forward_time"):
                     loss, stats, weight = model(**batch)
+                if not usable:
+                    alone = not distributed_option.distributed
+                    loss, stats, weight = without_clips(loss, stats, weight, alone)
                 request = checkpoints.request(statistics.total_count // accum_grad)
-                loss, request = statistics.add(loss, stats, weight, request)
+                asks = request, bad_clips.news, float(used)
+                loss, asks = statistics.add(loss, stats, weight, asks)
                 loss = loss / accum_grad
 
             # 2. Backward.
@@ -236,9 +256,15 @@ class SafeTrainer(Trainer):
                     max_norm=options.grad_clip,
                     norm_type=options.grad_clip_type,
                 )
-                norm, asked = numbers([norm, request])
-                alarms.count(norm)
-                if math.isfinite(norm):
+                norm, asked, news, some_used = numbers([norm, *asks])
+                used = False
+                if news:
+                    bad_clips.share_news()
+                if some_used:
+                    alarms.count(norm)
+                if not some_used:
+                    logging.warning("No clip can be used. Skipping the update.")
+                elif math.isfinite(norm):
                     statistics.register(
                         {
                             "grad_norm": norm,
@@ -314,7 +340,7 @@ class SafeTrainer(Trainer):
         if hasattr(inner, "begin_validation"):
             inner.begin_validation()
         statistics = Statistics(reporter, distributed_option.distributed)
-        batches, _ = _counted(iterator, distributed_option.distributed)
+        batches, _ = _counted(iterator, distributed_option.distributed, cls.watch)
         model.eval()
         for batch in ahead(batches, options.device):
             if options.no_forward_run:
@@ -322,7 +348,7 @@ class SafeTrainer(Trainer):
             with options.autocast():
                 loss, stats, weight = model(**batch)
             stop = STOP if options.checkpoints.signal else 0.0
-            _, stop = statistics.add(loss, stats, weight, stop)
+            _, [stop] = statistics.add(loss, stats, weight, [stop])
             statistics.next()
             if float(stop):
                 options.checkpoints.save(wait=True)
@@ -359,7 +385,7 @@ def _scale(scaler: Any) -> torch.Tensor | float:
 # ----------------------------------------------------------------- batches and numbers
 
 
-def _counted(iterator: Any, distributed: bool) -> tuple[Iterator, int]:
+def _counted(iterator: Any, distributed: bool, watch: Watch) -> tuple[Iterator, int]:
     """The batches that every rank has, and how many.
 
     ESPnet asks the ranks before each batch whether one has come to its end: our
@@ -369,7 +395,7 @@ def _counted(iterator: Any, distributed: bool) -> tuple[Iterator, int]:
     batches = iter(iterator)
     if distributed:
         count = min(every_rank(count))
-    return itertools.islice(batches, count), count
+    return watch.reading(itertools.islice(batches, count)), count
 
 
 def ahead(batches: Iterable, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -460,41 +486,43 @@ class Statistics:
         loss: torch.Tensor,
         stats: Mapping[str, torch.Tensor | None],
         weight: torch.Tensor,
-        request: float,
-    ) -> tuple[torch.Tensor, torch.Tensor | float]:
+        asks: Sequence[float],
+    ) -> tuple[torch.Tensor, Sequence[torch.Tensor | float]]:
         """Report a model's statistics, averaged over ranks in one exchange.
 
         Args:
             loss: Of this rank.
             stats: Means over the clips of this rank.
             weight: How many clips these are.
-            request: What this rank asks for.
+            asks: What this rank asks for.
 
         Returns:
             The loss whose gradients, averaged by DistributedDataParallel, are those of
-            the mean over all clips; the largest request.
+            the mean over all clips; of each of `asks` the largest.
         """
         stats = {name: value for name, value in stats.items() if value is not None}
         if not self.distributed:
             self.register(stats, weight)
-            return loss, request
+            return loss, asks
         world_size = torch.distributed.get_world_size()
         own = torch.stack(
             [
                 *(value.reshape(()) * weight for value in stats.values()),
                 weight.reshape(()),
-                weight.new_full((), request),
+                *(weight.new_full((), ask) for ask in asks),
             ]
         ).detach()
         every = [torch.empty_like(own) for _ in range(world_size)]
         torch.distributed.all_gather(every, own)
         ranks = torch.stack(every)
-        total = ranks[:, -2].sum()
+        values, weights = ranks[:, : len(stats)], ranks[:, len(stats)]
+        total = weights.sum()
         # a NaN counts as missing, unless all ranks have it: as in ESPnet
-        means = ranks[:, :-2].nanmean(dim=0) * world_size / total
+        means = values.nanmean(dim=0) * world_size / total
         self.register(dict(zip(stats, means.unbind(), strict=True)), total)
-        loss = loss * weight.to(loss.dtype) / total * world_size
-        return loss, ranks[:, -1].max()
+        # of no clips at all it is 0
+        loss = loss * weight.to(loss.dtype) / total.clamp(min=1) * world_size
+        return loss, ranks[:, len(stats) + 1 :].amax(dim=0).unbind()
 
     def next(self) -> None:
         """Close the step."""
@@ -555,6 +583,9 @@ class Alarms:
         silent = 0
         for ids, batch in batches:
             speech = batch.get("speech")
+            if not batch.get("usable", True):
+                yield ids, batch
+                continue
             if (
                 silent < 0
                 or speech is None
@@ -601,6 +632,7 @@ class Alarms:
         first = max(first, self.settled * self.options.accum_grad - begun)
         for name, least in self.least.items():
             values = [v.value for v in self.reporter.stats.get(name, ())[first:]]
+            values = [value for value in values if not math.isnan(value)]
             if values and (mean := sum(values) / len(values)) < least:
                 raise ValueError(
                     f"epoch {self.reporter.get_epoch()}: {name} is {mean:.3g}, below "
