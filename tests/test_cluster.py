@@ -1,0 +1,200 @@
+"""Jobs of a cluster: what they are given, and how a stopped one goes on.
+
+Stand-ins for sbatch, qsub and scontrol, and for ESPnet's slurm.pl and queue.pl, which
+read the conf files and write the jobs' scripts in the same way.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.corpus_case import output_folders, run_recipe
+from tests.test_recipe_shell import PATH, STAND_IN, Recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = ROOT / "egs2" / "sslam"
+RUNNER = f"""#!{sys.executable}
+import re, subprocess, sys
+from pathlib import Path
+
+kind = Path(__file__).stem
+options, words = {{"gpu": "0"}}, sys.argv[1:]
+while words[0].startswith("--"):
+    options[words[0][2:]], words = words[1], words[2:]
+log, words = Path(words[0]).absolute(), words[1:]
+command, given = "", {{}}
+for line in open(f"conf/{{kind}}.conf"):
+    line = re.sub(r"\\s*#.*", "", line.rstrip("\\n"))
+    if match := re.match(r"command (.+)", line):
+        command = match[1]
+    elif match := re.match(r"option ([^=]+)=(\\S+) ?(.*)$", line):
+        name, value, argument = match.groups()
+        if value == options.get(name) or (value == "*" and name in options):
+            exact = value != "*", argument.replace("$0", options[name])
+            given[name] = max(exact, given.get(name, exact))
+    else:
+        assert not line or re.match(r"default (\\S+)=(\\S+)", line), line
+given = " ".join(argument for _, argument in given.values())
+quoted = " ".join(word if re.fullmatch(r"\\S+", word) else f'"{{word}}"' for word in words)
+script = log.with_suffix(".sh")
+script.parent.mkdir(parents=True, exist_ok=True)
+script.write_text(
+    f"#!/bin/bash\\ncd {{Path.cwd()}}\\n. ./path.sh\\n( {{quoted}} ) &>{{log}}\\nret=$?\\n"
+    f"echo '#' Finished at `date` with status $ret >>{{log}}\\nexit $[$ret ? 1 : 0]\\n"
+)
+subprocess.run(f"{{command}} {{given}} {{script}}", shell=True)
+sys.exit("with status 0" not in log.read_text().splitlines()[-1])
+"""
+# Nothing but PATH and the scheduler's own variables reaches a job.
+SUBMIT = """#!/bin/bash
+echo "$(basename "$0") $*" >>"$(dirname "$0")/submitted"
+exec env -i PATH="${PATH}" JOB_ID=7 SLURM_JOB_ID=7 bash "${@: -1}"
+"""
+
+
+class Cluster(Recipe):
+    """A copy of the recipe, a stand-in for Python, and a scheduler."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        (folder / "tools").mkdir()
+        self.write("tools/setup_env.sh", '#!/bin/bash\ntouch "$0.called"\nexit 1\n')
+        shutil.copytree(ROOT / "conf", folder / "conf")
+        shutil.copytree(RECIPE, folder / "egs2/sslam", symlinks=True)
+        (folder / "espnet2_sslam").symlink_to(ROOT / "espnet2_sslam")
+        for name in "slurm.pl", "queue.pl":
+            self.write(f"clone/utils/{name}", RUNNER)
+        for name in "sbatch", "qsub":
+            self.write(f"bin/{name}", SUBMIT)
+        # the launcher gives its job to the runner; a job says what it was given
+        text = STAND_IN.replace(
+            'if "espnet2.bin.launch" in words:\n',
+            'if words[0].endswith(("once.py", "jobs.py")):\n'
+            "    os.execv(sys.executable, [sys.executable, *words])\n"
+            'if "espnet2.bin.launch" in words:\n'
+            '    own, job = words, words[words.index("--") + 1 :]\n'
+            "    def of(name): return own[own.index(name) + 1]\n"
+            '    runner = [of("--cmd"), "--gpu", of("--ngpu"), of("--log"), *job]\n'
+            "    os.execvp(runner[0], runner)\n"
+            '    words = words[words.index("--") + 2 :]\n'
+            'if "JOB_ID" in os.environ:\n'
+            '    (here / "environment").write_text("\\\\n".join(os.environ))\n'
+            '    if (here / f"stop_{words[1].rsplit(".", 1)[-1]}").exists():\n'
+            "        sys.exit(85)\n"
+            "if False:\n",
+        )
+        text = text.replace("Path(__file__).parent", f"Path({str(folder)!r})")
+        self.write("python", text)
+        self.write("env/bin/python3", text)
+
+    def write(self, name, text):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def start(self, *options, **variables):
+        """Run run.sh with other variables: (status, output)."""
+        words = [word for pair in self.options.items() for word in pair]
+        done = subprocess.run(
+            list(map(str, [self.folder / "egs2/sslam/run.sh", *words, *options])),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            env={**os.environ, "PATH": f"{self.folder}/bin:{PATH}", **variables},
+        )
+        return done.returncode, done.stdout
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    return Cluster(tmp_path)
+
+
+@pytest.mark.parametrize("backend", ["slurm", "queue"])
+@pytest.mark.parametrize("activated", [False, True])
+def test_a_job_uses_the_interpreter_of_run_sh_and_builds_nothing(
+    cluster, backend, activated
+):
+    variables = {
+        "cmd_backend": backend,
+        "MAIN_ROOT": str(cluster.folder / "clone"),
+    }
+    if activated:
+        del cluster.options["--python"]
+        environment = str(cluster.folder / "env")
+        variables["VIRTUAL_ENV"] = environment
+        variables["PATH"] = f"{environment}/bin:{cluster.folder}/bin:{PATH}"
+    status, output = cluster.start("--stop_stage", 4, **variables)
+    assert status == 0, output
+    assert (cluster.exp / "pretrain/phase1_eat_seed1/latest.pth").exists()
+    assert "sslam_train" in (cluster.folder / "calls").read_text()
+    given = set((cluster.folder / "environment").read_text().split())
+    assert not given & {"HOME", "VIRTUAL_ENV", "MAIN_ROOT", "cmd_backend"}
+    assert not (cluster.folder / "tools/setup_env.sh.called").exists()
+    [line] = (cluster.folder / "bin/submitted").read_text().splitlines()
+    expected = {
+        "slurm": "sbatch --export=PATH --requeue -p cpu --cpus-per-task 4",
+        "queue": "qsub -v PATH -cwd -S /bin/bash -j y -r y",
+    }
+    assert line.startswith(expected[backend])
+
+
+def test_a_job_asks_for_its_gpus(cluster):
+    variables = {"cmd_backend": "slurm", "MAIN_ROOT": str(cluster.folder / "clone")}
+    status, output = cluster.start("--stop_stage", 4, "--ngpu", 2, **variables)
+    assert status == 0, output
+    submitted = (cluster.folder / "bin/submitted").read_text()
+    assert "-p gpu --gres gpu:2 --cpus-per-task 8" in submitted
+
+
+def test_a_stopped_job_is_told_from_a_failed_one(cluster):
+    variables = {"cmd_backend": "slurm", "MAIN_ROOT": str(cluster.folder / "clone")}
+    for kind, expected in ("stop", 85), ("fail", 1):
+        (cluster.folder / f"{kind}_sslam_train").touch()
+        status, output = cluster.start("--stop_stage", 4, **variables)
+        assert status == expected, output
+        assert ("stopped by a signal" in output) == (kind == "stop")
+        assert ("needs 2 clips" in output) == (kind == "fail")
+        (cluster.folder / f"{kind}_sslam_train").unlink()
+    status, output = cluster.start("--stage", 4, "--stop_stage", 4, **variables)
+    assert status == 0 and "(phase 1 seed 1) done" in output
+
+
+@pytest.mark.parametrize(
+    "backend, main_root, options, complaint",
+    [
+        ("slurm", "", "", "needs slurm.pl: set MAIN_ROOT"),
+        ("queue", "", "", "needs queue.pl: set MAIN_ROOT"),
+        ("slurm", "/nowhere", "", "no slurm.pl in MAIN_ROOT=/nowhere"),
+        (
+            "local",
+            "",
+            "--num_nodes 2",
+            "--num_nodes 2 needs cmd_backend=slurm or queue",
+        ),
+        ("local", "", "--ngpu 99", "--ngpu 99: PyTorch sees "),
+    ],
+)
+def test_what_a_machine_lacks_is_one_line_before_stage_1(
+    cluster, backend, main_root, options, complaint
+):
+    variables = {"cmd_backend": backend, "MAIN_ROOT": main_root}
+    status, output = cluster.start(*options.split(), **variables)
+    assert (status, output.count("\n")) == (1, 1), output
+    assert complaint in output and not (cluster.folder / "data").exists()
+
+
+def test_a_scheduler_that_is_not_here_is_one_line(cluster):
+    (cluster.folder / "bin/sbatch").unlink()
+    variables = {"cmd_backend": "slurm", "MAIN_ROOT": str(cluster.folder / "clone")}
+    status, output = cluster.start(**variables)
+    assert (status, output.count("\n")) == (1, 1) and "no sbatch here" in output
