@@ -198,3 +198,72 @@ def test_a_scheduler_that_is_not_here_is_one_line(cluster):
     variables = {"cmd_backend": "slurm", "MAIN_ROOT": str(cluster.folder / "clone")}
     status, output = cluster.start(**variables)
     assert (status, output.count("\n")) == (1, 1) and "no sbatch here" in output
+
+
+SCONTROL = """#!/bin/bash
+[ "$*" = "requeue ${SLURM_JOB_ID}" ] && touch "$(dirname "$0")/requeued"
+"""
+
+
+def sbatch(folder, script, words, variables, log, when):
+    """Run a job as Slurm does, again while it asks for it: the status of each run.
+
+    In the first run only the batch shell gets the signal that the script asks for.
+    """
+    text = script.read_text()
+    assert "#SBATCH --requeue --signal B:USR1@" in text
+    copy = folder / "spool"  # Slurm runs a copy, in the folder of the submission
+    copy.write_text(text)
+    statuses, requeued = [], folder / "bin/requeued"
+    while not statuses or requeued.exists():
+        requeued.unlink(missing_ok=True)
+        with open(log, "a") as stream:
+            job = subprocess.Popen(
+                ["bash", str(copy), *map(str, words)],
+                stdout=stream,
+                stderr=stream,
+                cwd=script.parent,
+                env={**variables, "SLURM_JOB_ID": "7"},
+                start_new_session=True,
+            )
+        if not statuses:
+            deadline = time.time() + 300
+            while not when():
+                assert job.poll() is None and time.time() < deadline, log.read_text()
+                time.sleep(0.05)
+            job.send_signal(signal.SIGUSR1)
+        statuses.append(job.wait(300))
+        with pytest.raises(ProcessLookupError):  # it leaves nobody behind
+            os.killpg(job.pid, 0)
+    return statuses
+
+
+@pytest.mark.slow
+def test_a_job_at_its_time_limit_is_requeued_and_ends_with_the_same_weights(tmp_path):
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "scontrol").write_text(SCONTROL)
+    (bin_ / "scontrol").chmod(0o755)
+    few = "--max_epoch 2 --num_iters_per_epoch 30 --scheduler_conf warmup_steps=1"
+    words = ["--seeds", 1, *output_folders(tmp_path), "--data_args", "--mini_scale 0.1"]
+    words += ["--pretrain_args", few, "--stop_stage", 4, "--python", sys.executable]
+    run_recipe(*words, "--expdir", tmp_path / "undisturbed")
+    [folder] = (tmp_path / "undisturbed/pretrain").glob("phase1_*")
+    log = tmp_path / "exp/pretrain" / folder.name / "train.log"
+
+    def training():
+        return log.exists() and "1epoch:train:1-" in log.read_text()
+
+    variables = {**os.environ, "PATH": f"{bin_}:{PATH}"}
+    job = tmp_path / "sslam-7.log"
+    statuses = sbatch(
+        tmp_path, RECIPE / "slurm_job.sh", words, variables, job, training
+    )
+    assert statuses == [85, 0], job.read_text()
+    assert "stopped by SIGUSR1 after batch" in log.with_name("train.1.log").read_text()
+    weights = [
+        torch.load(path, weights_only=True)
+        for path in (folder / "latest.pth", log.with_name("latest.pth"))
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
