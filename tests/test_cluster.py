@@ -200,6 +200,68 @@ def test_a_scheduler_that_is_not_here_is_one_line(cluster):
     assert (status, output.count("\n")) == (1, 1) and "no sbatch here" in output
 
 
+WAITING = f"""#!{sys.executable}
+import os, signal, sys, time
+from pathlib import Path
+
+words = sys.argv[1:]
+if "espnet2_sslam.bin.sslam_train" not in words or "espnet2.bin.launch" in words:
+    if "espnet2.bin.launch" in words or words[0] == "-c":
+        os.execv(sys.executable, [sys.executable, *words])
+    os.execv("{{}}", ["python", *words])
+here = Path(words[words.index("--output_dir") + 1])
+numbers = []
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    signal.signal(number, lambda number, frame: numbers.append(number))
+(here / "waiting").touch()
+while not numbers:
+    time.sleep(0.05)
+time.sleep(1)  # the checkpoint is written
+(here / "got").write_text(signal.Signals(numbers[0]).name)
+sys.exit(85)
+"""
+
+
+@pytest.mark.parametrize(
+    "name, to_all",
+    [
+        *((name, to_all) for name in ("SIGTERM", "SIGUSR1") for to_all in (0, 1)),
+        *(("SIGHUP", 1), ("SIGINT", 1)),  # as a terminal sends them
+    ],
+)
+def test_a_signal_reaches_the_trainings_and_run_sh_waits_for_them(
+    cluster, name, to_all
+):
+    assert cluster.start("--stop_stage", 3)[0] == 0
+    cluster.write("waiting", WAITING.replace("{}", str(cluster.options["--python"])))
+    cluster.options["--python"] = cluster.folder / "waiting"
+    words = [word for pair in cluster.options.items() for word in pair]
+    words += ["--stage", 4, "--seeds", "1 2 3", "--nj", 2]
+    with open(cluster.folder / "log", "w") as log:
+        process = subprocess.Popen(
+            list(map(str, [cluster.folder / "egs2/sslam/run.sh", *words])),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "PATH": PATH},
+        )
+    runs = [cluster.exp / f"pretrain/phase1_eat_seed{seed}" for seed in (1, 2, 3)]
+    deadline = time.time() + 60
+    while not all((run / "waiting").exists() for run in runs[:2]):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.05)
+    number = getattr(signal, name)
+    os.killpg(process.pid, number) if to_all else process.send_signal(number)
+    assert process.wait(60) == 85
+    assert [(run / "got").read_text() for run in runs[:2]] == [name, name]
+    assert not runs[2].exists()  # nothing else is begun
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    text = (cluster.folder / "log").read_text()
+    assert "Traceback" not in text and "failed" not in text
+    assert text.count("stopped by a signal, all is kept") == 2
+
+
 SCONTROL = """#!/bin/bash
 [ "$*" = "requeue ${SLURM_JOB_ID}" ] && touch "$(dirname "$0")/requeued"
 """

@@ -539,11 +539,11 @@ def _results(
         try:
             if done := total - len(folder.todo):
                 _say(f"{done} of {total} files are done already, {total - done} to go")
-            results = compute([item.path for item in folder.todo], **options)
+            results = compute(folder.sources(), **options)
             with tqdm(
                 total=total, initial=done, unit="file", disable=None, smoothing=0.05
             ) as progress:
-                for item, result in _usable(folder.todo, results, failures):
+                for item, result in _usable(items, results, failures):
                     folder.add(item, result)
                     progress.update(len(folder) + len(failures) - progress.n)
             rows = folder.rows(items)
