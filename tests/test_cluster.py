@@ -42,11 +42,13 @@ for line in open(f"conf/{{kind}}.conf"):
     else:
         assert not line or re.match(r"default (\\S+)=(\\S+)", line), line
 given = " ".join(argument for _, argument in given.values())
-quoted = " ".join(word if re.fullmatch(r"\\S+", word) else f'"{{word}}"' for word in words)
+blank = re.compile(r"\\s")
+quoted = " ".join(f'"{{word}}"' if blank.search(word) else word for word in words)
 script = log.with_suffix(".sh")
 script.parent.mkdir(parents=True, exist_ok=True)
 script.write_text(
-    f"#!/bin/bash\\ncd {{Path.cwd()}}\\n. ./path.sh\\n( {{quoted}} ) &>{{log}}\\nret=$?\\n"
+    f"#!/bin/bash\\ncd {{Path.cwd()}}\\n. ./path.sh\\n"
+    f"( {{quoted}} ) &>{{log}}\\nret=$?\\n"
     f"echo '#' Finished at `date` with status $ret >>{{log}}\\nexit $[$ret ? 1 : 0]\\n"
 )
 subprocess.run(f"{{command}} {{given}} {{script}}", shell=True)

@@ -1,11 +1,11 @@
-"""Commands that are killed with SIGKILL and given again: the same bytes, nothing left."""
+"""Commands that are killed and given again: the same bytes, and nothing left over."""
 
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +35,17 @@ OUTPUTS = {
 }
 
 
+QUICK = ("embed npz", "tag ark")
+COMMANDS = {
+    "convert": ("convert", "model", "out"),
+    "convert to Hugging Face": ("convert", "model", "out", "--to", "huggingface"),
+    "convert in place": ("convert", "model", "copy", "--overwrite"),
+    "convert to ESPnet": ("convert", "model", "out.pth"),
+    "plot": ("plot", "model", "clips/00.wav", "-o", "out.svg"),
+    "export": ("export", "model", "out.onnx"),
+}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small classifier, and clips from 0.1 s to 6 s."""
@@ -55,8 +66,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def killed(folder, words, point):
-    """Run a command and be killed at its `point`-th write, rename or result."""
+def killed(folder, words, point, number):
+    """Run a command and get a signal at its `point`-th write, rename or result."""
     os.chdir(folder)
     torch.set_num_threads(1)
     sys.stderr = open("log", "a")
@@ -69,7 +80,7 @@ def killed(folder, words, point):
         def call(*args, **kwargs):
             left[0] -= 1
             if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
             return plain(*args, **kwargs)
 
         setattr(module, name, call)
@@ -82,9 +93,10 @@ def killed(folder, words, point):
     run_main(lambda: sslam(words))
 
 
-def run(folder, words, point=0):
+def run(folder, words, point=0, number=signal.SIGKILL):
     """The exit status of the command in a process of its own."""
-    child = SERVER.Process(target=killed, args=(folder, list(map(str, words)), point))
+    words = list(map(str, words))
+    child = SERVER.Process(target=killed, args=(folder, words, point, number))
     child.start()
     child.join()
     return child.exitcode
@@ -99,7 +111,13 @@ def content(place):
     }
 
 
-@pytest.mark.parametrize("case", OUTPUTS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case in QUICK else pytest.param(case, marks=pytest.mark.slow)
+        for case in OUTPUTS
+    ],
+)
 def test_results_of_a_killed_command_are_continued_to_the_same_bytes(
     folder, tmp_path, case
 ):
@@ -108,15 +126,69 @@ def test_results_of_a_killed_command_are_continued_to_the_same_bytes(
     # one clip is no audio: status 1, and the results of the others stay for its repair
     assert run(folder, [*words, tmp_path / "whole" / name]) == 1
     generator = random.Random(case)
-    points, kills = [generator.randint(1, 22) for _ in range(4)], 0
+    points, kills = [generator.randint(1, 22) for _ in range(3)], 0
     for point in [*points, 0]:
         status = run(folder, [*words, tmp_path / "killed" / name], point)
         kills += status == -signal.SIGKILL
         assert status in ((1, -signal.SIGKILL) if point else (1,))
-    assert kills >= 3
+    assert kills == 3
     expected, got = content(tmp_path / "whole"), content(tmp_path / "killed")
     results = [name for name in expected if ".part/" not in name]
     assert results and [name for name in got if ".part/" not in name] == results
     for each in results:
         place = bytes(tmp_path / "killed"), bytes(tmp_path / "whole")
         assert got[each].replace(*place) == expected[each], each
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_a_killed_command_that_is_given_again_leaves_the_same_and_nothing_else(
+    folder, tmp_path, case
+):
+    modules = {"plot": ["matplotlib"], "export": ["onnx", "onnxscript", "onnxruntime"]}
+    for module in modules.get(case, ()):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    for name in "model", "clips":
+        (tmp_path / name).symlink_to(folder / name)
+    if "in place" in case:
+        shutil.copytree(folder / "model", tmp_path / "copy")
+        (tmp_path / "copy/notes.txt").write_text("mine")
+    events = 0  # until the command is through: a kill at each of them
+    while True:
+        events += 1
+        status = run(tmp_path, COMMANDS[case], events)
+        if status == 0:
+            break
+        if status == 1:  # the kill before came when all was in place
+            assert "is there already" in (tmp_path / "log").read_text()
+            break
+        assert status == -signal.SIGKILL
+        left = content(tmp_path / "out") if (tmp_path / "out").exists() else {}
+        assert len(left) in (0, 2, 3)
+    assert events > 1
+    (tmp_path / "log").unlink()
+    got = content(tmp_path)
+    names = [name for name in got if name.split("/")[0] not in ("model", "clips")]
+    expected = {
+        "convert": ["config.json", "model.safetensors", "preprocessor_config.json"],
+        "convert to Hugging Face": ["config.json", "model.safetensors"],
+    }
+    whole = [f"out/{name}" for name in expected.get(case, ())]
+    if "in place" in case:
+        whole = [f"copy/{name}" for name in expected["convert"]]
+        whole.insert(2, "copy/notes.txt")
+    assert names == (whole or [COMMANDS[case][-1]])
+    before = {name: got[name] for name in names}
+    again = ["--overwrite"] if case.startswith("convert") else []
+    assert run(tmp_path, [*COMMANDS[case], *again]) == 0
+    (tmp_path / "log").unlink()
+    assert {name: content(tmp_path)[name] for name in names} == before
+
+
+@pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_command_that_a_signal_ends_tidies_up(folder, tmp_path, name, status):
+    (tmp_path / "model").symlink_to(folder / "model")
+    words = ["convert", "model", "out.pth"]
+    assert run(tmp_path, words, 1, getattr(signal, name)) == status
+    log = (tmp_path / "log").read_text()
+    assert log.splitlines()[-1] == f"error: interrupted by {name}"
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "log"}
