@@ -264,7 +264,7 @@ def link(path: str | os.PathLike, target: str | os.PathLike) -> None:
 
 
 def remove_leftovers(folder: str | os.PathLike, pattern: str = "*") -> None:
-    """Remove what killed writers of `pattern` (files, folders) have left in a folder."""
+    """Remove what killed writers of `pattern`, files or folders, have left there."""
     for path in Path(folder).glob(TEMPORARY.format(name=pattern, pid="*")):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -538,9 +538,8 @@ def _results(
     Raises:
         ValueError: Files that could not be used; all else is written before.
     """
-    from tqdm import tqdm
-
     from espnet2_sslam.inference import ResultFolder, Rows
+    from espnet2_sslam.progress import Progress
 
     failures: dict[str, str] = {}
     total = len(items)
@@ -572,12 +571,11 @@ def _results(
             if done := total - len(folder.todo):
                 _say(f"{done} of {total} files are done already, {total - done} to go")
             results = compute(folder.sources(), **options)
-            with tqdm(
-                total=total, initial=done, unit="file", disable=None, smoothing=0.05
-            ) as progress:
+            with Progress(args.command, total, done=done) as progress:
                 for item, result in _usable(items, results, failures):
                     folder.add(item, result)
-                    progress.update(len(folder) + len(failures) - progress.n)
+                    count = len(folder) + len(failures) - progress.done
+                    progress.update(count, result.duration or 0)
             rows = folder.rows(items)
             if not len(rows):
                 _refuse(failures, total, f"{args.output} is not written")

@@ -189,7 +189,7 @@ def run(command, log, output):
 
 
 def was_stopped(log):
-    """Whether a signal has come, or the log's last line says that one has stopped it."""
+    """Whether a signal has come, or stopped it as the log's last line says."""
     ends = log is not None and log.exists() and log.read_text("utf-8", errors="replace")
     status = ENDED.search(ends.splitlines()[-1]) if ends else None
     return bool(signals) or (status is not None and str(STOPPED) in status.groups())
