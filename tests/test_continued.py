@@ -35,7 +35,7 @@ OUTPUTS = {
 }
 
 
-QUICK = ("embed npz", "tag ark")
+QUICK = ("embed npz", "tag ark", "convert")  # cases that are tested every time
 COMMANDS = {
     "convert": ("convert", "model", "out"),
     "convert to Hugging Face": ("convert", "model", "out", "--to", "huggingface"),
@@ -44,6 +44,12 @@ COMMANDS = {
     "plot": ("plot", "model", "clips/00.wav", "-o", "out.svg"),
     "export": ("export", "model", "out.onnx"),
 }
+
+
+def choose(cases):
+    """The cases as parameters, most of them slow: each is several processes."""
+    slow = pytest.mark.slow
+    return [c if c in QUICK else pytest.param(c, marks=slow) for c in cases]
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +117,7 @@ def content(place):
     }
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        case if case in QUICK else pytest.param(case, marks=pytest.mark.slow)
-        for case in OUTPUTS
-    ],
-)
+@pytest.mark.parametrize("case", choose(OUTPUTS))
 def test_results_of_a_killed_command_are_continued_to_the_same_bytes(
     folder, tmp_path, case
 ):
@@ -140,7 +140,7 @@ def test_results_of_a_killed_command_are_continued_to_the_same_bytes(
         assert got[each].replace(*place) == expected[each], each
 
 
-@pytest.mark.parametrize("case", COMMANDS)
+@pytest.mark.parametrize("case", choose(COMMANDS))
 def test_a_killed_command_that_is_given_again_leaves_the_same_and_nothing_else(
     folder, tmp_path, case
 ):
