@@ -87,7 +87,7 @@ class Cluster(Recipe):
             "    os.execvp(runner[0], runner)\n"
             '    words = words[words.index("--") + 2 :]\n'
             'if "JOB_ID" in os.environ:\n'
-            '    (here / "environment").write_text("\\\\n".join(os.environ))\n'
+            '    (here / "environment").write_text(" ".join(os.environ))\n'
             '    if (here / f"stop_{words[1].rsplit(".", 1)[-1]}").exists():\n'
             "        sys.exit(85)\n"
             "if False:\n",
@@ -140,6 +140,7 @@ def test_a_job_uses_the_interpreter_of_run_sh_and_builds_nothing(
     assert (cluster.exp / "pretrain/phase1_eat_seed1/latest.pth").exists()
     assert "sslam_train" in (cluster.folder / "calls").read_text()
     given = set((cluster.folder / "environment").read_text().split())
+    assert "PATH" in given
     assert not given & {"HOME", "VIRTUAL_ENV", "MAIN_ROOT", "cmd_backend"}
     assert not (cluster.folder / "tools/setup_env.sh.called").exists()
     [line] = (cluster.folder / "bin/submitted").read_text().splitlines()
