@@ -11,13 +11,13 @@ die() {
 
 # attend <command ...>: run it, pass the signals that come on to it, and wait for its end.
 # After a signal nothing else is begun: status 85, "all is kept, start me again".
-child= signalled= stopped=
+child='' signalled='' stopped=''
 attend() {
     local status
     "$@" <&0 &
     child=$!
     while :; do
-        signalled= status=0
+        signalled='' status=0
         wait "${child}" || status=$?
         [ -n "${signalled}" ] || break # else it is only the wait that has ended
     done
@@ -104,8 +104,8 @@ check_machine() {
         [ "${num_nodes}" -eq 1 ] || die "--num_nodes ${num_nodes} needs" \
             "cmd_backend=slurm or queue (see cmd.sh): local jobs stay on this machine"
         [ "${ngpu}" -gt 0 ] || return 0
-        gpus="$("${python}" -c 'import torch; print(torch.cuda.device_count())')" ||
-            die "--ngpu ${ngpu}: ${python} cannot import PyTorch"
+        gpus="$("${python}" -c 'import torch; print(torch.cuda.device_count())' \
+            2>/dev/null)" || die "--ngpu ${ngpu}: ${python} cannot import torch"
         [ "${ngpu}" -le "${gpus}" ] || die "--ngpu ${ngpu}: PyTorch sees ${gpus} GPUs" \
             "here; --ngpu 0 trains on the CPU"
         return 0
