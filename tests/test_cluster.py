@@ -88,7 +88,7 @@ class Cluster(Recipe):
             '    words = words[words.index("--") + 2 :]\n'
             'if "JOB_ID" in os.environ:\n'
             '    (here / "environment").write_text(" ".join(os.environ))\n'
-            '    if (here / f"stop_{words[1].rsplit(".", 1)[-1]}").exists():\n'
+            '    if (here / ("stop_" + words[1].rsplit(".", 1)[-1])).exists():\n'
             "        sys.exit(85)\n"
             "if False:\n",
         )
