@@ -8,6 +8,7 @@ before.
 import codecs
 import csv
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -263,9 +264,17 @@ def link(path: str | os.PathLike, target: str | os.PathLike) -> None:
 
 
 def remove_leftovers(folder: str | os.PathLike, pattern: str = "*") -> None:
-    """Remove temporary files that killed writers of `pattern` have left in a folder."""
+    """Remove what killed writers of `pattern`, files or folders, have left there."""
     for path in Path(folder).glob(TEMPORARY.format(name=pattern, pid="*")):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers_of(path: str | os.PathLike) -> None:
+    """Remove what killed writers of this file or folder have left beside it."""
+    remove_leftovers(Path(path).parent, glob.escape(Path(path).name))
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

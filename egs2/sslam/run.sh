@@ -177,6 +177,7 @@ check_publish
 . ./db.sh
 . ./path.sh
 . ./cmd.sh
+check_machine
 if [ -n "${downstream}" ]; then
     run_benchmarks
     log "finished ${downstream}"

@@ -485,9 +485,13 @@ def _format_all(
         done = len(sources) - len(waiting)
         logging.info("%d of %d files are formatted already", done, len(sources))
     work = partial(format_file, outdir=outdir, form=form)
-    book.append(parallel_map(work, waiting, nj, "audio"))
+    book.append(parallel_map(work, waiting, nj, "audio", seconds=_seconds))
     book.finish(sources)
     return book
+
+
+def _seconds(record: Record) -> float:
+    return record.num_samples / SAMPLE_RATE
 
 
 def _write_split(datadir: Path, name: str, book: RecordBook, outdir: Path) -> None:

@@ -73,6 +73,7 @@ check_configs ${asr_configs}
 find_corpus FSDD
 . ../path.sh
 . ../cmd.sh
+check_machine
 plan_jobs
 tokens="${datadir}/tokens"
 split_words asr_args "${asr_args}"
