@@ -168,11 +168,10 @@ def test_results_do_not_depend_on_how_far_the_host_is_ahead(ahead):
     np.testing.assert_array_equal(*values)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "tokens"])
-def test_many_lengths_have_few_shapes_and_the_values_of_each_clip_alone(pooling):
+def test_many_lengths_have_few_shapes_and_the_values_of_each_clip_alone():
     """On a GPU every new shape costs a plan."""
-    model, clips, shapes = sslam(batch_seconds=60), varied(300, 8.0), []
-    exact = [model.embed(clip, rate=16_000, pooling=pooling) for clip in clips]
+    model, clips, shapes = sslam(batch_seconds=60), varied(150, 6.0), []
+    exact = [model.embed(clip, rate=16_000, pooling="tokens") for clip in clips]
     model._backbone.bucketed = True
     encode = model.encoder.encode
 
@@ -182,11 +181,11 @@ def test_many_lengths_have_few_shapes_and_the_values_of_each_clip_alone(pooling)
 
     model.encoder.encode = counted
     for value, expected in zip(
-        model.embed(clips, rate=16_000, pooling=pooling), exact, strict=True
+        model.embed(clips, rate=16_000, pooling="tokens"), exact, strict=True
     ):
         assert difference(value, expected) < 1e-6
     assert all(size < 8 or size % 8 == 0 for size, _ in shapes)
-    assert len({length for _, length in shapes}) <= 32  # of 50
+    assert len({length for _, length in shapes}) <= 27  # of 38
     patches = sum(-(-len(clip) // 2560) * 8 for clip in clips)
     assert sum(size * length for size, length in shapes) < 1.15 * patches
 
