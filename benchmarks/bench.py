@@ -402,11 +402,17 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="a small model, for tests")
     args = parser.parse_args()
     tiny = args.tiny
-    if args.one == "steps":
-        bench.tuned_allocator()
-    options = ["--tiny"] if tiny else []
-    heading = "What users get on this machine"
-    run("benchmarks.bench", args, LIMITS, GROUPS, "BENCH", heading, where, options)
+    run(
+        "benchmarks.bench",
+        args,
+        LIMITS,
+        GROUPS,
+        "BENCH",
+        "What users get on this machine",
+        where,
+        ["--tiny"] if tiny else [],
+        bench.MALLOC,  # as the recipe sets it
+    )
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def run(
     heading: str,
     where: Callable[[], str],
     options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run the chosen groups and write OUT/<page>.md, or one group in this process.
 
@@ -66,7 +67,7 @@ def run(
         groups: Functions of a `Rows`; their first line says what they measure.
         page, heading: PAGE.md, which `make page` writes.
         where: The machine, in words.
-        options: For every group's process.
+        options, environment: For every group's process.
     """
     rows_path = args.out / f"{page}.jsonl"
     if args.one:
@@ -89,7 +90,7 @@ def run(
                 [*command, "--out", str(args.out)],
                 cwd=ROOT,
                 timeout=min(left, limits[group]),
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
                 check=False,
             )
             if done.returncode:

@@ -344,11 +344,11 @@ class EmbedFrames:
         tops = cls[0] if self.layer != "all" else torch.stack(cls, 1)
         fetched = self.backbone.fetch(joined, tops, output.steps)
 
-        def values() -> list[tuple[np.ndarray, np.ndarray]]:
+        def without_padding() -> list[tuple[np.ndarray, np.ndarray]]:
             arrays = (each.numpy() for each in fetched())
             return [(x[:n], top) for x, top, n in zip(*arrays, strict=True)]
 
-        return values
+        return without_padding
 
     def finish(self, rows: Sequence[int], values: Sequence[Any], total: int) -> Rows:
         """Put the passes one after the other; what is mere padding is left out."""
