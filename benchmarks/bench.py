@@ -387,12 +387,10 @@ GROUPS = dict(
 
 
 def where():
-    """The machine in words, and versions."""
-    threads, load = torch.get_num_threads(), max(os.getloadavg())
-    return (
-        f"{machine()}, {threads} threads, load average {load:.1f}, torch {torch.__version__}, Python "
-        + (platform.python_version())
-    )
+    """The machine in words, its load (with this) and versions."""
+    parts = [machine(), f"{torch.get_num_threads()} threads"]
+    parts += [f"load average {max(os.getloadavg()):.1f}", f"torch {torch.__version__}"]
+    return ", ".join([*parts, f"Python {platform.python_version()}"])
 
 
 def main():
