@@ -32,9 +32,10 @@ class FakeSSLAM:
     """`SSLAM` with mean magnitudes instead of a network."""
 
     asked = []  # what from_pretrained was given, newest last
+    device = "cpu"
 
-    def __init__(self, classes=CLASSES, seed=0):
-        self.classes = classes
+    def __init__(self, classes=CLASSES, seed=0, dtype="float32"):
+        self.classes, self.dtype = classes, dtype
         self.model = torch.nn.Linear(2, 2)
         torch.nn.init.constant_(self.model.weight, float(seed))
         torch.nn.init.zeros_(self.model.bias)
@@ -43,7 +44,10 @@ class FakeSSLAM:
     @classmethod
     def from_pretrained(cls, source, **options):
         cls.asked.append((source, options))
-        return cls(None if source == "encoder" else CLASSES, seed=len(source))
+        dtype = options["dtype"].replace("auto", "float32")
+        if options["compile"]:
+            dtype = "bfloat16"
+        return cls(None if source == "encoder" else CLASSES, len(source), dtype)
 
     def _files(self, files, width, chunk=None, hop=None, layers=None):
         for index, path in enumerate(files):

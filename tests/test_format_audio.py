@@ -223,7 +223,7 @@ def test_wrong_options_are_one_line(tmp_path, capsys):
 def stamps(dump):
     """When each formatted file was written, by the name of its source."""
     return {
-        path.name[:-18]: path.stat().st_mtime_ns for path in dump.glob("audio/*/*.flac")
+        path.name[:-17]: path.stat().st_mtime_ns for path in dump.glob("audio/*/*.wav")
     }
 
 
@@ -285,7 +285,7 @@ def test_a_killed_run_is_continued(tmp_path, caplog):
     process.wait()
     done = records.read_bytes().count(b"\n")
     assert 20 <= done < clips + 24 and not (dump / "downstream.txt").exists()
-    left = next(dump.glob("audio/*")) / ".x.flac.1.tmp"
+    left = next(dump.glob("audio/*")) / ".x.wav.1.tmp"
     left.write_bytes(b"half")
     records.write_bytes(records.read_bytes() + b'{"source": "ha')
     caplog.set_level(logging.INFO)
@@ -310,7 +310,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file_that_looks_finished(
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert "too large" in line and "toy-test-5" in line
     assert not (dump / "downstream.txt").exists()
-    assert not list(dump.rglob("*toy-test-5*.flac"))
+    assert not list(dump.rglob("*toy-test-5*.wav"))
     assert not list(dump.rglob("*.tmp"))
     make_dump(datadir, dump)
     assert read_table(dump / "toy/test/utt2num_samples")["toy-test-5"] == "160000"

@@ -350,8 +350,17 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("device").add_argument
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
-    text = "precision of the encoder (default: float32)"
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help=text)
+    text = (
+        "precision of the encoder's products. auto: bfloat16 on a GPU (float16 on an "
+    )
+    text += (
+        "older one); on a CPU float32, but with --compile bfloat16 if the processor "
+    )
+    text += "has it (default: auto)"
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, default="auto", help=text)
+    text = "compile the encoder first: a minute or more, worth it for many files"
+    add("--compile", action="store_true", help=text)
     text = "seconds of audio that are encoded at once; less needs less memory"
     add("--batch_seconds", **length, help=text)
     text = "cut or zero-pad each clip to N frames of 10 ms, as in the paper (1024); "
@@ -518,10 +527,14 @@ def _load(args: argparse.Namespace) -> "SSLAM":
     """The model that the options ask for."""
     from espnet2_sslam.inference import SSLAM
 
-    options = _chosen(args, "revision", "weights", "device", "dtype", "batch_seconds")
+    names = ("revision", "weights", "device", "dtype", "compile", "batch_seconds")
+    options = _chosen(args, *names)
     if args.target_frames is not None:
         options["target_frames"] = args.target_frames
-    return SSLAM.from_pretrained(args.model, **options)
+    model = SSLAM.from_pretrained(args.model, **options)
+    if args.dtype == "auto" and model.dtype != "float32":
+        _say(f"computing in {model.dtype} ({model.device}); exact: --dtype float32")
+    return model
 
 
 @contextmanager
@@ -560,7 +573,8 @@ def _results(
         **{
             "command": args.command,
             **options,
-            **_chosen(args, "dtype", "target_frames"),
+            **_chosen(args, "target_frames"),
+            "dtype": model.dtype,
         },
         "weights_sha256": weights.hexdigest(),
         "resampler": model.encoder.config.resampler,

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ LOOK_AHEAD = 4  # batches that are gathered and sorted by length
 Item = tuple[int, "OpenFile", int]  # what a piece costs, its file, its place there
 BLOCK = 60 * SAMPLE_RATE  # samples of silence at a time
 MAX_PADDING = 0.08  # of the samples of a batch
+EVEN = 8  # see make_batches
 MAX_FILES = 4096  # that wait for their results
 MAX_FILES_AHEAD = 1024  # read or failed, and not yet taken
 
@@ -233,11 +234,18 @@ def stream(
     limit = int(batch_seconds * SAMPLE_RATE)
     room = LOOK_AHEAD * limit
     files: deque[OpenFile] = deque()  # without a result yet
+    running: deque[Callable[[], None]] = deque()  # batches that the device works on
+    even = EVEN if job.backbone.bucketed else 1
     with closing(ReadAhead(sources, job, rate, num_threads, room)) as reader:
         for items in _gather(reader, job, files, room):
-            for batch in make_batches(items, limit):
-                _run_batch(job, batch)
+            for batch in make_batches(items, limit, even):
+                running.append(_begin_batch(job, batch))
+                if len(running) > job.backbone.ahead:
+                    running.popleft()()
                 yield from _complete(job, files)
+        for finish in running:
+            finish()
+        yield from _complete(job, files)
         if reader.list_error is not None:
             raise reader.list_error
 
@@ -264,38 +272,56 @@ def _gather(
     yield items
 
 
-def make_batches(items: list[Item], limit: int) -> Iterator[list[Item]]:
+def make_batches(items: list[Item], limit: int, even: int = 1) -> Iterator[list[Item]]:
     """Batches of similar cost, the longest first, with little padding.
 
-    `limit` bounds the batch size times its longest cost. Without items there is one
-    empty batch.
+    Without items there is one empty batch.
+
+    Args:
+        items: In any order.
+        limit: Bounds the batch size times its longest cost.
+        even: Batches of more items than this have a multiple of it, so that there are
+            few sizes.
     """
     batch: list[Item] = []
     real = 0
     for item in sorted(items, key=lambda item: -item[0]):
-        cost = item[0]
-        if batch:
+        while batch:
             padded = (len(batch) + 1) * batch[0][0]
-            if padded > limit or padded - real - cost > MAX_PADDING * padded:
-                yield batch
-                batch, real = [], 0
+            if padded <= limit and padded - real - item[0] <= MAX_PADDING * padded:
+                break
+            size = len(batch) // even * even or len(batch)
+            yield batch[:size]
+            batch = batch[size:]
+            real = sum(cost for cost, *_ in batch)
         batch.append(item)
-        real += cost
-    yield batch
+        real += item[0]
+    size = len(batch) // even * even or len(batch)
+    yield batch[:size]
+    if size < len(batch):
+        yield batch[size:]
 
 
-def _run_batch(job: Job, batch: list[Item]) -> None:
-    """Compute the pieces of a batch, but for those of files that failed meanwhile."""
+def _begin_batch(job: Job, batch: list[Item]) -> Callable[[], None]:
+    """Compute the pieces of a batch, but for those of files that failed meanwhile.
+
+    What is returned waits for the values and gives them to their files.
+    """
     places = [(file, place) for _, file, place in batch if file.error is None]
     if not places:
-        return
-    values: list = [None] * len(places)
+        return lambda: None
+    pending = None
     if not all(file.known for file, _ in places):
         with torch.inference_mode():
-            values = job.run([file.values[place] for file, place in places])
-    for (file, place), value in zip(places, values, strict=True):
-        file.values[place] = value
-        file.missing -= 1
+            pending = job.run([file.values[place] for file, place in places])
+
+    def finish() -> None:
+        values = pending() if pending else [None] * len(places)
+        for (file, place), value in zip(places, values, strict=True):
+            file.values[place] = value
+            file.missing -= 1
+
+    return finish
 
 
 def _complete(job: Job, files: deque[OpenFile]) -> Iterator[FileResult]:
