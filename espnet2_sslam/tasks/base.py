@@ -145,6 +145,11 @@ class SSLAMAbsTask(AbsTask):
         )
         add("--amp_dtype", choices=[*PRECISIONS], help=text)
         text = (
+            "Resume a training with other settings or lists than it began with; what "
+            "differs is noted in kept.txt"
+        )
+        add("--keep", type=str2bool, default=False, help=text)
+        text = (
             "Write checkpoint.pth after every so many updates, not only after each "
             "epoch; by default by time"
         )
