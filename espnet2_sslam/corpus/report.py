@@ -262,9 +262,16 @@ def find_duplicates(dump: Dump) -> dict[str, Any]:
             if _code(record) in repeated:
                 # Other sets may have other labels for the same audio.
                 labels[_code(record)].add((name.split("/")[0], *sorted(words or ())))
-    groups = sorted(sorted(files) for files in sources.values() if len(files) > 1)
+    names = {name for files in sources.values() for name in files}
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(n)) for n in names] or ".")
+
+    def named(files: set[str]) -> list[str]:
+        """In the same words wherever the corpus lies."""
+        return sorted(os.path.relpath(name, root) for name in files)
+
+    groups = sorted(named(files) for files in sources.values() if len(files) > 1)
     contradictions = sorted(
-        sorted(sources[code])
+        named(sources[code])
         for code, of_clips in labels.items()
         if len(of_clips) > len({name for name, *_ in of_clips})
     )
