@@ -21,7 +21,7 @@ import sys
 import threading
 import traceback
 import types
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOADED = ("pandas", "scipy.stats", "sklearn.metrics", "matplotlib.pyplot", "jinja2")
@@ -144,10 +144,8 @@ def main() -> None:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
-            try:
+            with suppress(OSError):  # the client is gone
                 serve_one(connection)
-            except OSError:  # the client is gone
-                pass
             os._exit(0)
         connection.close()
 

@@ -291,7 +291,9 @@ def test_contents_are_the_same_wherever_equal_data_lie(tmp_path):
         write_report(tmp_path / place / "dump", 1)
         files = [*(tmp_path / place / "dump").glob("*/*/utt2sha256")]
         files += [tmp_path / place / "dump/report/report.json"]
-        hashes.append({path.relative_to(tmp_path / place): sha256(path) for path in files})
+        hashes.append(
+            {path.relative_to(tmp_path / place): sha256(path) for path in files}
+        )
     assert hashes[0] == hashes[1] and len(hashes[0]) == 6
     finer = tmp_path / "finer"
     make_dump(tmp_path / "one/data", finer, form=Format(bits=24))

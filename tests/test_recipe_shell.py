@@ -253,9 +253,9 @@ def test_what_does_not_decide_the_result_trains_nothing_again(copy, change):
 
 @pytest.mark.parametrize("split", ["pretrain/valid", "a/train", "a/test"])
 def test_what_audio_holds_decides_what_is_done_again(copy, split):
-    """Each split counts for what reads it; scoring is done again, trainings asked for."""
+    """Of each split for what reads it: scoring is redone, trainings are asked for."""
     (copy.folder / f"dump/raw/{split}/utt2sha256").write_text("other")
-    status, stdout, stderr, calls = copy.run("--stage", 4)
+    status, _, stderr, calls = copy.run("--stage", 4)
     if split == "a/test":
         assert (status, names(calls)) == (0, [*["score_model"] * 6, "sslam_results"])
         return

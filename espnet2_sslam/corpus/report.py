@@ -263,7 +263,9 @@ def find_duplicates(dump: Dump) -> dict[str, Any]:
                 # Other sets may have other labels for the same audio.
                 labels[_code(record)].add((name.split("/")[0], *sorted(words or ())))
     names = {name for files in sources.values() for name in files}
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(n)) for n in names] or ".")
+    root = os.path.commonpath(
+        [os.path.dirname(os.path.abspath(n)) for n in names] or "."
+    )
 
     def named(files: set[str]) -> list[str]:
         """In the same words wherever the corpus lies."""

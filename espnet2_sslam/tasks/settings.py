@@ -13,6 +13,7 @@ from espnet2_sslam.config import OPERATIONAL, differences
 from espnet2_sslam.corpus import CONTENT_FILE, table_lines
 from espnet2_sslam.tasks.saving import has_checkpoint
 
+
 def record(args: argparse.Namespace) -> None:
     """Add to the options what else decides the result: lists, number of processes."""
     args.list_sha256 = list_hashes(args)
@@ -97,7 +98,9 @@ def check_unchanged(args: argparse.Namespace) -> None:
         if not (longer and row[0] == "--scheduler_conf total_steps")
         and not (row[0].startswith("--list_sha256 init_param") and row[2] == "nothing")
     ]
-    said = "; ".join(f"{name} {old}, this run has {new}" for name, old, new in different)
+    said = "; ".join(
+        f"{name} {old}, this run has {new}" for name, old, new in different
+    )
     if different and not args.keep:
         raise ValueError(
             f"{output_dir} was trained with {said}: resume with the same settings, "
