@@ -37,12 +37,19 @@ def folder_state(folder, exclude):
         visited.add((place.st_dev, place.st_ino))
         skipped = ("__pycache__", exclude)
         folders[:] = sorted(f for f in folders if f[0] != "." and f not in skipped)
+        digest.update(os.fsencode(os.path.relpath(parent, folder)))
         for name in sorted(f for f in files if f[0] != "."):
-            path = os.path.join(parent, name)
-            state = file_state(path) if os.path.exists(path) else None
-            line = f"{os.path.relpath(path, folder)}\0{state}\n"
+            line = f"\0{name}\0{state_of(f'{parent}/{name}')}\n"
             digest.update(line.encode(errors="surrogateescape"))
     return f"state {digest.hexdigest()}"
+
+
+def state_of(path):
+    """The state of a file; None if it is not there."""
+    try:
+        return file_state(path)
+    except OSError:
+        return None
 
 
 def listed_state(path):
@@ -50,11 +57,9 @@ def listed_state(path):
     digest = hashlib.sha256()
     for line in path.read_bytes().splitlines():
         name = os.fsdecode((line.split(None, 1)[1:] or [b""])[0].strip())
-        try:
-            state = file_state(name)
-        except OSError:
-            part = CUT.fullmatch(name)
-            state = file_state(part[1]) if part and os.path.exists(part[1]) else None
+        state = state_of(name)
+        if state is None and (part := CUT.fullmatch(name)):
+            state = state_of(part[1])
         digest.update(f"{state}\n".encode())
     return f"state {digest.hexdigest()}"
 
