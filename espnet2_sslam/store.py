@@ -40,6 +40,7 @@ DAMAGED = (
     struct.error,
     zipfile.BadZipFile,
 )
+KEPT_FILE = "kept.txt"  # in a training's folder: what differs from how it began
 MAX_YAML = 1_000_000  # values of a YAML file
 TEMPORARY = ".{name}.{pid}.tmp"  # beside the file it becomes, on the same file system
 CHECKSUM = "{name}.sha256"  # beside a file: what `sha256sum` prints of it
@@ -263,6 +264,25 @@ def link(path: str | os.PathLike, target: str | os.PathLike) -> None:
         temporary.symlink_to(target)
 
 
+def note_kept(folder: str | os.PathLike, rows: Iterable[tuple]) -> list[str]:
+    """Note that a training was gone on with although something differs.
+
+    Args:
+        folder: The training's; a line each is added to its kept.txt.
+        rows: (name, old, new).
+
+    Returns:
+        All lines that are there.
+    """
+    path = Path(folder) / KEPT_FILE
+    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = [f"{name} was {old}, then {new}" for name, old, new in rows]
+    if new_lines := [line for line in lines if line not in there]:
+        there += new_lines
+        write_lines(path, there)
+    return there
+
+
 def remove_leftovers(folder: str | os.PathLike, pattern: str = "*") -> None:
     """Remove what killed writers of `pattern`, files or folders, have left there."""
     for path in Path(folder).glob(TEMPORARY.format(name=pattern, pid="*")):
@@ -290,6 +310,18 @@ def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_state(path: str | os.PathLike) -> list[int]:
+    """Size, times and inode: while they are the same, the content is, too.
+
+    A file whose time was set back (`touch -d`, `cp -p`) has another ctime or inode.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    stat = os.stat(path)
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def is_zip(path: str | os.PathLike) -> bool:

@@ -73,6 +73,13 @@ def get_parser() -> argparse.ArgumentParser:
         help="largest share of clips that may be left out",
     )
     parser.add_argument(
+        "--verify",
+        type=str2bool,
+        default=False,
+        help="look at the content of all files again, not only of those whose size, "
+        "time or inode has changed",
+    )
+    parser.add_argument(
         "--cut",
         type=float,
         metavar="SECONDS",

@@ -42,7 +42,7 @@ from espnet2_sslam.tasks.saving import SIGNALS
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, SAMPLE_RATE
 
 PREPARE = "prepare the data again"
-LOST = "not in the list any more"  # place of a clip, see `settings.go_on_without`
+LOST = "not in the list any more"  # place of a clip, see `lost_clips`
 NOT_THE_CLIPS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # fault, but the machine's
 HEADER_THREADS = 16  # headers are read at once: network disks are slow to answer
 

@@ -74,6 +74,33 @@ check_configs() {
     done
 }
 
+# check_start <YAML ...>: the interpreter has what is needed, and the configs can be
+# read; nothing has been written yet. Sets `once`, how work is started.
+check_start() {
+    local option words
+    for option in replace keep verify; do
+        [[ "${!option}" =~ ^(true|false)$ ]] ||
+            die "--${option} is true or false, not '${!option}'"
+    done
+    "${replace}" && "${keep}" && die "--replace true and --keep true exclude each other"
+    command -v "${python}" >/dev/null || die "--python: there is no ${python}"
+    words="$("${python}" -c '
+import importlib.util, sys
+names = ("espnet2_sslam", "espnet2", "torch", "soundfile", "yaml")
+lacking = [name for name in names if importlib.util.find_spec(name) is None]
+if lacking:
+    sys.exit("--python: it has no " + ", ".join(lacking))
+from espnet2_sslam.store import read_yaml
+for path in sys.argv[1:]:
+    try:
+        read_yaml(path)
+    except ValueError as error:
+        sys.exit(str(error))
+' "$@" 2>&1)" || die "$(tail -n 1 <<<"${words:---python: ${python} does not run}")"
+    once=("${python}" "${_recipe}/utils/once.py")
+    asked=(--replace "${replace}" --keep "${keep}" --verify "${verify}")
+}
+
 # find_corpus <variable of db.sh>: sets `corpus_dir` if no option does
 find_corpus() {
     : "${corpus_dir:=${!1:-}}"
@@ -155,7 +182,7 @@ run_jobs() {
 launch() {
     local name="$1" log="$2" dir="${2%/*}" nodes="$3"
     shift 3
-    add_job once.py "${name}" "${dir}" --log "${log}" "${files[@]}" \
+    add_job "${once[@]}" "${name}" "${dir}" "${asked[@]}" --log "${log}" "${files[@]}" \
         -- "${python}" -m espnet2.bin.launch --cmd "${launch_cmd}" --log "${log}" \
         --ngpu "${ngpu}" --num_nodes "${nodes}" --init_file_prefix "${dir}/.dist_init_" \
         -- "${python}" "$@"

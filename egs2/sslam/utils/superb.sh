@@ -53,5 +53,5 @@ run_superb() {
     attend "${python}" superb/sslam_superb.py --expdir "${expdir}/superb" \
         --output "${expdir}/SUPERB.md" --tasks ${superb_tasks} \
         --upstreams "${upstreams[@]}" --lrs ${superb_lrs} --seeds ${seeds} \
-        --device "${device}" --nj "${at_once}" "${words[@]}"
+        --replace "${replace}" --keep "${keep}" --device "${device}" --nj "${at_once}" "${words[@]}"
 }
