@@ -16,7 +16,7 @@ TYPED = espnet2_sslam/*.py espnet2_sslam/checkpoint espnet2_sslam/inference
 # Tests that need no host: those of the core, of its files and of its commands.
 LIGHT = $(shell cat tests/light.txt)
 
-.PHONY: help env demo test test-fast test-py311 test-light newest fuzz evidence bench gpu lint clean
+.PHONY: help env demo test test-fast test-py311 test-light newest fuzz soak evidence bench gpu lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,6 +47,9 @@ newest: ## the fast tests with the newest versions that setup.py allows (what br
 
 fuzz: ## 10,000 mutated files through every reader: no traceback, no code run (minutes)
 	@$(ENV); "$${env}/bin/python" -m tests.fuzz --inputs 10000 $(FUZZ_ARGS)
+
+soak: ## 10,000 updates under hundreds of faults, into docs/reliability.md (half an hour)
+	@$(ENV); OMP_NUM_THREADS=1 "$${env}/bin/python" -m tests.soak --report docs/reliability.md $(SOAK_ARGS)
 
 evidence: ## does phase 2 help? benchmarks/evidence.yaml on DATA (about 3 hours on 2 cores)
 	@$(ENV); "$${env}/bin/python" benchmarks/evidence.py --data "$(DATA)" $(EVIDENCE_ARGS)

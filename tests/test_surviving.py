@@ -3,8 +3,8 @@
 import itertools
 import os
 import random
+import resource
 import signal
-import subprocess
 import time
 from functools import partial
 
@@ -12,17 +12,24 @@ import pytest
 import torch
 
 from espnet2_sslam.checkpoint import CheckpointError, load_model
-from espnet2_sslam.tasks import SafeTrainer, SSLAMClassificationTask, SSLAMTask
-from espnet2_sslam.tasks.data import _outlive_signals
+from espnet2_sslam.tasks import SafeTrainer
+from espnet2_sslam.tasks.data import _begin_worker
 from espnet2_sslam.tasks.saving import STOPPED
-from tests.test_real_training import PRETRAIN, SMALL, classify
-from tests.toy_task import arguments, assert_same, fork, free_port, state, write_clips
+from tests.faults import (
+    TASKS,
+    damage,
+    die,
+    fork_ranks,
+    group_gets,
+    in_a_group,
+    training,
+    watch_updates,
+    watch_writes,
+    write_sets,
+)
+from tests.toy_task import assert_same, fork, state
 
 PARTS = ("--checkpoint_updates", "1", "--resume", "true")
-TASKS = {
-    "pretrain": (SSLAMTask, [*PRETRAIN, "--model_conf", "mixture=true"]),
-    "classify": (SSLAMClassificationTask, None),
-}
 CASES = [
     ("pretrain", "--num_iters_per_epoch 6 --accum_grad 2"),
     ("pretrain", "--padding authors --num_workers 2"),
@@ -33,25 +40,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    sets = [
-        write_clips(folder / name, count, shortest=9000)
-        for name, count in (("train", 13), ("valid", 7))
-    ]
-    for path, count in zip(sets, (13, 7), strict=True):
-        lines = [f"clip{i:02d} {('cat', 'dog')[i % 2]}\n" for i in range(count)]
-        (path / "text").write_text("".join(lines))
-    (folder / "classes.txt").write_text("cat\ndog\n")
-    return sets
-
-
-def training(data, name, more, folder):
-    """A function that trains into a folder."""
-    task, options = TASKS[name]
-    if options is None:
-        augmentation = "{mixup_alpha: 0.8, mask_ratio: 0.2, noise: 0.1}"
-        options = classify(data, *SMALL, "--augment_conf", augmentation)
-    return partial(task.main, cmd=arguments(*data, folder, *options, *more))
+    return write_sets(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +65,15 @@ def run(train, expected, log=os.devnull):
     assert process.exitcode == expected
 
 
-def die(number=signal.SIGKILL):
-    os.kill(os.getpid(), number)
-
-
 def at_update(count, act, train):
     """Train, and do something before one of the updates."""
-    step, done = torch.optim.AdamW.step, []
+    done = itertools.count(1)
 
-    def stepped(*args, **kwargs):
-        done.append(1)
-        if len(done) == count:
+    def before(_):
+        if next(done) == count:
             act()
-        return step(*args, **kwargs)
 
-    torch.optim.AdamW.step = stepped
+    watch_updates(before)
     train()
 
 
@@ -125,25 +108,12 @@ def killed_at(event, train):
     """Train, and be killed at an event: an update, or a moment of a write."""
     events = itertools.count(1)
 
-    def patched(module, name, before=lambda *_: None):
-        plain = getattr(module, name)
+    def happens(_):
+        if next(events) == event:
+            die()
 
-        def call(*args, **kwargs):
-            if next(events) == event:
-                before(*args)
-                die()
-            return plain(*args, **kwargs)
-
-        setattr(module, name, call)
-
-    def half(states, stream):
-        stream.write(b"half a checkpoint")
-        stream.flush()
-
-    patched(os, "replace")
-    patched(os, "fsync")
-    patched(torch, "save", half)
-    patched(torch.optim.AdamW, "step")
+    watch_writes(happens)
+    watch_updates(happens)
     train()
 
 
@@ -152,7 +122,7 @@ def test_killed_at_any_moment_equals_uninterrupted(data, tmp_path, undisturbed, 
     draw, folder = random.Random(0), tmp_path / "exp"
     train = training(data, name, PARTS, folder)
     for _ in range(10):
-        process = fork(partial(killed_at, draw.randrange(1, 45), train))
+        process = fork(partial(killed_at, draw.randrange(1, 100), train))
         process.join()
         assert process.exitcode in (-signal.SIGKILL, 0)
     run(train, 0)
@@ -186,23 +156,9 @@ def test_killed_by_the_clock_equals_uninterrupted(data, tmp_path, undisturbed, n
 def test_a_worker_that_starts_when_its_training_is_gone_ends():
     gone = fork(lambda: None)
     gone.join()
-    worker = fork(lambda: (_outlive_signals(gone.pid, 0), time.sleep(60)))
+    worker = fork(lambda: (_begin_worker(gone.pid, 0), time.sleep(60)))
     worker.join(20)
     assert worker.exitcode == 0
-
-
-def group_gets(number):
-    """A signal to the training and its workers, as Slurm and a terminal send it."""
-    subprocess.run(["sh", "-c", f"kill -{int(number)} 0"])
-
-
-def in_a_group(function):
-    """Run it as a terminal does, whatever started the tests (nohup ignores SIGHUP)."""
-    os.setsid()
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    function()
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"])
@@ -217,6 +173,22 @@ def test_a_signal_ends_the_update_and_keeps_all(data, tmp_path, undisturbed, num
     assert f"stopped by {number}" in last and "--resume true" in last
     run(train, 0)
     assert_same(state(folder), undisturbed("pretrain", ""))
+
+
+def test_a_batch_without_shared_memory_ends_the_training(data, tmp_path):
+    log = tmp_path / "log"
+    train = training(data, "classify", ["--num_workers", "1"], tmp_path / "exp")
+
+    def limited():
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+        train()
+
+    run(limited, 1, log)
+    assert "Traceback" not in log.read_text()
+    worker, last = log.read_text().splitlines()[-2:]
+    assert "cannot be handed" in worker and "File too large" in worker
+    assert last.startswith("error: a process that reads clips was ended")
 
 
 def test_a_signal_in_validation_keeps_the_epoch(data, tmp_path, undisturbed):
@@ -237,13 +209,6 @@ def test_a_signal_in_validation_keeps_the_epoch(data, tmp_path, undisturbed):
     assert within(folder) == (0, 3)
     run(train, 0)
     assert_same(state(folder), undisturbed("classify", ""))
-
-
-def damage(path):
-    content = bytearray(path.read_bytes())
-    for place in range(len(content) // 2, len(content) // 2 + 16):
-        content[place] ^= 0x55
-    path.write_bytes(content)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
@@ -279,16 +244,14 @@ def test_damaged_weights_are_read_by_nobody(data, tmp_path):
 
 def two_ranks(data, folder, log, act=None, acting=(0, 1), update=2, more=PARTS):
     """Train on two ranks, some of which act before an update; their exit status."""
-    port = free_port()
-    ranks = []
-    for rank in (0, 1):
-        options = ["--dist_backend", "gloo", "--dist_world_size", "2"]
-        options += ["--dist_master_addr", "localhost", "--dist_master_port", port]
-        options += ["--dist_rank", str(rank), *more]
-        train = training(data, "pretrain", options, folder)
+
+    def one(rank, options):
+        train = training(data, "pretrain", [*options, *more], folder)
         if act is not None and rank in acting:
             train = partial(at_update, update, act, train)
-        ranks.append(fork(train, f"{log}{rank}"))
+        return train
+
+    ranks = fork_ranks([partial(one, 0), partial(one, 1)], f"{log}0", f"{log}1")
     for process in ranks:
         process.join()
     return [process.exitcode for process in ranks]

@@ -23,6 +23,7 @@ from collections.abc import (
     Sequence,
 )
 from functools import lru_cache
+from multiprocessing import queues
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -876,8 +877,8 @@ class EpochIterFactory(AbsIterFactory):
                 # ESPnet's ranks are spawned, and so would be their workers: each would
                 # import everything again
                 loader_options["multiprocessing_context"] = "fork"
-                outlive = functools.partial(_outlive_signals, os.getpid())
-                loader_options["worker_init_fn"] = outlive
+                begin = functools.partial(_begin_worker, os.getpid())
+                loader_options["worker_init_fn"] = begin
         self.batches = _CurrentBatches()
         self.loader = DataLoader(
             _OfEpoch(dataset),  # type: ignore[arg-type]  # has what is needed of it
@@ -946,16 +947,25 @@ class _OfEpoch:
         return self.dataset[clip[1]]
 
 
-def _outlive_signals(parent: int, worker: int) -> None:
+def _begin_worker(parent: int, worker: int) -> None:
     """Leave signals to the training, which still needs the worker's batches.
 
     Slurm and a terminal send them to every process of a group. A training ends its
-    workers by SIGTERM, too: only that one counts. They die with it.
+    workers by SIGTERM, too: only that one counts. They die with it. A batch that cannot
+    be handed over (no shared memory is left) ends it: the training would wait for ever.
     """
+    queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore
     for number in set(SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_leave_with, args=[parent], daemon=True).start()
+
+
+def _end_worker(error: Exception, batch: Any) -> None:
+    reason = " ".join(str(error).split())
+    sys.stderr.write(f"error: a batch cannot be handed to the training: {reason}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _leave_with(parent: int) -> None:
