@@ -8,6 +8,7 @@ before.
 import codecs
 import csv
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import pickle
 import re
 import shutil
 import struct
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -42,6 +44,7 @@ KEPT_FILE = "kept.txt"  # in a training's folder: what differs from how it began
 MAX_YAML = 1_000_000  # values of a YAML file
 TEMPORARY = ".{name}.{pid}.tmp"  # beside the file it becomes, on the same file system
 CHECKSUM = "{name}.sha256"  # beside a file: what `sha256sum` prints of it
+GRACE = 2.0  # seconds in which a lock may still become free
 
 
 @contextmanager
@@ -281,9 +284,17 @@ def note_kept(folder: str | os.PathLike, rows: Iterable[tuple]) -> list[str]:
 
 
 def remove_leftovers(folder: str | os.PathLike, pattern: str = "*") -> None:
-    """Remove temporary files that killed writers of `pattern` have left in a folder."""
+    """Remove what killed writers of `pattern`, files or folders, have left there."""
     for path in Path(folder).glob(TEMPORARY.format(name=pattern, pid="*")):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers_of(path: str | os.PathLike) -> None:
+    """Remove what killed writers of this file or folder have left beside it."""
+    remove_leftovers(Path(path).parent, glob.escape(Path(path).name))
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
@@ -405,13 +416,28 @@ def lock(path: str | os.PathLike, in_use: str | None = None) -> Iterator[None]:
         # a forked child that outlives us must not hold it
         os.register_at_fork(after_in_child=file.close)
         try:
-            wait = 0 if in_use is None else fcntl.LOCK_NB
-            fcntl.flock(file, fcntl.LOCK_EX | wait)
-        except BlockingIOError:
-            raise ValueError(in_use) from None
+            if in_use is None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            else:
+                _lock_soon(file, in_use)
         except OSError:  # a file system without locks: better unlocked than unusable
             pass
         yield
+
+
+def _lock_soon(file: IO, in_use: str) -> None:
+    """Lock the file, or raise `in_use` after `GRACE`.
+
+    What was forked from a process just before it was killed takes a moment to let go.
+    """
+    deadline = time.monotonic() + GRACE
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ValueError(in_use) from None
+            time.sleep(0.05)
 
 
 class Journal:

@@ -523,9 +523,13 @@ def _format_all(
         logging.info("%d of %d files are formatted already", done, len(sources))
     book.append(touched)
     work = partial(format_file, outdir=outdir, form=form)
-    book.append(parallel_map(work, waiting, nj, "audio"))
+    book.append(parallel_map(work, waiting, nj, "audio", seconds=_seconds))
     book.finish(sources)
     return book
+
+
+def _seconds(record: Record) -> float:
+    return record.num_samples / SAMPLE_RATE
 
 
 def _write_split(datadir: Path, name: str, book: RecordBook, outdir: Path) -> None:

@@ -57,7 +57,9 @@ def fbank_statistics(paths: Sequence[str], nj: int) -> dict[str, float]:
     """
     if not paths:
         raise ValueError("fbank statistics need at least one clip, got none")
-    sums = parallel_map(fbank_sums, paths, nj, "fbank statistics")
+    sums = parallel_map(
+        fbank_sums, paths, nj, "fbank statistics", seconds=lambda each: each[0] / 100
+    )
     frames, total, squares = (sum(column) for column in zip(*sums, strict=True))
     count = frames * NUM_MEL_BINS
     mean = total / count
@@ -85,7 +87,9 @@ def write_fbanks(
     work = partial(_write_ark, folder=folder / "feats", verify=verify)
     locations: dict[str, tuple[str, int]] = {}
     for scp, part in zip(
-        parallel_map(work, parts, nj, "fbank arks", chunk=1), parts, strict=True
+        parallel_map(work, parts, nj, "fbank arks", chunk=1, unit="ark"),
+        parts,
+        strict=True,
     ):
         for record, (where, frames) in zip(part, scp, strict=True):
             locations[record.audio] = (where, frames)

@@ -18,9 +18,21 @@ from espnet2_sslam.units import SAMPLE_RATE
 
 LOOK_AHEAD = 4  # batches that are gathered and sorted by length
 Item = tuple[int, "OpenFile", int]  # what a piece costs, its file, its place there
+BLOCK = 60 * SAMPLE_RATE  # samples of silence at a time
 MAX_PADDING = 0.08  # of the samples of a batch
 MAX_FILES = 4096  # that wait for their results
 MAX_FILES_AHEAD = 1024  # read or failed, and not yet taken
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Stands in a list for a file whose result is there already.
+
+    It has its part in the batches, so that all others are computed as in one run: the
+    last digits of a result depend on the sizes of its batch.
+    """
+
+    num_samples: int
 
 
 @dataclass(frozen=True)
@@ -68,8 +80,10 @@ class OpenFile:
         self.index, self.name = index, source_name(source, index)
         self.total = 0  # samples
         self.error: str | None = None  # one line: the file cannot be used
+        self.known = isinstance(source, Finished)
         self.finished = self.taken = self.closed = False
         self.part: Future[list[Piece]]  # that is being read
+        self.problem: str | None = None  # `error`, as soon as the reader knows it
         self.rows: list[int] = []  # of the pieces
         self.values: list[Any] = []  # of the pieces, until then their samples
         self.missing = 0
@@ -86,14 +100,19 @@ class OpenFile:
                 if samples >= quota:
                     return pieces
         except AudioError as error:
-            self.error = " ".join(error.reason.split())
+            self.problem = " ".join(error.reason.split())
         except (OSError, ValueError) as error:
-            self.error = f"unreadable: {' '.join(str(error).split())}"
+            self.problem = f"unreadable: {' '.join(str(error).split())}"
         self.finished = True
         return pieces
 
     def _blocks(self, source: Any, rate: float | None) -> Iterator[np.ndarray]:
-        for block in source_blocks(source, self.name, rate, self._resampler):
+        blocks: Iterable[np.ndarray]
+        if isinstance(source, Finished):  # only its length counts
+            blocks = _silence(source.num_samples)
+        else:
+            blocks = source_blocks(source, self.name, rate, self._resampler)
+        for block in blocks:
             if self.closed:  # nobody waits for the rest
                 return
             self.total += len(block)
@@ -137,7 +156,8 @@ class ReadAhead:
                 self._waiting -= _num_samples(pieces)
                 if file.finished:
                     self._files.popleft()
-                    file.taken = True
+                    # here, not when a thread finds it: batches depend on it
+                    file.taken, file.error = True, file.problem
                 else:  # at once, so that it is read while the model works
                     self._submit(file)
                 self._begin_files()
@@ -205,7 +225,7 @@ def stream(
 
     Args:
         job: What is computed.
-        sources: Audio, see `audio.source_blocks`.
+        sources: Audio, see `audio.source_blocks`; no result comes of a `Finished`.
         rate: Of arrays without a rate of their own.
         batch_seconds: Audio per batch, padding included (a single piece may be longer).
         num_threads: Files read at the same time.
@@ -269,8 +289,10 @@ def _run_batch(job: Job, batch: list[Item]) -> None:
     places = [(file, place) for _, file, place in batch if file.error is None]
     if not places:
         return
-    with torch.inference_mode():
-        values = job.run([file.values[place] for file, place in places])
+    values: list = [None] * len(places)
+    if not all(file.known for file, _ in places):
+        with torch.inference_mode():
+            values = job.run([file.values[place] for file, place in places])
     for (file, place), value in zip(places, values, strict=True):
         file.values[place] = value
         file.missing -= 1
@@ -280,6 +302,8 @@ def _complete(job: Job, files: deque[OpenFile]) -> Iterator[FileResult]:
     """The results of the first files, as far as they are complete."""
     while files and files[0].taken and (files[0].error or not files[0].missing):
         file = files.popleft()
+        if file.known:
+            continue
         if file.error is not None:
             yield FileResult(file.index, file.name, file.error)
             continue
@@ -288,6 +312,12 @@ def _complete(job: Job, files: deque[OpenFile]) -> Iterator[FileResult]:
         yield FileResult(
             file.index, file.name, None, *rows, duration=file.total / SAMPLE_RATE
         )
+
+
+def _silence(num_samples: int) -> Iterator[np.ndarray]:
+    """Blocks of silence."""
+    for start in range(0, num_samples, BLOCK):
+        yield np.zeros(min(BLOCK, num_samples - start), np.float32)
 
 
 def _num_samples(pieces: list[Piece]) -> int:

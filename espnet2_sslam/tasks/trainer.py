@@ -31,6 +31,7 @@ from espnet2.utils.kwargs2args import kwargs2args
 from espnet2_sslam import store
 from espnet2_sslam.machine import machine
 from espnet2_sslam.optim import WarmupCosine
+from espnet2_sslam.progress import Progress
 from espnet2_sslam.tasks.saving import (
     LAST,
     STOP,
@@ -58,6 +59,7 @@ class SafeTrainerOptions(TrainerOptions):
 
     def __post_init__(self):
         self.use_amp = self.amp_dtype == "fp16"  # to ESPnet: whether to scale the loss
+        self.validation_seconds = 0.0  # that the last one took
         self.checkpoints = Checkpoints(
             self.output_dir, self.checkpoint_updates, self.checkpoint_minutes
         )
@@ -66,6 +68,18 @@ class SafeTrainerOptions(TrainerOptions):
     def device(self) -> torch.device:
         """Where this process computes."""
         return torch.device("cuda" if self.ngpu > 0 else "cpu")
+
+    def progress(self, reporter: SubReporter, done: int, remaining: int) -> Progress:
+        """Of the updates of an epoch, from its batches; what is left of the run too."""
+        epoch, total = reporter.get_epoch(), (done + remaining) // self.accum_grad
+
+        def rest(pace: float) -> float:
+            later = (self.max_epoch - epoch) * (pace * total + self.validation_seconds)
+            return self.validation_seconds + later
+
+        work = f"epoch {epoch} of {self.max_epoch}"
+        done //= self.accum_grad
+        return Progress(work, total, "update", done, bar=False, rest=rest)
 
     def autocast(self) -> torch.autocast:
         """The precision of the passes, as a context."""
@@ -187,6 +201,7 @@ class SafeTrainer(Trainer):
             scaler=scaler,
         )
         alarms = Alarms(options, reporter, schedulers)
+        progress = options.progress(reporter, checkpoints.position, remaining)
         if checkpoints.position == 0:
             batches = alarms.audible(batches)
         log_interval = options.log_interval or max(
@@ -275,6 +290,8 @@ class SafeTrainer(Trainer):
             # 4. What is seen and kept of it.
             statistics.next()
             checkpoints.position = number
+            if number % accum_grad == 0 and rank() == 0:
+                progress.update()
             if number % log_interval == 0:
                 statistics.flush()
                 alarms.check_spread()
@@ -314,8 +331,10 @@ class SafeTrainer(Trainer):
         if hasattr(inner, "begin_validation"):
             inner.begin_validation()
         statistics = Statistics(reporter, distributed_option.distributed)
-        batches, _ = _counted(iterator, distributed_option.distributed)
+        batches, count = _counted(iterator, distributed_option.distributed)
         model.eval()
+        begun, work = time.monotonic(), f"validation of epoch {reporter.get_epoch()}"
+        progress = Progress(work, count, "batch", bar=False)
         for batch in ahead(batches, options.device):
             if options.no_forward_run:
                 continue
@@ -324,10 +343,13 @@ class SafeTrainer(Trainer):
             stop = STOP if options.checkpoints.signal else 0.0
             _, stop = statistics.add(loss, stats, weight, stop)
             statistics.next()
+            if rank() == 0:
+                progress.update()
             if float(stop):
                 options.checkpoints.save(wait=True)
                 options.checkpoints.leave()
         statistics.flush()
+        options.validation_seconds = time.monotonic() - begun
         if not any(
             math.isfinite(v.value) for v in reporter.stats.get("loss", [Average(0)])
         ):

@@ -12,11 +12,14 @@ is lost: with --ask only when --replace says so.
 
 import argparse
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from identity import Contents, changes, described, key_of, short_names
@@ -25,7 +28,12 @@ from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.config import differences
 from espnet2_sslam.store import lock, note_kept, write_json
 
+RUNNER = Path(__file__).resolve().with_name("run.pl")
 STOPPED = 85  # status of a training that a signal has stopped, with all kept
+ENDED = re.compile(r"\(code (-?\d+)\)|with status (\d+)")  # run.pl's, slurm.pl's words
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+LAUNCHER = "espnet2.bin.launch"
+signals: list[int] = []  # that have come
 ERROR = re.compile(r"(error|\w*Error|\w+: error)\b")
 WEIGHTS = {".pth", ".ckpt"}
 
@@ -81,17 +89,63 @@ def has_work(folder):
     return finished or weights or (bool(names) and not begun)
 
 
+def listen():
+    """From now on signals are noted, and `call` passes them on."""
+    for number in SIGNALS:
+        # bash lets its jobs in the background ignore the first one, nohup the third
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: signals.append(number))
+
+
+def call(command, stream=None):
+    """Run a command and pass signals on to it: its status.
+
+    ESPnet's launcher would die of them and leave the training alone: those that come to
+    the whole group wait until its end, and what it has started gets ours.
+    """
+    launched = LAUNCHER in command
+    runner = command[command.index("--cmd") + 1].split()[0] if launched else ""
+    ours = Path(shutil.which(runner) or "").resolve() == RUNNER
+    process = subprocess.Popen(
+        command, stdout=stream, stderr=stream, preexec_fn=hold_back if ours else None
+    )
+    passed = 0
+    while process.poll() is None:
+        if passed < len(signals):
+            targets = children(process.pid) if launched else [process.pid]
+            for target in targets if signals[passed] != signal.SIGINT or ours else ():
+                with suppress(ProcessLookupError):
+                    os.kill(target, signals[passed])
+            passed += bool(targets)
+        time.sleep(0.05)
+    return process.returncode
+
+
+def hold_back():
+    """Let signals wait until the end, or until a child wants them as run.pl does."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def children(pid):
+    """The processes that a process has started."""
+    with suppress(FileNotFoundError):
+        return list(
+            map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        )
+    return []
+
+
 def run(command, log, output):
     """Run the command: "", or what went wrong, as the first log with lines says.
 
     With a log, what the command prints itself goes to `output`.
     """
     if log is None:
-        status = subprocess.run(command).returncode
+        status = call(command)
         return f"exit status {status}" if status else ""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(output, "w") as stream:
-        status = subprocess.run(command, stdout=stream, stderr=stream).returncode
+        status = call(command, stream)
     for path in (log, output) if status else ():
         text = path.read_text("utf-8", errors="replace") if path.exists() else ""
         lines = [line.strip() for line in text.splitlines()]
@@ -103,9 +157,10 @@ def run(command, log, output):
 
 
 def was_stopped(log):
-    """Whether the launcher's last line in the log says that a signal stopped it."""
+    """Whether a signal has come, or stopped it as the log's last line says."""
     ends = log is not None and log.exists() and log.read_text("utf-8", errors="replace")
-    return bool(ends) and f"(code {STOPPED})" in ends.splitlines()[-1]
+    status = ENDED.search(ends.splitlines()[-1]) if ends else None
+    return bool(signals) or (status is not None and str(STOPPED) in status.groups())
 
 
 class Work:
@@ -210,6 +265,7 @@ class Work:
         self.done.unlink(missing_ok=True)
         self.record(self.begun)
         began = time.time()
+        listen()
         self.say(f"started (log: {args.log})" if args.log else "started")
         if problem := run(args.command, args.log, args.dir / ".output"):
             if was_stopped(args.log):
