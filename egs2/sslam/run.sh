@@ -215,7 +215,7 @@ plan_jobs
 
 if runs 1; then
     log "stage 1: data preparation -> ${datadir}"
-    "${once[@]}" "stage 1" "${datadir}" --ask --replaced "${datadir}_replaced" \
+    attend "${once[@]}" "stage 1" "${datadir}" --ask --replaced "${datadir}_replaced" \
         "${asked[@]}" --input local ${corpus_dir:+"${corpus_dir}"} \
         --output "${datadir}" \
         -- local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" \
@@ -225,7 +225,7 @@ fi
 if runs 2; then
     log "stage 2: audio formatting (${feats_type}) -> ${dump}"
     need 2 1 "${datadir}"
-    "${once[@]}" "stage 2" "${dump}" --exclude report "${asked[@]}" --output "${dump}" \
+    attend "${once[@]}" "stage 2" "${dump}" --exclude report "${asked[@]}" --output "${dump}" \
         --input "${datadir}" --listed "${datadir}"/*/*/wav.scp \
         -- "${python}" -m espnet2_sslam.bin.format_audio --datadir "${datadir}" \
         --outdir "${dump}" --feats_type "${feats_type}" --nj "${nj}" \
@@ -236,7 +236,7 @@ if runs 3; then
     log "stage 3: data report -> ${dump}/report/report.txt"
     need 3 2 "${dump}"
     report_inputs
-    "${once[@]}" "stage 3" "${dump}/report" "${asked[@]}" "${files[@]}" \
+    attend "${once[@]}" "stage 3" "${dump}/report" "${asked[@]}" "${files[@]}" \
         --output "${dump}/report/report.json" "${dump}/report/fbank_stats.json" \
         -- "${python}" -m espnet2_sslam.bin.data_report --dump "${dump}" --nj "${nj}"
 fi

@@ -92,7 +92,7 @@ inference_words=("${words[@]}")
 
 if runs 1; then
     log "stage 1: strings of digits -> ${datadir}"
-    "${once[@]}" "stage 1" "${datadir}" --exclude tokens --ask "${asked[@]}" \
+    attend "${once[@]}" "stage 1" "${datadir}" --exclude tokens --ask "${asked[@]}" \
         --replaced "${datadir}_replaced" --input "${corpus_dir}" local \
         --output "${datadir}"/{train,audio} \
         -- "${python}" local/digits.py --corpus_dir "${corpus_dir}" \
@@ -103,7 +103,7 @@ fi
 if runs 2; then
     log "stage 2: ${nbpe} BPE tokens -> ${tokens}"
     need 2 1 "${datadir}"
-    "${once[@]}" "stage 2" "${tokens}" "${asked[@]}" --input "${datadir}/train/text" \
+    attend "${once[@]}" "stage 2" "${tokens}" "${asked[@]}" --input "${datadir}/train/text" \
         --output "${tokens}"/{bpe.model,tokens.txt} -- "${python}" local/tokens.py \
         --text "${datadir}/train/text" --outdir "${tokens}" --nbpe "${nbpe}"
 fi

@@ -214,7 +214,7 @@ weights_dir() { echo "${pretrain_from}/models/${1%%=*}"; }
 convert() {
     local input=()
     if [ -e "$2" ]; then input=(--input "$2"); fi
-    "${once[@]}" "weights $1" "$3" "${asked[@]}" --replaced "${pretrain_from}_replaced" \
+    attend "${once[@]}" "weights $1" "$3" "${asked[@]}" --replaced "${pretrain_from}_replaced" \
         "${input[@]}" --output "$3/$4" "$3/config.yaml" \
         -- "${python}" utils/convert_weights.py "$2" "$3" "${@:5}"
 }

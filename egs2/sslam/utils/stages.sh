@@ -39,7 +39,6 @@ for _signal in INT TERM HUP USR1; do
     # shellcheck disable=SC2064 # expanded now
     trap "on_signal ${_signal}" "${_signal}"
 done
-once.py() { attend "$(type -P once.py)" "$@"; }
 
 # runs <stage>: is this stage asked for?
 runs() { [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]; }
