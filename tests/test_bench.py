@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.slow
 def test_every_group_of_the_benchmark_runs_to_its_end(tmp_path):
     command = [sys.executable, "-m", "benchmarks.bench", "--tiny", "--out", tmp_path]
+    command += ["--minutes", "30"]  # other tests may run beside it
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     lines = (tmp_path / "BENCH.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
