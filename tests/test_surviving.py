@@ -3,11 +3,13 @@
 import itertools
 import os
 import random
+import re
 import resource
 import signal
 import time
 from functools import partial
 
+import espnet2.tasks.abs_task
 import pytest
 import torch
 
@@ -151,6 +153,36 @@ def test_killed_by_the_clock_equals_uninterrupted(data, tmp_path, undisturbed, n
             kills += 1
         assert process.exitcode == 0, (tmp_path / "log").read_text()[-1000:]
         assert_same(state(folder), undisturbed(name, more))
+
+
+def test_killed_while_the_config_is_written_again(data, tmp_path, undisturbed):
+    folder = tmp_path / "exp"
+    train = training(data, "pretrain", PARTS, folder)
+    run(partial(at_update, 5, die, train), -signal.SIGKILL)
+
+    def half(options, stream, **_):
+        stream.write("batch_size: ")
+        stream.flush()
+        die()
+
+    def killed():
+        espnet2.tasks.abs_task.yaml_no_alias_safe_dump = half
+        train()
+
+    run(killed, -signal.SIGKILL)
+    run(train, 0)
+    assert_same(state(folder), undisturbed("pretrain", ""))
+
+
+def test_going_on_with_other_settings_is_noted_and_logged_as_ever(data, tmp_path):
+    folder, log = tmp_path / "exp", tmp_path / "log"
+    more = ["--resume", "true", "--max_epoch"]
+    run(training(data, "pretrain", [*more, "1"], folder), 0)
+    more = [*more, "2", "--optim_conf", "lr=0.02"]
+    run(training(data, "pretrain", more, folder), 1)
+    run(training(data, "pretrain", [*more, "--keep", "true"], folder), 0, log)
+    assert "lr 0.01" in (folder / "kept.txt").read_text()
+    assert re.search(r"(?m)^\[\S+\] \d{4}-.*INFO: 2epoch results: ", log.read_text())
 
 
 def test_a_worker_that_starts_when_its_training_is_gone_ends():
