@@ -181,7 +181,7 @@ def test_going_on_with_other_settings_is_noted_and_logged_as_ever(data, tmp_path
     more = [*more, "2", "--optim_conf", "lr=0.02"]
     run(training(data, "pretrain", more, folder), 1)
     run(training(data, "pretrain", [*more, "--keep", "true"], folder), 0, log)
-    assert "lr 0.01" in (folder / "kept.txt").read_text()
+    assert "lr was 0.001, then 0.02" in (folder / "kept.txt").read_text()
     assert re.search(r"(?m)^\[\S+\] \d{4}-.*INFO: 2epoch results: ", log.read_text())
 
 
