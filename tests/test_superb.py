@@ -133,7 +133,11 @@ def test_only_what_is_new_or_has_other_settings_is_run_again(sweep, data):
     assert len(sweep(*tasks)) == 3
     assert sweep(*tasks, "--num_workers", 0, "--device", "cuda") == []
     assert len(sweep(*tasks, lrs=(1e-4, 1e-2, 1e-3))) == 2  # the new rate, its test
-    assert len(sweep(*tasks, "--steps", "ks=9", lrs=[1e-3])) == 2
+    with pytest.raises(ValueError, match="1 failed"):
+        sweep(*tasks, "--steps", "ks=9", lrs=[1e-3])  # is not moved unasked
+    assert not (sweep.folder / "superb_replaced").exists()
+    words = ["--steps", "ks=9", "--replace", "true"]
+    assert len(sweep(*tasks, *words, lrs=[1e-3])) == 2
     [old] = (sweep.folder / "superb_replaced").iterdir()
     assert old.name.startswith("ks_fbank_no_cmvn_seed1_lr0.001.")
     assert sweep.results()[0]["steps"] == 9
