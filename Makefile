@@ -16,7 +16,7 @@ TYPED = espnet2_sslam/*.py espnet2_sslam/checkpoint espnet2_sslam/inference
 # Tests that need no host: those of the core, of its files and of its commands.
 LIGHT = $(shell cat tests/light.txt)
 
-.PHONY: help env demo test test-fast test-py311 test-light newest fuzz soak evidence gpu lint clean
+.PHONY: help env demo test test-fast test-py311 test-light newest fuzz soak evidence bench gpu lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,6 +53,9 @@ soak: ## 10,000 updates under hundreds of faults, into docs/reliability.md (half
 
 evidence: ## does phase 2 help? benchmarks/evidence.yaml on DATA (about 3 hours on 2 cores)
 	@$(ENV); "$${env}/bin/python" benchmarks/evidence.py --data "$(DATA)" $(EVIDENCE_ARGS)
+
+bench: ## steps, inference, data, checkpoints on this machine, into benchmarks/BENCH.md (10 minutes)
+	@$(ENV); PYTHONPATH="$${PWD}" "$${env}/bin/python" -m benchmarks.bench $(BENCH_ARGS)
 
 gpu: ## on a machine with a GPU: tests, tables and speed, into benchmarks/GPU.md (9 minutes)
 	@if [ -n "$${PYTHON:-}" ] && [ -d .whl ]; then \

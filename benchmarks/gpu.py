@@ -5,15 +5,13 @@
     python -m benchmarks.gpu --rows conv,steps --out results
 
 Each group of rows is a process of its own with a time limit; each row is written to
-OUT/rows.jsonl as soon as it is known, and GPU.md is made of them in the end. A rate is
+OUT/GPU.jsonl as soon as it is known, and GPU.md is made of them in the end. A rate is
 model FLOPs over time (benchmarks/step.py counts them: no recomputation); utilisation is
 that rate over the best matrix product of the same run.
 """
 
 import argparse
 import itertools
-import json
-import os
 import platform
 import statistics
 import subprocess
@@ -28,8 +26,8 @@ import torch
 
 from benchmarks import step as bench
 from benchmarks.conv_forms import FORMS
+from benchmarks.rows import ROOT, get_parser, run
 
-ROOT = Path(__file__).resolve().parent.parent
 LIMITS = {  # seconds of each group, in the order in which they run
     "ceilings": 60,
     "tests": 200,
@@ -42,22 +40,6 @@ LIMITS = {  # seconds of each group, in the order in which they run
     "compiled": 330,
 }
 BF16 = torch.bfloat16
-
-
-class Rows:
-    """Writes rows as they come."""
-
-    def __init__(self, path: Path, group: str):
-        self.path, self.group = path, group
-
-    def __call__(self, name, value, criterion="", passed=None, **more):
-        passed = None if passed is None else bool(passed)
-        row = dict(group=self.group, name=name, value=value, criterion=criterion)
-        row |= dict(passed=passed, **more)
-        with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
-        mark = {None: "", True: "pass", False: "FAIL"}[passed]
-        print(f"[{self.group}] {name}: {value} {criterion} {mark}", flush=True)
 
 
 def median_ms(function, repeats=10, warm_up=3):
@@ -175,7 +157,8 @@ def conv(row):
 def step_args(clips, clones, *, phase1=False, bf16=True, mode=None, half=False):
     """Options of benchmarks/step.py's `make_step`."""
     sizes = dict(clips=clips, clones=clones, phase1=phase1, half_decoder=half)
-    return argparse.Namespace(**sizes, bf16=bf16, device="cuda", compile=mode)
+    more = dict(bf16=bf16, device="cuda", compile=mode, model=bench.BASE)
+    return argparse.Namespace(**sizes, **more)
 
 
 def measure_step(row, name, step, args, rate, criterion="", least=0.0):
@@ -259,81 +242,6 @@ def compiled(row):
         torch.compiler.reset()
 
 
-def through_trainer(shape, updates, compiled=False, half=False):
-    """Updates as the recipe makes them: DataLoader, trainer; ms per update."""
-    from espnet2.train.distributed_utils import DistributedOption
-    from espnet2.train.reporter import Reporter
-
-    from espnet2_sslam.encoder import SSLAMEncoder
-    from espnet2_sslam.pretrain_model import SSLAMPretrainModel
-    from espnet2_sslam.tasks import SSLAMTask
-    from espnet2_sslam.tasks.base import scheduler_classes
-    from espnet2_sslam.tasks.data import collate_clips
-
-    clips, clones, phase1 = shape
-    torch.manual_seed(0)
-    words = ["--output_dir", "unused", "--max_epoch", "1", "--grad_clip", "4"]
-    words += ["--use_amp", "true", "--amp_dtype", "bf16", "--log_interval", "50"]
-    words += ["--compile", str(compiled).lower()]
-    args = SSLAMTask.get_parser().parse_args(words)
-    args.optim_conf = dict(lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05)
-    model = SSLAMPretrainModel(
-        SSLAMEncoder(**bench.BASE),
-        mixture=not phase1,
-        clone_batch=clones,
-        padding="authors",
-        decoder_conf={"half_precision": half},
-    ).cuda()
-    [optimizer] = SSLAMTask.build_optimizers(args, model)
-    schedule = scheduler_classes[args.scheduler](
-        optimizer, warmup_steps=10, total_steps=1000
-    )
-    generator = np.random.default_rng(0)
-    waves = generator.standard_normal((64, 160_000)).astype(np.float32) * 0.1
-
-    class Clips(torch.utils.data.Dataset):
-        def __len__(self):
-            return updates * clips
-
-        def __getitem__(self, index):
-            return f"clip{index}", {"speech": waves[index % 64]}
-
-    loader = torch.utils.data.DataLoader(
-        Clips(), clips, num_workers=8, collate_fn=collate_clips, pin_memory=True
-    )
-    options = SSLAMTask.trainer.build_options(args)
-    options.ngpu = 1
-    reporter = Reporter()
-    reporter.set_epoch(1)
-    times = []
-
-    class Marks:  # marks the start and the end of an epoch's steady part
-        def __len__(self):
-            return len(loader)
-
-        def __iter__(self):
-            for number, batch in enumerate(loader):
-                if number in (8, len(loader) - 1):
-                    torch.cuda.synchronize()
-                    times.append(time.perf_counter())
-                yield batch
-
-    with reporter.observe("train") as sub_reporter:
-        SSLAMTask.trainer.train_one_epoch(
-            model=model,
-            iterator=Marks(),
-            optimizers=[optimizer],
-            schedulers=[schedule],
-            scaler=None,
-            reporter=sub_reporter,
-            summary_writer=None,
-            options=options,
-            distributed_option=DistributedOption(),
-        )
-    first, last = times
-    return (last - first) / (len(loader) - 1 - 8) * 1e3
-
-
 def trainer(row):
     """The recipe's trainer beside the bare step, in one process."""
     rate = bench.best_rate("cuda", BF16)
@@ -342,7 +250,7 @@ def trainer(row):
         args = step_args(*shape[:2], phase1=shape[2], mode=mode, half=compiled)
         bare = step_ms(bench.make_step(args))
         torch.cuda.empty_cache()
-        ms = through_trainer(shape, 40, compiled, half=compiled)
+        ms = 1e3 * statistics.mean(bench.through_trainer(args, 40, workers=8))
         work = bench.step_flops(not args.phase1, args.clips, args.clones)
         way = "compiled, half decoder" if compiled else "eager"
         row(
@@ -514,77 +422,12 @@ def card():
     return f"{name}, driver {driver}, {versions}, Python {platform.python_version()}"
 
 
-def report(rows_path, out, commit, minutes):
-    """Write GPU.md."""
-    lines = [
-        "# On a GPU",
-        "",
-        f"Made by `make gpu` ({minutes:.1f} min) on {card()}; commit {commit}, "
-        f"{time.strftime('%Y-%m-%d')}.",
-        "",
-    ]
-    rows = [json.loads(line) for line in rows_path.read_text().splitlines()]
-    for group, members in itertools.groupby(rows, key=lambda r: r["group"]):
-        doc = (GROUPS[group].__doc__ or group).splitlines()[0]
-        lines += [f"## {group}", "", doc, "", "| row | result | criterion | |"]
-        lines += ["|---|---|---|---|"]
-        for r in members:
-            mark = {None: "", True: "pass", False: "**fail**"}[r["passed"]]
-            cells = (r["name"], r["value"], r["criterion"], mark)
-            lines.append("| " + " | ".join(c.replace("|", "/") for c in cells) + " |")
-        lines.append("")
-    (out / "GPU.md").write_text("\n".join(lines), encoding="utf-8")
-
-
 def main():
-    """Run the groups, each in a process of its own; then the report."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", default=",".join(LIMITS), help="groups, by comma")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
-    parser.add_argument("--minutes", type=float, default=9.0, help="for everything")
-    parser.add_argument("--commit", help="for the report; git's by default")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    rows_path = args.out / "rows.jsonl"
-    if args.one:
-        GROUPS[args.one](Rows(rows_path, args.one))
-        return
-    if not torch.cuda.is_available():
+    """Run the groups; then the report."""
+    args = get_parser(__doc__, ROOT / "benchmarks", 9.0, tuple(LIMITS)).parse_args()
+    if not args.one and not torch.cuda.is_available():
         sys.exit("error: no CUDA device: run this on a machine with an NVIDIA GPU")
-    commit = args.commit
-    if commit is None:
-        git = ["git", "rev-parse", "--short", "HEAD"]
-        done = subprocess.run(
-            git, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        commit = done.stdout.strip() or "unknown"
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows_path.unlink(missing_ok=True)
-    start = time.perf_counter()
-    for group in args.rows.split(","):
-        left = args.minutes * 60 - (time.perf_counter() - start)
-        row = Rows(rows_path, group)
-        if left < 10:
-            row("not run", "the time was up", passed=False)
-            continue
-        command = [sys.executable, "-m", "benchmarks.gpu", "--one", group]
-        began = time.perf_counter()
-        try:
-            done = subprocess.run(
-                [*command, "--out", str(args.out)],
-                cwd=ROOT,
-                timeout=min(left, LIMITS[group]),
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                check=False,
-            )
-            if done.returncode:
-                row("ended early", f"status {done.returncode}", passed=False)
-        except subprocess.TimeoutExpired:
-            row("stopped", f"at its limit of {LIMITS[group]} s", passed=False)
-        print(f"[{group}] took {time.perf_counter() - began:.0f} s", flush=True)
-    report(rows_path, args.out, commit, (time.perf_counter() - start) / 60)
+    run("benchmarks.gpu", args, LIMITS, GROUPS, "GPU", "On a GPU", card)
 
 
 if __name__ == "__main__":

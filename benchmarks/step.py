@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 
+import numpy as np
 import torch
 
 from espnet2_sslam.encoder import SSLAMEncoder
@@ -42,30 +43,30 @@ AUTHORS = {
 AUTHORS_PEAK = 196.6  # GFLOP/s of the best matrix product on the authors' machine
 
 
-def block_flops(tokens):
+def block_flops(tokens, model=BASE):
     """Forward work of the transformer on one row of `tokens` tokens."""
-    width = BASE["embed_dim"]
-    return BASE["depth"] * (24 * tokens * width**2 + 4 * tokens**2 * width)
+    width = model["embed_dim"]
+    return model["depth"] * (24 * tokens * width**2 + 4 * tokens**2 * width)
 
 
-def step_flops(mixture, clips, clones):
+def step_flops(mixture, clips, clones, model=BASE):
     """Work of one step without any avoidable part (backward = twice forward)."""
-    width = BASE["embed_dim"]
+    width = model["embed_dim"]
     streams = 2 if mixture else 1
     rows = streams * clips * clones
-    student = 3 * rows * block_flops(VISIBLE + 1)
+    student = 3 * rows * block_flops(VISIBLE + 1, model)
     conv = 2 * PATCHES * KERNEL**2 * width * width // GROUPS * DECODER_LAYERS
     decoder = 3 * rows * (conv + 2 * HIDDEN * width**2)
-    teacher = streams * clips * block_flops(PATCHES + 1)
+    teacher = streams * clips * block_flops(PATCHES + 1, model)
     if mixture:
-        teacher += clips * block_flops(PATCHES - REGION_PATCHES + 1)
+        teacher += clips * block_flops(PATCHES - REGION_PATCHES + 1, model)
     patch = 2 * PATCHES * 256 * width * streams * clips
     return student + decoder + teacher + (2 + 1) * patch  # forward, weights; teacher
 
 
-def best_rate(device, dtype):
+def best_rate(device, dtype, size=None):
     """Best matrix-product rate in FLOP/s."""
-    size = 4096 if device == "cpu" else 8192
+    size = size or (4096 if device == "cpu" else 8192)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
     seconds = min(timed(lambda: torch.mm(a, b, out=out), device) for _ in range(8))
@@ -87,16 +88,21 @@ def synchronize(device):
         torch.cuda.synchronize()
 
 
-def make_step(args):
-    """A function that makes one whole update, as the trainer does."""
+def make_model(args):
+    """The model of a step, with random weights."""
     torch.manual_seed(0)
-    model = SSLAMPretrainModel(
-        SSLAMEncoder(**BASE),
+    return SSLAMPretrainModel(
+        SSLAMEncoder(**args.model),
         mixture=not args.phase1,
         clone_batch=args.clones,
         padding="authors",  # 10 s as 1,024 frames
         decoder_conf={"half_precision": args.half_decoder},
     ).to(args.device)
+
+
+def make_step(args):
+    """A function that makes one whole update, as the trainer does."""
+    model = make_model(args)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05, fused=True
@@ -120,11 +126,103 @@ def make_step(args):
     return step
 
 
+def through_trainer(args, updates, workers, skip=8):
+    """Seconds of updates as the recipe makes them: DataLoader, task, trainer.
+
+    Args:
+        args: As for `make_step`.
+        updates: How many, with those that are skipped.
+        workers: Processes that make batches.
+        skip: So many are not counted.
+
+    Returns:
+        On a CPU the seconds of each update; on a GPU, which is waited for at the ends
+        only, their mean.
+    """
+    from espnet2.train.distributed_utils import DistributedOption
+    from espnet2.train.reporter import Reporter
+
+    from espnet2_sslam.tasks import SSLAMTask
+    from espnet2_sslam.tasks.base import scheduler_classes
+    from espnet2_sslam.tasks.data import collate_clips
+
+    words = ["--output_dir", "unused", "--max_epoch", "1", "--grad_clip", "4"]
+    words += ["--log_interval", "50", "--compile", str(bool(args.compile)).lower()]
+    if args.bf16:
+        words += ["--use_amp", "true", "--amp_dtype", "bf16"]
+    options = SSLAMTask.get_parser().parse_args(words)
+    options.optim_conf = dict(lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+    model = make_model(args)
+    [optimizer] = SSLAMTask.build_optimizers(options, model)
+    schedule = scheduler_classes[options.scheduler](
+        optimizer, warmup_steps=10, total_steps=1000
+    )
+    generator = np.random.default_rng(0)
+    waves = generator.standard_normal((64, 160_000)).astype(np.float32) * 0.1
+
+    class Clips(torch.utils.data.Dataset):
+        def __len__(self):
+            return updates * args.clips
+
+        def __getitem__(self, index):
+            return f"clip{index}", {"speech": waves[index % 64]}
+
+    loader = torch.utils.data.DataLoader(
+        Clips(),
+        args.clips,
+        num_workers=workers,
+        collate_fn=collate_clips,
+        pin_memory=args.device != "cpu",
+    )
+    options = SSLAMTask.trainer.build_options(options)
+    options.ngpu = int(args.device != "cpu")
+    reporter = Reporter()
+    reporter.set_epoch(1)
+    times = []
+
+    class Marks:  # the time at which a batch is asked for
+        def __len__(self):
+            return len(loader)
+
+        def __iter__(self):
+            for number, batch in enumerate(loader):
+                if args.device == "cpu" and number >= skip:
+                    times.append(time.perf_counter())
+                elif number in (skip, len(loader) - 1):
+                    synchronize(args.device)
+                    times.append(time.perf_counter())
+                yield batch
+
+    with reporter.observe("train") as sub_reporter:
+        SSLAMTask.trainer.train_one_epoch(
+            model=model,
+            iterator=Marks(),
+            optimizers=[optimizer],
+            schedulers=[schedule],
+            scaler=None,
+            reporter=sub_reporter,
+            summary_writer=None,
+            options=options,
+            distributed_option=DistributedOption(),
+        )
+    if args.device == "cpu":
+        times.append(time.perf_counter())
+        return np.diff(times).tolist()
+    return [(times[1] - times[0]) / (updates - 1 - skip)]
+
+
 def peak_memory(device):
     """Highest memory so far in GiB."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def tuned_allocator():
+    """Start this process anew with the recipe's setting of the allocator."""
+    if any(os.environ.get(name) != value for name, value in MALLOC.items()):
+        os.environ.update(MALLOC)  # read by the C library when the process starts
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606
 
 
 def main():
@@ -143,9 +241,8 @@ def main():
     modes = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
     parser.add_argument("--compile", choices=modes, help="mode of torch.compile")
     args = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in MALLOC.items()):
-        os.environ.update(MALLOC)  # read by the C library when the process starts
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606
+    args.model = BASE
+    tuned_allocator()
     dtype = torch.bfloat16 if args.bf16 else torch.float32
     rate = best_rate(args.device, dtype)
     step = make_step(args)

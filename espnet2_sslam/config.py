@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, get_args
 
@@ -28,6 +28,19 @@ HEAD_CHOICES = {
     "head_norm": ("layer", "batch"),
     "weighted_layers": (False, True),
 }
+# Options of a training that do not decide what comes out: how it is run, logged and
+# kept, how long it is, and where its lists and weights lie; what is in them does.
+OPERATIONAL = re.compile(
+    r"config|encoder_config|output_dir|resume|keep|version|required|distributed|"
+    r"dry_run|collect_stats|write_collected_feats|print_config|ngpu|num_workers|"
+    r"max_cache_fd|dist_.*|local_rank|multiprocessing_distributed|log_.*|"
+    r"use_tensorboard|use_matplotlib|use_wandb|wandb_.*|create_graph_in_tensorboard|"
+    r"num_att_plot|detect_anomaly|checkpoint_.*|keep_nbest_models|min_target_var|"
+    r"min_prediction_var|collapse_from|max_epoch|patience|early_stopping_criterion|"
+    r"compile|activation_checkpointing|use_tf32|cudnn_.*|unused_parameters|"
+    r"gradient_as_bucket_view|.*_path_and_name_and_type|.*_shape_file|sample_weights|"
+    r"init_param|max_bad|stall_minutes"
+)
 # Beyond, a file is damaged or made to take the machine's memory. 2**18 frames: 43 min.
 LARGEST = {
     "embed_dim": 16_384,
@@ -349,3 +362,13 @@ def warn_of_peak(name: str, peak: float, again: bool = True) -> None:
     if again or not _WARNED:
         logging.warning("%s: %s", name, peak_problem(peak))
     _WARNED.add("peak")
+
+
+def differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Every value that differs: its name, in sections too, the old and the new one."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            pair = old.get(key, "nothing"), new.get(key, "nothing")
+            yield from differences(f"{name} {key}", *pair)
+    elif old != new:
+        yield name, old, new

@@ -246,6 +246,7 @@ class SSLAMEncoder(nn.Module):
         ilens: torch.Tensor,
         target_frames: int | None = None,
         checked: bool = False,
+        num_steps: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised log-mel (B, T, 128), T whole patches, and frames (B,).
 
@@ -254,6 +255,8 @@ class SSLAMEncoder(nn.Module):
             ilens: Samples or frames of each clip (B,).
             target_frames: As in the configuration, whose value is the default.
             checked: See `features.kaldi_fbank`.
+            num_steps: Time patches of the result, at least those of the longest clip;
+                by default as many, for which a GPU is waited for.
 
         Raises:
             ValueError: See `features.checked_waves` and `checked_fbank`.
@@ -267,6 +270,8 @@ class SSLAMEncoder(nn.Module):
         if target_frames is not None:
             raw = fit_frames(raw, target_frames)
             frames = torch.full_like(frames, target_frames)
+        elif num_steps is not None:
+            raw = fit_frames(raw, num_steps * PATCH_SIZE)
         elif self._unseen(frames):  # no length depends on the values
             raw = F.pad(raw, (0, 0, 0, -raw.shape[1] % PATCH_SIZE))
         else:
@@ -286,12 +291,11 @@ class SSLAMEncoder(nn.Module):
         """
         if self.config.target_frames is not None:
             return None
-        steps = num_patch_steps(frames)
         if not self._unseen(frames):
-            if int(steps.min()) * PATCHES_PER_STEP >= num_patches:
+            least = int(num_patch_steps(frames).min())
+            if least * PATCHES_PER_STEP >= num_patches:
                 return None
-        index = torch.arange(num_patches, device=frames.device)
-        return index < steps[:, None] * PATCHES_PER_STEP
+        return real_patches(frames, num_patches)
 
     def _unseen(self, frames: torch.Tensor) -> bool:
         """Whether no value may be read: while tracing; in training on a GPU."""
@@ -483,6 +487,12 @@ class SSLAMEncoder(nn.Module):
         if self.config.cls_token:
             out, olens = torch.cat([cls, out], 1), olens + 1
         return zero_padding(out, olens), olens
+
+
+def real_patches(frames: torch.Tensor, num_patches: int) -> torch.Tensor:
+    """True for the patches (B, N) that a clip's frames (B,) reach into."""
+    index = torch.arange(num_patches, device=frames.device)
+    return index < num_patch_steps(frames)[:, None] * PATCHES_PER_STEP
 
 
 def _join_chunks(chunks: list[tuple], batch: int) -> list[torch.Tensor]:

@@ -52,13 +52,28 @@ def machine() -> str:
     return "; ".join(parts)
 
 
+def multiplies_bfloat16() -> bool:
+    """Return whether the processor has matrix products in bfloat16, as Linux knows it.
+
+    AMX or AVX-512 BF16; on ARM BF16.
+    """
+    flags = (_processor_says("flags") or _processor_says("Features") or "").split()
+    return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(flags)
+
+
 def _processor() -> str:
     """Return the processor's name as Linux knows it."""
+    return _processor_says("model name") or platform.machine()
+
+
+def _processor_says(what: str) -> str | None:
+    """Return a line of what Linux knows of the first processor."""
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+        name, _, value = line.partition(":")
+        if name.strip() == what:
+            return value.strip()
+    return None
 
 
 def _version(package: str) -> str:

@@ -8,6 +8,7 @@ before.
 import codecs
 import csv
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import pickle
 import re
 import shutil
 import struct
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -38,9 +40,11 @@ DAMAGED = (
     struct.error,
     zipfile.BadZipFile,
 )
+KEPT_FILE = "kept.txt"  # in a training's folder: what differs from how it began
 MAX_YAML = 1_000_000  # values of a YAML file
 TEMPORARY = ".{name}.{pid}.tmp"  # beside the file it becomes, on the same file system
 CHECKSUM = "{name}.sha256"  # beside a file: what `sha256sum` prints of it
+GRACE = 2.0  # seconds in which a lock may still become free
 
 
 @contextmanager
@@ -260,10 +264,37 @@ def link(path: str | os.PathLike, target: str | os.PathLike) -> None:
         temporary.symlink_to(target)
 
 
+def note_kept(folder: str | os.PathLike, rows: Iterable[tuple]) -> list[str]:
+    """Note that a training was gone on with although something differs.
+
+    Args:
+        folder: The training's; a line each is added to its kept.txt.
+        rows: (name, old, new).
+
+    Returns:
+        All lines that are there.
+    """
+    path = Path(folder) / KEPT_FILE
+    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = [f"{name} was {old}, then {new}" for name, old, new in rows]
+    if new_lines := [line for line in lines if line not in there]:
+        there += new_lines
+        write_lines(path, there)
+    return there
+
+
 def remove_leftovers(folder: str | os.PathLike, pattern: str = "*") -> None:
-    """Remove temporary files that killed writers of `pattern` have left in a folder."""
+    """Remove what killed writers of `pattern`, files or folders, have left there."""
     for path in Path(folder).glob(TEMPORARY.format(name=pattern, pid="*")):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers_of(path: str | os.PathLike) -> None:
+    """Remove what killed writers of this file or folder have left beside it."""
+    remove_leftovers(Path(path).parent, glob.escape(Path(path).name))
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
@@ -279,6 +310,18 @@ def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_state(path: str | os.PathLike) -> list[int]:
+    """Size, times and inode: while they are the same, the content is, too.
+
+    A file whose time was set back (`touch -d`, `cp -p`) has another ctime or inode.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    stat = os.stat(path)
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def is_zip(path: str | os.PathLike) -> bool:
@@ -373,13 +416,28 @@ def lock(path: str | os.PathLike, in_use: str | None = None) -> Iterator[None]:
         # a forked child that outlives us must not hold it
         os.register_at_fork(after_in_child=file.close)
         try:
-            wait = 0 if in_use is None else fcntl.LOCK_NB
-            fcntl.flock(file, fcntl.LOCK_EX | wait)
-        except BlockingIOError:
-            raise ValueError(in_use) from None
+            if in_use is None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            else:
+                _lock_soon(file, in_use)
         except OSError:  # a file system without locks: better unlocked than unusable
             pass
         yield
+
+
+def _lock_soon(file: IO, in_use: str) -> None:
+    """Lock the file, or raise `in_use` after `GRACE`.
+
+    What was forked from a process just before it was killed takes a moment to let go.
+    """
+    deadline = time.monotonic() + GRACE
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ValueError(in_use) from None
+            time.sleep(0.05)
 
 
 class Journal:

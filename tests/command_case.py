@@ -20,6 +20,7 @@ from espnet2_sslam.audio import AudioError, read_audio
 from espnet2_sslam.bin.cli import main as sslam
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.inference import FileResult
+from espnet2_sslam.inference.stream import Finished
 from espnet2_sslam.units import SAMPLE_RATE
 
 CLASSES = ["Dog", "Rain, light", "Siren"]
@@ -31,9 +32,10 @@ class FakeSSLAM:
     """`SSLAM` with mean magnitudes instead of a network."""
 
     asked = []  # what from_pretrained was given, newest last
+    device = "cpu"
 
-    def __init__(self, classes=CLASSES, seed=0):
-        self.classes = classes
+    def __init__(self, classes=CLASSES, seed=0, dtype="float32"):
+        self.classes, self.dtype = classes, dtype
         self.model = torch.nn.Linear(2, 2)
         torch.nn.init.constant_(self.model.weight, float(seed))
         torch.nn.init.zeros_(self.model.bias)
@@ -42,10 +44,15 @@ class FakeSSLAM:
     @classmethod
     def from_pretrained(cls, source, **options):
         cls.asked.append((source, options))
-        return cls(None if source == "encoder" else CLASSES, seed=len(source))
+        dtype = options["dtype"].replace("auto", "float32")
+        if options["compile"]:
+            dtype = "bfloat16"
+        return cls(None if source == "encoder" else CLASSES, len(source), dtype)
 
     def _files(self, files, width, chunk=None, hop=None, layers=None):
         for index, path in enumerate(files):
+            if isinstance(path, Finished):
+                continue
             time.sleep(float(os.environ.get("FAKE_PAUSE", "0")))
             try:
                 wave = read_audio(path)

@@ -29,7 +29,8 @@ def left_behind():
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             marked = MARK.encode() in (folder / "environ").read_bytes()
             if marked and parent == os.getpid():
-                marked = not re.search("resource_tracker|loky|wandb", command)
+                pools = "resource_tracker|forkserver|loky|wandb"
+                marked = not re.search(pools, command)
             elif not marked and parent != os.getpid():
                 marked = os.readlink(folder / f"fd/{HELD}") == pipe
         except (OSError, ValueError):  # ended meanwhile, or another user's

@@ -1107,10 +1107,11 @@ def commands(work: Workspace) -> dict:
     for name, program in TRAININGS.items():
         own = sorted(options_of(program).items())
         cases[name] = {key: entry for key, entry in own if entry != espnets.get(key)}
-    # superb_run.py, like once.py, is called by a program of the recipe only
+    # superb_run.py and these are called by a program of the recipe only
+    inner = ("once.py", "jobs.py")
     recipe = [*RECIPE.glob("local/*.py"), *RECIPE.glob("utils/*.py")]
     for path in sorted([*recipe, *RECIPE.glob("superb/sslam_*.py")]):
-        if "__main__" in path.read_text(encoding="utf-8") and path.name != "once.py":
+        if "__main__" in path.read_text(encoding="utf-8") and path.name not in inner:
             name = str(path.relative_to(RECIPE))
             cases[name] = options_of(name)
     cases["sslam --help"] = re.findall(r"^sslam (\w+)", succeed("sslam"), re.MULTILINE)

@@ -90,12 +90,22 @@ def test_the_options_reach_the_model_and_the_record(clips, capsys):
         "weights": "teacher",
         "device": "cpu",
         "dtype": "bfloat16",
+        "compile": False,
         "batch_seconds": 20.0,
         "target_frames": 1024,
     }
     record = json.loads(str(np.load("o.npz")["info"]))
     assert (record["layer"], record["pooling"]) == (3, "cls")
     assert len(record["weights_sha256"]) == 64
+
+
+def test_a_precision_that_was_chosen_is_said_and_recorded(clips, capsys):
+    for options, precision in (("", "float32"), ("--compile", "bfloat16")):
+        status, _, err = _embed(capsys, "clips", "-o", "o.npz", *options.split())
+        assert status == 0
+        assert json.loads(str(np.load("o.npz")["info"]))["dtype"] == precision
+        assert ("computing in bfloat16" in err) == (precision == "bfloat16")
+    assert FakeSSLAM.asked[-1][1]["compile"] is True
 
 
 def test_unreadable_files_are_listed_and_all_others_done(clips, capsys):

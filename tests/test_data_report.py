@@ -174,7 +174,7 @@ def test_report_on_an_unfinished_or_damaged_dump_says_what_to_run(tmp_path, caps
     line = error_line(main, capsys, "--dump", tmp_path / "dump")
     assert "is missing: prepare the data first" in line
     report_of(tmp_path)
-    path = next((tmp_path / "dump").glob("audio/*/*.flac"))
+    path = next((tmp_path / "dump").glob("audio/*/*.wav"))
     path.write_bytes(b"")
     line = error_line(main, capsys, "--dump", tmp_path / "dump")
     assert str(path) in line and "format the data again" in line

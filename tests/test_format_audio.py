@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import resource
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import kaldiio
 import numpy as np
@@ -17,6 +19,7 @@ import soundfile
 import torch
 
 from espnet2_sslam.audio import cut_name, read_audio
+from espnet2_sslam.bin.data_report import write_report
 from espnet2_sslam.bin.format_audio import main
 from espnet2_sslam.corpus import (
     Clip,
@@ -31,7 +34,7 @@ from espnet2_sslam.corpus import (
 )
 from espnet2_sslam.corpus.fbank import fbank_pieces
 from espnet2_sslam.features import kaldi_fbank
-from espnet2_sslam.store import lock
+from espnet2_sslam.store import lock, sha256
 from tests.corpus_case import (
     ROOT,
     error_line,
@@ -49,9 +52,10 @@ BAD_KINDS += ["truncated.flac", "truncated.mp3", "truncated.ogg"]
 
 
 def tree(folder):
-    """Content of every file below a folder, by relative path."""
+    """Content of every file below a folder, by relative path; not when it was made."""
+    states = re.compile(rb'_state": \[[^]]*|^state .*', re.MULTILINE)
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
+        path.relative_to(folder).as_posix(): states.sub(b"", path.read_bytes())
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -223,7 +227,7 @@ def test_wrong_options_are_one_line(tmp_path, capsys):
 def stamps(dump):
     """When each formatted file was written, by the name of its source."""
     return {
-        path.name[:-18]: path.stat().st_mtime_ns for path in dump.glob("audio/*/*.flac")
+        path.name[:-17]: path.stat().st_mtime_ns for path in dump.glob("audio/*/*.wav")
     }
 
 
@@ -237,6 +241,66 @@ def test_a_file_in_several_splits_is_converted_once(tmp_path):
     assert len((dump / "records.jsonl").read_text().splitlines()) == 29
     shared = read_table(dump / "pretrain/train/wav.scp")[key]
     assert shared == read_table(dump / "toy/train/wav.scp")["toy-train-0"]
+
+
+def same_size(path):
+    """Change bytes of a file but neither its size nor its time; whether it differs."""
+    path = Path(path)
+    before, content = path.stat(), bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content) // 2 + 8):
+        content[place] ^= 0x15
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_damaged_features_are_made_again(tmp_path):
+    datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
+    make_dump(datadir, dump, feats_type="fbank")
+    before = tree(dump)
+    [ark] = dump.glob("feats/*.ark")
+    same_size(ark)
+    make_dump(datadir, dump, feats_type="fbank")
+    assert tree(dump) == before
+
+
+def test_only_verifying_looks_where_the_state_is_the_same(tmp_path, monkeypatch):
+    """A disk that loses bits changes no time."""
+    datadir, dump = make_corpus(tmp_path), tmp_path / "dump"
+    make_dump(datadir, dump)
+    before = tree(dump)
+    path = Path(read_table(dump / "toy/train/wav.scp")["toy-train-4"])
+    records = dump / "records.jsonl"
+    old = records.read_text()
+    damaged = path.stat()
+    same_size(path)
+    now = path.stat().st_ctime_ns
+    records.write_text(old.replace(str(damaged.st_ctime_ns), str(now)))
+    make_dump(datadir, dump)
+    assert tree(dump) != before
+    make_dump(datadir, dump, verify=True)
+    assert tree(dump) == before
+
+
+def test_contents_are_the_same_wherever_equal_data_lie(tmp_path):
+    hashes = []
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        datadir = make_corpus(tmp_path / place)
+        make_dump(datadir, tmp_path / place / "dump")
+        write_report(tmp_path / place / "dump", 1)
+        files = [*(tmp_path / place / "dump").glob("*/*/utt2sha256")]
+        files += [tmp_path / place / "dump/report/report.json"]
+        hashes.append(
+            {path.relative_to(tmp_path / place): sha256(path) for path in files}
+        )
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 6
+    finer = tmp_path / "finer"
+    make_dump(tmp_path / "one/data", finer, form=Format(bits=24))
+    coarse = read_table(tmp_path / "one/dump/toy/test/utt2sha256")
+    assert set(read_table(finer / "toy/test/utt2sha256").values()).isdisjoint(
+        coarse.values()
+    )
 
 
 def test_a_second_run_redoes_only_what_is_not_valid(tmp_path):
@@ -254,10 +318,16 @@ def test_a_second_run_redoes_only_what_is_not_valid(tmp_path):
     os.utime(touched, (1, 1))  # another time, the same content
     changed = tmp_path / "audio/toy-train-3.wav"
     soundfile.write(changed, noise(9000, seed=99), 16000)
+    same_size(wav["toy-train-4"])
+    contents = read_table(dump / "toy/train/utt2sha256")
+    assert same_size(tmp_path / "audio/toy-train-5.wav")
     make_dump(datadir, dump)
     second = stamps(dump)
     redone = {name for name in first if second[name] != first[name]}
-    assert redone == {f"toy-train-{i}" for i in (0, 1, 3)}
+    assert redone == {f"toy-train-{i}" for i in (0, 1, 3, 4, 5)}
+    now = read_table(dump / "toy/train/utt2sha256")
+    differ = {key for key in now if now[key] != contents[key]}
+    assert differ == {"toy-train-3", "toy-train-5"}
     new = read_table(dump / "toy/train/utt2num_samples")
     assert new["toy-train-3"] == "9000"
 
@@ -285,7 +355,7 @@ def test_a_killed_run_is_continued(tmp_path, caplog):
     process.wait()
     done = records.read_bytes().count(b"\n")
     assert 20 <= done < clips + 24 and not (dump / "downstream.txt").exists()
-    left = next(dump.glob("audio/*")) / ".x.flac.1.tmp"
+    left = next(dump.glob("audio/*")) / ".x.wav.1.tmp"
     left.write_bytes(b"half")
     records.write_bytes(records.read_bytes() + b'{"source": "ha')
     caplog.set_level(logging.INFO)
@@ -310,7 +380,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file_that_looks_finished(
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert "too large" in line and "toy-test-5" in line
     assert not (dump / "downstream.txt").exists()
-    assert not list(dump.rglob("*toy-test-5*.flac"))
+    assert not list(dump.rglob("*toy-test-5*.wav"))
     assert not list(dump.rglob("*.tmp"))
     make_dump(datadir, dump)
     assert read_table(dump / "toy/test/utt2num_samples")["toy-test-5"] == "160000"

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from espnet2_sslam import machine
 from espnet2_sslam.audio import AudioError, read_audio
 from espnet2_sslam.inference import SSLAM
+from espnet2_sslam.inference.api import choose_dtype
 from tests.inference_case import (
     CLASSES,
     classifier,
@@ -103,6 +105,101 @@ def test_bfloat16_changes_little(clips, pooling):
         for model in (sslam(dtype="bfloat16"), sslam())
     )
     assert low.dtype == np.float32 and 0 < difference(low, exact) < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_held_in_half_precision_give_what_autocast_gives(clips, dtype):
+    model, kind = sslam(encoder(), dtype=dtype), getattr(torch, dtype)
+    before = {name: x.clone() for name, x in model.encoder.state_dict().items()}
+    for clip in clips:
+        speech = torch.from_numpy(clip)[None]
+        lengths = torch.tensor([len(clip)])
+        with torch.inference_mode(), torch.autocast("cpu", kind):
+            expected = model.encoder.hidden_states(speech, lengths).last
+        values = model.embed(clip, rate=16_000, pooling="tokens")
+        np.testing.assert_array_equal(values, expected[0].float().numpy())
+    after = model.encoder.state_dict()  # what `save_pretrained` writes
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    held = {x.dtype for x in model._backbone._worker.parameters()}
+    assert held == {torch.float32, kind}
+
+
+@pytest.mark.parametrize(
+    "device, native, speed, flags, chosen",
+    [
+        ("cuda", True, False, "", "bfloat16"),
+        ("cuda", False, False, "", "float16"),
+        ("mps", False, True, "", "float32"),
+        ("cpu", False, False, "avx512f avx512_bf16", "float32"),
+        ("cpu", False, True, "avx512f avx512_bf16", "bfloat16"),
+        ("cpu", False, True, "amx_bf16 amx_tile", "bfloat16"),
+        ("cpu", False, True, "avx512f", "float32"),
+    ],
+)
+def test_auto_chooses_the_precision_by_the_device(
+    monkeypatch, device, native, speed, flags, chosen
+):
+    def supported(including_emulation):
+        return native
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(machine, "_processor_says", lambda name: flags)
+    assert choose_dtype("auto", torch.device(device), speed) == chosen
+    assert choose_dtype("float16", torch.device(device), speed) == "float16"
+
+
+def varied(count, longest=3.0):
+    """Clips of as many lengths."""
+    seconds = np.linspace(0.1, longest, count)
+    return [noise(each, seed=place) for place, each in enumerate(seconds)]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_results_do_not_depend_on_how_far_the_host_is_ahead(ahead):
+    values = []
+    for each in (0, ahead):
+        model = sslam(classifier(), batch_seconds=4)
+        model._backbone.ahead = each
+        files = [*varied(30), np.zeros(0, np.float32), *varied(5)]
+        results = list(model.tag_files((clip, 16_000) for clip in files))
+        assert [result.index for result in results] == list(range(36))
+        assert results[30].error is not None
+        values += [[r.values for r in results if r.error is None]]
+    np.testing.assert_array_equal(*values)
+
+
+def test_many_lengths_have_few_shapes_and_the_values_of_each_clip_alone():
+    """On a GPU every new shape costs a plan."""
+    model, clips, shapes = sslam(batch_seconds=60), varied(150, 6.0), []
+    exact = [model.embed(clip, rate=16_000, pooling="tokens") for clip in clips]
+    model._backbone.bucketed = True
+    encode = model.encoder.encode
+
+    def counted(patches, *args, **options):
+        shapes.append(patches.shape[:2])
+        return encode(patches, *args, **options)
+
+    model.encoder.encode = counted
+    for value, expected in zip(
+        model.embed(clips, rate=16_000, pooling="tokens"), exact, strict=True
+    ):
+        assert difference(value, expected) < 1e-6
+    assert all(size < 8 or size % 8 == 0 for size, _ in shapes)
+    assert len({length for _, length in shapes}) <= 27  # of 38
+    patches = sum(-(-len(clip) // 2560) * 8 for clip in clips)
+    assert sum(size * length for size, length in shapes) < 1.15 * patches
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_the_same(clips):
+    exact, compiled = sslam(classifier()), sslam(
+        classifier(), compile=True, dtype="float32"
+    )
+    assert compiled.model.encoder is not compiled._backbone._worker
+    expected = exact.embed(clips, rate=16_000, layer="all")
+    assert difference(compiled.embed(clips, rate=16_000, layer="all"), expected) < 1e-5
+    for one, other in zip(clips, compiled.tag(clips, rate=16_000), strict=True):
+        assert dict(other) == pytest.approx(dict(exact.tag(one, rate=16_000)), abs=1e-5)
 
 
 def test_every_kind_of_audio_gives_the_same(tmp_path, caplog):
@@ -220,7 +317,7 @@ def test_options_outside_their_range_are_refused_at_once(
 @pytest.mark.parametrize(
     "model, options, complaint",
     [
-        (encoder(), {"dtype": "float16"}, "dtype must be"),
+        (encoder(), {"dtype": "float8"}, "dtype must be"),
         (encoder(), {"batch_seconds": 0}, "batch_seconds must be"),
         (encoder(), {"device": "tpu"}, "device must be|not available"),
         (encoder(), {"device": "cuda:99"}, "not available|CUDA devices"),

@@ -2,7 +2,8 @@
 
 Origin: ta012/SSLAM@0a3c0ff, SSLAM_Stage2/config/pretraining_AS2M.yaml and
 scripts/pretrain_stage2.sh; cwx-worst-one/EAT@06c1c34, config/pretraining_AS2M.yaml and
-scripts/pretraining_AS2M.sh. Validation every 4,000 updates and autocast are ours.
+scripts/pretraining_AS2M.sh. Validation every 4,000 updates, autocast and batches
+of one size are ours.
 """
 
 from pathlib import Path
@@ -39,6 +40,7 @@ BOTH = {
     "grad_clip": 4.0,
     "use_amp": True,
     "num_workers": 8,
+    "drop_last_iter": True,  # ours: the authors' last batch of a pass is smaller
     "optim": "adamw",
     "optim_groups_conf": {"decay_bias_and_norm": True},
     "scheduler": "sslam_warmup_cosine",

@@ -21,7 +21,7 @@ import hashlib, os, sys
 from pathlib import Path
 
 words = sys.argv[1:]
-if words[0] == "-c":  # a program of its own
+if words[0] == "-c" or words[0].endswith("once.py"):  # a program of its own
     os.execv(sys.executable, [sys.executable, *words])
 here = Path(__file__).parent
 if "espnet2.bin.launch" in words:
@@ -51,7 +51,7 @@ if name.startswith("data_") and "--datadir" in words:
     for split in "pretrain/train", "pretrain/valid", "a/train", "a/valid", "a/test":
         make(value("--datadir") / split, wav__scp=split, utt2num_samples=split)
         make(value("--datadir") / split, feats__scp=split, utt2num_frames=split)
-        make(value("--datadir") / split, text=split)
+        make(value("--datadir") / split, text=split, utt2sha256=split)
     make(value("--datadir") / "a", classes__txt="x")
 elif name == "format_audio":
     os.system(f"mkdir -p {{value('--outdir')}}")
@@ -62,7 +62,7 @@ elif name == "data_report":
 elif name in ("sslam_train", "sslam_cls_train", "beats_cls_train"):
     text = value("--config").read_text() + " ".join(words)
     weights = hashlib.sha256(text.encode()).hexdigest()
-    make(value("--output_dir"), config__yaml="x", latest__pth=weights)
+    make(value("--output_dir"), config__yaml="x: 1", latest__pth=weights)
     make(value("--output_dir"), valid__mAP__best__pth=weights)
 elif name == "score_model":
     for which in "last", "best":
@@ -74,7 +74,7 @@ elif name == "convert_weights":
         conf = "# 2 blocks\\nencoder_conf: {{depth: 2, fbank_std: 3.5}}\\nfresh: "
         make(Path(words[2]), config__yaml=conf + weights, latest__pth=weights)
     else:
-        make(Path(words[2]), config__yaml="x", encoder__pth=weights)
+        make(Path(words[2]), config__yaml="x: 1", encoder__pth=weights)
 elif name == "sslam_results":
     value("--output").write_text("results")
 """
@@ -153,12 +153,9 @@ def prepared(finished, recipe):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """The finished folder to change: it is put back as it was afterwards."""
-    recipe, _ = finished
-    shutil.copytree(recipe.folder, tmp_path / "kept")
-    yield recipe
-    shutil.rmtree(recipe.folder)
-    shutil.copytree(tmp_path / "kept", recipe.folder)
+    """A copy of the finished folder, elsewhere."""
+    shutil.copytree(finished[0].folder, tmp_path / "copy")
+    return Recipe(tmp_path / "copy")
 
 
 def names(calls):
@@ -225,22 +222,156 @@ def test_each_command_gets_its_data_weights_and_options(finished, call, options)
         assert (text in words) != option.startswith("!")
 
 
-def test_a_second_run_with_other_processes_only_writes_the_report_again(copy):
-    status, stdout, _, calls = copy.run("--nj", 1)
+def test_a_second_run_with_other_processes_only_writes_the_report_again(finished):
+    status, stdout, _, calls = finished[0].run("--nj", 1)
     assert status == 0 and names(calls) == ["sslam_results"]
     assert "(phase 1 seed 1) up to date" in stdout
 
 
-def test_a_changed_config_runs_what_depends_on_it_again_and_keeps_the_old(copy):
-    (copy.folder / "pretrain_sslam.yaml").write_text("# other\n")
+def begun_again(calls):
+    """The trainings among the calls."""
+    return [call for call in calls if call.split()[0].endswith("_train")]
+
+
+HOW = "# a note\nnum_workers: 2\nlog_interval: 5\n"
+
+
+@pytest.mark.parametrize("change", ["moved", "note", "python", "touched"])
+def test_what_does_not_decide_the_result_trains_nothing_again(copy, change):
+    options = []
+    if change == "note":
+        for name in "pretrain_eat", "pretrain_sslam", "linear":
+            (copy.folder / f"{name}.yaml").write_text(HOW)
+    elif change == "python":
+        (copy.folder / "python3.12").symlink_to(copy.folder / "python")
+        options = ["--python", copy.folder / "python3.12"]
+    elif change == "touched":
+        for path in copy.folder.rglob("*"):
+            os.utime(path, (1, 1))
+    assert begun_again(copy.calls(*options)) == []
+
+
+@pytest.mark.parametrize("split", ["pretrain/valid", "a/train", "a/test"])
+def test_what_audio_holds_decides_what_is_done_again(copy, split):
+    """Of each split for what reads it: scoring is redone, trainings are asked for."""
+    (copy.folder / f"dump/raw/{split}/utt2sha256").write_text("other")
+    status, _, stderr, calls = copy.run("--stage", 4)
+    if split == "a/test":
+        assert (status, names(calls)) == (0, [*["score_model"] * 6, "sslam_results"])
+        return
+    assert (status, calls) == (1, [])
+    name = "valid/utt2sha256" if "valid" in split else "train/utt2sha256"
+    assert f"was made from something else: {name} was " in stderr
+    stage = ("phase 1 seed 1" if "pretrain" in split else "a random seed 1") + ":"
+    assert stage in stderr and "--replace true" in stderr and "--keep true" in stderr
+
+
+def content(folder):
+    """Every file below a folder but those that say that somebody looked."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (".once.lock", "calls")
+    }
+
+
+def test_a_changed_config_is_named_and_changes_nothing_unasked(copy):
+    copy.calls("--stage", 4)
+    before = content(copy.exp)
+    (copy.folder / "pretrain_sslam.yaml").write_text("optim_conf: {lr: 0.5}\n")
+    status, _, stderr, calls = copy.run("--stage", 4)
+    assert (status, calls) == (1, []) and content(copy.exp) == before
+    assert "phase 2 seed 1: " in stderr
+    assert "--optim_conf was nothing, is {'lr': 0.5}. Nothing was changed." in stderr
+
+
+def test_what_is_replaced_on_request_is_moved_with_all_that_follows(copy):
+    (copy.folder / "pretrain_sslam.yaml").write_text("optim_conf: {lr: 0.5}\n")
     before = (copy.exp / "pretrain/phase2_sslam_seed1/latest.pth").read_text()
-    _, stdout, _, calls = copy.run()
+    _, stdout, _, calls = copy.run("--stage", 4, "--replace", "true")
     work = ["sslam_train", *["sslam_cls_train"] * 2, *["score_model"] * 2]
     assert names(calls) == [*work, "sslam_results"]
     assert all("/phase2_" in call for call in calls[:-1])
     assert "was made from other inputs: moved to" in stdout
     [old] = (copy.folder / "exp_replaced").glob("*pretrain_phase2*")
     assert (old / "latest.pth").read_text() == before
+    assert names(copy.calls("--stage", 4)) == ["sslam_results"]
+
+
+def test_what_is_kept_on_request_is_gone_on_with_and_says_so(copy):
+    (copy.folder / "pretrain_sslam.yaml").write_text("optim_conf: {lr: 0.5}\n")
+    status, stdout, _, calls = copy.run("--stage", 4, "--keep", "true")
+    assert (status, names(calls)) == (0, ["sslam_results"])
+    run = copy.exp / "pretrain/phase2_sslam_seed1"
+    line = "--optim_conf was nothing, then {'lr': 0.5}"
+    assert (run / "kept.txt").read_text() == f"{line}\n"
+    assert json.loads((run / ".done").read_text())["kept"] == [line]
+    assert "kept: --optim_conf was nothing" in stdout
+    assert names(copy.calls("--stage", 4)) == ["sslam_results"]
+
+
+def test_an_unfinished_training_is_kept_by_the_training_itself(copy):
+    (copy.exp / "pretrain/phase1_eat_seed1/.done").unlink()
+    (copy.folder / "pretrain_eat.yaml").write_text("optim_conf: {lr: 0.5}\n")
+    words = ["--stage", 4, "--stop_stage", 4]
+    assert copy.run(*words)[0] == 1
+    [call] = copy.calls(*words, "--keep", "true")
+    assert "sslam_train" in call and "--keep true" in call
+
+
+def test_a_raised_number_of_epochs_goes_on_in_place(copy):
+    run = copy.exp / "pretrain/phase1_eat_seed1"
+    words = ["--stage", 4, "--stop_stage", 4]
+    config = copy.folder / "pretrain_eat.yaml"
+    config.write_text("max_epoch: 3\n")
+    assert copy.run(*words)[0] == 1  # it was not known before
+    assert len(copy.calls(*words, "--replace", "true")) == 1
+    (run / "checkpoint.pth").write_text("kept")
+    config.write_text("max_epoch: 5\n")
+    _, stdout, _, calls = copy.run(*words)
+    assert names(calls) == ["sslam_train"]
+    assert "max_epoch 3 -> 5: goes on" in stdout
+    assert (run / "checkpoint.pth").read_text() == "kept"
+    config.write_text("max_epoch: 4\n")
+    assert "--max_epoch was 5, is 4" in copy.run(*words)[2]
+
+
+def test_a_damaged_result_is_named_and_not_trained_over(copy):
+    (copy.exp / "linear/phase1_eat_seed1/a/latest.pth").write_text("damaged")
+    status, _, stderr, calls = copy.run("--stage", 6)
+    assert (status, calls) == (1, [])
+    assert "output latest.pth was " in stderr
+
+
+@pytest.mark.parametrize(
+    "options, complaint",
+    [
+        ("--python /no/python", "--python: there is no /no/python"),
+        ("--python /bin/false", "--python: /bin/false does not run"),
+        ("--pretrain_config {0}/damaged.yaml", "damaged.yaml is not valid YAML"),
+        ("--corpus folder --corpus_dir {0}/none", "there is no corpus in"),
+        ("--corpus folder --corpus_dir {0}/exp", "--corpus"),
+        ("--keep true --replace true", "exclude each other"),
+        ("--keep yes", "--keep is true or false, not 'yes'"),
+    ],
+)
+def test_a_slip_changes_nothing_on_the_disk(copy, options, complaint):
+    (copy.folder / "damaged.yaml").write_text("a: [")
+    before = content(copy.folder)
+    status, _, stderr, calls = copy.run(*options.format(copy.folder).split())
+    assert status == 1 and complaint in stderr and calls == []
+    assert content(copy.folder) == before
+
+
+def test_a_training_that_cannot_begin_leaves_the_earlier_one_in_place(copy):
+    run = copy.exp / "pretrain/phase1_eat_seed1"
+    before = content(run)
+    (copy.folder / "pretrain_eat.yaml").write_text("optim_conf: {lr: 0.5}\n")
+    (copy.folder / "fail_sslam_train").touch()
+    words = ["--stage", 4, "--stop_stage", 4, "--replace", "true"]
+    status, _, stderr, _ = copy.run(*words)
+    assert status == 1 and "what was there before is back" in stderr
+    assert content(run) == before
 
 
 def test_interrupted_training_is_continued_in_place(copy):
@@ -339,8 +470,7 @@ def test_options_of_a_phase_do_not_reach_the_other_and_may_hold_blanks(prepared)
     one = "eat_both0_onea1b2"
     assert runs == {f"phase1_{one}_seed1", f"phase2_sslam_both0_two2_from_{one}_seed1"}
     record = prepared.exp / f"pretrain/phase1_{one}_seed1/.begun"
-    words = json.loads(record.read_text())["command"]
-    assert words[-2:] == ["--one", "{a: 1, b: 2}"]
+    assert json.loads(record.read_text())["options"]["one"] == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The recipe's own tools: run.pl starts jobs, once.py skips work that is valid."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -85,6 +86,64 @@ class TestOnce:
         assert self.count(tmp_path, "--input", source) == 1
         source.write_text("b")
         assert self.count(tmp_path, "--input", source) == 2
+
+    @pytest.mark.parametrize("how", ["source", "folder", "listed", "output"])
+    def test_a_replacement_of_equal_size_and_time_is_noticed(self, tmp_path, how):
+        source = tmp_path / "folder/source"
+        source.parent.mkdir()
+        source.write_text("a")
+        (tmp_path / "list").write_text(f"id {source}\n")
+        words = {
+            "source": ["--input", source],
+            "folder": ["--input", source.parent],
+            "listed": ["--listed", tmp_path / "list"],
+            "output": [],
+        }[how]
+        assert [self.count(tmp_path, *words) for _ in range(2)] == [1, 1]
+        path = tmp_path / "made" if how == "output" else source
+        before = path.stat()
+        path.write_text("z\n" if how == "output" else "b")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert self.count(tmp_path, *words) == 2
+
+    def test_files_of_unchanged_state_are_read_again_on_request_only(self, tmp_path):
+        """A disk that loses bits changes no time."""
+        source = tmp_path / "source"
+        source.write_text("a")
+        self.count(tmp_path, "--input", source)
+        record = tmp_path / "w/.done"
+        right = hashlib.sha256(b"a").hexdigest()
+        wrong = record.read_text().replace(right, "0" * 64)
+        record.write_text(wrong)  # as if the source had had another content
+        assert self.count(tmp_path, "--input", source) == 1
+        assert self.count(tmp_path, "--input", source, "--verify", "true") == 2
+
+    def test_a_config_counts_by_what_it_decides(self, tmp_path):
+        config = tmp_path / "a.yaml"
+        config.write_text("b: 5e-5\na: {x: 1, y: 2}\n")
+        self.count(tmp_path, "--input", config)
+        config.write_text("# why\na: {y: 2, x: 1}\nb: 0.00005\nlog_interval: 3\n")
+        assert self.count(tmp_path, "--input", config) == 1
+        config.write_text("a: {y: 2, x: 3}\nb: 5e-5\n")
+        assert self.count(tmp_path, "--input", config) == 2
+
+    def test_an_option_counts_wherever_it_is_given(self, tmp_path):
+        """As ESPnet reads it: the command line over the config; how it runs is free."""
+        config, made = tmp_path / "a.yaml", tmp_path / "w/made"
+        script = tmp_path / "train"
+        script.write_text(f"#!/bin/sh\necho x >> {tmp_path}/count; echo y > {made}\n")
+        script.chmod(0o755)
+
+        def count(*words):
+            work = ["work", tmp_path / "w", "--input", config, "--output", made, "--"]
+            once(*work, script, "--config", config, *words).communicate()
+            return len((tmp_path / "count").read_text().split())
+
+        config.write_text("optim_conf: {lr: 1}\nseed: 1\n")
+        assert count("--optim_conf", "lr=0.5") == 1
+        config.write_text("optim_conf: {lr: 0.5}\n")
+        assert count("--seed", "1", "--num_workers", "7", "--output_dir", "/x") == 1
+        assert count("--seed", "2") == 2
 
     def test_a_folder_counts_by_names_sizes_and_times(self, tmp_path):
         source = tmp_path / "source"

@@ -3,11 +3,13 @@
 import itertools
 import os
 import random
+import re
 import resource
 import signal
 import time
 from functools import partial
 
+import espnet2.tasks.abs_task
 import pytest
 import torch
 
@@ -132,25 +134,55 @@ def test_killed_at_any_moment_equals_uninterrupted(data, tmp_path, undisturbed, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
-def test_killed_a_hundred_times_equals_uninterrupted(data, tmp_path, undisturbed, name):
-    """By the clock, with a loader process, in as many trainings as it takes."""
+def test_killed_by_the_clock_equals_uninterrupted(data, tmp_path, undisturbed, name):
+    """With a loader process, in as many trainings as 30 kills take."""
     draw, kills = random.Random(1), 0
     more = "--num_workers 1"
     for number in itertools.count():
-        if kills >= 100:
+        if kills >= 30:
             break
         folder = tmp_path / str(number)
         train = training(data, name, [*more.split(), *PARTS], folder)
         while True:
-            process = fork(train)
+            process = fork(train, tmp_path / "log")
             process.join(draw.uniform(0.2, 3))
             if process.exitcode is not None:
                 break
             process.kill()
             process.join()
             kills += 1
-        assert process.exitcode == 0
+        assert process.exitcode == 0, (tmp_path / "log").read_text()[-1000:]
         assert_same(state(folder), undisturbed(name, more))
+
+
+def test_killed_while_the_config_is_written_again(data, tmp_path, undisturbed):
+    folder = tmp_path / "exp"
+    train = training(data, "pretrain", PARTS, folder)
+    run(partial(at_update, 5, die, train), -signal.SIGKILL)
+
+    def half(options, stream, **_):
+        stream.write("batch_size: ")
+        stream.flush()
+        die()
+
+    def killed():
+        espnet2.tasks.abs_task.yaml_no_alias_safe_dump = half
+        train()
+
+    run(killed, -signal.SIGKILL)
+    run(train, 0)
+    assert_same(state(folder), undisturbed("pretrain", ""))
+
+
+def test_going_on_with_other_settings_is_noted_and_logged_as_ever(data, tmp_path):
+    folder, log = tmp_path / "exp", tmp_path / "log"
+    more = ["--resume", "true", "--max_epoch"]
+    run(training(data, "pretrain", [*more, "1"], folder), 0)
+    more = [*more, "2", "--optim_conf", "lr=0.02"]
+    run(training(data, "pretrain", more, folder), 1)
+    run(training(data, "pretrain", [*more, "--keep", "true"], folder), 0, log)
+    assert "lr was 0.001, then 0.02" in (folder / "kept.txt").read_text()
+    assert re.search(r"(?m)^\[\S+\] \d{4}-.*INFO: 2epoch results: ", log.read_text())
 
 
 def test_a_worker_that_starts_when_its_training_is_gone_ends():
@@ -255,6 +287,18 @@ def two_ranks(data, folder, log, act=None, acting=(0, 1), update=2, more=PARTS):
     for process in ranks:
         process.join()
     return [process.exitcode for process in ranks]
+
+
+@pytest.mark.slow
+def test_two_compiled_ranks_train_as_two_that_are_not(data, tmp_path):
+    plain, compiled, log = tmp_path / "plain", tmp_path / "compiled", tmp_path / "log"
+    one_graph = ["--padding", "authors", "--max_epoch", "1"]
+    assert two_ranks(data, plain, log, more=one_graph) == [0, 0]
+    one_graph += ["--compile", "true"]
+    assert two_ranks(data, compiled, log, more=one_graph) == [0, 0]
+    expected = state(plain)["model"]
+    for name, value in state(compiled)["model"].items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_two_ranks_stop_at_one_update_and_go_on(data, tmp_path):

@@ -257,6 +257,42 @@ def test_resuming_with_other_lists_is_refused(train, data, tmp_path):
     assert (folder / "config.yaml").read_text() == record
 
 
+def test_resuming_on_other_audio_of_the_same_names_is_refused(train, data, tmp_path):
+    """Where a list beside the audio's says what the clips hold, that counts."""
+    other = shutil.copytree(data[0], tmp_path / "other")
+    keys = [line.split()[0] for line in (other / "wav.scp").read_text().splitlines()]
+    contents = other / "utt2sha256"
+    contents.write_text("".join(f"{key} {key[::-1]}\n" for key in keys))
+    folder = tmp_path / "exp"
+    ToyTask.main(cmd=arguments(other, data[1], folder, "--max_epoch", "1"))
+    contents.write_text("".join(f"{key} other\n" for key in keys))
+    resume = ("--resume", "true", "--max_epoch", "1")
+    with pytest.raises(ValueError, match="--list_sha256 train speech"):
+        ToyTask.main(cmd=arguments(other, data[1], folder, *resume))
+
+
+def test_a_changed_training_goes_on_when_asked_to_and_says_so(train, caplog):
+    folder = train("exp", "--max_epoch", "1")
+    more = ["--resume", "true", "--optim_conf", "lr=0.02"]
+    train("exp", *more, "--keep", "true")
+    assert state(folder)["reporter"]["epoch"] == 3
+    [line] = (folder / "kept.txt").read_text().splitlines()
+    assert line.startswith("--optim_conf lr was ") and line.endswith(", then 0.02")
+    assert "(--keep true)" in caplog.text
+
+
+def test_weights_to_begin_with_count_by_content(train, tmp_path):
+    begin = train("begin", "--max_epoch", "1") / "latest.pth"
+    first, moved = tmp_path / "first.pth", tmp_path / "moved.pth"
+    shutil.copy(begin, first)
+    train("exp", "--max_epoch", "1", "--init_param", str(first))
+    first.rename(moved)
+    train("exp", "--resume", "true", "--init_param", str(moved))
+    shutil.copy(train("next", "--seed", "5") / "latest.pth", moved)
+    with pytest.raises(ValueError, match="--list_sha256 init_param 1"):
+        train("exp", "--resume", "true", "--init_param", str(moved))
+
+
 def test_resuming_in_another_way_is_the_same_training(train, data, tmp_path):
     """Lists may lie elsewhere; how many processes load, and what is logged, is free."""
     whole = train("whole", "--scheduler_conf", "total_steps=9")

@@ -1,7 +1,14 @@
 """From lists to batches: how one clip is made ready, which clips make up a batch."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -156,6 +163,10 @@ class Clips:
     def set_epoch(self, epoch):
         self.epoch = epoch
 
+    @property
+    def process(self):
+        return os.getpid()
+
     def __getitem__(self, uid):
         return uid if self.content is None else getattr(self, self.content)
 
@@ -254,12 +265,77 @@ def test_short_epochs_go_on_through_the_passes():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_preprocessor_learns_the_epoch_before_the_workers_start(num_workers):
+def test_preprocessor_learns_the_epoch_with_every_clip(num_workers):
     options = {"collate_fn": list, "num_workers": num_workers}
     sampler = ClipSampler(names(4), 2, train=True)
     factory = EpochIterFactory(Clips("epoch"), sampler, **options)
     for number in (1, 2):
         assert list(factory.build_iter(number)) == [[number] * 2] * 2
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_workers_of_a_training_stay_from_epoch_to_epoch(train):
+    sampler = ClipSampler(names(12), 2, train=train)
+    options = {"collate_fn": list, "num_workers": 2}
+    factory = EpochIterFactory(Clips("process"), sampler, **options)
+    numbers = [set(flat(factory.build_iter(epoch))) for epoch in (1, 2, 3)]
+    assert all(len(each) == 2 and os.getpid() not in each for each in numbers)
+    assert (numbers[0] == numbers[1] == numbers[2]) == train
+
+
+def test_an_epoch_that_was_left_early_does_not_reach_into_the_next():
+    sampler = ClipSampler(names(40), 2, train=True)
+    options = {"collate_fn": list, "num_workers": 2}
+    factory = EpochIterFactory(Clips(), sampler, **options)
+    for _ in zip(range(3), factory.build_iter(1), strict=False):
+        pass
+    assert list(factory.build_iter(2)) == epoch(sampler, 2)
+
+
+def test_a_loader_draws_as_much_whether_its_workers_are_new_or_not():
+    sampler = ClipSampler(names(4), 2, train=True)
+    options = {"collate_fn": list, "num_workers": 1}
+    factory, draws = EpochIterFactory(Clips(), sampler, **options), []
+    for each in (factory, factory, EpochIterFactory(Clips(), sampler, **options)):
+        torch.manual_seed(1)
+        list(each.build_iter(2))
+        draws.append(float(torch.rand(())))
+    assert len(set(draws)) == 1
+
+
+ORPHANS = """
+import os, time
+from espnet2_sslam.tasks import ClipSampler, EpochIterFactory
+from tests.test_training_data import Clips
+sampler = ClipSampler([f"clip{i}" for i in range(12)], 2, train=True)
+factory = EpochIterFactory(Clips("process"), sampler, collate_fn=list, num_workers=2)
+print(*sorted({i for batch in factory.build_iter(1) for i in batch}), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_workers_die_with_their_parent():
+    process = subprocess.Popen(
+        [sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True
+    )
+    workers = [int(word) for word in process.stdout.readline().split()]
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(workers) == 2
+
+
+def alive(number):
+    """Whether a process runs: one that is dead may wait for its new parent."""
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def test_weights_are_the_published_sum_over_labels():

@@ -3,7 +3,9 @@
 #
 # With `python` set before (run.sh --python), that interpreter is used as it is. In an
 # activated environment that has the project (pip install -e .), that one is used.
-# Otherwise tools/setup_env.sh finds or builds the project's own.
+# Otherwise tools/setup_env.sh finds or builds the project's own, but never in a job of
+# slurm.pl or queue.pl. Such a job gets nothing but PATH, which run.sh has set as here;
+# with --python its command names the interpreter itself.
 
 _recipe="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 _root="$(cd "${_recipe}/../.." && pwd -P)"
@@ -13,6 +15,10 @@ _has_project() {
         'from importlib.metadata import version; version("espnet2_sslam")' 2>/dev/null
 }
 
+if [[ ":${PATH}:" = *":${_recipe}/utils:"* ]] ||
+    { [ -z "${stage+set}" ] && [ -n "${SLURM_JOB_ID:-}${JOB_ID:-}" ]; }; then
+    : "${python:=python3}" # `stage` is run.sh's, which may itself be a scheduler's job
+fi
 if [ -z "${python:-}" ]; then
     if ! _has_project; then
         _env="$("${_root}/tools/setup_env.sh")" || exit 1
@@ -23,8 +29,10 @@ fi
 
 PATH="${_recipe}/utils:${PATH}"
 if [ -n "${MAIN_ROOT:-}" ]; then
-    # An ESPnet clone keeps its runners in utils/, or in Kaldi's once it is linked.
-    for _utils in tools/kaldi/egs/wsj/s5/utils egs2/TEMPLATE/asr1/utils utils; do
+    # An ESPnet clone keeps its runners in utils/, or in Kaldi's once it is linked. The
+    # last one that is there comes first.
+    for _utils in egs/wsj/s5/utils{/parallel,} tools/kaldi/egs/wsj/s5/utils \
+        egs2/TEMPLATE/asr1/utils utils; do
         if [ -d "${MAIN_ROOT}/${_utils}" ]; then PATH="${MAIN_ROOT}/${_utils}:${PATH}"; fi
     done
 fi

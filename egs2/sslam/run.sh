@@ -12,6 +12,9 @@ nj=3
 python=
 seeds="1 2 3"
 models="random phase1 phase2"
+replace=false
+keep=false
+verify=false
 downstream=
 protocol="finetune linear"
 # Data
@@ -55,8 +58,9 @@ Stages
   3 data report and statistics         7 inference, scoring, RESULTS.md
   4 pre-training phase 1 (EAT)         8 SUPERB and HEAR by s3prl (when asked for)
                                        9 folder for others, upload (when asked for)
-Each may be run again: finished work is skipped while its inputs, options and results
-are the same; interrupted training is continued.
+Each may be run again: finished work is skipped while the contents of its inputs, its
+options and its results are the same; interrupted training is continued. A training that
+was made from something else is never moved away unasked (--replace, --keep).
 
 Options [default]
  General
@@ -73,6 +77,11 @@ Options [default]
                               NAME=WEIGHTS: weights from elsewhere (the authors' file or
                               export, a Hugging Face id, a folder of sslam convert);
                               NAME=beats:FILE: BEATs, with a linear or probe config
+  --replace true              trainings and data that were made from something else are
+                              moved away and made anew, and so is what follows [ask]
+  --keep true                 they are gone on with, as kept.txt and RESULTS.md then say
+  --verify true               read all audio and results again, even where size, times
+                              and inode are what they were
   --python PY                 interpreter to use as it is [path.sh finds or builds one]
  Benchmarks
   --downstream \"WORD ...\"     stages 1-3 and 6-7 for each, stages 4-5 for --corpus; the
@@ -177,6 +186,9 @@ check_publish
 . ./db.sh
 . ./path.sh
 . ./cmd.sh
+# shellcheck disable=SC2086 # a list of files
+check_start ${pretrain_config} ${pretrain2_config} ${finetune_config}
+check_machine
 if [ -n "${downstream}" ]; then
     run_benchmarks
     log "finished ${downstream}"
@@ -203,8 +215,9 @@ plan_jobs
 
 if runs 1; then
     log "stage 1: data preparation -> ${datadir}"
-    once.py "stage 1" "${datadir}" --replaced "${datadir}_replaced" \
-        --input local ${corpus_dir:+"${corpus_dir}"} --output "${datadir}" \
+    attend "${once[@]}" "stage 1" "${datadir}" --ask --replaced "${datadir}_replaced" \
+        "${asked[@]}" --input local ${corpus_dir:+"${corpus_dir}"} \
+        --output "${datadir}" \
         -- local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" \
         --datadir "${datadir}" --python "${python}" --nj "${nj}" "${data_words[@]}"
 fi
@@ -212,15 +225,18 @@ fi
 if runs 2; then
     log "stage 2: audio formatting (${feats_type}) -> ${dump}"
     need 2 1 "${datadir}"
-    once.py "stage 2" "${dump}" --exclude report --input "${datadir}" --output "${dump}" \
+    attend "${once[@]}" "stage 2" "${dump}" --exclude report "${asked[@]}" --output "${dump}" \
+        --input "${datadir}" --listed "${datadir}"/*/*/wav.scp \
         -- "${python}" -m espnet2_sslam.bin.format_audio --datadir "${datadir}" \
-        --outdir "${dump}" --feats_type "${feats_type}" --nj "${nj}" "${format_words[@]}"
+        --outdir "${dump}" --feats_type "${feats_type}" --nj "${nj}" \
+        --verify "${verify}" "${format_words[@]}"
 fi
 
 if runs 3; then
     log "stage 3: data report -> ${dump}/report/report.txt"
     need 3 2 "${dump}"
-    once.py "stage 3" "${dump}/report" --exclude report --input "${dump}" \
+    report_inputs
+    attend "${once[@]}" "stage 3" "${dump}/report" "${asked[@]}" "${files[@]}" \
         --output "${dump}/report/report.json" "${dump}/report/fbank_stats.json" \
         -- "${python}" -m espnet2_sslam.bin.data_report --dump "${dump}" --nj "${nj}"
 fi

@@ -11,13 +11,15 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from espnet2_sslam import __version__
+from espnet2_sslam import __version__, store
 
 if TYPE_CHECKING:
     from espnet2_sslam.inference import SSLAM, AudioInput, FileResult, Rows
@@ -25,21 +27,28 @@ if TYPE_CHECKING:
 # What bad input, a missing file or a full disk raise. Anything else is a mistake of
 # ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError)
-INTERRUPTED = 130  # exit status of a shell command that Ctrl-C ended
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the command to end: as after Ctrl-C, what is begun is tidied up."""
+
+    number = signal.SIGINT
 
 
 def run_main(main: Callable[[], object]) -> None:
     """Run `main()` and exit: 0 when it returns, 1 after a user's error, 130 on Ctrl-C.
 
-    A user's error, wrong options included, becomes `error: <one line>` on stderr. The
-    traceback goes to `logging` at DEBUG level only. Errors of other kinds are raised
-    as they are.
+    SIGTERM and SIGHUP end it in the same way, with 143 and 129. A user's error, wrong
+    options included, becomes `error: <one line>` on stderr. The traceback goes to
+    `logging` at DEBUG level only. Errors of other kinds are raised as they are.
     """
     try:
-        with _short_option_errors():
+        with _short_option_errors(), _stopping_in_order():
             main()
-    except KeyboardInterrupt:
-        _stop("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        number = getattr(interrupt, "number", signal.SIGINT)
+        name = f" by {number.name}" if number != signal.SIGINT else ""
+        _stop(f"interrupted{name}", 128 + number)  # as a shell has it
     except BrokenPipeError:
         # The reader of our output has left (`... | head`): nobody to tell.
         sys.stderr.close()
@@ -48,6 +57,28 @@ def run_main(main: Callable[[], object]) -> None:
         logging.debug("traceback of the error below", exc_info=True)
         _stop(one_line(error), 1)
     sys.exit(0)
+
+
+@contextmanager
+def _stopping_in_order() -> Iterator[None]:
+    """Let signals that would end the process at once raise `Stopped` instead."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        stopped = Stopped()
+        stopped.number = signal.Signals(number)
+        raise stopped
+
+    numbers: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, stop)
+                numbers.append(number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def one_line(error: BaseException) -> str:
@@ -285,6 +316,7 @@ def plot(args: argparse.Namespace) -> None:
     ]
     title = "{}\nmodel: {}".format(*map(_short, names))
     figure = pictures.draw_timeline(spectrogram, timeline, title, note)
+    store.remove_leftovers_of(args.output)
     pictures.save_picture(figure, args.output)
     print(f"wrote {args.output}")
 
@@ -318,8 +350,17 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("device").add_argument
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best one there is)")
-    text = "precision of the encoder (default: float32)"
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help=text)
+    text = (
+        "precision of the encoder's products. auto: bfloat16 on a GPU (float16 on an "
+    )
+    text += (
+        "older one); on a CPU float32, but with --compile bfloat16 if the processor "
+    )
+    text += "has it (default: auto)"
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, default="auto", help=text)
+    text = "compile the encoder first: a minute or more, worth it for many files"
+    add("--compile", action="store_true", help=text)
     text = "seconds of audio that are encoded at once; less needs less memory"
     add("--batch_seconds", **length, help=text)
     text = "cut or zero-pad each clip to N frames of 10 ms, as in the paper (1024); "
@@ -486,10 +527,14 @@ def _load(args: argparse.Namespace) -> "SSLAM":
     """The model that the options ask for."""
     from espnet2_sslam.inference import SSLAM
 
-    options = _chosen(args, "revision", "weights", "device", "dtype", "batch_seconds")
+    names = ("revision", "weights", "device", "dtype", "compile", "batch_seconds")
+    options = _chosen(args, *names)
     if args.target_frames is not None:
         options["target_frames"] = args.target_frames
-    return SSLAM.from_pretrained(args.model, **options)
+    model = SSLAM.from_pretrained(args.model, **options)
+    if args.dtype == "auto" and model.dtype != "float32":
+        _say(f"computing in {model.dtype} ({model.device}); exact: --dtype float32")
+    return model
 
 
 @contextmanager
@@ -506,9 +551,8 @@ def _results(
     Raises:
         ValueError: Files that could not be used; all else is written before.
     """
-    from tqdm import tqdm
-
     from espnet2_sslam.inference import ResultFolder, Rows
+    from espnet2_sslam.progress import Progress
 
     failures: dict[str, str] = {}
     total = len(items)
@@ -529,7 +573,8 @@ def _results(
         **{
             "command": args.command,
             **options,
-            **_chosen(args, "dtype", "target_frames"),
+            **_chosen(args, "target_frames"),
+            "dtype": model.dtype,
         },
         "weights_sha256": weights.hexdigest(),
         "resampler": model.encoder.config.resampler,
@@ -539,13 +584,12 @@ def _results(
         try:
             if done := total - len(folder.todo):
                 _say(f"{done} of {total} files are done already, {total - done} to go")
-            results = compute([item.path for item in folder.todo], **options)
-            with tqdm(
-                total=total, initial=done, unit="file", disable=None, smoothing=0.05
-            ) as progress:
-                for item, result in _usable(folder.todo, results, failures):
+            results = compute(folder.sources(), **options)
+            with Progress(args.command, total, done=done) as progress:
+                for item, result in _usable(items, results, failures):
                     folder.add(item, result)
-                    progress.update(len(folder) + len(failures) - progress.n)
+                    count = len(folder) + len(failures) - progress.done
+                    progress.update(count, result.duration or 0)
             rows = folder.rows(items)
             if not len(rows):
                 _refuse(failures, total, f"{args.output} is not written")

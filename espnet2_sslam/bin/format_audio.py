@@ -40,7 +40,12 @@ def get_parser() -> argparse.ArgumentParser:
         default="raw",
         help="fbank: also write un-normalised log-mel as kaldi ark and scp",
     )
-    parser.add_argument("--audio_format", choices=AUDIO_FORMATS, default="flac")
+    parser.add_argument(
+        "--audio_format",
+        choices=AUDIO_FORMATS,
+        default=AUDIO_FORMATS[0],
+        help="wav: read several times as fast in training; flac: about half as large",
+    )
     parser.add_argument(
         "--bits",
         type=int,
@@ -66,6 +71,13 @@ def get_parser() -> argparse.ArgumentParser:
         type=float,
         default=0.01,
         help="largest share of clips that may be left out",
+    )
+    parser.add_argument(
+        "--verify",
+        type=str2bool,
+        default=False,
+        help="look at the content of all files again, not only of those whose size, "
+        "time or inode has changed",
     )
     parser.add_argument(
         "--cut",

@@ -2,16 +2,16 @@
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.progress import Progress
 from espnet2_sslam.store import read_yaml, writing
+from espnet2_sslam.units import FRAME_SHIFT, SAMPLE_RATE
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -80,17 +80,17 @@ def main(cmd: Sequence[str] | None = None, build: Callable | None = None) -> Non
         num_workers=args.num_workers,
     )
     ids, logits, scores = [], [], []
-    hidden = not sys.stderr.isatty()
-    with torch.inference_mode(), tqdm(
-        total=len(keys), unit="clip", disable=hidden
-    ) as progress:
+    shift = 1 if config["input_size"] == 1 else FRAME_SHIFT
+    work = f"predictions of {args.model_file.name}"
+    with torch.inference_mode(), Progress(work, len(keys), "clip") as progress:
         for names, batch in batches:
             lengths = batch["speech_lengths"].to(device)
             out = model.inference(batch["speech"].to(device), lengths)
             ids += names
             logits.append(out.float().cpu().numpy())
             scores.append(model.scores(out).cpu().numpy())
-            progress.update(len(names))
+            samples = shift * int(batch["speech_lengths"].sum())
+            progress.update(len(names), samples / SAMPLE_RATE)
     path = args.output_dir / "predictions.npz"
     with writing(path, "wb") as stream:
         np.savez(

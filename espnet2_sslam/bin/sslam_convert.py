@@ -88,11 +88,16 @@ def write(parts: "Parts", model: "Model", output: Path, layout: str) -> None:
 
     from espnet2_sslam import checkpoint, store
 
-    if layout == "folder":
-        checkpoint.write_folder(parts.config(), parts.state(), output)
-    elif layout == "huggingface":
-        state, config = checkpoint.to_huggingface(parts)
-        checkpoint.write_folder(config, state, output)
+    store.remove_leftovers_of(output)
+    if layout in ("folder", "huggingface"):
+        config, state = parts.config(), parts.state()
+        if layout == "huggingface":
+            state, config = checkpoint.to_huggingface(parts)
+        if output.exists() and any(output.iterdir()):  # other files there stay
+            checkpoint.write_folder(config, state, output)
+            return
+        with store.replacing_folder(output) as folder:
+            checkpoint.write_folder(config, state, folder)
     elif layout == "espnet-pack":
         from espnet2_sslam.integrations.pack import pack_model
 

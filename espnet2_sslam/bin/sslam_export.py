@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet2_sslam.bin.cli import model_parser, number_or_all, run_main
+from espnet2_sslam.store import remove_leftovers_of
 
 LOADING = ("target_frames", "max_frames", "layer", "freq", "cls_token", "upsample")
 FEATURES = (*LOADING[2:], "pooling")  # of encoders only
@@ -77,6 +78,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
             f"{args.model} is a classifier, {', '.join(features)} shape an encoder's "
             "features: add --encoder_only to export them"
         )
+    remove_leftovers_of(args.output)
     exported = export_onnx(
         model,
         args.output,

@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from espnet2_sslam.config import RESAMPLERS, STORED, EncoderConfig, HeadConfig
-from espnet2_sslam.store import replacing
+from espnet2_sslam.store import remove_leftovers_of, replacing
 from espnet2_sslam.units import (
     AUDIOSET_MEAN,
     AUDIOSET_STD,
@@ -256,16 +255,16 @@ def write_folder(config: dict[str, Any], state: State, folder: str | Path) -> Pa
     texts = {CONFIG_FILE: config}
     if "format_version" in config:
         texts[PREPROCESSOR_FILE] = PREPROCESSOR
-    try:
-        with ExitStack() as stack:  # nothing is replaced before all is written
-            path = stack.enter_context(replacing(folder / WEIGHTS_FILE))
-            save_file(tensors, path, metadata={"format": "pt"})
-            for name, content in texts.items():
-                path = stack.enter_context(replacing(folder / name))
-                text = json.dumps(content, indent=2, ensure_ascii=False)
-                path.write_text(text + "\n", encoding="utf-8")
-    except SafetensorError as error:
-        raise OSError(f"cannot write {folder / WEIGHTS_FILE}: {error}") from None
+    with ExitStack() as stack:  # nothing is replaced before all is written
+        for name in (WEIGHTS_FILE, *texts):
+            remove_leftovers_of(folder / name)
+        # not save_file, which has temporary files of its own: a kill leaves them
+        path = stack.enter_context(replacing(folder / WEIGHTS_FILE))
+        path.write_bytes(save(tensors, metadata={"format": "pt"}))
+        for name, content in texts.items():
+            path = stack.enter_context(replacing(folder / name))
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8")
     return folder
 
 

@@ -12,6 +12,7 @@ from espnet2_sslam.corpus.dump import (
     make_dump,
 )
 from espnet2_sslam.corpus.lists import (
+    CONTENT_FILE,
     TASKS,
     WEIGHT_FILE,
     Clip,
@@ -51,6 +52,7 @@ from espnet2_sslam.corpus.report import (
 
 __all__ = [
     "AUDIO_FORMATS",
+    "CONTENT_FILE",
     "RESAMPLER_FILE",
     "STATS_SPLIT",
     "TASKS",

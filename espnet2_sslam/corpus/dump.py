@@ -11,7 +11,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,7 @@ from espnet2_sslam.audio import (
 from espnet2_sslam.corpus.cut import cut_corpus
 from espnet2_sslam.corpus.lists import (
     CLASS_FILE,
+    CONTENT_FILE,
     DOWNSTREAM_FILE,
     LABEL_FILE,
     MISSING_FILE,
@@ -48,6 +49,7 @@ from espnet2_sslam.corpus.lists import (
 from espnet2_sslam.corpus.parallel import parallel_map
 from espnet2_sslam.store import (
     Journal,
+    file_state,
     lock,
     remove_leftovers,
     replacing,
@@ -59,7 +61,7 @@ from espnet2_sslam.store import (
 )
 from espnet2_sslam.units import SAMPLE_RATE
 
-AUDIO_FORMATS = ("flac", "wav")
+AUDIO_FORMATS = ("wav", "flac")  # the first one by default: see docs/speed.md
 RECORD_FILE = "records.jsonl"
 RESAMPLER_FILE = "resampler"  # in every split: what a model must know
 PROBLEM_FILE = "problems.tsv"
@@ -77,19 +79,30 @@ class Record:
     `source` may be a part of a file (`audio.cut_name`). `problem` says why it cannot be
     used, `warning` why it is doubtful, both as `<category>: <detail>`. `audio_sha256`
     is over the 16-bit samples at 16 kHz, so that copies in other containers are found.
+    The states are those of both files (`store.file_state`) when the hashes of their
+    bytes were taken.
     """
 
     source: str
     audio: str = ""
-    source_bytes: int = 0
-    source_mtime_ns: int = 0
+    source_state: list[int] = field(default_factory=list)
     source_sha256: str = ""
-    audio_bytes: int = 0
+    audio_state: list[int] = field(default_factory=list)
+    file_sha256: str = ""
     audio_sha256: str = ""
+    subtype: str = ""  # of the samples: PCM_16, PCM_24, FLOAT; "linked": any
     num_samples: int = 0
     warning: str = ""
     problem: str = ""
     settings: str = ""  # how the formatted audio was made
+
+    @property
+    def content(self) -> str:
+        """What tells the samples from any others, wherever they lie."""
+        if self.subtype == "PCM_16":
+            return self.audio_sha256
+        finer = f"{self.audio_sha256} {self.source_sha256} {self.subtype}"
+        return hashlib.sha256(finer.encode()).hexdigest()
 
 
 def target_path(folder: Path, source: str, audio_format: str) -> Path:
@@ -104,14 +117,15 @@ class Format:
     """How audio is written: at 16 kHz, mono.
 
     Args:
-        audio_format: `flac` or `wav`.
+        audio_format: `wav`, which is read several times as fast, or `flac`, about
+            half as large.
         bits: 16 or 24; 0 takes 24 for sources below 16 kHz, whose silent highest octave
             16 bits would fill with their rounding, and 16 for all others.
         resampler: See `config.RESAMPLERS`.
         link_ok: Use files that are 16 kHz mono WAV or FLAC already where they lie.
     """
 
-    audio_format: str = "flac"
+    audio_format: str = AUDIO_FORMATS[0]
     bits: int = 0
     resampler: str = "sinc"
     link_ok: bool = False
@@ -139,12 +153,9 @@ def format_file(source: str, outdir: Path, form: Format) -> Record:
     if not os.path.isfile(path):
         return replace(record, problem="missing: there is no such file")
     try:
-        stat = os.stat(path)
+        state = file_state(path)
         record = replace(
-            record,
-            source_bytes=stat.st_size,
-            source_mtime_ns=stat.st_mtime_ns,
-            source_sha256=_sha256(path, stat.st_size, stat.st_mtime_ns),
+            record, source_state=state, source_sha256=_sha256(path, tuple(state))
         )
     except OSError as error:
         return replace(record, problem=f"unreadable: {error.strerror}")
@@ -152,18 +163,21 @@ def format_file(source: str, outdir: Path, form: Format) -> Record:
         if form.link_ok and start is None and is_formatted(path):
             summary = AudioSummary()
             result = _read_samples(read_blocks(source, summary), summary)
-            result.update(audio=source, audio_bytes=stat.st_size)
+            result.update(audio=source, subtype="linked")
         else:
             result = _convert(source, outdir, form)
     except AudioError as error:
         return replace(record, problem=error.reason)
     except soundfile.SoundFileError as error:
         return replace(record, problem=f"not audio: {error}")
-    return replace(record, **result)
+    audio = result["audio"]
+    return replace(
+        record, **result, audio_state=file_state(audio), file_sha256=sha256(audio)
+    )
 
 
 @lru_cache(maxsize=64)
-def _sha256(path: str, size: int, mtime_ns: int) -> str:
+def _sha256(path: str, state: tuple[int, ...]) -> str:
     """The hash of a file in this state: many clips may be cut from one recording."""
     return sha256(path)
 
@@ -211,13 +225,15 @@ def _convert(source: str, outdir: Path, form: Format) -> dict:
     bits = form.bits or (24 if summary.rate < SAMPLE_RATE else 16)
     # The smallest step up, that 1.0 itself may be rounded to.
     loudest = 1 + 2.0 ** (1 - bits)
-    result = _write(target, f"PCM_{bits}", chain([first], blocks), summary)
+    subtype = f"PCM_{bits}"
+    result = _write(target, subtype, chain([first], blocks), summary)
     if summary.peak > loudest:
         target.unlink()
         target, summary = target.with_suffix(".wav"), AudioSummary()
         blocks = read_blocks(source, summary, resampler=form.resampler)
-        result = _write(target, "FLOAT", blocks, summary)
-    return {**result, "audio": str(target), "audio_bytes": target.stat().st_size}
+        subtype = "FLOAT"
+        result = _write(target, subtype, blocks, summary)
+    return {**result, "audio": str(target), "subtype": subtype}
 
 
 def _write(
@@ -305,23 +321,36 @@ class RecordBook:
         assert record is not None, name
         return record
 
-    def reusable(self, source: str, folder: Path, form: Format) -> bool:
-        """Whether a record's source and result are unchanged, and made as by `form`."""
+    def reusable(
+        self, source: str, folder: Path, form: Format, verify: bool = False
+    ) -> Record | None:
+        """The record, if its source and result are unchanged, and made as by `form`.
+
+        Args:
+            source: The file, or a part of one.
+            folder: The dump folder.
+            form: How the audio is to be written.
+            verify: Compare the contents even where the states are the same.
+        """
         record = self.get(source)
         if record is None or record.problem or record.settings != str(form):
-            return False
+            return None
         if record.audio not in form.places(folder, source):
-            return False
+            return None
+        path = split_cut(source)[0]
         try:
-            path = split_cut(source)[0]
-            stat = os.stat(path)
-            sizes = stat.st_size, os.stat(record.audio).st_size
-            return sizes == (record.source_bytes, record.audio_bytes) and (
-                stat.st_mtime_ns == record.source_mtime_ns
-                or sha256(path) == record.source_sha256
-            )
+            states = {}
+            for name, file, known in (
+                ("source_state", path, record.source_sha256),
+                ("audio_state", record.audio, record.file_sha256),
+            ):
+                state = states[name] = file_state(file)
+                same = state == getattr(record, name) and not verify
+                if not same and _sha256(file, tuple(state)) != known:
+                    return None
         except OSError:
-            return False
+            return None
+        return replace(record, **states)
 
     def append(self, records: Iterable[Record]) -> None:
         """Take records as they come, each on the disk at once."""
@@ -411,6 +440,7 @@ def make_dump(
     form: Format | None = None,
     max_bad: float = 0.01,
     cut: float | None = None,
+    verify: bool = False,
     nj: int = 1,
 ) -> str:
     """Validate and convert all audio of a corpus and write the lists of the dump.
@@ -422,6 +452,8 @@ def make_dump(
         form: How the audio is written.
         max_bad: Largest share of clips that may be unusable.
         cut: Seconds: longer recordings become several clips, see `cut.cut_corpus`.
+        verify: Look at the content of all files, not only of those whose size, time or
+            inode has changed.
         nj: Processes.
 
     Returns:
@@ -446,7 +478,7 @@ def make_dump(
         (outdir / DOWNSTREAM_FILE).unlink(missing_ok=True)
         for folder in (outdir, *outdir.rglob("*/")):
             remove_leftovers(folder)
-        book = _format_all(sources, outdir, form, nj)
+        book = _format_all(sources, outdir, form, nj, verify)
         del sources
         tally = Tally(datadir, names, book, outdir / PROBLEM_FILE)
         tally.check_share(max_bad)
@@ -454,7 +486,7 @@ def make_dump(
             _write_split(datadir, name, book, outdir)
             write_text(outdir / name / RESAMPLER_FILE, f"{form.resampler}\n")
         if feats_type == "fbank":
-            _write_feats(names, book, outdir, nj)
+            _write_feats(names, book, outdir, nj, verify)
         for source in sorted(datadir.glob(f"*/{CLASS_FILE}")):
             if (outdir / source.parent.name).is_dir():
                 for file in (source, source.with_name(LABEL_FILE)):
@@ -476,18 +508,29 @@ def _sources(datadir: Path) -> list[str]:
 
 
 def _format_all(
-    sources: Sequence[str], outdir: Path, form: Format, nj: int
+    sources: Sequence[str], outdir: Path, form: Format, nj: int, verify: bool
 ) -> RecordBook:
     """Format every file once, however many splits use it; return the records of all."""
     book = RecordBook(outdir)
-    waiting = [name for name in sources if not book.reusable(name, outdir, form)]
+    waiting, touched = [], []
+    for source in sources:
+        record = book.reusable(source, outdir, form, verify)
+        if record is None:
+            waiting.append(source)
+        elif record != book.get(source):
+            touched.append(record)  # looked at: not again
     if len(waiting) < len(sources):
         done = len(sources) - len(waiting)
         logging.info("%d of %d files are formatted already", done, len(sources))
+    book.append(touched)
     work = partial(format_file, outdir=outdir, form=form)
-    book.append(parallel_map(work, waiting, nj, "audio"))
+    book.append(parallel_map(work, waiting, nj, "audio", seconds=_seconds))
     book.finish(sources)
     return book
+
+
+def _seconds(record: Record) -> float:
+    return record.num_samples / SAMPLE_RATE
 
 
 def _write_split(datadir: Path, name: str, book: RecordBook, outdir: Path) -> None:
@@ -497,6 +540,7 @@ def _write_split(datadir: Path, name: str, book: RecordBook, outdir: Path) -> No
     with (
         writing(folder / "wav.scp") as wav,
         writing(folder / "utt2num_samples") as samples,
+        writing(folder / CONTENT_FILE) as contents,
     ):
         for key in sorted(split.wav):
             record = book[split.wav[key]]
@@ -504,6 +548,7 @@ def _write_split(datadir: Path, name: str, book: RecordBook, outdir: Path) -> No
                 keys.append(key)
                 wav.write(f"{key} {record.audio}\n")
                 samples.write(f"{key} {record.num_samples}\n")
+                contents.write(f"{key} {record.content}\n")
     write_speakers(folder, keys, split.speakers)
     labels, weights = split.labels, datadir / name / WEIGHT_FILE
     text = None if labels is None else ((key, " ".join(labels[key])) for key in keys)
@@ -523,13 +568,15 @@ def _weight(text: str) -> str:
         raise ValueError(f"the weight {text!r} is no number") from None
 
 
-def _write_feats(names: Sequence[str], book: RecordBook, outdir: Path, nj: int) -> None:
+def _write_feats(
+    names: Sequence[str], book: RecordBook, outdir: Path, nj: int, verify: bool
+) -> None:
     """Write feats.scp and utt2num_frames of every split; each file's log-mel once."""
     # Here, as torch takes memory that long lists without features need.
     from espnet2_sslam.corpus.fbank import write_fbanks
 
     usable = [record for record in book if not record.problem]
-    locations = write_fbanks(outdir, usable, nj)
+    locations = write_fbanks(outdir, usable, nj, verify)
     for name in names:
         lines = table_lines(outdir / name / "wav.scp")
         rows = [(key, *locations[audio]) for _, key, audio in lines]

@@ -14,7 +14,7 @@ from espnet2_sslam.corpus.dump import Record
 from espnet2_sslam.corpus.lists import read_table, write_table
 from espnet2_sslam.corpus.parallel import parallel_map
 from espnet2_sslam.features import kaldi_fbank
-from espnet2_sslam.store import replacing
+from espnet2_sslam.store import file_state, replacing, sha256
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS
 
 PIECE_FRAMES = 6_000  # one minute: bounds the memory on long audio
@@ -57,7 +57,9 @@ def fbank_statistics(paths: Sequence[str], nj: int) -> dict[str, float]:
     """
     if not paths:
         raise ValueError("fbank statistics need at least one clip, got none")
-    sums = parallel_map(fbank_sums, paths, nj, "fbank statistics")
+    sums = parallel_map(
+        fbank_sums, paths, nj, "fbank statistics", seconds=lambda each: each[0] / 100
+    )
     frames, total, squares = (sum(column) for column in zip(*sums, strict=True))
     count = frames * NUM_MEL_BINS
     mean = total / count
@@ -66,12 +68,13 @@ def fbank_statistics(paths: Sequence[str], nj: int) -> dict[str, float]:
 
 
 def write_fbanks(
-    folder: Path, records: Sequence[Record], nj: int
+    folder: Path, records: Sequence[Record], nj: int, verify: bool = False
 ) -> dict[str, tuple[str, int]]:
     """Write the log-mel of all formatted files into ark files below `folder`/feats.
 
     An ark is named after the audio in it and there only when whole: what a killed run
-    finished is used again.
+    finished is used again, unless its content has changed (looked at where size, time
+    or inode have, or with `verify`).
 
     Returns:
         `<ark>:<offset>` and the number of frames, of each record's audio path.
@@ -81,10 +84,12 @@ def write_fbanks(
         records[i : i + CLIPS_PER_ARK] for i in range(0, len(records), CLIPS_PER_ARK)
     ]
     (folder / "feats").mkdir(parents=True, exist_ok=True)
-    work = partial(_write_ark, folder=folder / "feats")
+    work = partial(_write_ark, folder=folder / "feats", verify=verify)
     locations: dict[str, tuple[str, int]] = {}
     for scp, part in zip(
-        parallel_map(work, parts, nj, "fbank arks", chunk=1), parts, strict=True
+        parallel_map(work, parts, nj, "fbank arks", chunk=1, unit="ark"),
+        parts,
+        strict=True,
     ):
         for record, (where, frames) in zip(part, scp, strict=True):
             locations[record.audio] = (where, frames)
@@ -126,26 +131,27 @@ def read_ark_rows(location: str, choose: Callable[[int], tuple[int, int]]):
     return np.fromfile(path, "<f4", count, offset=offset).reshape(-1, columns)
 
 
-def _write_ark(records: list[Record], folder: Path) -> list[tuple[str, int]]:
+def _write_ark(
+    records: list[Record], folder: Path, verify: bool
+) -> list[tuple[str, int]]:
     """Write one ark file; location and frames of each record."""
     import kaldiio  # here, as only this format needs it
 
-    content = "\n".join(record.audio_sha256 for record in records)
+    content = "\n".join(record.content for record in records)
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
     ark, scp = folder / f"{name}.ark", folder / f"{name}.scp"
-    if not _is_whole(ark, scp, len(records)):
-        lines = []
+    if not _is_whole(ark, scp, len(records), verify):
+        lines: list[tuple] = []
         with replacing(ark) as part, open(part, "wb") as file:
             for i, record in enumerate(records):
                 key = f"{i:06d}"
                 fbank = _whole_fbank(record)
                 lines.append((key, f"{file.tell() + len(key) + 1} {len(fbank)}"))
                 kaldiio.save_ark(file, {key: fbank})
-            size = file.tell()
-        write_table(scp, [*lines, ("size", size)])
+        lines += [("sha256", sha256(ark)), ("state", _state(ark))]
+        write_table(scp, lines)
     table = read_table(scp)
-    del table["size"]
-    offsets = (line.split() for line in table.values())
+    offsets = (line.split() for key, line in table.items() if key.isdigit())
     return [(f"{ark}:{offset}", int(frames)) for offset, frames in offsets]
 
 
@@ -161,9 +167,19 @@ def _whole_fbank(record: Record) -> np.ndarray:
     return fbank
 
 
-def _is_whole(ark: Path, scp: Path, count: int) -> bool:
-    """Whether an earlier run finished this ark."""
+def _is_whole(ark: Path, scp: Path, count: int, verify: bool) -> bool:
+    """Whether an earlier run finished this ark, and it is still what it was."""
     if not (ark.is_file() and scp.is_file()):
         return False
     table = read_table(scp)
-    return len(table) == count + 1 and table.get("size") == str(ark.stat().st_size)
+    state = _state(ark)
+    if table.get("state") != state or verify:
+        if table.get("sha256") != sha256(ark):
+            return False
+        table["state"] = state  # looked at: not again
+        write_table(scp, table.items())
+    return len(table) == count + 2
+
+
+def _state(path: Path) -> str:
+    return ",".join(map(str, file_state(path)))

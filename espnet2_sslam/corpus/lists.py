@@ -34,6 +34,7 @@ NOTES_FILE = "notes.txt"
 CLASS_FILE = "classes.txt"
 LABEL_FILE = "label_names.tsv"
 WEIGHT_FILE = "weights"
+CONTENT_FILE = "utt2sha256"  # of a dump: what each clip's samples are
 MISSING_FILE = "missing.csv"
 SEGMENT_FILE = "segments"
 # Headers of tables of classes, and what the column holds

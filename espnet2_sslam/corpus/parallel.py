@@ -3,14 +3,12 @@
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
-from tqdm import tqdm
-
-LOG_INTERVAL = 30.0  # seconds between two progress lines
+from espnet2_sslam.progress import Progress
 
 
 def parallel_map(
@@ -19,6 +17,8 @@ def parallel_map(
     nj: int,
     what: str,
     chunk: int = 8,
+    unit: str = "file",
+    seconds: Callable[[Any], float] | None = None,
 ) -> Iterator:
     """Iterate over `function(item)` in the order of `items`.
 
@@ -28,6 +28,8 @@ def parallel_map(
         nj: Processes.
         what: Name of the work for progress lines.
         chunk: Items handed to a process at a time.
+        unit: What an item is, for progress lines.
+        seconds: Of audio that a result stands for.
 
     Raises:
         ValueError: `nj` is not positive.
@@ -39,7 +41,7 @@ def parallel_map(
         results: Iterable = map(function, items)
     else:
         results = _in_processes(function, items, nj, chunk)
-    return _with_progress(results, len(items), what)
+    return _with_progress(results, len(items), what, unit, seconds)
 
 
 def _in_processes(function: Callable, items: Iterable, nj: int, chunk: int) -> Iterator:
@@ -73,15 +75,12 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _with_progress(results: Iterable, total: int, what: str) -> Iterator:
-    """Pass `results` on, with a bar on a terminal and plain log lines elsewhere."""
-    if sys.stderr.isatty():
-        yield from tqdm(results, total=total, desc=what)
-        return
-    last = time.monotonic()
-    for done, result in enumerate(results, 1):
-        yield result
-        if time.monotonic() - last > LOG_INTERVAL:
-            last = time.monotonic()
-            logging.info("%s: %d of %d", what, done, total)
+def _with_progress(
+    results: Iterable, total: int, what: str, unit: str, seconds: Callable | None
+) -> Iterator:
+    """Pass `results` on and count them."""
+    with Progress(what, total, unit) as progress:
+        for result in results:
+            yield result
+            progress.update(1, seconds(result) if seconds else 0.0)
     logging.info("%s: %d done", what, total)

@@ -21,6 +21,7 @@ import yaml
 from espnet2_sslam.corpus.dump import PROBLEM_FILE, Record, RecordBook
 from espnet2_sslam.corpus.lists import (
     CLASS_FILE,
+    CONTENT_FILE,
     MISSING_FILE,
     NOTES_FILE,
     find_splits,
@@ -36,7 +37,8 @@ STATS_SPLIT = "pretrain/train"
 CLIP_FRAMES = 1024  # to which the authors fill up every clip
 DURATION_EDGES = (0, 0.5, 1, 2, 3, 4, 5, 10, 20, 30, 60, 600, 3600)  # seconds
 EXAMPLES = 20  # duplicates that the report lists by name
-LISTS = ("wav.scp", "text", "utt2spk", "utt2num_samples", "weights", "feats.scp")
+# Those that hold no places: equal data have equal ones, wherever they lie.
+LISTS = (CONTENT_FILE, "text", "utt2spk", "utt2num_samples", "weights")
 EXPECTED = Path(__file__).with_name("expected.yaml")
 PART = 0.5  # with fewer clips than this share it is a part of the corpus, on purpose
 SECONDS = 0.5  # a clip may be so much shorter or longer
@@ -68,7 +70,7 @@ class Dump:
         self.runs = read_downstream(folder)  # absent when formatting did not finish
         self.book = RecordBook(folder, key="audio")
         for record in self.book:
-            if record.audio and not _has_size(record.audio, record.audio_bytes):
+            if record.audio and not _has_size(record.audio, record.audio_state[0]):
                 raise ValueError(
                     f"{record.audio} is missing or was changed: format the data again"
                 )
@@ -260,9 +262,18 @@ def find_duplicates(dump: Dump) -> dict[str, Any]:
             if _code(record) in repeated:
                 # Other sets may have other labels for the same audio.
                 labels[_code(record)].add((name.split("/")[0], *sorted(words or ())))
-    groups = sorted(sorted(files) for files in sources.values() if len(files) > 1)
+    names = {name for files in sources.values() for name in files}
+    root = os.path.commonpath(
+        [os.path.dirname(os.path.abspath(n)) for n in names] or "."
+    )
+
+    def named(files: set[str]) -> list[str]:
+        """In the same words wherever the corpus lies."""
+        return sorted(os.path.relpath(name, root) for name in files)
+
+    groups = sorted(named(files) for files in sources.values() if len(files) > 1)
     contradictions = sorted(
-        sorted(sources[code])
+        named(sources[code])
         for code, of_clips in labels.items()
         if len(of_clips) > len({name for name, *_ in of_clips})
     )

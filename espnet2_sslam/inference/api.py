@@ -25,9 +25,10 @@ from espnet2_sslam.inference.jobs import (
     Windows,
 )
 from espnet2_sslam.inference.stream import FileResult, reader_threads, stream
+from espnet2_sslam.machine import multiplies_bfloat16
 from espnet2_sslam.units import FRAME_LENGTH, PATCH_SIZE, SAMPLE_RATE
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 SERIES = ("frames", "patches", "tokens")  # several rows a clip
 POOLINGS = ("mean", "cls", *SERIES)
 BATCH_SECONDS = {"cpu": 40.96, "gpu": 655.36}  # on a CPU more is no faster
@@ -52,8 +53,10 @@ class SSLAM:
         model: SSLAMEncoder or SSLAMClassifier; moved to `device`, in evaluation mode.
         config: Content of its config.json, of which `save_pretrained` keeps the origin.
         device: "cpu", "cuda", "cuda:1", "mps"; by default the best there is.
-        dtype: "float32" or "bfloat16". The latter is autocast (matrix products only);
-            embeddings then differ by about 0.5 % (ViT-Base, random weights).
+        dtype: "float32", "bfloat16" or "float16": of the matrix products (autocast, the
+            weights held in it); bfloat16 changes embeddings by about 0.5 % (ViT-Base,
+            random weights). "auto": see `choose_dtype`; the attribute says which.
+        compile: Compile the transformer at its first batch, which takes a minute.
         batch_seconds: Audio that is encoded at once; bounds the memory.
 
     Raises:
@@ -66,7 +69,8 @@ class SSLAM:
         config: dict[str, Any] | None = None,
         *,
         device: str | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
+        compile: bool = False,
         batch_seconds: float | None = None,
     ):
         if not isinstance(model, (SSLAMEncoder, SSLAMClassifier)):
@@ -80,10 +84,12 @@ class SSLAM:
         self.device = find_device(device)
         self.model = model.to(self.device).eval()
         self.config = dict(config or {})
-        self.dtype = dtype
+        self.dtype = choose_dtype(dtype, self.device, speed=compile)
         kind = "cpu" if self.device.type == "cpu" else "gpu"
         self.batch_seconds = batch_seconds or BATCH_SECONDS[kind]
-        self._backbone = backbone = Backbone(self.encoder, self.device, dtype)
+        self._backbone = backbone = Backbone(
+            self.encoder, self.device, self.dtype, compile
+        )
         self._cut = partial(Windows, backbone.pass_frames, backbone.fixed)
         self._warned = False
 
@@ -95,7 +101,8 @@ class SSLAM:
         revision: str | None = None,
         weights: str = "student",
         device: str | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
+        compile: bool = False,
         cache_dir: str | Path | None = None,
         batch_seconds: float | None = None,
         **encoder_options: Any,
@@ -108,7 +115,7 @@ class SSLAM:
                 see `checkpoint.load_model`.
             revision: Of a Hugging Face id.
             weights: "student" or "teacher" of a pre-training.
-            device, dtype, batch_seconds: See the class.
+            device, dtype, compile, batch_seconds: See the class.
             cache_dir: Where downloads go.
             encoder_options: Options of `SSLAMEncoder` that replace the stored ones,
                 as target_frames=1024 or freq="concat".
@@ -119,8 +126,14 @@ class SSLAM:
         find_device(device)  # before a large download
         origin = {"revision": revision, "weights": weights, "cache_dir": cache_dir}
         loaded = load_model(source, **origin, **encoder_options)
-        options = {"device": device, "dtype": dtype, "batch_seconds": batch_seconds}
-        return cls(loaded.model, loaded.config, **options)
+        return cls(
+            loaded.model,
+            loaded.config,
+            device=device,
+            dtype=dtype,
+            compile=compile,
+            batch_seconds=batch_seconds,
+        )
 
     def __repr__(self) -> str:
         head = f"{len(self.classes)} classes" if self.classes else "no head"
@@ -397,6 +410,21 @@ def best_labels(
         return [(str(classes[i]), float(scores[i])) for i in order if reached[i]]
 
     return choose
+
+
+def choose_dtype(dtype: str, device: torch.device, speed: bool = False) -> str:
+    """The precision that "auto" stands for; any other one as it is.
+
+    On a GPU bfloat16, or float16 where it has no bfloat16. Elsewhere float32; bfloat16
+    where `speed` is asked for and the processor multiplies in it.
+    """
+    if dtype != "auto":
+        return dtype
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if native else "float16"
+    fast = device.type == "cpu" and speed and multiplies_bfloat16()
+    return "bfloat16" if fast else "float32"
 
 
 def find_device(name: str | None) -> torch.device:

@@ -8,8 +8,9 @@ Shapes: B pieces, S time patches, D channels, L layers, C classes, W rows. Posit
 are samples at 16 kHz.
 """
 
+import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import count, groupby
 from typing import Any, NamedTuple
@@ -18,8 +19,8 @@ import numpy as np
 import torch
 
 from espnet2_sslam.classifier import Pooling, SSLAMClassifier
-from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
-from espnet2_sslam.features import kaldi_fbank
+from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder, real_patches
+from espnet2_sslam.features import kaldi_fbank, num_frames, num_patch_steps
 from espnet2_sslam.units import (
     FRAME_LENGTH,
     FRAME_SHIFT,
@@ -126,22 +127,56 @@ class Windows:
 class Backbone:
     """The encoder on its device: pieces in, tokens out; keeps no state between calls.
 
+    On a GPU nothing is waited for until `fetch`: the host makes the next batch ready
+    meanwhile. Batches of many lengths have few shapes there (`bucketed`), as every new
+    one costs a plan of the attention.
+
     Args:
         encoder: In evaluation mode, on `device`.
         device: Where it is.
-        dtype: "float32", or "bfloat16" for the matrix products of the transformer
-            (autocast: weights, norms and the log-mel stay float32).
+        dtype: "float32", or "bfloat16" or "float16" for the matrix products of the
+            transformer (autocast: norms and the log-mel stay float32), whose weights
+            are held in it, in a copy.
+        compile: Run the transformer as one compiled graph for all lengths.
+        bucketed: Round the lengths of mixed batches up; by default on a GPU.
     """
 
-    def __init__(self, encoder: SSLAMEncoder, device: torch.device, dtype: str):
+    def __init__(
+        self,
+        encoder: SSLAMEncoder,
+        device: torch.device,
+        dtype: str,
+        compile: bool = False,
+        bucketed: bool | None = None,
+    ):
         self.encoder, self.device, self.dtype = encoder, device, dtype
+        self.bucketed = device.type != "cpu" if bucketed is None else bucketed
+        # batches that the device may work on while the host goes on
+        self.ahead = int(device.type == "cuda")
         self.fixed = encoder.config.target_frames is not None
         self.pass_frames = encoder.config.target_frames or encoder.config.max_frames
         self.pass_seconds = self.pass_frames * FRAME_SHIFT / SAMPLE_RATE
+        self._low = getattr(torch, dtype) if dtype != "float32" else None
+        self._worker = encoder
+        if self._low is not None or compile:
+            self._worker = working_copy(encoder, self._low)
+        if compile:
+            encode: Any = torch.compile(self._worker.encode, dynamic=True)
+            self._worker.encode = encode
 
     def cost(self, num_samples: int) -> int:
         """Samples that the encoder works on for a piece of so many."""
-        return self.pass_frames * FRAME_SHIFT + OVERHANG if self.fixed else num_samples
+        if self.fixed:
+            return self.pass_frames * FRAME_SHIFT + OVERHANG
+        if not self.bucketed:
+            return num_samples
+        return self._bucket(-(-num_samples // STEP)) * STEP
+
+    def _bucket(self, steps: int) -> int:
+        """The next of few lengths in time patches, at most an eighth more."""
+        grain = 1 << max(0, (steps - 1).bit_length() - 4)
+        longest = max(steps, self.pass_frames // PATCH_SIZE)
+        return min(-(-steps // grain) * grain, longest)
 
     def encode(self, pieces: Sequence[np.ndarray], layer: int | str) -> EncoderOutput:
         """Tokens of pieces of at most one pass.
@@ -150,20 +185,71 @@ class Backbone:
             pieces: Samples (n,) of each, at 16 kHz.
             layer: As for `SSLAMEncoder.hidden_states`.
         """
+        encoder, gpu = self._worker, self.device.type == "cuda"
         lengths = torch.tensor([len(piece) for piece in pieces])
-        speech = torch.zeros(len(pieces), int(lengths.max()))
+        steps = num_patch_steps(num_frames(lengths))
+        num_steps, equal = int(steps.max()), bool((steps == steps[0]).all())
+        if self.bucketed and not equal:
+            num_steps = self._bucket(num_steps)
+        speech = torch.zeros(len(pieces), int(lengths.max()), pin_memory=gpu)
         for row, piece in enumerate(pieces):
             speech[row, : len(piece)] = torch.from_numpy(piece)
-        speech, lengths = speech.to(self.device), lengths.to(self.device)
-        if self.encoder.config.input_size != 1:
+        lengths = lengths.pin_memory() if gpu else lengths
+        speech, lengths = (
+            x.to(self.device, non_blocking=gpu) for x in (speech, lengths)
+        )
+        if encoder.config.input_size != 1:
             speech, lengths = kaldi_fbank(speech, lengths)
-        low = self.dtype != "float32"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            output = self.encoder.hidden_states(speech, lengths, layer)
+        everything, num_blocks = layer == "all", encoder.config.num_blocks
+        if layer not in (-1, "all"):
+            num_blocks = min(int(layer), num_blocks)
+        with torch.autocast(self.device.type, self._low, self._low is not None):
+            fbank, frames = encoder.fbank(speech, lengths, num_steps=num_steps)
+            patches = encoder.embed(fbank)
+            valid = None
+            if not self.fixed and not equal:
+                valid = real_patches(frames, patches.shape[1])
+            options = {"num_blocks": num_blocks, "collect": everything}
+            output = encoder.encode(patches, valid, frames=frames, **options)
         layers = [state.float() for state in output.layers]
         return output._replace(last=output.last.float(), layers=layers)
 
+    def fetch(self, *tensors: torch.Tensor) -> Callable[[], list[torch.Tensor]]:
+        """Begin to copy tensors to the host; what is returned waits for them."""
+        if self.device.type != "cuda":
+            copies = [tensor.cpu() for tensor in tensors]
+            return lambda: copies
+        copies = [
+            torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, True)
+            for x in tensors
+        ]
+        copied = torch.cuda.Event()
+        copied.record()
 
+        def wait() -> list[torch.Tensor]:
+            copied.synchronize()
+            return copies
+
+        return wait
+
+
+def working_copy(encoder: SSLAMEncoder, dtype: torch.dtype | None) -> SSLAMEncoder:
+    """The encoder with the weights of its products in `dtype`, all others shared.
+
+    The numbers are those of autocast, which rounds these weights anew in every batch.
+    """
+    memo: dict[int, Any] = {
+        id(tensor): tensor for tensor in (*encoder.parameters(), *encoder.buffers())
+    }
+    for module in encoder.modules() if dtype is not None else ():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            for weight in module.parameters(recurse=False):
+                low = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+                memo[id(weight)] = low
+    return copy.deepcopy(encoder, memo)
+
+
+Pending = Callable[[], list[Any]]  # waits for a value of each piece
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # starts, ends in seconds, values
 
 
@@ -189,8 +275,12 @@ class PooledClips:
     ):
         self.backbone, self.windows = backbone, windows
         self.pooling, self.layer, self.classifier = pooling, layer, classifier
+        if classifier is not None and backbone.device.type == "cuda":
+            # one row: sent to the GPU it would wait there behind the next batch
+            memo: dict[int, Any] = {id(classifier.encoder): torch.nn.Identity()}
+            self.classifier = copy.deepcopy(classifier, memo).cpu()
 
-    def run(self, pieces: Sequence[np.ndarray]) -> list[tuple]:
+    def run(self, pieces: Sequence[np.ndarray]) -> Pending:
         """Per piece its vector (D,) or (L, D), and the logarithm of its weight."""
         output = self.backbone.encode(pieces, self.layer)
         assert output.frames is not None
@@ -200,7 +290,8 @@ class PooledClips:
         else:
             pooled = self.pooling(output)
         weights = self.pooling.log_weight(output, output.frames)
-        return list(zip(pooled.cpu(), weights.cpu(), strict=True))
+        fetched = self.backbone.fetch(pooled, weights)
+        return lambda: list(zip(*fetched(), strict=True))
 
     def finish(self, rows: Sequence[int], values: Sequence[Any], total: int) -> Rows:
         """Join the passes of each row and apply the head."""
@@ -211,7 +302,8 @@ class PooledClips:
             pooled.append(self.pooling.join(torch.stack(vectors), torch.stack(weights)))
         result = torch.stack(pooled)
         if self.classifier is not None:
-            logits = self.classifier.logits(result.to(self.backbone.device))
+            head = self.classifier.head.weight.device
+            logits = self.classifier.logits(result.to(head))
             result = self.classifier.scores(logits).cpu()
         starts, ends = np.array(spans).T / SAMPLE_RATE
         return starts, ends, result.numpy()
@@ -239,7 +331,7 @@ class EmbedFrames:
         self.backbone, self.windows, self.layer = backbone, windows, layer
         self.freq, self.cls_token = freq, cls_token
 
-    def run(self, pieces: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def run(self, pieces: Sequence[np.ndarray]) -> Pending:
         """Per piece (S, rows of a time patch, D) or (S, rows of a time patch, L, D).
 
         And the CLS token, (D,) or (L, D).
@@ -250,8 +342,13 @@ class EmbedFrames:
         joined = values[0] if self.layer != "all" else torch.stack(values, 3)
         cls = [of[:, 0] for of in tokens]
         tops = cls[0] if self.layer != "all" else torch.stack(cls, 1)
-        arrays = joined.cpu().numpy(), tops.cpu().numpy(), output.steps.tolist()
-        return [(x[:n], top) for x, top, n in zip(*arrays, strict=True)]
+        fetched = self.backbone.fetch(joined, tops, output.steps)
+
+        def without_padding() -> list[tuple[np.ndarray, np.ndarray]]:
+            arrays = (each.numpy() for each in fetched())
+            return [(x[:n], top) for x, top, n in zip(*arrays, strict=True)]
+
+        return without_padding
 
     def finish(self, rows: Sequence[int], values: Sequence[Any], total: int) -> Rows:
         """Put the passes one after the other; what is mere padding is left out."""

@@ -7,7 +7,6 @@ seconds.
 """
 
 import csv
-import glob
 import io
 import json
 import os
@@ -339,7 +338,7 @@ def _streams(*paths: Path) -> Iterator[list[IO[bytes]]]:
     try:
         with ExitStack() as stack:
             for path in paths:
-                store.remove_leftovers(path.parent, glob.escape(path.name))
+                store.remove_leftovers_of(path)
             yield [stack.enter_context(store.writing(path, "wb")) for path in paths]
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(paths[-1])) from error

@@ -22,9 +22,10 @@ import numpy as np
 
 from espnet2_sslam import store
 from espnet2_sslam.audio import AudioInput
-from espnet2_sslam.inference.stream import FileResult
+from espnet2_sslam.inference.stream import FileResult, Finished
+from espnet2_sslam.units import SAMPLE_RATE
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TIMES, VALUES = np.dtype("<f8"), np.dtype("<f4")
 
 
@@ -141,6 +142,7 @@ class ResultFolder:
                 "stamp": self._stamps.pop(item.name),
                 "offset": self._data.seek(0, os.SEEK_END),
                 "shape": list(values.shape),
+                "samples": round((result.duration or 0) * SAMPLE_RATE),
                 "crc": zlib.crc32(content),
             }
             self._data.write(content)
@@ -149,6 +151,17 @@ class ResultFolder:
         except OSError as error:  # a full disk: it does not say where
             raise OSError(error.errno, error.strerror, str(self.folder)) from error
         self._records[item.name] = record
+
+    def sources(self) -> list[str | Finished]:
+        """What to compute: the paths of `todo`, among what stands for the others."""
+        return [
+            (
+                Finished(self._records[item.name]["samples"])
+                if item.name in self._records
+                else item.path
+            )
+            for item in self.items
+        ]
 
     def rows(self, items: Sequence[AudioInput]) -> StoredRows:
         """The results of those files that have one, in this order."""

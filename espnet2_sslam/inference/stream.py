@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,9 +18,22 @@ from espnet2_sslam.units import SAMPLE_RATE
 
 LOOK_AHEAD = 4  # batches that are gathered and sorted by length
 Item = tuple[int, "OpenFile", int]  # what a piece costs, its file, its place there
+BLOCK = 60 * SAMPLE_RATE  # samples of silence at a time
 MAX_PADDING = 0.08  # of the samples of a batch
+EVEN = 8  # see make_batches
 MAX_FILES = 4096  # that wait for their results
 MAX_FILES_AHEAD = 1024  # read or failed, and not yet taken
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Stands in a list for a file whose result is there already.
+
+    It has its part in the batches, so that all others are computed as in one run: the
+    last digits of a result depend on the sizes of its batch.
+    """
+
+    num_samples: int
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,10 @@ class OpenFile:
         self.index, self.name = index, source_name(source, index)
         self.total = 0  # samples
         self.error: str | None = None  # one line: the file cannot be used
+        self.known = isinstance(source, Finished)
         self.finished = self.taken = self.closed = False
         self.part: Future[list[Piece]]  # that is being read
+        self.problem: str | None = None  # `error`, as soon as the reader knows it
         self.rows: list[int] = []  # of the pieces
         self.values: list[Any] = []  # of the pieces, until then their samples
         self.missing = 0
@@ -86,14 +101,19 @@ class OpenFile:
                 if samples >= quota:
                     return pieces
         except AudioError as error:
-            self.error = " ".join(error.reason.split())
+            self.problem = " ".join(error.reason.split())
         except (OSError, ValueError) as error:
-            self.error = f"unreadable: {' '.join(str(error).split())}"
+            self.problem = f"unreadable: {' '.join(str(error).split())}"
         self.finished = True
         return pieces
 
     def _blocks(self, source: Any, rate: float | None) -> Iterator[np.ndarray]:
-        for block in source_blocks(source, self.name, rate, self._resampler):
+        blocks: Iterable[np.ndarray]
+        if isinstance(source, Finished):  # only its length counts
+            blocks = _silence(source.num_samples)
+        else:
+            blocks = source_blocks(source, self.name, rate, self._resampler)
+        for block in blocks:
             if self.closed:  # nobody waits for the rest
                 return
             self.total += len(block)
@@ -137,7 +157,8 @@ class ReadAhead:
                 self._waiting -= _num_samples(pieces)
                 if file.finished:
                     self._files.popleft()
-                    file.taken = True
+                    # here, not when a thread finds it: batches depend on it
+                    file.taken, file.error = True, file.problem
                 else:  # at once, so that it is read while the model works
                     self._submit(file)
                 self._begin_files()
@@ -205,7 +226,7 @@ def stream(
 
     Args:
         job: What is computed.
-        sources: Audio, see `audio.source_blocks`.
+        sources: Audio, see `audio.source_blocks`; no result comes of a `Finished`.
         rate: Of arrays without a rate of their own.
         batch_seconds: Audio per batch, padding included (a single piece may be longer).
         num_threads: Files read at the same time.
@@ -213,11 +234,18 @@ def stream(
     limit = int(batch_seconds * SAMPLE_RATE)
     room = LOOK_AHEAD * limit
     files: deque[OpenFile] = deque()  # without a result yet
+    running: deque[Callable[[], None]] = deque()  # batches that the device works on
+    even = EVEN if job.backbone.bucketed else 1
     with closing(ReadAhead(sources, job, rate, num_threads, room)) as reader:
         for items in _gather(reader, job, files, room):
-            for batch in make_batches(items, limit):
-                _run_batch(job, batch)
+            for batch in make_batches(items, limit, even):
+                running.append(_begin_batch(job, batch))
+                if len(running) > job.backbone.ahead:
+                    running.popleft()()
                 yield from _complete(job, files)
+        for finish in running:
+            finish()
+        yield from _complete(job, files)
         if reader.list_error is not None:
             raise reader.list_error
 
@@ -244,42 +272,64 @@ def _gather(
     yield items
 
 
-def make_batches(items: list[Item], limit: int) -> Iterator[list[Item]]:
+def make_batches(items: list[Item], limit: int, even: int = 1) -> Iterator[list[Item]]:
     """Batches of similar cost, the longest first, with little padding.
 
-    `limit` bounds the batch size times its longest cost. Without items there is one
-    empty batch.
+    Without items there is one empty batch.
+
+    Args:
+        items: In any order.
+        limit: Bounds the batch size times its longest cost.
+        even: Batches of more items than this have a multiple of it, so that there are
+            few sizes.
     """
     batch: list[Item] = []
     real = 0
     for item in sorted(items, key=lambda item: -item[0]):
-        cost = item[0]
-        if batch:
+        while batch:
             padded = (len(batch) + 1) * batch[0][0]
-            if padded > limit or padded - real - cost > MAX_PADDING * padded:
-                yield batch
-                batch, real = [], 0
+            if padded <= limit and padded - real - item[0] <= MAX_PADDING * padded:
+                break
+            size = len(batch) // even * even or len(batch)
+            yield batch[:size]
+            batch = batch[size:]
+            real = sum(cost for cost, *_ in batch)
         batch.append(item)
-        real += cost
-    yield batch
+        real += item[0]
+    size = len(batch) // even * even or len(batch)
+    yield batch[:size]
+    if size < len(batch):
+        yield batch[size:]
 
 
-def _run_batch(job: Job, batch: list[Item]) -> None:
-    """Compute the pieces of a batch, but for those of files that failed meanwhile."""
+def _begin_batch(job: Job, batch: list[Item]) -> Callable[[], None]:
+    """Compute the pieces of a batch, but for those of files that failed meanwhile.
+
+    What is returned waits for the values and gives them to their files.
+    """
     places = [(file, place) for _, file, place in batch if file.error is None]
     if not places:
-        return
-    with torch.inference_mode():
-        values = job.run([file.values[place] for file, place in places])
-    for (file, place), value in zip(places, values, strict=True):
-        file.values[place] = value
-        file.missing -= 1
+        return lambda: None
+    pending = None
+    if not all(file.known for file, _ in places):
+        with torch.inference_mode():
+            pending = job.run([file.values[place] for file, place in places])
+
+    def finish() -> None:
+        values = pending() if pending else [None] * len(places)
+        for (file, place), value in zip(places, values, strict=True):
+            file.values[place] = value
+            file.missing -= 1
+
+    return finish
 
 
 def _complete(job: Job, files: deque[OpenFile]) -> Iterator[FileResult]:
     """The results of the first files, as far as they are complete."""
     while files and files[0].taken and (files[0].error or not files[0].missing):
         file = files.popleft()
+        if file.known:
+            continue
         if file.error is not None:
             yield FileResult(file.index, file.name, file.error)
             continue
@@ -288,6 +338,12 @@ def _complete(job: Job, files: deque[OpenFile]) -> Iterator[FileResult]:
         yield FileResult(
             file.index, file.name, None, *rows, duration=file.total / SAMPLE_RATE
         )
+
+
+def _silence(num_samples: int) -> Iterator[np.ndarray]:
+    """Blocks of silence."""
+    for start in range(0, num_samples, BLOCK):
+        yield np.zeros(min(BLOCK, num_samples - start), np.float32)
 
 
 def _num_samples(pieces: list[Piece]) -> int:

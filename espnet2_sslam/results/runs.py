@@ -13,12 +13,12 @@ import numpy as np
 import yaml
 
 from espnet2_sslam.config import EncoderConfig
-from espnet2_sslam.store import read_pickle
+from espnet2_sslam.store import note_kept, read_pickle
 
 # Options that say where and on what a run was made, not how: they differ between the
 # seeds, folds and machines of one experiment.
 NOT_SETTINGS = re.compile(
-    r"config|output_dir|seed|init_param|resume|ngpu|num_workers|log_.*|dist_.*|version"
+    r"config|output_dir|seed|init_param|resume|keep|ngpu|num_workers|log_.*|dist_.*|version"
     r"|distributed|multiprocessing_distributed|local_rank|required|wandb.*"
     r"|use_(tensorboard|matplotlib|wandb)"
     r"|(train|valid)_(data_path_and_name_and_type|shape_file)"
@@ -33,8 +33,9 @@ MACHINE_LINE = re.compile(r" INFO: machine: (.+)")
 class History:
     """One training run. `stats[epoch]["train" | "valid"][name]` are epoch means.
 
-    `machines` are those that its logs name: several after a resume elsewhere.
-    `bad_clips` were skipped: {id: {file, reason, skipped: times, bad: still}}.
+    `machines` are those that its logs name: several after a resume elsewhere. `kept`
+    says what differed when it was gone on with nevertheless. `bad_clips` were skipped:
+    {id: {file, reason, skipped: times, bad: still}}.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class History:
     torch_version: str | None
     machines: tuple[str, ...] = ()
     bad_clips: dict[str, dict] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -180,6 +182,7 @@ def read_history(run_dir: Path) -> History:
         torch_version=versions[0] if versions else None,
         machines=tuple(dict.fromkeys(machines)),
         bad_clips=bad_clips,
+        kept=tuple(note_kept(run_dir, ())),
     )
 
 

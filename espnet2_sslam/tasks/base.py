@@ -44,6 +44,7 @@ def _without_s3prl() -> Iterator[None]:
 
 
 with without_flash_attention_note(), _without_s3prl():
+    import espnet2.tasks.abs_task
     from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
     from espnet2.tasks.abs_task import AbsTask, optim_classes, scheduler_classes
     from espnet2.train.abs_espnet_model import AbsESPnetModel
@@ -71,6 +72,31 @@ with without_flash_attention_note(), _without_s3prl():
     )
     from espnet2_sslam.tasks.saving import STOPPED, passing_signals_on
     from espnet2_sslam.tasks.trainer import PRECISIONS, SafeTrainer
+
+
+class _WrittenWhole(type(Path())):
+    """A path whose file, opened for writing, stays as it was until it is whole."""
+
+    def open(self, mode: str = "r", *args: Any, **options: Any) -> Any:
+        """Open the file, to be used by `with`."""
+        if mode == "w":
+            return store.writing(self)
+        return super().open(mode, *args, **options)
+
+
+@contextlib.contextmanager
+def _config_written_whole() -> Iterator[None]:
+    """Let `AbsTask.main_worker` write config.yaml so that a kill leaves no half of it.
+
+    It is one function that opens the file in its middle: see `_espnet_saves_whole`.
+    """
+    module: Any = espnet2.tasks.abs_task
+    module.Path = _WrittenWhole
+    try:
+        yield
+    finally:
+        module.Path = Path
+
 
 scheduler_classes.update(sslam_warmup_cosine=WarmupCosine)  # type: ignore[arg-type]
 # our models have all that ESPnet asks of its own, and need no ESPnet themselves
@@ -206,8 +232,11 @@ class SSLAMAbsTask(AbsTask):
             except yaml.YAMLError as error:
                 text = " ".join(str(error).split())
                 raise ValueError(f"--config is not valid YAML: {text}") from error
+        handlers = logging.root.handlers[:]
         if not args.print_config:
             cls.check_and_complete(args)
+        # a warning sets up the log, which ESPnet would then not do in its own way
+        logging.root.handlers[:] = handlers
         try:
             with faults.log_may_fail(), passing_signals_on():
                 super().main(args=args)
@@ -228,6 +257,7 @@ class SSLAMAbsTask(AbsTask):
                 faults.log_may_fail(),
                 cls.alone_in_folder(args),
                 watch.watching(args),
+                _config_written_whole(),
             ):
                 super().main_worker(args)
         except (ValueError, OSError) as error:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.dataset import ESPnetDataset
@@ -42,7 +43,7 @@ from espnet2_sslam.tasks.saving import SIGNALS
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS, SAMPLE_RATE
 
 PREPARE = "prepare the data again"
-LOST = "not in the list any more"  # place of a clip, see `settings.go_on_without`
+LOST = "not in the list any more"  # place of a clip, see `lost_clips`
 NOT_THE_CLIPS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # fault, but the machine's
 HEADER_THREADS = 16  # headers are read at once: network disks are slow to answer
 
@@ -844,7 +845,8 @@ class EpochIterFactory(AbsIterFactory):
 
     Batches are numbered through all passes: with num_iters_per_epoch I, epoch e takes
     the batches from (e - 1) * I on, so passes go on across epochs. The pre-processor
-    learns the epoch (`set_epoch`) before the workers start.
+    learns the epoch (`set_epoch`) with every clip. The workers of a training's batches
+    stay from epoch to epoch and die with their parent.
 
     Args:
         dataset: clip id -> arrays; its `preprocess` may have `set_epoch(epoch)`.
@@ -865,44 +867,92 @@ class EpochIterFactory(AbsIterFactory):
         num_workers: int = 0,
         **loader_options: Any,
     ):
-        self.dataset = dataset
         self.sampler = sampler
         self.batches_per_epoch = num_iters_per_epoch or len(sampler)
         self.max_batches = max_batches
-        self.loader_options = {"num_workers": num_workers, **loader_options}
-        if num_workers > 0 and sys.platform == "linux":
-            # ESPnet's ranks are spawned, and so would be their workers: each would
-            # import everything again in each epoch
-            self.loader_options["multiprocessing_context"] = "fork"
-            begin = functools.partial(_begin_worker, os.getpid())
-            self.loader_options["worker_init_fn"] = begin
+        if num_workers > 0:
+            # of validation they would wait through a whole training epoch
+            loader_options["persistent_workers"] = sampler.train
+            if sys.platform == "linux":
+                # ESPnet's ranks are spawned, and so would be their workers: each would
+                # import everything again
+                loader_options["multiprocessing_context"] = "fork"
+                begin = functools.partial(_begin_worker, os.getpid())
+                loader_options["worker_init_fn"] = begin
+        self.batches = _CurrentBatches()
+        self.loader = DataLoader(
+            _OfEpoch(dataset),  # type: ignore[arg-type]  # has what is needed of it
+            batch_sampler=self.batches,
+            num_workers=num_workers,
+            generator=torch.Generator(),
+            **loader_options,
+        )
         self.within = (0, 0)
 
     def begin_within(self, epoch: int, batches: int) -> None:
         """Let one epoch begin behind its first `batches`, which are done."""
         self.within = (epoch, batches)
 
-    def build_iter(self, epoch: int, shuffle: bool | None = None) -> DataLoader:
-        """Return the DataLoader of one epoch (counted from 1)."""
-        preprocess: Any = getattr(self.dataset, "preprocess", None)
-        if hasattr(preprocess, "set_epoch"):
-            preprocess.set_epoch(epoch)
+    def build_iter(self, epoch: int, shuffle: bool | None = None) -> "EpochBatches":
+        """Return the batches of one epoch (counted from 1)."""
         first = (epoch - 1) * self.batches_per_epoch
         last = first + self.batches_per_epoch
         if self.max_batches is not None:
             last = min(last, first + self.max_batches)
         if self.within[0] == epoch:
             first += self.within[1]
-        batches = _BatchRange(self.sampler, first, last)
-        return DataLoader(self.dataset, batch_sampler=batches, **self.loader_options)
+        return EpochBatches(self, _BatchRange(self.sampler, epoch, first, last))
+
+
+class EpochBatches:
+    """The batches of one epoch, from the loader that all epochs share."""
+
+    def __init__(self, factory: EpochIterFactory, batch_sampler: "_BatchRange"):
+        self.factory, self.batch_sampler = factory, batch_sampler
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.factory.batches.current = self.batch_sampler
+        # What a new loader draws, and one with old workers does not: the model's draws
+        # come after it, and must not depend on whether a training was resumed.
+        torch.empty((), dtype=torch.int64).random_()
+        return iter(self.factory.loader)
+
+
+class _CurrentBatches:
+    """What the loader takes for its batches: those of the epoch that is begun."""
+
+    current: "_BatchRange"
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        return iter(self.current)
+
+    def __len__(self) -> int:
+        return len(self.current)
+
+
+class _OfEpoch:
+    """A dataset whose clips come with their epoch: a worker outlives epochs."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+        preprocess: Any = getattr(dataset, "preprocess", None)
+        self.set_epoch = getattr(preprocess, "set_epoch", None)
+
+    def __getitem__(self, clip: tuple[int, Any]) -> Any:
+        if self.set_epoch is not None:
+            self.set_epoch(clip[0])
+        return self.dataset[clip[1]]
 
 
 def _begin_worker(parent: int, worker: int) -> None:
     """Leave signals to the training, which still needs the worker's batches.
 
     Slurm and a terminal send them to every process of a group. A training ends its
-    workers by SIGTERM, too: only that one counts. A batch that cannot be handed over
-    (no shared memory is left) ends it: the training would wait for that batch for ever.
+    workers by SIGTERM, too: only that one counts. They die with it. A batch that cannot
+    be handed over (no shared memory is left) ends it: the training would wait for ever.
     """
     queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore
     for number in set(SIGNALS) - {signal.SIGTERM}:
@@ -933,11 +983,12 @@ def _leave_with(parent: int) -> None:
 class _BatchRange:
     """The batches first, ..., last - 1 of all passes, made one by one.
 
-    A list of an epoch's batches would hold two million strings.
+    Each is a list of (epoch, clip); a list of an epoch's batches would hold two million
+    strings.
     """
 
-    def __init__(self, sampler: ClipSampler, first: int, last: int):
-        self.sampler, self.first, self.last = sampler, first, last
+    def __init__(self, sampler: ClipSampler, epoch: int, first: int, last: int):
+        self.sampler, self.epoch, self.first, self.last = sampler, epoch, first, last
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -948,4 +999,4 @@ class _BatchRange:
             passes, index = divmod(number, len(self.sampler))
             if passes != current:
                 current, order = passes, self.sampler.order(passes)
-            yield self.sampler.batch(order, index)
+            yield [(self.epoch, clip) for clip in self.sampler.batch(order, index)]

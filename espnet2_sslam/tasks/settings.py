@@ -2,30 +2,16 @@
 
 import argparse
 import hashlib
-import re
-from collections.abc import Iterator
+import logging
 from pathlib import Path, PurePath
-from typing import Any
 
 import yaml
 from espnet2.train.distributed_utils import get_num_nodes, get_world_size
 
 from espnet2_sslam import store
-from espnet2_sslam.corpus import table_lines
+from espnet2_sslam.config import OPERATIONAL, differences
+from espnet2_sslam.corpus import CONTENT_FILE, table_lines
 from espnet2_sslam.tasks.saving import has_checkpoint
-
-# What may change on the way: how a training is run, logged and kept, how long it is,
-# and where its lists lie; what is in them may not.
-FREE = re.compile(
-    r"config|output_dir|resume|version|required|distributed|dry_run|collect_stats|"
-    r"write_collected_feats|print_config|ngpu|num_workers|max_cache_fd|dist_.*|"
-    r"local_rank|multiprocessing_distributed|log_.*|use_tensorboard|use_matplotlib|"
-    r"use_wandb|wandb_.*|create_graph_in_tensorboard|num_att_plot|detect_anomaly|"
-    r"checkpoint_.*|min_target_var|min_prediction_var|collapse_from|max_epoch|"
-    r"patience|early_stopping_criterion|compile|activation_checkpointing|use_tf32|"
-    r"cudnn_.*|unused_parameters|gradient_as_bucket_view|.*_path_and_name_and_type|"
-    r".*_shape_file|sample_weights|max_bad|keep|stall_minutes"
-)
 
 
 def record(args: argparse.Namespace) -> None:
@@ -43,32 +29,47 @@ def world_size(args: argparse.Namespace) -> int:
 
 
 def list_hashes(args: argparse.Namespace) -> dict[str, str]:
-    """SHA-256 of each list; of one of files without their folders, which may move."""
+    """SHA-256 of what each list and file names or holds, wherever it lies."""
     hashes = {}
     for part in ("train", "valid"):
         for path, name, kind in getattr(args, f"{part}_data_path_and_name_and_type"):
             places = not kind.startswith("text")
             hashes[f"{part} {name}"] = (
-                _names_hash(path) if places else store.sha256(path)
+                _content_hash(Path(path)) if places else store.sha256(path)
             )
         for path in getattr(args, f"{part}_shape_file"):
             hashes[f"{part} {PurePath(path).name}"] = store.sha256(path)
     if args.sample_weights is not None:
         hashes["sample_weights"] = store.sha256(args.sample_weights)
+    for number, source in enumerate(args.init_param, 1):
+        path, _, parts = source.partition(":")
+        if Path(path).is_file():  # not needed once the training has begun
+            hashes[f"init_param {number}"] = f"{store.sha256(path)}:{parts}"
     return hashes
 
 
-def _names_hash(path: str) -> str:
-    digest = hashlib.sha256()
-    for _, key, place in table_lines(Path(path)):
-        digest.update(f"{key} {place.rpartition('/')[2]}\n".encode())
-    return digest.hexdigest()
+def _content_hash(path: Path) -> str:
+    """A hash of the clips of a list by content, where a list beside it says that.
+
+    Otherwise by the names of their files without the folders, which may move.
+    """
+    contents, names = hashlib.sha256(), hashlib.sha256()
+    beside = path.with_name(CONTENT_FILE)
+    known = table_lines(beside) if beside.is_file() else iter(())
+    complete = True
+    for _, key, place in table_lines(path):
+        names.update(f"{key} {place.rpartition('/')[2]}\n".encode())
+        _, same, content = next(known, (0, "", ""))
+        complete = complete and key == same
+        contents.update(f"{key} {content}\n".encode())
+    return contents.hexdigest() if complete else names.hexdigest()
 
 
 def check_unchanged(args: argparse.Namespace) -> None:
     """Refuse to resume another training than the one that is there.
 
-    A raised `max_epoch` goes on, and the schedule follows it.
+    A raised `max_epoch` goes on, and the schedule follows it. With `keep` everything
+    does, and kept.txt says what differs.
 
     Raises:
         ValueError: All that differs, old and new, or no config.yaml to compare with.
@@ -89,25 +90,22 @@ def check_unchanged(args: argparse.Namespace) -> None:
     longer = now["max_epoch"] > before.get("max_epoch", now["max_epoch"])
     different = []
     for name in sorted(now.keys() & before.keys()):
-        if not FREE.fullmatch(name):
+        if not OPERATIONAL.fullmatch(name):
             different += differences(f"--{name}", before[name], now[name])
     different = [
-        f"{name} {old}, this run has {new}"
-        for name, old, new in different
-        if not (longer and name == "--scheduler_conf total_steps")
+        row
+        for row in different
+        if not (longer and row[0] == "--scheduler_conf total_steps")
+        and not (row[0].startswith("--list_sha256 init_param") and row[2] == "nothing")
     ]
-    if different:
+    said = "; ".join(
+        f"{name} {old}, this run has {new}" for name, old, new in different
+    )
+    if different and not args.keep:
         raise ValueError(
-            f"{output_dir} was trained with {'; '.join(different)}: resume with the "
-            "same settings or give a new --output_dir"
+            f"{output_dir} was trained with {said}: resume with the same settings, "
+            "give a new --output_dir, or go on nevertheless with --keep true"
         )
-
-
-def differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Every value that differs: its name, in sections too, the old and the new one."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            pair = old.get(key, "nothing"), new.get(key, "nothing")
-            yield from differences(f"{name} {key}", *pair)
-    elif old != new:
-        yield name, old, new
+    if different:
+        logging.warning(f"{output_dir} was trained with {said}: goes on (--keep true)")
+        store.note_kept(output_dir, different)

@@ -31,6 +31,7 @@ from espnet2.utils.kwargs2args import kwargs2args
 from espnet2_sslam import store
 from espnet2_sslam.machine import machine
 from espnet2_sslam.optim import WarmupCosine
+from espnet2_sslam.progress import Progress
 from espnet2_sslam.tasks.bad_clips import BadClips, batch_norm_resting, without_clips
 from espnet2_sslam.tasks.faults import Watch
 from espnet2_sslam.tasks.saving import (
@@ -62,6 +63,7 @@ class SafeTrainerOptions(TrainerOptions):
     def __post_init__(self):
         self.use_amp = self.amp_dtype == "fp16"  # to ESPnet: whether to scale the loss
         self.bad_clips = BadClips(self.max_bad)
+        self.validation_seconds = 0.0  # that the last one took
         self.checkpoints = Checkpoints(
             self.output_dir,
             self.checkpoint_updates,
@@ -73,6 +75,18 @@ class SafeTrainerOptions(TrainerOptions):
     def device(self) -> torch.device:
         """Where this process computes."""
         return torch.device("cuda" if self.ngpu > 0 else "cpu")
+
+    def progress(self, reporter: SubReporter, done: int, remaining: int) -> Progress:
+        """Of the updates of an epoch, from its batches; what is left of the run too."""
+        epoch, total = reporter.get_epoch(), (done + remaining) // self.accum_grad
+
+        def rest(pace: float) -> float:
+            later = (self.max_epoch - epoch) * (pace * total + self.validation_seconds)
+            return self.validation_seconds + later
+
+        work = f"epoch {epoch} of {self.max_epoch}"
+        done //= self.accum_grad
+        return Progress(work, total, "update", done, bar=False, rest=rest)
 
     def autocast(self) -> torch.autocast:
         """The precision of the passes, as a context."""
@@ -200,6 +214,7 @@ class SafeTrainer(Trainer):
             scaler=scaler,
         )
         alarms = Alarms(options, reporter, schedulers)
+        progress = options.progress(reporter, checkpoints.position, remaining)
         if checkpoints.position == 0:
             batches = alarms.audible(batches)
         log_interval = options.log_interval or max(
@@ -224,13 +239,13 @@ class SafeTrainer(Trainer):
             used = used or usable
             with options.autocast(), batch_norm_resting(inner, rest=not usable):
                 with statistics.time("forward_time"):
-                    result = model(**batch)
+                    loss, stats, weight = model(**batch)
                 if not usable:
                     alone = not distributed_option.distributed
-                    result = without_clips(*result, alone=alone)
+                    loss, stats, weight = without_clips(loss, stats, weight, alone)
                 request = checkpoints.request(statistics.total_count // accum_grad)
                 asks = request, bad_clips.news, float(used)
-                loss, asks = statistics.add(*result, asks)
+                loss, asks = statistics.add(loss, stats, weight, asks)
                 loss = loss / accum_grad
 
             # 2. Backward.
@@ -301,6 +316,8 @@ class SafeTrainer(Trainer):
             # 4. What is seen and kept of it.
             statistics.next()
             checkpoints.position = number
+            if number % accum_grad == 0 and rank() == 0:
+                progress.update()
             if number % log_interval == 0:
                 statistics.flush()
                 alarms.check_spread()
@@ -340,8 +357,10 @@ class SafeTrainer(Trainer):
         if hasattr(inner, "begin_validation"):
             inner.begin_validation()
         statistics = Statistics(reporter, distributed_option.distributed)
-        batches, _ = _counted(iterator, distributed_option.distributed, cls.watch)
+        batches, count = _counted(iterator, distributed_option.distributed, cls.watch)
         model.eval()
+        begun, work = time.monotonic(), f"validation of epoch {reporter.get_epoch()}"
+        progress = Progress(work, count, "batch", bar=False)
         for batch in ahead(batches, options.device):
             if options.no_forward_run:
                 continue
@@ -350,10 +369,13 @@ class SafeTrainer(Trainer):
             stop = STOP if options.checkpoints.signal else 0.0
             _, [stop] = statistics.add(loss, stats, weight, [stop])
             statistics.next()
+            if rank() == 0:
+                progress.update()
             if float(stop):
                 options.checkpoints.save(wait=True)
                 options.checkpoints.leave()
         statistics.flush()
+        options.validation_seconds = time.monotonic() - begun
         if not any(
             math.isfinite(v.value) for v in reporter.stats.get("loss", [Average(0)])
         ):

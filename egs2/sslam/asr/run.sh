@@ -10,6 +10,9 @@ ngpu=0
 num_nodes=1
 nj=2
 python=
+replace=false
+keep=false
+verify=false
 seed=1
 # Data
 corpus_dir=
@@ -47,6 +50,10 @@ Options [default]
   --ngpu N                GPUs per training, 0 for CPU [${ngpu}]
   --num_nodes N           nodes per training; needs slurm or queue, see ../cmd.sh [${num_nodes}]
   --nj N                  trainings and decodings at a time [${nj}]
+  --replace true          trainings and data that were made from something else are moved
+                          away and made anew [ask]
+  --keep true             they are gone on with
+  --verify true           read all inputs again, even where size and times are the same
   --python PY             interpreter to use as it is [../path.sh finds or builds one]
   --seed N                of the strings and of the trainings [${seed}]
   --test_speaker NAME     is heard in one of the two test sets only [${test_speaker}]
@@ -73,6 +80,9 @@ check_configs ${asr_configs}
 find_corpus FSDD
 . ../path.sh
 . ../cmd.sh
+# shellcheck disable=SC2086 # a list of files
+check_start ${asr_configs}
+check_machine
 plan_jobs
 tokens="${datadir}/tokens"
 split_words asr_args "${asr_args}"
@@ -82,8 +92,9 @@ inference_words=("${words[@]}")
 
 if runs 1; then
     log "stage 1: strings of digits -> ${datadir}"
-    once.py "stage 1" "${datadir}" --exclude tokens --replaced "${datadir}_replaced" \
-        --input "${corpus_dir}" local/digits.py --output "${datadir}"/{train,audio} \
+    attend "${once[@]}" "stage 1" "${datadir}" --exclude tokens --ask "${asked[@]}" \
+        --replaced "${datadir}_replaced" --input "${corpus_dir}" local \
+        --output "${datadir}"/{train,audio} \
         -- "${python}" local/digits.py --corpus_dir "${corpus_dir}" \
         --datadir "${datadir}" --seed "${seed}" --test_speaker "${test_speaker}" \
         --num_train "${num_train}" --num_test "${num_test}"
@@ -92,7 +103,7 @@ fi
 if runs 2; then
     log "stage 2: ${nbpe} BPE tokens -> ${tokens}"
     need 2 1 "${datadir}"
-    once.py "stage 2" "${tokens}" --input "${datadir}/train/text" \
+    attend "${once[@]}" "stage 2" "${tokens}" "${asked[@]}" --input "${datadir}/train/text" \
         --output "${tokens}"/{bpe.model,tokens.txt} -- "${python}" local/tokens.py \
         --text "${datadir}/train/text" --outdir "${tokens}" --nbpe "${nbpe}"
 fi

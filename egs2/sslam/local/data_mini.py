@@ -326,7 +326,7 @@ def main(argv=None) -> None:
     work = partial(render, seed=args.seed, datadir=args.datadir.resolve())
     for split, (count, _) in SPLITS.items():
         items = [(split, i) for i in range(max(4, round(count * args.mini_scale)))]
-        clips = parallel_map(work, items, args.nj, f"mini: {split}")
+        clips = parallel_map(work, items, args.nj, f"mini: {split}", unit="clip")
         labelled = not split.startswith("pretrain/")
         writer.add(split, clips, labelled=labelled, known_to_exist=True)
     writer.classes("mini", sorted(KINDS))

@@ -138,7 +138,7 @@ def main(argv=None) -> None:
     )
     work = partial(render, datadir=datadir, seconds=args.seconds)
     clips: dict[str, list[Clip]] = {}
-    made = parallel_map(work, mixtures, args.nj, "mixtures")
+    made = parallel_map(work, mixtures, args.nj, "mixtures", unit="clip")
     for mixture, clip in zip(mixtures, made, strict=True):
         clips.setdefault(f"polyphony/{mixture.split}", []).append(clip)
     for split, of_split in clips.items():

@@ -66,6 +66,9 @@ def get_parser() -> argparse.ArgumentParser:
     add("--config_dir", type=Path, default=Path("conf/s3prl"), help="[conf/s3prl]")
     add("--device", default="cpu", help="cpu or cuda [cpu]")
     add("--num_workers", type=int, metavar="N", help="audio readers per training [4]")
+    ask = {"choices": ("true", "false"), "default": "false"}
+    add("--replace", **ask, help="true: move a training made from something else away")
+    add("--keep", **ask, help="true: go on with such a training [both: ask]")
     add("--nj", type=int, default=1, help="trainings at a time [1]")
     return parser
 
@@ -271,7 +274,8 @@ def run_all(args: argparse.Namespace, runs: list[Run], part: str) -> list[str]:
 
     def work(run: Run) -> bool:
         title, place, made = run.title, run.folder, "dev.json"
-        more = ["--replaced", replaced]
+        more = ["--replaced", replaced, "--ask"]
+        more += ["--replace", args.replace, "--keep", args.keep]
         if part == "test":
             title, place, made = f"test of {title}", place / "scoring", "test.json"
             more = ["--input", run.folder / "dev.json"]

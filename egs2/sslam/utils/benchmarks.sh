@@ -55,7 +55,7 @@ run_benchmark() {
     fi
     log "benchmark ${word}: stages ${first} to ${last}"
     # What is given here comes later and so counts.
-    ./run.sh "${given[@]}" --downstream "" --python "${python}" \
+    attend ./run.sh "${given[@]}" --downstream "" --python "${python}" \
         --corpus "${row[1]}" --data_args "${row[2]} ${data_args}" \
         --datadir "${datadir:-data}/${word}" --dumpdir "${dumpdir:-dump}/${word}" \
         --expdir "${exp}/${word}" --pretrain_from "${pretrain_from:-${exp}}" \
@@ -75,7 +75,7 @@ run_benchmarks() {
     [ "${#failed[@]}" -eq 0 ] || die "no data of ${failed[*]}: see the lines above"
     if "${phases}" && [ -z "${pretrain_from}" ] &&
         [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 4 ]; then
-        ./run.sh "${given[@]}" --downstream "" --python "${python}" --expdir "${exp}" \
+        attend ./run.sh "${given[@]}" --downstream "" --python "${python}" --expdir "${exp}" \
             --stop_stage $((stop_stage < 5 ? stop_stage : 5)) ||
             die "the pre-training on ${corpus} did not end well: see the lines above"
     fi

@@ -214,7 +214,7 @@ weights_dir() { echo "${pretrain_from}/models/${1%%=*}"; }
 convert() {
     local input=()
     if [ -e "$2" ]; then input=(--input "$2"); fi
-    once.py "weights $1" "$3" --replaced "${pretrain_from}_replaced" \
+    attend "${once[@]}" "weights $1" "$3" "${asked[@]}" --replaced "${pretrain_from}_replaced" \
         "${input[@]}" --output "$3/$4" "$3/config.yaml" \
         -- "${python}" utils/convert_weights.py "$2" "$3" "${@:5}"
 }
@@ -267,8 +267,26 @@ with_input() { options+=("$1" "$2") files+=(--input "$2"); }
 
 # start_options <config>: sets `options` and `files` for a training with `seed`
 start_options() {
-    options=(--config "$1" --seed "${seed}" --input_size "${input_size}" --resume true)
+    options=(--config "$1" --seed "${seed}" --input_size "${input_size}" --resume true
+        --keep "${keep}")
     files=(--input "$1")
+}
+
+# report_inputs: sets `files`, all lists of the dump but those that say where clips lie
+report_inputs() {
+    local file skipped=(-path ./audio)
+    for file in feats cut report records.jsonl; do skipped+=(-o -path "./${file}"); done
+    skipped+=(-o -name wav.scp -o -name feats.scp -o -name ".?*")
+    files=()
+    while IFS= read -r file; do
+        files+=(--input "${dump}/${file#./}")
+    done < <(cd "${dump}" && find . \( "${skipped[@]}" \) -prune -o -type f -print | sort)
+}
+
+# content_of <split>: the file that says what its clips are. Lists made by hand may have
+# none but the list itself.
+content_of() {
+    if [ -e "$1/utt2sha256" ]; then echo "$1/utt2sha256"; else echo "$1/${audio_list}"; fi
 }
 
 # add_data <train|valid> <dir> [text]: the audio of a split, and its labels if asked for
@@ -276,7 +294,7 @@ add_data() {
     local data="--$1_data_path_and_name_and_type"
     options+=("${data}" "$2/${audio_list},speech,${audio_type}")
     with_input "--$1_shape_file" "$2/${shape_file}"
-    files+=(--input "$2/${audio_list}")
+    files+=(--input "$(content_of "$2")")
     if [ $# -eq 3 ]; then
         options+=("${data}" "$2/$3,label,text")
         files+=(--input "$2/$3")
@@ -288,7 +306,7 @@ add_training() {
     local name="$1" dir="$2"
     shift 2
     files+=(--output "${dir}/config.yaml" "${dir}/latest.pth"
-        --replaced "${expdir}_replaced")
+        --ask --replaced "${expdir}_replaced")
     launch "${name}" "${dir}/train.log" "${num_nodes}" "$@" \
         --output_dir "${dir}" "${options[@]}"
 }
@@ -369,6 +387,7 @@ random_encoder() {
         with_input --encoder_config "${pretrain_config}"
         add_fbank_stats
     fi
+    files+=(--section "${files[-1]}" encoder_conf)
 }
 
 # add_finetuning: of for_each_finetuning
@@ -429,10 +448,10 @@ add_scoring() {
     options=(--config "${dir}/config.yaml" --list "${audio_list},speech,${audio_type}"
         --checkpoint "last=${dir}/latest.pth" --checkpoint "best=${best}"
         --class_list "${classes}" --task "${task}")
-    files=(--input "${dir}/config.yaml" "${dir}/latest.pth" "${best}")
+    files=(--input "${dir}/config.yaml" "${dir}/latest.pth" "${best}" "${classes}")
     for test in ${tests//,/ }; do
         options+=(--test_dir "${dump}/${test}")
-        files+=(--input "${dump}/${test}/${audio_list}" "${dump}/${test}/text")
+        files+=(--input "$(content_of "${dump}/${test}")" "${dump}/${test}/text")
         for which in last best; do
             files+=(--output "${dir}/${which}/${test##*/}"/{predictions.npz,metrics.json})
         done

@@ -34,8 +34,8 @@ publish_model() {
         if [ -f "${file}" ]; then files+=(--input "${file}"); fi
     done
     split_words publish_args "${publish_args}"
-    once.py "folder ${name}" "${expdir}/publish/.records/${name}" "${files[@]}" \
-        --output "${dir}/model.safetensors" "${dir}/config.json" \
+    attend "${once[@]}" "folder ${name}" "${expdir}/publish/.records/${name}" \
+        "${asked[@]}" "${files[@]}" --output "${dir}/model.safetensors" "${dir}/config.json" \
         -- "${python}" -m espnet2_sslam.bin.sslam_publish "${model}" \
         --output "${dir}" "${words[@]}"
     if [ -n "${hf_repo}" ]; then

@@ -30,8 +30,12 @@ def main():
         if process is not None:
             process.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, stop)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    for number in numbers:
+        # nohup's choice to ignore one is its user's; bash's, of Ctrl-C, is not
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # once.py has blocked them
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8", buffering=1) as file:
         file.write(f"# {' '.join(command)}\n# Started at {time.ctime()}\n#\n")

@@ -50,8 +50,8 @@ run_superb() {
     if [ "${ngpu}" -gt 0 ]; then device=cuda; fi
     split_words superb_args "${superb_args}"
     # shellcheck disable=SC2086 # lists of words
-    "${python}" superb/sslam_superb.py --expdir "${expdir}/superb" \
+    attend "${python}" superb/sslam_superb.py --expdir "${expdir}/superb" \
         --output "${expdir}/SUPERB.md" --tasks ${superb_tasks} \
         --upstreams "${upstreams[@]}" --lrs ${superb_lrs} --seeds ${seeds} \
-        --device "${device}" --nj "${at_once}" "${words[@]}"
+        --replace "${replace}" --keep "${keep}" --device "${device}" --nj "${at_once}" "${words[@]}"
 }

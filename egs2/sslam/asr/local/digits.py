@@ -16,7 +16,8 @@ import soundfile
 import soxr
 
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.corpus import Clip, CorpusWriter
+from espnet2_sslam.corpus import CONTENT_FILE, Clip, CorpusWriter, write_table
+from espnet2_sslam.store import sha256
 
 NAME = re.compile(r"([0-9])_([A-Za-z]+)_([0-9]+)\.(wav|flac)")
 WORDS = ("zero", "one", "two", "three", "four")
@@ -87,14 +88,16 @@ def write_set(writer, name: str, speakers: dict, number: int, seed) -> None:
     generator = np.random.default_rng(seed)
     audio = (writer.datadir / "audio" / name).absolute()
     audio.mkdir(parents=True, exist_ok=True)
-    clips = []
+    clips, contents = [], []
     for index in range(number):
         speaker = sorted(speakers)[index % len(speakers)]
         key = f"{speaker}_{name}_{index:04d}"
         wave, text = make_string(speakers[speaker], generator)
         soundfile.write(audio / f"{key}.flac", wave, RATE)
         clips.append(Clip(key, str(audio / f"{key}.flac"), text, speaker))
+        contents.append((key, sha256(audio / f"{key}.flac")))
     writer.add(name, clips, known_to_exist=True)
+    write_table(writer.datadir / name / CONTENT_FILE, sorted(contents))
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ asr_options() {
             "${datadir}/${name}/wav.scp,speech,sound"
             --"${name}"_data_path_and_name_and_type
             "${datadir}/${name}/text,text,text")
-        files+=(--input "${datadir}/${name}"/{wav.scp,text})
+        files+=(--input "${datadir}/${name}"/{utt2sha256,text})
     done
     place="$(sslam_place)"
     if [ -n "${pretrained}" ] && [ -n "${place}" ]; then
@@ -62,7 +62,7 @@ add_asr_training() {
     done
     dir+=/model
     files+=(--output "${dir}/config.yaml" "${dir}/${inference_model}"
-        --replaced "${expdir}_replaced")
+        --ask --replaced "${expdir}_replaced")
     launch "training of $(basename "${config}" .yaml)" "${dir}/train.log" \
         "${num_nodes}" -m espnet2_sslam -m espnet2.bin.asr_train --resume true \
         --output_dir "${dir}" "${options[@]}"
@@ -76,9 +76,9 @@ add_decoding() {
     for set in test_known test_new; do
         out="${dir}/${set}" wavs="${datadir}/${set}/wav.scp"
         # ESPnet's launcher is for trainings: it adds options that decoding does not know
-        add_job once.py "decoding of ${set} by $(basename "${config}" .yaml)" "${out}" \
-            --log "${out}/decode.log" --output "${out}/1best_recog/text" \
-            --input "${dir}/model/config.yaml" "${model}" "${wavs}" \
+        add_job "${once[@]}" "decoding of ${set} by $(basename "${config}" .yaml)" \
+            "${out}" "${asked[@]}" --log "${out}/decode.log" --output "${out}/1best_recog/text" \
+            --input "${dir}/model/config.yaml" "${model}" "${wavs%/*}/utt2sha256" \
             -- "${launch_cmd}" --gpu "${ngpu}" "${out}/decode.log" \
             "${python}" -m espnet2_sslam -m espnet2.bin.asr_inference \
             --ngpu "${ngpu}" --asr_train_config "${dir}/model/config.yaml" \
