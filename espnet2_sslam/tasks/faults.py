@@ -191,6 +191,11 @@ class Watch:
                 batch = next(iterator)
             except StopIteration:
                 return
+            except (ConnectionError, EOFError):
+                # of a loader process that has just ended: PyTorch's handler of SIGCHLD
+                # says so, but a moment later, when nobody expects it
+                time.sleep(BEAT)
+                raise
             finally:
                 self.doing("computing")
             yield batch
