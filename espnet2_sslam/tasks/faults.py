@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -184,13 +185,27 @@ class Watch:
 
     def reading(self, batches: Iterable) -> Iterator[Any]:
         """Each of the batches, which are known to be waited for meanwhile."""
-        iterator = iter(batches)
+        iterator, ended = iter(batches), []
+
+        def note(*_: Any) -> None:
+            try:
+                torch._C._error_if_any_worker_fails()
+            except RuntimeError as error:
+                ended.append(error)
+
+        if threading.current_thread() is threading.main_thread():
+            # PyTorch's handler would raise anywhere, in the middle of a write too, that
+            # a loader process has ended; whoever waits for a batch learns it in 5 s
+            signal.signal(signal.SIGCHLD, note)
         while True:
             self.doing("reading clips")
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
+            except (ConnectionError, EOFError, RuntimeError) as error:
+                time.sleep(0.1)  # for the signal that says which one has ended, and how
+                raise (ended[0] if ended else error) from None
             finally:
                 self.doing("computing")
             yield batch
