@@ -14,7 +14,7 @@ INTERVAL = float(os.environ.get("SSLAM_PROGRESS_SECONDS", "60"))
 
 
 def say(line: str) -> None:
-    """A line for a log, as run.sh writes them; one write, as jobs share the stream."""
+    """A line for a log, as the recipe writes them; one write, as jobs share it."""
     sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
     sys.stderr.flush()
 

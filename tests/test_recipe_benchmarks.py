@@ -117,7 +117,8 @@ def test_run_again_only_what_has_changed_is_converted_and_evaluated(finished):
     recipe, _ = finished
     assert names(recipe.calls(*recipe.words)) == ["sslam_results"] * 2
     recipe.weights.write_text("other weights")
-    made = names(recipe.calls(*recipe.words, "--stage", 6, "--stop_stage", 6))
+    words = [*recipe.words, "--stage", 6, "--stop_stage", 6, "--replace", "true"]
+    made = names(recipe.calls(*words))
     assert made[0] == "convert_weights" and "sslam_cls_train" in made
 
 
@@ -126,6 +127,7 @@ def test_phases_are_trained_on_the_corpus_and_shared_by_the_benchmarks(recipe):
         "a multi_label a/train a/valid a/test\n"
     )
     words = ["--downstream", "ks1 spass", "--protocol", "linear mean"]
+    words += ["--keep", "true"]  # the data that were made by hand
     calls = recipe.calls(*words, "--models", "phase2")
     assert names(calls).count("sslam_train") == 2
     for word, config in ("ks1", "probe_mean"), ("spass", "linear_spass"):

@@ -91,5 +91,14 @@ def fake_record(source: str, outdir: Path, form: dump.Format) -> Record:
     code = hashlib.sha256(source.encode()).hexdigest()
     audio = str(dump.target_path(outdir, source, form.audio_format))
     return Record(
-        source, audio, 10**6, 1, code, 10**5, code, 160000, settings=str(form)
+        source=source,
+        audio=audio,
+        source_state=[10**6, 1, 1, 1],
+        source_sha256=code,
+        audio_state=[10**5, 1, 1, 1],
+        file_sha256=code,
+        audio_sha256=code,
+        subtype="PCM_16",
+        num_samples=160000,
+        settings=str(form),
     )
