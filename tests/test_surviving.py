@@ -172,6 +172,7 @@ def test_killed_while_the_config_is_written_again(data, tmp_path, undisturbed):
     run(killed, -signal.SIGKILL)
     run(train, 0)
     assert_same(state(folder), undisturbed("pretrain", ""))
+    assert not list(folder.glob(".*.tmp"))
 
 
 def test_going_on_with_other_settings_is_noted_and_logged_as_ever(data, tmp_path):

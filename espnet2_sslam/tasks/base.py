@@ -80,6 +80,7 @@ class _WrittenWhole(type(Path())):
     def open(self, mode: str = "r", *args: Any, **options: Any) -> Any:
         """Open the file, to be used by `with`."""
         if mode == "w":
+            store.remove_leftovers_of(self)
             return store.writing(self)
         return super().open(mode, *args, **options)
 
