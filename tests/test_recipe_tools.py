@@ -79,7 +79,8 @@ class TestOnce:
         assert self.count(tmp_path) == 3
 
     @pytest.mark.parametrize(
-        "text", ["", "{", "5", "null", '["options"]', '{"options": {}}', '{"options": 3}']
+        "text",
+        ["", "{", "5", "null", '["options"]', '{"options": {}}', '{"options": 3}'],
     )
     def test_a_damaged_record_is_none(self, tmp_path, text):
         self.count(tmp_path)
