@@ -303,7 +303,7 @@ def checkpoint(row):
     state = {n: [torch.zeros_like(p) for p in trained] for n in ("exp_avg", "exp_sq")}
     states = {"model": pretraining.state_dict(), "optimizer": state}
 
-    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=ROOT) as folder:
         path = Path(folder) / "checkpoint.pth"
         save_whole(states, path)
         content = bytes(path.stat().st_size)

@@ -78,6 +78,16 @@ class TestOnce:
         (tmp_path / "made").unlink()
         assert self.count(tmp_path) == 3
 
+    @pytest.mark.parametrize(
+        "text",
+        ["", "{", "5", "null", '["options"]', '{"options": {}}', '{"options": 3}'],
+    )
+    def test_a_damaged_record_is_none(self, tmp_path, text):
+        self.count(tmp_path)
+        for name in (".done", ".begun"):
+            (tmp_path / "w" / name).write_text(text)
+        assert [self.count(tmp_path) for _ in range(2)] == [2, 2]
+
     def test_an_input_counts_by_content(self, tmp_path):
         source = tmp_path / "source"
         source.write_text("a")

@@ -234,7 +234,7 @@ def test_resuming_a_training_that_stopped_early_trains_no_more(train):
         (("--seed", "3"), "--seed 0, this run has 3"),
         (("--batch_size", "5"), "--batch_size 4, this run has 5"),
         (("--optim_conf", "lr=0.02"), "--optim_conf"),
-        (("--max_epoch", "2"), "--scheduler_conf total_steps 9, this run has 6"),
+        (("--max_epoch", "2"), "--max_epoch 3, this run has 2"),
         (("--valid_batch_size", "3"), "--valid_batch_size None, this run has 3"),
         (("--freeze_param", "encoder"), "--freeze_param"),
         (("--width", "5"), "--width 4"),

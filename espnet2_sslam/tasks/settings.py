@@ -98,6 +98,12 @@ def check_unchanged(args: argparse.Namespace) -> None:
         if not (longer and row[0] == "--scheduler_conf total_steps")
         and not (row[0].startswith("--list_sha256 init_param") and row[2] == "nothing")
     ]
+    length = ("--max_epoch", before.get("max_epoch"), now["max_epoch"])
+    if length[1] != length[2]:  # which the user knows, not what follows from it
+        different = [
+            length if row[0] == "--scheduler_conf total_steps" else row
+            for row in different
+        ]
     said = "; ".join(
         f"{name} {old}, this run has {new}" for name, old, new in different
     )

@@ -76,9 +76,10 @@ def read(path):
     """The record; an empty one when there is none, or not of this program."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record if "options" in record else {}
-    except (OSError, ValueError):
+        parts = [record[key] for key in ("options", "inputs", "folders", "states")]
+    except (OSError, ValueError, TypeError, KeyError):
         return {}
+    return record if all(isinstance(part, dict) for part in parts) else {}
 
 
 def has_work(folder):
