@@ -169,6 +169,52 @@ def test_a_float16_file_is_smaller_and_says_how_exact_it_is(tmp_path, encoder_fi
     assert run(session_of(exported.path), *speech)["features"].dtype == np.float32
 
 
+@pytest.fixture(scope="module")
+def int8_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "int8.onnx"
+    return export.export_onnx(encoder(), path, dtype="int8").path
+
+
+def test_int8_keeps_the_embedding_of_quiet_and_loud_clips(int8_file, encoder_file):
+    # 8 bits for the power spectrum of the log-mel change it by 50 to 150 %
+    clips = export.made_clips()
+    files = sorted((REAL_AUDIO / "esc50-mini/audio").glob("*.flac"))[::60]
+    for clip in [*clips, *(clip[:LIMIT] for clip in export.read_clips(files))]:
+        given = torch.from_numpy(clip)[None, :LIMIT], torch.tensor([clip[:LIMIT].size])
+        exact, rounded = (
+            run(session_of(path), *given)["embedding"]
+            for path in (encoder_file, int8_file)
+        )
+        assert 0 < np.linalg.norm(rounded - exact) < 0.01 * np.linalg.norm(exact)
+
+
+def test_int8_rounds_every_weight_product_of_the_blocks_and_no_other(int8_file):
+    nodes = onnx.load(int8_file).graph.node
+    names = [node.op_type for node in nodes]
+    assert names.count("MatMulInteger") == 4 * SMALL["depth"]
+    # the mel filters, and two products of attention in each block
+    assert names.count("MatMul") == 1 + 2 * SMALL["depth"]
+    known = session_of(int8_file).get_modelmeta().custom_metadata_map
+    assert known["dtype"] == "int8" and known["min_samples"] == "400"
+
+
+@pytest.mark.parametrize("flag, dtype", [("--int8", "int8"), ("--fp16", "float16")])
+def test_the_flags_name_the_type(folders, tmp_path, flag, dtype):
+    out = tmp_path / "a.onnx"
+    sslam_export.main([str(folders / "classifier"), str(out), flag])
+    known = session_of(out).get_modelmeta().custom_metadata_map
+    assert known["dtype"] == dtype
+
+
+@pytest.mark.parametrize("samples", [0, 100, 399])
+def test_a_batch_without_a_frame_is_refused_by_every_file(
+    encoder_file, classifier_file, int8_file, samples
+):
+    for file in encoder_file, classifier_file, int8_file:
+        with pytest.raises(Exception, match="ONNXRuntimeError.*Conv"):
+            run(session_of(file), torch.zeros(1, samples), torch.tensor([samples]))
+
+
 def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "PROTOBUF_LIMIT", 2**24)
     with pytest.raises(ValueError, match="holds 2 GiB: use --dtype float16"):
