@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -213,6 +215,42 @@ def test_a_batch_without_a_frame_is_refused_by_every_file(
     for file in encoder_file, classifier_file, int8_file:
         with pytest.raises(Exception, match="ONNXRuntimeError.*Conv"):
             run(session_of(file), torch.zeros(1, samples), torch.tensor([samples]))
+
+
+@pytest.fixture(scope="module")
+def web_engine():
+    """node, with onnxruntime-web where it finds it."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("the browsers' engine needs node")
+    words = [node, "-e", "require.resolve('onnxruntime-web')"]
+    if subprocess.run(words, capture_output=True, timeout=60).returncode:
+        pytest.skip(
+            "node finds no onnxruntime-web: npm install onnxruntime-web somewhere, and "
+            "set NODE_PATH to its node_modules"
+        )
+    return node
+
+
+@pytest.mark.parametrize(
+    "file, output, tolerance",
+    [
+        ("encoder_file", "embedding", 1e-5),
+        ("classifier_file", "scores", 1e-5),
+        ("int8_file", "embedding", 1e-2),
+    ],
+)
+def test_the_browsers_engine_gives_the_same(
+    request, web_engine, tmp_path, file, output, tolerance
+):
+    path, (speech, lengths) = request.getfixturevalue(file), padded([30_000])
+    speech.numpy().tofile(tmp_path / "speech.f32")
+    script = Path(__file__).with_name("onnx_web.js")
+    words = [web_engine, script, path, tmp_path / "speech.f32", output]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    expected = run(session_of(path), speech, lengths)[output][0]
+    np.testing.assert_allclose(json.loads(done.stdout), expected, atol=tolerance)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
