@@ -283,7 +283,8 @@ def _round_to_int8(encoder: SSLAMEncoder, clips: Sequence[np.ndarray]) -> None:
     for module in modules:
         step = module.weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
         rounded = (module.weight / step).round() * step
-        module.bias -= (rounded - module.weight) @ (sums[module] / len(clips))
+        shift = (rounded - module.weight) @ (sums[module] / len(clips))
+        module.bias.sub_(shift)
         module.weight.copy_(rounded)
 
 
