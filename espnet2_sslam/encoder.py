@@ -240,6 +240,18 @@ class SSLAMEncoder(nn.Module):
         trained = any(weight.requires_grad for weight in self.parameters())
         return super().train(mode and trained and not self.config.freeze)
 
+    def _apply(self, fn: Callable, recurse: bool = True) -> "SSLAMEncoder":
+        """`.half()`, `.to(...)`: buffers follow to the device, but stay float32.
+
+        (The log-mel and the positions would lose what the network tells apart.)
+        """
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in self.named_buffers():
+            if buffer.dtype != torch.float32:
+                buffer.data = exact[name].to(buffer.device)
+        return self
+
     def fbank(
         self,
         xs_pad: torch.Tensor,
@@ -280,7 +292,7 @@ class SSLAMEncoder(nn.Module):
 
     def embed(self, fbank: torch.Tensor) -> torch.Tensor:
         """Patch embedding plus positions: (B, T, 128) -> (B, N, D), without CLS."""
-        patches = self.patch_embed(fbank)
+        patches = self.patch_embed(fbank.to(self.cls_token.dtype))
         return patches + self.positions[:, : patches.shape[1]]
 
     def patch_mask(self, frames: torch.Tensor, num_patches: int) -> torch.Tensor | None:
@@ -347,7 +359,7 @@ class SSLAMEncoder(nn.Module):
         if draws is None:
             draws = self.draw_drop_path(patches.shape[0], generator, num_blocks)
         x = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
-        x = self.norm(x)
+        x = self.norm(x.to(self.cls_token.dtype))
         key_mask = None
         if valid is not None:
             key_mask = F.pad(valid, (1, 0), value=True)[:, None, None]

@@ -163,3 +163,22 @@ def test_wrong_input_and_mistyped_options_are_refused():
         encoder(input_size=128)(torch.zeros(2, 100, 80), torch.tensor([100, 100]))
     with pytest.raises(ValueError, match="at least 400"):
         encoder()(torch.zeros(1, 300), torch.tensor([300]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [{}, {"layer": "all"}, {"input_size": 128}])
+@torch.no_grad()
+def test_an_encoder_in_half_precision_keeps_its_fbank_and_positions(dtype, options):
+    lengths = torch.tensor([60_000, 9_000])  # the first one in chunks
+    clips = batch([60_000, 9_000])[1]
+    if options.get("input_size") == 128:
+        clips, lengths = kaldi_fbank(clips, lengths)
+    exact = encoder(**options).hidden_states(clips, lengths).last
+    model = encoder(**options).to(dtype)
+    assert model.cls_token.dtype == dtype
+    assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
+    assert torch.equal(model.positions, encoder().positions)
+    rounded = model.hidden_states(clips, lengths).last
+    assert rounded.dtype == dtype
+    assert 0 < (rounded.float() - exact).norm() < 0.02 * exact.norm()
+    model(clips, lengths)

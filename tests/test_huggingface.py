@@ -264,6 +264,87 @@ def test_a_head_for_other_classes_replaces_the_old_one(tagger):
     assert model.head.weight.abs().max() < 0.2
 
 
+# --- what users of transformers do
+
+
+def test_freezing_the_base_model_leaves_the_head_trainable(tagger):
+    model = AutoClassifier.from_pretrained(tagger)
+    model.base_model.requires_grad_(False)
+    free = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert free == {n for n, _ in model.named_parameters() if "encoder." not in n} != {}
+    assert "head.weight" in free
+
+
+def test_a_model_can_be_made_on_the_meta_device(tagger):
+    with torch.device("meta"):
+        model = ours.SSLAMForAudioClassification(AutoConfig.from_pretrained(tagger))
+    assert model.head.weight.is_meta and model.encoder.cls_token.is_meta
+
+
+@pytest.mark.parametrize("sizes", [(8_000, 8_000), (9_000, 16_000)])
+@pytest.mark.parametrize("auto", [AutoModel, AutoClassifier])
+def test_gradients_of_hidden_states_can_be_kept(tagger, auto, sizes):
+    model = auto.from_pretrained(tagger).train()
+    inputs = ours.SSLAMFeatureExtractor()(_clips(*sizes), return_tensors="pt")
+    out = model(**inputs, output_hidden_states=True)
+    for state in out.hidden_states:
+        state.retain_grad()
+    out[0].square().mean().backward()
+    assert all(state.grad.abs().sum() > 0 for state in out.hidden_states)
+
+
+@pytest.mark.parametrize("auto", [AutoModel, AutoClassifier])
+def test_attentions_are_refused_in_one_line(tagger, auto):
+    model, batch = auto.from_pretrained(tagger), _batch(_clips(8_000))[0]
+    with pytest.raises(ValueError, match="leave output_attentions out") as error:
+        model(batch, output_attentions=True)
+    assert "\n" not in str(error.value)
+    assert torch.isfinite(model(batch, output_attentions=False)[0]).all()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("train_first", [True, False])
+def test_gradient_checkpointing_recomputes_each_block(tagger, train_first):
+    batch, labels = _batch(_clips(8_000, 8_000))[0], torch.tensor(
+        [[1, 0, 1], [0, 0, 1]]
+    )
+    gradients, calls = [], []
+    for enable in (False, True):
+        model = AutoClassifier.from_pretrained(tagger).train(train_first)
+        if enable:
+            model.gradient_checkpointing_enable()
+        model.train()
+        for block in model.encoder.blocks:
+            block.norm1.register_forward_hook(lambda *_: calls.append(0))
+        model(batch, labels=labels.float()).loss.backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    assert model.is_gradient_checkpointing and len(calls) == 2 + 2 * 2
+    _same_states(*gradients)
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing and not model.encoder.checkpointing
+    with pytest.raises(ValueError, match="every block or none"):
+        model.activation_checkpointing_enable(every_n_layers=2)
+
+
+def test_a_model_saved_in_several_files_is_read(tagger, tmp_path):
+    AutoClassifier.from_pretrained(tagger).save_pretrained(
+        tmp_path / "sharded", max_shard_size="100KB"
+    )
+    shards = sorted((tmp_path / "sharded").glob("model-*.safetensors"))
+    assert len(shards) > 1
+    loaded = load_model(tmp_path / "sharded")
+    _same_states(loaded.model.state_dict(), _classifier().state_dict())
+    shards[1].write_bytes(shards[1].read_bytes()[:-9])
+    with pytest.raises(ValueError, match=f"{shards[1].name} is damaged"):
+        load_model(tmp_path / "sharded")
+    shards[1].unlink()
+    with pytest.raises(ValueError, match=f"there is no file .*{shards[1].name}"):
+        load_model(tmp_path / "sharded")
+    (tmp_path / "sharded/model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="names no files of weights"):
+        load_model(tmp_path / "sharded")
+
+
 # --- feature extractor
 
 

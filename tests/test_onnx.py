@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -167,6 +169,88 @@ def test_a_float16_file_is_smaller_and_says_how_exact_it_is(tmp_path, encoder_fi
     assert exported.size < encoder_file.stat().st_size
     speech = padded([8_000])
     assert run(session_of(exported.path), *speech)["features"].dtype == np.float32
+
+
+@pytest.fixture(scope="module")
+def int8_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "int8.onnx"
+    return export.export_onnx(encoder(), path, dtype="int8").path
+
+
+def test_int8_keeps_the_embedding_of_quiet_and_loud_clips(int8_file, encoder_file):
+    # 8 bits for the power spectrum of the log-mel change it by 50 to 150 %
+    clips = export.made_clips()
+    files = sorted((REAL_AUDIO / "esc50-mini/audio").glob("*.flac"))[::60]
+    for clip in [*clips, *(clip[:LIMIT] for clip in export.read_clips(files))]:
+        given = torch.from_numpy(clip)[None, :LIMIT], torch.tensor([clip[:LIMIT].size])
+        exact, rounded = (
+            run(session_of(path), *given)["embedding"]
+            for path in (encoder_file, int8_file)
+        )
+        assert 0 < np.linalg.norm(rounded - exact) < 0.01 * np.linalg.norm(exact)
+
+
+def test_int8_rounds_every_weight_product_of_the_blocks_and_no_other(int8_file):
+    nodes = onnx.load(int8_file).graph.node
+    names = [node.op_type for node in nodes]
+    assert names.count("MatMulInteger") == 4 * SMALL["depth"]
+    # the mel filters, and two products of attention in each block
+    assert names.count("MatMul") == 1 + 2 * SMALL["depth"]
+    known = session_of(int8_file).get_modelmeta().custom_metadata_map
+    assert known["dtype"] == "int8" and known["min_samples"] == "400"
+
+
+@pytest.mark.parametrize("flag, dtype", [("--int8", "int8"), ("--fp16", "float16")])
+def test_the_flags_name_the_type(folders, tmp_path, flag, dtype):
+    out = tmp_path / "a.onnx"
+    sslam_export.main([str(folders / "classifier"), str(out), flag])
+    known = session_of(out).get_modelmeta().custom_metadata_map
+    assert known["dtype"] == dtype
+
+
+@pytest.mark.parametrize("samples", [0, 100, 399])
+def test_a_batch_without_a_frame_is_refused_by_every_file(
+    encoder_file, classifier_file, int8_file, samples
+):
+    for file in encoder_file, classifier_file, int8_file:
+        with pytest.raises(Exception, match="ONNXRuntimeError.*Conv"):
+            run(session_of(file), torch.zeros(1, samples), torch.tensor([samples]))
+
+
+@pytest.fixture(scope="module")
+def web_engine():
+    """node, with onnxruntime-web where it finds it."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("the browsers' engine needs node")
+    words = [node, "-e", "require.resolve('onnxruntime-web')"]
+    if subprocess.run(words, capture_output=True, timeout=60).returncode:
+        pytest.skip(
+            "node finds no onnxruntime-web: npm install onnxruntime-web somewhere, and "
+            "set NODE_PATH to its node_modules"
+        )
+    return node
+
+
+@pytest.mark.parametrize(
+    "file, output, tolerance",
+    [
+        ("encoder_file", "embedding", 1e-5),
+        ("classifier_file", "scores", 1e-5),
+        ("int8_file", "embedding", 1e-2),
+    ],
+)
+def test_the_browsers_engine_gives_the_same(
+    request, web_engine, tmp_path, file, output, tolerance
+):
+    path, (speech, lengths) = request.getfixturevalue(file), padded([30_000])
+    speech.numpy().tofile(tmp_path / "speech.f32")
+    script = Path(__file__).with_name("onnx_web.js")
+    words = [web_engine, script, path, tmp_path / "speech.f32", output]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    expected = run(session_of(path), speech, lengths)[output][0]
+    np.testing.assert_allclose(json.loads(done.stdout), expected, atol=tolerance)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):

@@ -271,3 +271,15 @@ def test_tasks_of_superb_and_hear_can_be_imported_and_are_guarded(hub):
     for name in ("catalyst", "sed_eval", "tensorboardX"):
         module = sys.modules.get(name)
         assert module is None or module.__spec__ is not None  # no stand-in stays
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [{}, {"target_frames": 64}])
+def test_an_upstream_in_half_precision_gives_nearly_the_same(dtype, options):
+    exact = states(sslam(**TINY, **options), 400, 40_001)
+    upstream = sslam(**TINY, **options).to(dtype)
+    for wavs in clips(400, 40_001), [wav.to(dtype) for wav in clips(400, 40_001)]:
+        with torch.no_grad():
+            rounded = torch.stack(upstream(wavs)["hidden_states"])
+        assert rounded.dtype == dtype and rounded.shape == exact.shape
+        assert (rounded.float() - exact).norm() < 0.05 * exact.norm()

@@ -10,7 +10,9 @@ error at run time: cut it, or use --target_frames.
 
 Before OUT.onnx is put in place it is compared with PyTorch, with onnxruntime: on made
 clips, silence among them, and on those of --check_audio. If a difference is above 1e-4
-(float16: 2e-2) of the output's largest value (at least of 1), nothing is written.
+(float16: 2e-2, int8: 1e-1) of the output's largest value (at least of 1), nothing is
+written. --int8 rounds the products of the blocks alone and keeps the log-mel in float;
+its biases are corrected on the same clips, so give it some of yours by --check_audio.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from espnet2_sslam.bin.cli import model_parser, number_or_all, run_main
 from espnet2_sslam.store import remove_leftovers_of
 
 LOADING = ("target_frames", "max_frames", "layer", "freq", "cls_token", "upsample")
+TYPES = ("float32", "float16", "int8")
 FEATURES = (*LOADING[2:], "pooling")  # of encoders only
 
 
@@ -34,8 +37,11 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("output", metavar="OUT.onnx", type=Path, help="file to write")
     add("--opset", type=int, default=18, help="18 to 22 (default: 18)")
-    text = "of the network's weights; float16: half the size, less exact"
-    add("--dtype", choices=("float32", "float16"), default="float32", help=text)
+    text = "of the network's weights; float16: half the size, int8: less than a third"
+    add("--dtype", choices=TYPES, default="float32", help=text)
+    for flag, dtype in (("--fp16", "float16"), ("--int8", "int8")):
+        constant = {"dest": "dtype", "action": "store_const", "const": dtype}
+        add(flag, **constant, help=f"the same as --dtype {dtype}")
     text = "real clips to compare with as well: files or folders (the first 15 s)"
     add("--check_audio", nargs="+", default=[], metavar="PATH", help=text)
     text = "cut or zero-pad each clip to N frames of 10 ms, as in the paper (1024)"

@@ -40,6 +40,7 @@ State = dict[str, torch.Tensor]
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"  # of weights in several files
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PREPROCESSOR = {  # the model computes the fbank itself: audio is only padded

@@ -21,6 +21,7 @@ from espnet2_sslam.checkpoint.layouts import (
     CONFIG_FILE,
     COUNTERS,
     FORMAT_VERSION,
+    INDEX_FILE,
     WEIGHTS_FILE,
     CheckpointError,
     Parts,
@@ -134,8 +135,9 @@ def weights_file(folder: Path) -> Path:
     Raises:
         CheckpointError: None, or several and none with an expected name.
     """
-    if (folder / WEIGHTS_FILE).exists():
-        return folder / WEIGHTS_FILE
+    for name in (WEIGHTS_FILE, INDEX_FILE):
+        if (folder / name).exists():
+            return folder / name
     files = [p for s in ("*.safetensors", "*.pth", "*.pt") for p in folder.glob(s)]
     files = sorted(path for path in files if path.name not in RESUME_FILES)
     preferred = [path for path in files if path.name in PREFERRED]
@@ -176,6 +178,8 @@ def kind_of(path: Path) -> str:
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and length <= min(size, LARGEST_HEADER):
         return "safetensors"
+    if path.name == INDEX_FILE:
+        return "safetensors"
     is_zip = head[:4] == b"PK\x03\x04"
     if head[:1] == b"\x80" or (is_zip and store.is_zip(path)):
         return "pickle"
@@ -212,7 +216,7 @@ def read_pickle(path: str | Path) -> Any:
 def _from_safetensors(path: Path) -> tuple[Parts, str]:
     """Parts and layout of a safetensors file with or without its config.json."""
     try:
-        state = load_file(path)
+        state = _load_shards(path) if path.name == INDEX_FILE else load_file(path)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is damaged or truncated ({error}): get it again"
@@ -233,6 +237,26 @@ def _from_safetensors(path: Path) -> tuple[Parts, str]:
             f"reads {FORMAT_VERSION}: convert the model with sslam convert"
         )
     return layouts.from_folder(state, config, str(path)), "espnet2_sslam"
+
+
+def _load_shards(index: Path) -> State:
+    """The tensors of a large model that Hugging Face wrote as several files."""
+    try:
+        shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        paths = [index.parent / Path(name).name for name in sorted(shards)]
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{index} names no files of weights") from None
+    state: State = {}
+    for path in paths:
+        if kind_of(path) != "safetensors":
+            raise CheckpointError(f"{path}, named by {index.name}, is no safetensors")
+        try:
+            state.update(load_file(path))
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path} is damaged or truncated ({error}): get it again"
+            ) from None
+    return state
 
 
 def _from_pickle(path: Path) -> tuple[Parts, str]:

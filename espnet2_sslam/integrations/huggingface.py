@@ -8,7 +8,6 @@ Shapes: B clips, N patches, D channels, C classes.
 """
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AudioClassificationPipeline,
     AutoConfig,
@@ -247,7 +247,8 @@ class SSLAMModelOutput(ModelOutput):
 
     last_hidden_state: torch.Tensor | None = None  # (B, 1+N, D), zero beyond the end
     pooler_output: torch.Tensor | None = None  # the CLS token (B, D)
-    # If asked for: the patch embedding and every block's output.
+    # If asked for: the patch embedding and every block's output, as the blocks pass
+    # them on (gradients can be kept), so with what padding gives.
     hidden_states: tuple[torch.Tensor, ...] | None = None
     token_mask: torch.Tensor | None = None  # (B, 1+N), True for a clip, not padding
 
@@ -256,10 +257,12 @@ class SSLAMPreTrainedModel(PreTrainedModel):
     """What both models share: an encoder, strict loading, types."""
 
     config_class = SSLAMConfig
-    base_model_prefix = "sslam"  # no such attribute: both models hold `encoder`
+    base_model_prefix = "encoder"  # of both models: freezing it leaves a head free
     main_input_name = "input_values"
     input_modalities = ["audio"]  # noqa: RUF012
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
+    gradient_checkpointing = False
     _no_split_modules = ["Block"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["positions", "log_mel"]  # noqa: RUF012
 
@@ -270,8 +273,6 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         for name in ("mean", "std"):
             value = torch.tensor(getattr(config, f"fbank_{name}"), dtype=torch.float32)
             setattr(self.encoder.log_mel, name, value)
-        for module in (self.encoder.patch_embed, self.encoder.norm):
-            module.register_forward_pre_hook(_to_type_of_weights)
 
     @classmethod
     def from_pretrained(
@@ -316,14 +317,24 @@ class SSLAMPreTrainedModel(PreTrainedModel):
             SSLAMFeatureExtractor().save_pretrained(save_directory)
         return result
 
-    def _apply(self, fn: Callable, recurse: bool = True):
-        """`.half()`, `.to(...)`: buffers follow to the device, but stay float32."""
-        exact = dict(self.encoder.named_buffers())
-        super()._apply(fn, recurse)
-        for name, buffer in self.encoder.named_buffers():
-            if buffer.dtype != torch.float32:
-                buffer.data = exact[name].to(buffer.device)
-        return self
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Any = checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        """Recompute every block in the backward pass, or none.
+
+        Raises:
+            ValueError: Only some of the blocks, or activations kept elsewhere.
+        """
+        function = getattr(gradient_checkpointing_func, "func", checkpoint)
+        if enable and (every_n_layers != 1 or function is not checkpoint):
+            raise ValueError(
+                "SSLAM recomputes every block or none, and offloads no activations: "
+                "leave every_n_layers and offload out"
+            )
+        self.gradient_checkpointing = self.encoder.checkpointing = enable
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -348,13 +359,20 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None,
         output_hidden_states: bool | None,
+        output_attentions: bool | None,
         layer: int | str = -1,
     ) -> tuple[EncoderOutput, tuple[torch.Tensor, ...] | None]:
         """Tokens, see `SSLAMEncoder.hidden_states`, and those of all layers if asked.
 
         Raises:
-            ValueError: A wrong shape, or padding that is not at the end.
+            ValueError: A wrong shape, or padding that is not at the end; attentions are
+                asked for.
         """
+        if output_attentions or self.config.output_attentions:
+            raise ValueError(
+                "SSLAM has no attentions to give, torch computes attention in one "
+                "piece: leave output_attentions out"
+            )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_values)
         mask, shape = attention_mask.bool(), tuple(input_values.shape)
@@ -371,8 +389,7 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         out = self.encoder.hidden_states(input_values, mask.sum(1), layer)
         if not output_hidden_states:
             return out, None
-        lengths = out.real().sum(1) + 1
-        return out, tuple(zero_padding(tokens, lengths) for tokens in out.layers)
+        return out, tuple(out.layers)
 
 
 class SSLAMModel(SSLAMPreTrainedModel):
@@ -392,6 +409,7 @@ class SSLAMModel(SSLAMPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> SSLAMModelOutput:
         """Encode waveforms.
 
@@ -399,8 +417,11 @@ class SSLAMModel(SSLAMPreTrainedModel):
             input_values: (B, samples) at 16 kHz, padded at the end.
             attention_mask: 1 for samples of the clip, 0 for padding (B, samples).
             output_hidden_states: Also return every layer's tokens.
+            output_attentions: Refused.
         """
-        out, layers = self._encode(input_values, attention_mask, output_hidden_states)
+        out, layers = self._encode(
+            input_values, attention_mask, output_hidden_states, output_attentions
+        )
         mask = F.pad(out.real(), (1, 0), value=True)
         last = zero_padding(out.last, mask.sum(1))
         return SSLAMModelOutput(last, last[:, 0], layers, mask)
@@ -425,18 +446,24 @@ class SSLAMForAudioClassification(SSLAMPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Classify waveforms.
 
         Args:
-            input_values, attention_mask, output_hidden_states: See `SSLAMModel`.
+            input_values, attention_mask, output_hidden_states, output_attentions: See
+                `SSLAMModel`.
             labels: Class numbers (B,), or 0 and 1 for every class (B, C), by the
                 config's `problem_type`, which the labels tell if it is not set.
             kwargs: For the loss function of transformers.
         """
         out, layers = self._encode(
-            input_values, attention_mask, output_hidden_states, self.pooling.layer
+            input_values,
+            attention_mask,
+            output_hidden_states,
+            output_attentions,
+            self.pooling.layer,
         )
         logits = self.head(self.fc_norm(self.pooling(out)))
         loss = None
@@ -445,11 +472,6 @@ class SSLAMForAudioClassification(SSLAMPreTrainedModel):
                 labels = labels.to(logits.dtype)
             loss = self.loss_function(labels, logits, self.config, **kwargs)
         return SequenceClassifierOutput(loss, logits, layers)
-
-
-def _to_type_of_weights(module: nn.Module, args: tuple) -> tuple:
-    """Hook: cast the input to the type of the module's weights."""
-    return (args[0].to(next(module.parameters()).dtype),)
 
 
 class AudioFilePipeline(AudioClassificationPipeline):

@@ -30,7 +30,7 @@ from espnet2_sslam.units import (
     SAMPLE_RATE,
 )
 
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "int8": 1e-1}
 OPSETS = range(18, 23)  # 23 has an Attention that onnxruntime does not take masks for
 OPSET = 18
 PROTOBUF_LIMIT = 2**31  # bytes of one file
@@ -87,8 +87,9 @@ def export_onnx(
         model: Encoder or classifier; it is not changed.
         path: File to write; an old one stays until the new one is checked.
         pooling: "mean" or "cls": the embedding of an encoder.
-        dtype: "float32", or "float16" for the network (log-mel and outputs stay
-            float32): half the size, and agreement to 2e-2 instead of 1e-4.
+        dtype: Of the network's weights; log-mel and outputs are float32 in any case.
+            "float16": half the size, and agreement to 2e-2 instead of 1e-4. "int8":
+            the products of the blocks, a third of the size and faster, to 1e-1.
         opset: ONNX operator set, 18 to 22.
         origin: Where the weights come from; kept in the metadata.
         clips: Real clips (N,) at 16 kHz to compare with, besides the made ones.
@@ -105,8 +106,11 @@ def export_onnx(
         raise ValueError(f"opset must be in {OPSETS[0]}..{OPSETS[-1]}: {opset}")
     path = Path(path)
     graph = _graph(model, pooling)
+    clips = [*made_clips(), *clips]
     if dtype == "float16":
-        _halve(graph.encoder)
+        graph.encoder.half()  # but for the log-mel and the positions
+    elif dtype == "int8":
+        _round_to_int8(graph.encoder, clips)
     size = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
     if size > PROTOBUF_LIMIT - 2**24:
         raise ValueError(
@@ -119,7 +123,8 @@ def export_onnx(
         program.model.producer_name = "espnet2_sslam"
         program.model.producer_version = espnet2_sslam.__version__
         program.save(str(temporary), external_data=False)
-        clips = [*made_clips(), *clips]
+        if dtype == "int8":
+            _quantize(temporary)
         check = check_file(model, temporary, clips, pooling=pooling, dtype=dtype)
     return Exported(path, path.stat().st_size, graph.outputs, check)
 
@@ -252,12 +257,67 @@ def _graph(model: nn.Module, pooling: str) -> FeatureGraph | ScoreGraph:
     return FeatureGraph(encoder, pooling)
 
 
-def _halve(encoder: SSLAMEncoder) -> None:
-    """Make an encoder's network float16; the log-mel before it stays float32."""
-    log_mel = copy.deepcopy(encoder.log_mel)  # .half().float() would round it
-    encoder.half()
-    encoder.log_mel = log_mel
-    encoder.patch_embed.register_forward_pre_hook(lambda _, args: (args[0].half(),))
+@torch.no_grad()
+def _round_to_int8(encoder: SSLAMEncoder, clips: Sequence[np.ndarray]) -> None:
+    """Put the weights of an encoder's blocks on the grids that `_quantize` stores.
+
+    Each output channel has its own grid of 255 values. Rounding shifts a channel's mean
+    over the clips, alike for all tokens, so that it would not average out in an
+    embedding: the bias takes the shift back.
+
+    Source: Nagel et al., ICCV 2019, arXiv 1906.04721, section 4.2.
+    """
+    modules = [m for m in encoder.blocks.modules() if isinstance(m, nn.Linear)]
+    sums = {module: torch.zeros(module.in_features) for module in modules}
+
+    def add(module, args):
+        sums[module] += args[0].mean((0, 1))
+
+    hooks = [module.register_forward_pre_hook(add) for module in modules]
+    longest = min(LONGEST, _max_samples(encoder) or LONGEST)
+    for clip in clips:
+        speech = torch.from_numpy(clip[:longest])[None]
+        encoder.hidden_states(speech, torch.tensor([speech.shape[1]]))
+    for hook in hooks:
+        hook.remove()
+    for module in modules:
+        step = module.weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        rounded = (module.weight / step).round() * step
+        shift = (rounded - module.weight) @ (sums[module] / len(clips))
+        module.bias.sub_(shift)
+        module.weight.copy_(rounded)
+
+
+def _quantize(path: Path) -> None:
+    """Make the blocks' products with weights int8 in a file, the log-mel's not.
+
+    (The mel filters are a product too: a power spectrum in 8 bits loses all that is
+    quiet, and the embedding with it.)
+    """
+    onnx, _ = require_onnx()
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    nodes = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul"
+        and node.input[1] in weights
+        and any("encoder.blocks." in scope.value for scope in node.metadata_props)
+    ]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # its advice is not for our user
+    try:
+        quantize_dynamic(
+            model,
+            path,
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        logging.disable(before)
 
 
 def _float(out: EncoderOutput) -> EncoderOutput:
