@@ -21,6 +21,7 @@ TOKENS = [*TOKENS.split(), "<sop>", "<sos>", "<eos>", "<sos/eos>"]
 SAMPLES = torch.tensor([20_477, 17_031])  # no whole number of steps
 TINY = ("embed_dim=48", "depth=1", "num_heads=3", "mlp_ratio=1.0")
 SMALL = ("output_size=16", "attention_heads=2", "linear_units=16", "num_blocks=1")
+SHARING = ("enh_s2t", "gan_tok")  # take over the choices of asr, st and diar
 TASKS = ("asr", "slu", "st", "s2t", "s2t_ctc", "esp2_asr.task")  # with text
 
 
@@ -125,18 +126,14 @@ def table():
 
 
 def everywhere():
-    """(module, choice) of all of ESPnet's tasks that offer `sslam`.
-
-    Without the tasks that build parts of theirs through another task and its choices.
-    """
+    """(module, choice) of all of ESPnet's tasks that offer `sslam`."""
     import espnet2.tasks
     from espnet2.train.class_choices import ClassChoices
 
-    names = [
-        ESPNET2 + info.name for info in pkgutil.iter_modules(espnet2.tasks.__path__)
-    ]
-    found, owners = set(), set()
-    for name in sorted([*names, ESPNET3_ASR], key=lambda name: name not in OFFERED):
+    names = [info.name for info in pkgutil.iter_modules(espnet2.tasks.__path__)]
+    modules = [ESPNET2 + name for name in names if name not in SHARING] + [ESPNET3_ASR]
+    found = set()
+    for name in modules:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:  # svs wants six; 202511 has no espnet3
@@ -144,9 +141,7 @@ def everywhere():
             continue
         for choices in vars(module).values():
             if isinstance(choices, ClassChoices) and "sslam" in choices.classes:
-                if name in OFFERED or id(choices.classes) not in owners:
-                    found.add((name, choices.name))
-                owners.add(id(choices.classes))
+                found.add((name, choices.name))
     return found
 
 
