@@ -325,6 +325,7 @@ def documented(task):
 SMALLER = {  # added to the documented command: few epochs of few clips on a CPU
     "asr": "--stage 10 --stop_stage 11 --token_type char --use_lm false --lang en",
     "cls": "--stage 5 --stop_stage 6",
+    "spk": "--stage 4 --stop_stage 5",
 }
 ARGS = "--max_epoch 1 --batch_type unsorted --batch_size 4 --num_workers 1 "
 ARGS += "--use_matplotlib false --use_tensorboard false"
