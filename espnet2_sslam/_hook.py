@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 INTEGRATIONS = "espnet2_sslam.integrations."
+TASKS = ("espnet2.tasks.", "espnet3.systems.esp2_asr.task")
 # ESPnet imports these in every process, and they need nothing: a training of ESPnet
 # loads none of our integration of s3prl.
 QUIET = ("s3prl.upstream", "s3prl.upstream.wav2vec2", "s3prl.util", "s3prl.utility")
@@ -27,7 +28,7 @@ def concerns(name: str) -> bool:
         return name not in QUIET and not name.startswith(
             tuple(f"{package}." for package in QUIET[1:])
         )
-    return name.startswith("espnet2.tasks.")
+    return name.startswith(TASKS)
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def acting(module: ModuleType) -> Iterator[None]:
         ValueError: Somebody else has taken one of our names.
     """
     name = module.__name__
-    if name.startswith("espnet2.tasks."):
+    if name.startswith(TASKS):
         yield
         espnet = importlib.import_module(INTEGRATIONS + "espnet")
         if hasattr(espnet, "register"):  # else it is being imported, and does it itself

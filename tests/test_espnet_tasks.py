@@ -19,12 +19,13 @@ from espnet2_sslam.integrations.espnet import PretrainedEncoder, SSLAMFrontend
 
 with without_flash_attention_note():
     from espnet2.asr.ctc import CTC
+    from espnet2.layers.label_aggregation import LabelAggregate
     from espnet2.tasks.abs_task import AbsTask
     from espnet2.train.abs_espnet_model import AbsESPnetModel
     from espnet2.utils.get_default_kwargs import get_default_kwargs
 
     from espnet2_sslam.integrations import espnet
-    from espnet2_sslam.integrations.ctc import missing_frames
+    from espnet2_sslam.integrations.ctc import EAGER, missing_frames
 
 TINY = {"embed_dim": 48, "depth": 1, "num_heads": 3, "mlp_ratio": 1.0}
 
@@ -45,7 +46,7 @@ def choices(name="encoder", base=AbsEncoder, **classes):
 
 def register(**content):
     """Register in a module of tasks with this content."""
-    module = ModuleType("espnet2.tasks.fake")
+    module = ModuleType("espnet2.tasks.asr")
     vars(module).update(content)
     espnet.register(module)
 
@@ -149,6 +150,99 @@ def test_a_mistyped_option_is_named():
         build(encoder_conf={"input_size": 1})
 
 
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"normalize": "global_mvn"}, "normalize global_mvn would change the waveform"),
+        ({"specaug": "specaug"}, "specaug specaug would mask the waveform .*null"),
+        ({"frontend_conf": {"fs": "8k"}}, "needs audio at 16000 Hz, frontend_conf fs"),
+        ({"preprocessor_conf": {"sample_rate": 8000}}, "preprocessor_conf sample_rate"),
+    ],
+)
+def test_what_would_reach_the_waveform_another_way_is_refused(given, message):
+    args = {"encoder": "sslam", "encoder_conf": TINY, "frontend": None}
+    args |= {"frontend_conf": {"fs": "16k"}, "input_size": 1, **given}
+    with pytest.raises(ValueError, match=message) as error:
+        FakeTask.build_model(argparse.Namespace(**args))
+    assert "\n" not in str(error.value)
+    log_mel = argparse.Namespace(**{**args, "input_size": 128})
+    FakeTask.build_model(log_mel)  # features of 128 bins may be changed
+    with espnet.weights_follow():  # a trained model is read as it was trained
+        FakeTask.build_model(argparse.Namespace(**args))
+
+
+@pytest.mark.parametrize("size", [80, None])
+def test_features_of_another_frontend_are_refused_with_the_way_out(size):
+    with pytest.raises(ValueError, match=f"encoder sslam, got {size}: give input_size"):
+        PretrainedEncoder(size, **TINY)
+
+
+def test_specaugment_masks_the_log_mel_in_training_only():
+    masks = {"freq_mask_width_range": [30, 40], "time_mask_width_range": [5, 20]}
+    encoder = PretrainedEncoder(specaug_conf=masks, **TINY)
+    speech, lengths = torch.randn(3, 16_000), torch.tensor([16_000, 9_000, 700])
+    plain, _ = encoder.eval().fbank(speech, lengths)
+    masked, frames = encoder.train().fbank(speech, lengths)
+    assert masked.shape == plain.shape and frames.tolist() == [98, 54, 2]
+    assert torch.equal(encoder.eval().fbank(speech, lengths)[0], plain)
+    for clip, count in enumerate(frames):
+        assert torch.equal(masked[clip, count:], plain[clip, count:])
+    bands = (masked[0, :98] == 0).all(0).sum()
+    assert 30 <= bands <= 80 and torch.isfinite(masked).all()
+    encoder.train()(speech, lengths)[0].sum().backward()
+    with pytest.raises(ValueError, match="specaug_conf needs a trained encoder"):
+        PretrainedEncoder(specaug_conf=masks, freeze=True, **TINY)
+    with pytest.raises(ValueError, match="specaug_conf has no key num_masks"):
+        PretrainedEncoder(specaug_conf={"num_masks": 2}, **TINY)
+
+
+@pytest.mark.parametrize("upsample", [1, 8, 16])
+@pytest.mark.parametrize("rule", ["center", "ceil"])
+def test_outputs_are_as_long_as_the_labels_of_a_host(rule, upsample):
+    hop = 2560 // upsample
+    samples = torch.arange(16_000, 26_240, 97)
+    labels = LabelAggregate(win_length=hop, hop_length=hop)
+    options = {"upsample": upsample, "output_length": rule, **TINY}
+    whole = PretrainedEncoder(upsample=upsample, **TINY).eval()
+    for module in PretrainedEncoder(**options), SSLAMFrontend(layer=1, **options):
+        module.eval()
+        for count in samples[:: 1 if module.output_size() == 48 else 20]:
+            speech, length = torch.randn(1, int(count)), count[None]
+            with torch.no_grad():
+                out, olens, *_ = module(speech, length)
+            wanted = -(-count // hop)
+            if rule == "center":
+                wanted = labels(torch.zeros(1, int(count), 2), length)[1]
+            assert out.shape[1] == int(olens) == int(wanted)
+            if module.output_size() == 48:
+                whole.load_state_dict(module.state_dict())
+                with torch.no_grad():
+                    uncut = whole(speech, length)[0]
+                same = min(out.shape[1], uncut.shape[1])
+                assert torch.equal(out[:, :same], uncut[:, :same])
+                assert torch.equal(
+                    out[:, same:], uncut[:, -1:].expand_as(out[:, same:])
+                )
+
+
+def test_an_output_length_without_meaning_is_refused():
+    for wrong in {"freq": "flatten"}, {"cls_token": True}, {"upsample": 3}:
+        with pytest.raises(ValueError, match="output_length ceil needs waveforms"):
+            PretrainedEncoder(output_length="ceil", **wrong, **TINY)
+    with pytest.raises(ValueError, match="output_length must be one of"):
+        SSLAMFrontend(output_length="floor", **TINY)
+
+
+def test_the_clip_encoder_gives_the_frames_of_the_encoder_channels_first():
+    clips = espnet.ClipEncoder(**TINY).eval()
+    speech = torch.randn(2, 16_000)
+    wanted, _, _ = PretrainedEncoder.forward(clips, speech, torch.tensor([16_000] * 2))
+    assert torch.equal(clips(speech), wanted.transpose(1, 2))
+    assert get_default_kwargs(espnet.ClipEncoder)["embed_dim"] == 768
+    with pytest.raises(ValueError, match="layer: all is not for"):
+        espnet.ClipEncoder(layer="all", **TINY)(speech)
+
+
 def test_random_frozen_features_are_mentioned(caplog):
     build({**TINY, "freeze": False})
     build(TINY, init_param=["some.pth:encoder:frontend.encoder"])
@@ -232,6 +326,15 @@ def test_a_few_utterances_without_enough_frames_are_mentioned_once(caplog):
         for _ in range(3):
             ctc_step(model, [30, 30, 6], [7, 8, 9])
     assert len(caplog.messages) == 1 and "1 of the first 3" in caplog.text
+
+
+def test_ctc_judges_every_utterance_of_a_training():
+    model, _ = build()
+    for _ in range(EAGER):
+        ctc_step(model, [30, 30], [7, 8])
+    with pytest.raises(ValueError, match="200 of the first 300 .* 12 labels, 6 frames"):
+        for _ in range(2 * EAGER):
+            ctc_step(model, [6, 6], [12, 9])
 
 
 def test_ctc_of_models_without_sslam_is_left_alone():

@@ -141,9 +141,12 @@ def test_s3prls_zero_loss_of_impossible_clips_becomes_an_error():
     for _ in range(2):
         compat.guard(module)
     criterion = Task().criterion
-    assert loss(criterion, 4, [1, 1, 2, 2]) == 0  # too early to judge
-    with pytest.raises(ValueError, match=r"16 of the first 16.*4 labels, 4 frames"):
+    assert loss(criterion, 8, [1, 1, 2, 2]) > 0
+    assert loss(criterion, 4, [1, 1, 2, 2]) == 0  # half of all: a warning
+    with pytest.raises(ValueError, match=r"16 of the first 24.*4 labels, 4 frames"):
         loss(criterion, 4, [1, 1, 2, 2])
+    with pytest.raises(ValueError, match=r"8 of the first 8 "):  # all that there are
+        loss(Task().criterion, 4, [1, 1, 2, 2])
 
 
 def resampling(fails=False):

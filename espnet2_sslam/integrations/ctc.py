@@ -8,7 +8,7 @@ import logging
 
 import torch
 
-BATCHES = 50  # of a training are looked at: each look waits for the GPU
+EAGER = 50  # batches that are judged at once, then every 50th: a look waits for the GPU
 SHARE = 0.5  # of the utterances without enough frames: above, nothing is learnt
 
 
@@ -30,43 +30,46 @@ def missing_frames(
 
 
 class FrameCheck:
-    """Looks at the first batches of a training, and refuses one that cannot learn.
+    """Counts all utterances of a training, and refuses one that cannot learn."""
 
-    Args:
-        enough: Utterances to see before the training is judged.
-    """
-
-    def __init__(self, enough: int = 1):
-        self.enough = enough
-        self.batches = self.seen = self.impossible = 0
+    def __init__(self):
+        self.batches = self.seen = 0
+        self.short: torch.Tensor | int = 0  # on the device of the labels
+        self.worst: torch.Tensor | None = None  # missing, labels, frames of one
+        self.warned = False
 
     def check(
         self, labels: torch.Tensor, lengths: torch.Tensor, frames: torch.Tensor
     ) -> None:
-        """Look at one batch, see `missing_frames`.
+        """Count one batch, see `missing_frames`.
 
         Raises:
             ValueError: More than half of the utterances so far have too few frames.
         """
-        if self.batches >= BATCHES:
-            return
-        missing = missing_frames(labels, lengths, frames.to(lengths.device))
-        short = int((missing > 0).sum())
-        self.batches += 1
+        frames = frames.to(lengths.device)
+        missing = missing_frames(labels.to(lengths.device), lengths, frames)
+        worst = torch.stack([missing, lengths, frames])[:, missing.argmax()]
+        if self.worst is not None:
+            worst = torch.where(worst[0] > self.worst[0], worst, self.worst)
+        self.worst = worst
+        self.short = self.short + (missing > 0).sum()
         self.seen += len(missing)
-        self.impossible += short
+        self.batches += 1
+        if self.batches > EAGER and self.batches % EAGER:
+            return
+        short = int(self.short)
         if not short:
             return
-        worst = int(missing.argmax())
-        example = f"{int(lengths[worst])} labels, {int(frames[worst])} frames"
-        count = f"{self.impossible} of the first {self.seen} utterances"
-        if self.seen >= self.enough and self.impossible > SHARE * self.seen:
+        example = f"{int(worst[1])} labels, {int(worst[2])} frames"
+        count = f"{short} of the first {self.seen} utterances"
+        if short > SHARE * self.seen:
             raise ValueError(
                 f"CTC cannot learn: {count} have more labels than encoder frames (one: "
                 f"{example}): raise upsample of sslam (a step is 160 ms), take longer "
                 "units (more BPE tokens) or train without CTC"
             )
-        if self.impossible == short:  # the first of them
+        if not self.warned:
+            self.warned = True
             logging.warning(
                 "CTC leaves out utterances with more labels than encoder frames: %s "
                 "so far (one: %s)",

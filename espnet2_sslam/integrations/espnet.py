@@ -1,7 +1,7 @@
 """SSLAM inside ESPnet's own tasks: encoder, front end, and what importing changes.
 
-`_hook` calls `register` for every module of espnet2.tasks. `sslam` becomes one of the
-choices of audio encoders and frontends. A task with such a choice builds its models
+`_hook` calls `register` for every module of tasks. `sslam` becomes one of the choices
+that `OFFERED` names. A task with such a choice builds its models
 through `_build_model` below, which touches only those with our encoder in them: the
 sizes of `pretrained` are written into the configuration, and CTC is watched.
 `AbsTask.build_model_from_file` needs no source of pre-trained weights: they are read
@@ -19,8 +19,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.tasks import abs_task
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.train.class_choices import ClassChoices
@@ -35,11 +37,14 @@ from espnet2_sslam.config import (
     check_keywords,
 )
 from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.features import zero_padding
 from espnet2_sslam.integrations.ctc import FrameCheck
-from espnet2_sslam.units import SAMPLE_RATE
+from espnet2_sslam.units import FRAME_SHIFT, NUM_MEL_BINS, PATCH_SIZE, SAMPLE_RATE
 
 NAME = "sslam"
 _weights_follow = ContextVar("weights_follow", default=False)
+
+LENGTHS = ("patches", "center", "ceil")
 
 AbsEncoder.register(SSLAMEncoder)
 
@@ -106,6 +111,48 @@ class Pretrained:
             raise CheckpointError(f"pretrained: {error}") from error
 
 
+class _Lengths:
+    """Makes outputs as long as a host's labels.
+
+    Args:
+        output_length: "patches": whole patches of 160 ms; else exactly "center"
+            (1 + N // hop, as torch.stft counts and ESPnet's diarization labels) or
+            "ceil" (ceil(N / hop)) of N samples, the hop being 2560 / upsample.
+        config: Of the encoder.
+
+    Raises:
+        ValueError: A length that the encoder's other options leave without meaning.
+    """
+
+    def __init__(self, output_length: str, config: EncoderConfig):
+        check_choice("output_length", output_length, LENGTHS)
+        self.rule = output_length
+        self.hop, rest = divmod(PATCH_SIZE * FRAME_SHIFT, config.upsample)
+        fits = config.input_size == 1 and config.freq != "flatten" and not rest
+        if self.rule != "patches" and not (
+            fits and not config.cls_token and config.layer != "all"
+        ):
+            raise ValueError(
+                f"output_length {output_length} needs waveforms (input_size 1), freq "
+                "mean or concat, cls_token false, one layer and an upsample that "
+                f"divides {PATCH_SIZE * FRAME_SHIFT}"
+            )
+
+    def fit(
+        self, out: torch.Tensor, olens: torch.Tensor, samples: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cut (B, L, D), or repeat its last step, for clips of so many samples (B,)."""
+        if self.rule == "patches":
+            return out, olens
+        center = self.rule == "center"
+        wanted = 1 + samples // self.hop if center else -(-samples // self.hop)
+        wanted = wanted.to(olens)
+        index = torch.arange(int(wanted.max()), device=out.device)
+        index = torch.minimum(index, olens[:, None] - 1)
+        out = out.gather(1, index[..., None].expand(-1, -1, out.shape[-1]))
+        return zero_padding(out, wanted), wanted
+
+
 class PretrainedEncoder(SSLAMEncoder):
     """SSLAMEncoder as `encoder: sslam` in ESPnet's tasks.
 
@@ -113,24 +160,84 @@ class PretrainedEncoder(SSLAMEncoder):
         input_size: 1 for waveforms, 128 for un-normalised log-mel.
         pretrained: Where the weights come from, anything that `checkpoint.load_model`
             takes; None: random ones. The sizes are the source's.
+        specaug_conf: Options of ESPnet's SpecAug, which masks the normalised log-mel in
+            training; None: no SpecAugment.
+        output_length: See `_Lengths`.
         options: Fields of `EncoderConfig`.
 
     Raises:
         CheckpointError: The source cannot be read, or has other sizes than those given.
-        ValueError: As `SSLAMEncoder`.
+        ValueError: As `SSLAMEncoder`; SpecAugment of a frozen encoder.
     """
 
     def __init__(
-        self, input_size: int = 1, *, pretrained: str | None = None, **options: Any
+        self,
+        input_size: int = 1,
+        *,
+        pretrained: str | None = None,
+        specaug_conf: dict | None = None,
+        output_length: str = "patches",
+        **options: Any,
     ):
+        if input_size not in (1, NUM_MEL_BINS):
+            raise ValueError(
+                f"input_size must be 1 (waveform) or {NUM_MEL_BINS} (log-mel) for "
+                f"encoder sslam, got {input_size}: give input_size: 1 in the "
+                "configuration (in diar, lid and spk frontend: null, too)"
+            )
         source = Pretrained(pretrained, options)
         super().__init__(input_size=input_size, **source.options)
+        self.lengths = _Lengths(output_length, self.config)
+        self.specaug = None
+        if specaug_conf is not None:
+            check_keywords(SpecAug, specaug_conf, "encoder_conf specaug_conf")
+            if self.config.freeze:
+                raise ValueError("specaug_conf needs a trained encoder: freeze is true")
+            self.specaug = SpecAug(**specaug_conf)
         self.pretrained = source
         source.fill(self)
+
+    def fbank(
+        self, xs_pad: torch.Tensor, ilens: torch.Tensor, *args: Any, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `SSLAMEncoder.fbank`, masked in training by `specaug_conf`."""
+        fbank, frames = super().fbank(xs_pad, ilens, *args, **options)
+        if self.specaug is None or not self.training:
+            return fbank, frames
+        longest = int(frames.max())
+        masked, _ = self.specaug(fbank[:, :longest], frames)
+        masked = F.pad(masked, (0, 0, 0, fbank.shape[1] - longest))
+        inside = torch.arange(fbank.shape[1], device=frames.device) < frames[:, None]
+        return torch.where(inside[..., None], masked, fbank), frames
+
+    def forward(
+        self, xs_pad: torch.Tensor, ilens: torch.Tensor, *args: Any, **options: Any
+    ) -> tuple[torch.Tensor | tuple, torch.Tensor, None]:
+        """As `SSLAMEncoder.forward`, as long as `output_length` says."""
+        out, olens, states = super().forward(xs_pad, ilens, *args, **options)
+        if isinstance(out, torch.Tensor):
+            out, olens = self.lengths.fit(out, olens, ilens)
+        return out, olens, states
 
     def reload_pretrained_parameters(self) -> None:
         """Load the weights again, after ESPnet's `--init` has overwritten them."""
         self.pretrained.fill(self)
+
+
+class ClipEncoder(PretrainedEncoder):
+    """`encoder: sslam` in spk and lid, which hand over no lengths.
+
+    All of a batch counts as audio, padding too: where clips differ in length, as in
+    evaluation by whole utterances in batches, `frontend: sslam` is the exact one.
+    """
+
+    def forward(self, xs_pad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Waveforms (B, samples) -> (B, output_size, L), for ESPnet's poolings."""
+        full = torch.full((len(xs_pad),), xs_pad.shape[1], device=xs_pad.device)
+        out, *_ = super().forward(xs_pad, full)
+        if isinstance(out, tuple):
+            raise ValueError("layer: all is not for the tasks spk and lid: give one")
+        return out.transpose(1, 2)
 
 
 def _show_options(cls: type, defaults: dict[str, Any], hidden: str = "") -> None:
@@ -176,6 +283,7 @@ class SSLAMFrontend(AbsFrontend):
         freq: "concat": the 8 frequency bands of a step side by side (8 * D channels);
             "mean": their mean (D channels).
         upsample: Repeat every step so many times.
+        output_length: See `_Lengths`.
         options: Those of `FRONTEND`, as for `SSLAMEncoder`; sizes left out are those of
             `pretrained`, else ViT-Base's.
 
@@ -195,6 +303,7 @@ class SSLAMFrontend(AbsFrontend):
         layer: int | None = None,
         freq: str = "concat",
         upsample: int = 1,
+        output_length: str = "patches",
         **options: Any,
     ):
         super().__init__()
@@ -208,6 +317,7 @@ class SSLAMFrontend(AbsFrontend):
         given = {"freeze": freeze, "freq": freq, "upsample": upsample, **options}
         source = Pretrained(pretrained, given)
         self.encoder = SSLAMEncoder(**source.options)
+        self.lengths = _Lengths(output_length, self.encoder.config)
         self.pretrained = source
         source.fill(self.encoder)
         depth = self.encoder.config.depth
@@ -243,7 +353,7 @@ class SSLAMFrontend(AbsFrontend):
         tokens = out.last
         if self.layer is None:
             tokens = weighted_sum(out.layers, self.layer_weights)
-        return self.encoder.shaped(tokens, out.steps)
+        return self.lengths.fit(*self.encoder.shaped(tokens, out.steps), input_lengths)
 
     def reload_pretrained_parameters(self) -> None:
         """Load the weights again, after ESPnet's `--init` has overwritten them."""
@@ -271,18 +381,31 @@ def _hertz(fs: int | str) -> float:
         raise ValueError(f"fs must be a rate such as 16000, got {fs!r}") from None
 
 
-OURS = {AbsEncoder: PretrainedEncoder, AbsFrontend: SSLAMFrontend}
+ESPNET2, ESPNET3_ASR = "espnet2.tasks.", "espnet3.systems.esp2_asr.task"
+_BOTH = {"encoder": PretrainedEncoder, "frontend": SSLAMFrontend}
+_CLIPS = {"encoder": ClipEncoder, "frontend": SSLAMFrontend}
+_TASKS = ("asr", "cls", "diar", "s2t", "slu", "st")
+# Module of tasks -> the choices that can be `sslam`: those that were seen to train.
+OFFERED: dict[str, dict[str, type]] = {
+    **{ESPNET2 + task: _BOTH for task in _TASKS},
+    **{ESPNET2 + task: _CLIPS for task in ("lid", "spk")},
+    ESPNET2 + "s2t_ctc": {"frontend": SSLAMFrontend},
+    ESPNET3_ASR: _BOTH,
+}
 
 
 def register(module: ModuleType) -> None:
-    """Make `sslam` known to a module of espnet2.tasks; again is harmless.
+    """Make `sslam` known to a module of ESPnet's tasks; again is harmless.
 
     Raises:
         ImportError: Another class has the name already.
     """
+    offered = OFFERED.get(module.__name__, {})
     for variable, value in list(vars(module).items()):
-        if isinstance(value, ClassChoices) and value.base_type in OURS:
-            ours = OURS[value.base_type]
+        if isinstance(value, ClassChoices) and value.name in offered:
+            if value.base_type not in (AbsEncoder, AbsFrontend):
+                continue
+            ours = offered[value.name]
             known = value.classes.setdefault(NAME, ours)
             if known is not ours:
                 raise ImportError(
@@ -313,12 +436,17 @@ def _wrap(task: type, name: str, wrapper: Callable) -> None:
 def _build_model(build: Callable, cls: type, args: argparse.Namespace) -> Any:
     """Build a model; ours gets its sizes into `args`, and CTC is watched."""
     for choices in cls.class_choices_list:
-        if getattr(args, choices.name, None) == NAME and choices.base_type in OURS:
+        ours = choices.classes.get(NAME) if choices.name in _BOTH else None
+        if ours is not None and getattr(args, choices.name, None) == NAME:
             option = f"{choices.name}_conf"
             conf = getattr(args, option, None) or {}
-            check_keywords(OURS[choices.base_type], conf, option, ["input_size"])
+            check_keywords(ours, conf, option, ["input_size"])
+            if getattr(args, "label_aggregator", None):  # diar: frames like its labels
+                conf = {"output_length": "center", **conf}
             setattr(args, option, with_sizes(conf))
-            is_frozen = choices.base_type is AbsFrontend and conf.get("freeze", True)
+            if choices.name == "encoder" and not _weights_follow.get():
+                _check_waveform(args)
+            is_frozen = choices.name == "frontend" and conf.get("freeze", True)
             loaded = conf.get("pretrained") or getattr(args, "init_param", None)
             if is_frozen and not loaded:
                 logging.warning(
@@ -332,6 +460,36 @@ def _build_model(build: Callable, cls: type, args: argparse.Namespace) -> Any:
             if hasattr(module, "ctc_lo") and hasattr(module, "ctc_loss"):
                 module.register_forward_pre_hook(partial(_watch, FrameCheck()))
     return model
+
+
+def _check_waveform(args: argparse.Namespace) -> None:
+    """Refuse what ESPnet would do to the waveform on its way to the encoder.
+
+    Raises:
+        ValueError: `normalize`, `specaug` or another sampling rate, by name.
+    """
+    if getattr(args, "input_size", None) != 1:
+        return
+    normalize = getattr(args, "normalize", None)
+    if normalize is not None:
+        raise ValueError(
+            f"normalize {normalize} would change the waveform that encoder sslam gets: "
+            "give normalize: null in the configuration and --feats_normalize none to "
+            "asr.sh, st.sh and the like"
+        )
+    if getattr(args, "specaug", None) is not None:
+        raise ValueError(
+            f"specaug {args.specaug} would mask the waveform that encoder sslam gets: "
+            "give specaug: null, and its options as encoder_conf specaug_conf, which "
+            "mask the log-mel"
+        )
+    for option, key in ("frontend_conf", "fs"), ("preprocessor_conf", "sample_rate"):
+        rate = (getattr(args, option, None) or {}).get(key, SAMPLE_RATE)
+        if _hertz(rate) != SAMPLE_RATE:
+            raise ValueError(
+                f"encoder sslam needs audio at {SAMPLE_RATE} Hz, {option} {key} is "
+                f"{rate}: format the data to 16 kHz (asr.sh --fs 16k)"
+            )
 
 
 def _watch(watch: FrameCheck, ctc: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
