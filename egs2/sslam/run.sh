@@ -296,7 +296,7 @@ if runs 7; then
     for_each_finetuning add_scoring
     run_jobs 7
     # shellcheck disable=SC2046 # a list of words
-    "${python}" -m espnet2_sslam.bin.sslam_results --expdir "${expdir}" \
+    attend "${python}" -m espnet2_sslam.bin.sslam_results --expdir "${expdir}" \
         --dump "${dump}" --output "${expdir}/RESULTS.md" \
         --pretrain_from "${pretrain_from}" --expect $(expected_runs)
 fi

@@ -87,6 +87,6 @@ run_benchmarks() {
     done
     [ "${#failed[@]}" -eq 0 ] || die "did not end well: ${failed[*]}; see the lines above"
     if ! runs 7 || [ "${#tables[@]}" -eq 0 ]; then return 0; fi
-    "${python}" -m espnet2_sslam.bin.sslam_results "${tables[@]}" \
+    attend "${python}" -m espnet2_sslam.bin.sslam_results "${tables[@]}" \
         --output "${exp}/BENCHMARKS.md"
 }
