@@ -28,7 +28,9 @@ def left_behind():
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             marked = MARK.encode() in (folder / "environ").read_bytes()
-            if marked and parent == os.getpid():
+            if marked and "_inductor/compile_worker" in command:
+                marked = f"--parent={os.getpid()} " not in command
+            elif marked and parent == os.getpid():
                 pools = "resource_tracker|forkserver|loky|wandb"
                 marked = not re.search(pools, command)
             elif not marked and parent != os.getpid():
