@@ -16,7 +16,8 @@ TYPED = espnet2_sslam/*.py espnet2_sslam/checkpoint espnet2_sslam/inference
 # Tests that need no host: those of the core, of its files and of its commands.
 LIGHT = $(shell cat tests/light.txt)
 
-.PHONY: help env demo test test-fast test-py311 test-light newest fuzz soak evidence bench gpu lint clean
+.PHONY: help env demo test test-fast test-py311 test-light newest fuzz soak evidence bench gpu \
+	docs lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -67,14 +68,19 @@ gpu: ## on a machine with a GPU: tests, tables and speed, into benchmarks/GPU.md
 		$(ENV); PYTHONPATH="$${PWD}" "$${env}/bin/python" -m benchmarks.gpu $(GPU_ARGS); \
 	fi
 
-lint: ## black, ruff, pyright and shellcheck
+docs: ## the pages of docs/ as a site in site/, strictly: a broken link is an error
+	@$(ENV); NO_MKDOCS_2_WARNING=1 "$${env}/bin/python" -m mkdocs build --strict --quiet; \
+	echo "docs: built into site/"
+
+lint: ## black, ruff, pyright, shellcheck and hadolint
 	@$(ENV); export PATH="$${env}/bin:$${PATH}"; \
 	black --check --quiet . || black --check --diff --quiet .; \
 	ruff check --quiet .; \
 	pyright --pythonpath "$${env}/bin/python" $(TYPED); \
 	shellcheck --external-sources --source-path=SCRIPTDIR $(SHELL_FILES); \
-	echo "lint: black, ruff, pyright and shellcheck found nothing"
+	hadolint Dockerfile; \
+	echo "lint: black, ruff, pyright, shellcheck and hadolint found nothing"
 
 clean: ## remove caches and the recipe's output (data, dump, exp), not the environment
-	rm -rf egs2/sslam/data egs2/sslam/dump egs2/sslam/exp .pytest_cache .hypothesis .ruff_cache
+	rm -rf egs2/sslam/data egs2/sslam/dump egs2/sslam/exp site .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -70,7 +70,9 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     classes, train, valid = split(args.clips, args.seed)
     if len(classes) < 2 or not train:
-        raise ValueError(f"{args.clips} needs two folders of clips or more, one a class")
+        raise ValueError(
+            f"{args.clips} needs two folders of clips or more, one a class"
+        )
     model = SSLAMClassifier(
         load_model(args.model).encoder,
         classes,
@@ -104,7 +106,9 @@ def main() -> None:
                 scores = model.inference(speech.to(device), lengths.to(device))
                 right += int((scores.argmax(1).cpu() == labels.argmax(1)).sum())
         share = 100 * right / len(valid)
-        print(f"epoch {epoch}: loss {np.mean(losses):.3f}, {share:.1f} % of held-out right")
+        print(
+            f"epoch {epoch}: loss {np.mean(losses):.3f}, {share:.1f} % of held-out right"
+        )
     save_model(model.cpu(), args.output)
     print(f"written: {args.output}")
 

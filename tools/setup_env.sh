@@ -50,7 +50,7 @@ done
 modules="torch torchaudio numpy soundfile pytest"
 case "${stack}" in
     full | newest)
-        extras=test-hosts,lint
+        extras=test-hosts,lint,docs
         modules="${modules} espnet2 s3prl scipy sklearn transformers"
         ;;
     light) extras="test,av" ;;
