@@ -3,7 +3,7 @@
 
 Example: python examples/fine_tune.py models/sslam labelled/ models/birds --epochs 20
 
-`labelled/dog/a.wav` is a `dog`. A fifth of each class is held out and scored after every
+`labelled/dog/a.wav` is a `dog`. A fifth of each class is held out and scored after each
 epoch; pieces of one recording in both parts flatter the score. For clips with several
 labels, resumable runs, several GPUs and tables beside a random encoder take the recipe
 (docs/own-data.md).
@@ -105,10 +105,8 @@ def main() -> None:
             for speech, lengths, labels in batches(valid, *loading):
                 scores = model.inference(speech.to(device), lengths.to(device))
                 right += int((scores.argmax(1).cpu() == labels.argmax(1)).sum())
-        share = 100 * right / len(valid)
-        print(
-            f"epoch {epoch}: loss {np.mean(losses):.3f}, {share:.1f} % of held-out right"
-        )
+        share = f"{100 * right / len(valid):.1f} % of held-out clips right"
+        print(f"epoch {epoch}: loss {np.mean(losses):.3f}, {share}")
     save_model(model.cpu(), args.output)
     print(f"written: {args.output}")
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""List the pairs of recordings in a folder that sound most alike: copies, re-recordings.
+"""List the pairs of recordings that sound most alike: copies, re-recordings.
 
 Example: python examples/similar.py models/sslam recordings/ -k 20
 
-For the neighbours of one clip in a large collection: `sslam embed`, then `sslam search`.
+For the neighbours of one clip among many: `sslam embed`, then `sslam search`.
 """
 
 import argparse
@@ -26,10 +26,14 @@ def main() -> None:
 
     model = SSLAM.from_pretrained(args.model)
     names, values = [], []
-    for result in model.embed_files(collect_files(args.audio)):
-        if result.error is None:
-            names.append(result.name)
-            values.append(result.values[0])
+    for result in model.embed_files([item.path for item in collect_files(args.audio)]):
+        if result.error is not None:
+            print(f"left out: {result.name}: {result.error}")
+            continue
+        names.append(result.name)
+        values.append(result.values[0])
+    if len(names) < 2:
+        raise ValueError("need two readable recordings or more")
     vectors = np.stack(values)
     vectors -= vectors.mean(0)  # what all clips share says nothing of a pair
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
