@@ -69,7 +69,7 @@ gpu: ## on a machine with a GPU: tests, tables and speed, into benchmarks/GPU.md
 	fi
 
 docs: ## the pages of docs/ as a site in site/, strictly: a broken link is an error
-	@$(ENV); NO_MKDOCS_2_WARNING=1 "$${env}/bin/python" -m mkdocs build --strict --quiet; \
+	@$(ENV); NO_MKDOCS_2_WARNING=1 "$${env}/bin/python" -m mkdocs build --strict; \
 	echo "docs: built into site/"
 
 lint: ## black, ruff, pyright, shellcheck and hadolint
