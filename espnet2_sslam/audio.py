@@ -168,10 +168,15 @@ def read_blocks(
     source, *cut = split_cut(os.fspath(source))
     if not os.path.exists(source):
         raise AudioError(name, "missing: there is no such file")
+    if os.path.isdir(source):
+        raise AudioError(
+            name,
+            "missing: a folder; espnet2_sslam.audio.collect_files gives the files in it",
+        )
     if not os.path.isfile(source):
         raise AudioError(
             name,
-            "missing: not a file but a folder, pipe or device; write a pipe's audio "
+            "missing: not a file but a pipe or device; write a pipe's audio "
             "to a file first",
         )
     try:

@@ -601,7 +601,10 @@ def test_data_that_were_not_made_are_named_with_their_stage(recipe):
 @pytest.mark.parametrize(
     "options, complaint",
     [
-        ("--sead 1", "unknown option --sead; --help lists the options"),
+        ("--sead 1", "unknown option --sead; did you mean --seeds?"),
+        ("--qwertz 1", "unknown option --qwertz; --help lists the options"),
+        ("--models b=beats:gone.pt", "--models: there is no file gone.pt"),
+        ("--stage 8", "--stage 8 comes after --stop_stage 7: add --stop_stage 8"),
         ("--skip_train true", "unknown option --skip_train; here: --stage 7"),
         ("--skip_eval true", "here: --stop_stage 6"),
         ("--inference_model x", "here: stage 7 scores the last and the best"),

@@ -96,7 +96,10 @@ def _short_option_errors() -> Iterator[None]:
     """Let argparse report a wrong option in one line, without the long usage text."""
 
     def short_error(self: argparse.ArgumentParser, message: str) -> NoReturn:
-        _stop(f"{' '.join(message.split())}; --help lists the options", 1)
+        wrong = message.partition("unrecognized arguments: ")[2].split()
+        near = [nearest(word, self._option_string_actions) for word in wrong]
+        hint = "".join(f"; did you mean {option}?" for option in near if option)
+        _stop(f"{' '.join(message.split())}{hint or '; --help lists the options'}", 1)
 
     long_error = argparse.ArgumentParser.error
     argparse.ArgumentParser.error = short_error
@@ -104,6 +107,16 @@ def _short_option_errors() -> Iterator[None]:
         yield
     finally:
         argparse.ArgumentParser.error = long_error
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return what a mistyped option or command was probably meant to be."""
+    import difflib
+
+    word = word.partition("=")[0].replace("-", "_")
+    names = {name.replace("-", "_"): name for name in known}
+    found = difflib.get_close_matches(word, names, 1, 0.65)
+    return names[found[0]] if found else None
 
 
 def _stop(line: str, status: int) -> NoReturn:
@@ -189,14 +202,29 @@ def main(cmd: Sequence[str] | None = None) -> None:
         args = _parser(command).parse_intermixed_args(words[1:])
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
         args.command = command
+        _check_model_is_first(args)
         _check_windows(args)
         commands[command](args)
     elif command in PURPOSES:
         module = importlib.import_module(f"espnet2_sslam.bin.sslam_{command}")
         module.main(words[1:])
     else:
+        near = nearest(command, PURPOSES)
+        hint = (
+            f"did you mean {near}?" if near else f"it is one of {', '.join(PURPOSES)}"
+        )
+        raise ValueError(f"sslam has no command {command!r}: {hint}")
+
+
+def _check_model_is_first(args: argparse.Namespace) -> None:
+    """Refuse audio in the place of the model."""
+    from espnet2_sslam.audio import SUFFIXES
+
+    is_audio = Path(args.model).suffix.lower() in SUFFIXES
+    if is_audio and not args.files and not args.list:
         raise ValueError(
-            f"sslam has no command {command!r}: it is one of {', '.join(PURPOSES)}"
+            f"{args.model} is audio: the model comes first, sslam {args.command} MODEL "
+            f"{args.model}"
         )
 
 

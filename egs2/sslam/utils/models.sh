@@ -40,7 +40,11 @@ check_models() {
                     die "--models: '${word}' needs the form NAME=WEIGHTS with a new name"
                 [[ "${name}" =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
                     die "--models: the name '${name}' is not of letters, digits, . _ -"
-                if [[ "${word}" != *=beats:* ]]; then weights+=("${word}"); fi
+                if [[ "${word}" != *=beats:* ]]; then
+                    weights+=("${word}")
+                elif [ ! -e "${word#*=beats:}" ]; then
+                    die "--models: there is no file ${word#*=beats:}"
+                fi
                 ;;
             random) ;;
             *)

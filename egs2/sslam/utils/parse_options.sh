@@ -23,7 +23,15 @@ while [ $# -gt 0 ]; do
     # Only lower-case names: an option must never set PATH or HOME.
     if ! [[ "${_name}" =~ ^[a-z][a-z0-9_]*$ ]] || [ -z "${!_name+set}" ]; then
         _hint="--help lists the options"
-        if [ -n "${meant[${_name}]+set}" ]; then _hint="here: ${meant[${_name}]}"; fi
+        if [ -n "${meant[${_name}]+set}" ]; then
+            _hint="here: ${meant[${_name}]}"
+        else
+            mapfile -t _known < <(grep -oE -- '--[a-z0-9_]+' <<<"${help_message:-}")
+            _near="$(python3 -c 'import difflib, sys
+print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1, 0.65))' \
+                "--${_name}" "${_known[@]}" 2>/dev/null)" || true
+            if [ -n "${_near}" ]; then _hint="did you mean ${_near}?"; fi
+        fi
         _option_error "unknown option $1; ${_hint}"
     fi
     [ $# -ge 2 ] || _option_error "$1 needs a value"

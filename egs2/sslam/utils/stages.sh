@@ -62,7 +62,8 @@ check_numbers() {
     [ "${nj}" -ge 1 ] && [ "${num_nodes}" -ge 1 ] ||
         die "--nj and --num_nodes start at 1"
     [ "${stage}" -le "${stop_stage}" ] ||
-        die "--stage ${stage} comes after --stop_stage ${stop_stage}"
+        die "--stage ${stage} comes after --stop_stage ${stop_stage}:" \
+            "add --stop_stage ${stage}"
 }
 
 # check_configs <YAML ...>
