@@ -76,7 +76,9 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--dump", type=Path, default=Path("dump/raw"))
+    parser.add_argument(
+        "--dump", type=Path, default=Path("dump/raw"), help="formatted clips"
+    )
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument(
         "--max_stats_clips",

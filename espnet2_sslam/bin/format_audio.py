@@ -31,8 +31,12 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--datadir", type=Path, default=Path("data"))
-    parser.add_argument("--outdir", type=Path, default=Path("dump/raw"))
+    parser.add_argument(
+        "--datadir", type=Path, default=Path("data"), help="lists of clips"
+    )
+    parser.add_argument(
+        "--outdir", type=Path, default=Path("dump/raw"), help="folder to write"
+    )
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument(
         "--feats_type",

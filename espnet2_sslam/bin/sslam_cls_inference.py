@@ -29,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--data_path_and_name_and_type", required=True, help=text)
     add("--output_dir", type=Path, required=True, help="where predictions.npz goes")
     add("--key_file", help="list of the clips to predict; all of the data by default")
-    add("--batch_size", type=int, default=32, help="clips per batch")
+    add("--batch_size", type=int, default=32, help="clips (default: 32)")
     add("--num_workers", type=int, default=0, help="processes that read clips")
     add("--ngpu", type=int, default=0, choices=(0, 1), help="1: use the GPU")
     return parser

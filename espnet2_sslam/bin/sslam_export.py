@@ -37,7 +37,8 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("output", metavar="OUT.onnx", type=Path, help="file to write")
     add("--opset", type=int, default=18, help="18 to 22 (default: 18)")
-    text = "of the network's weights; float16: half the size, int8: less than a third"
+    text = "of the network's weights (default: float32); float16: half the size, int8: "
+    text += "less than a third"
     add("--dtype", choices=TYPES, default="float32", help=text)
     for flag, dtype in (("--fp16", "float16"), ("--int8", "int8")):
         constant = {"dest": "dtype", "action": "store_const", "const": dtype}

@@ -43,7 +43,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help="the model, or a folder that is only uploaded")
     add("--output", type=Path, metavar="DIR", help="the folder to write")
     add("--overwrite", action="store_true", help="replace what was changed by hand")
-    add("--weights", choices=("student", "teacher"), default="student")
+    text = "which weights of a pre-training (default: student)"
+    add("--weights", choices=("student", "teacher"), default="student", help=text)
     add("--cache_dir", type=Path, help="where downloads go")
     add = parser.add_argument_group("model card").add_argument
     add("--name", help="the model's name (default: that of --hf_repo, or of DIR)")

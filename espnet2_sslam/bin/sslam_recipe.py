@@ -1,8 +1,7 @@
 """Write the recipe and its configurations into a new folder, ready to run.
 
-DIR/egs2/sslam/run.sh is what a checkout has, with DIR/conf. It runs in the environment in
-which `sslam` is installed (with the extra `recipe`); a checkout of the project is not
-needed.
+DIR/egs2/sslam/run.sh is what a checkout has, with DIR/conf. It runs in the environment
+in which `sslam` is installed (with the extra `recipe`); no checkout is needed.
 """
 
 import argparse
@@ -33,7 +32,8 @@ def main(cmd: Sequence[str] | None = None) -> None:
         raise ValueError(f"{folder} is not empty: choose a new folder for the recipe")
     if not RECIPE.is_dir():
         raise ValueError(
-            f"this installation is a checkout, its recipe is {PACKAGE.parent}/egs2/sslam"
+            f"this installation is a checkout, its recipe is {PACKAGE.parent}/"
+            "egs2/sslam"
         )
     with replacing_folder(folder) as place:
         shutil.copytree(RECIPE, place, dirs_exist_ok=True)

@@ -24,7 +24,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--class_list", type=Path, required=True, help="classes.txt: a label per line")
     add("--task", choices=TASKS, required=True, help="one label per clip, or several")
     add("--output_dir", type=Path, required=True, help="where the two files go")
-    add("--resamples", type=int, default=1000, help="draws of the intervals, 0: none")
+    add("--resamples", type=int, default=1000, help="of the intervals (1000; 0: none)")
     add("--seed", type=int, default=0, help="of the draws")
     return parser
 

@@ -40,8 +40,15 @@ def begin(
     )
     add = parser.add_argument
     if expected is not None:
-        add("--corpus_dir", type=Path, required=True)
-    add("--datadir", type=Path, default=Path("data"))
+        text = "folder of the corpus, which is only read"
+        add(
+            "--corpus_dir",
+            type=Path,
+            required=True,
+            help=f"{text}: {expected}".rstrip(": "),
+        )
+    text = "data folder to write [data]"
+    add("--datadir", type=Path, default=Path("data"), help=text)
     add("--nj", type=int, default=1, help="processes, where they help [1]")
     for name, (default, text, *choices) in options.items():
         several = isinstance(default, list | tuple)

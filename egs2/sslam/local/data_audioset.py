@@ -184,7 +184,7 @@ def main(argv=None) -> None:
     args, writer = begin(
         *(argv, __doc__, EXPECTED),
         audio_dir=(Path, "where the audio is [--corpus_dir]"),
-        subsets=(["20k"], "", ("2m", "20k")),
+        subsets=(["20k"], "training lists to make", ("2m", "20k")),
         pretrain_valid=(2000, "clips held out"),
         seed=(0, "of what is held out"),
     )

@@ -58,9 +58,9 @@ def main(argv=None) -> None:
     """Write all splits below --datadir."""
     args, writer = begin(
         *(argv, __doc__, EXPECTED),
-        num_folds=(5, "made when some are missing"),
-        valid_share=(0.1, "of pretrain/valid"),
-        seed=(0, ""),
+        num_folds=(5, "folds to make when some are missing"),
+        valid_share=(0.1, "share of clips held out in pre-training"),
+        seed=(0, "of folds and of what is held out"),
     )
     if args.num_folds < 2:
         raise ValueError(f"--num_folds must be at least 2, got {args.num_folds}")

@@ -425,7 +425,11 @@ def main(argv=None) -> None:
     args, writer = begin(
         *(argv, __doc__),
         name=("folder", "name of the labelled set"),
-        task=("auto", "", ("auto", *TASKS)),
+        task=(
+            "auto",
+            "one label for a clip or several; auto: as the labels are",
+            ("auto", *TASKS),
+        ),
         label_from=(
             "none",
             "without a table: the directory of a file, or the label file beside it",
@@ -437,9 +441,13 @@ def main(argv=None) -> None:
             "its first group stays together: in the stem of a name, or, with a / in "
             "the pattern, in the relative path",
         ),
-        pretrain_on=("train", "", ("train", "all")),
-        valid_share=(0.1, "of pre-training"),
-        seed=(0, ""),
+        pretrain_on=(
+            "train",
+            "what pre-training hears: the training clips, or test clips too",
+            ("train", "all"),
+        ),
+        valid_share=(0.1, "share of clips held out in pre-training"),
+        seed=(0, "of the splits"),
     )
     folder, rows = read_clips(args.corpus_dir.resolve(), args, writer)
     listed = by_id(rows)

@@ -126,7 +126,7 @@ def main(argv=None) -> None:
     """Write all splits below --datadir."""
     args, writer = begin(
         *(argv, __doc__, EXPECTED),
-        make_split=("false", "", ("true", "false")),
+        make_split=("false", "make a split where there is none", ("true", "false")),
         seed=(0, "of --make_split"),
     )
     writer.note(

@@ -107,7 +107,7 @@ def main(argv=None) -> None:
         audio_root=(str, "where the audio is [line 1 of each tsv]"),
         label_descriptors=(Path, "[label_descriptors.csv]"),
         weights=(Path, "sampling weights of the training clips"),
-        task=(TASKS[0], "", TASKS),
+        task=(TASKS[0], "several labels for a clip, or one", TASKS),
     )
     folder = args.corpus_dir
     tsvs = {name: folder / f"{name}.tsv" for name in SPLITS}

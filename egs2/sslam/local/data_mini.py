@@ -318,7 +318,7 @@ def main(argv=None) -> None:
     """Write all splits below --datadir."""
     args, writer = begin(
         *(argv, __doc__, None),
-        seed=(0, ""),
+        seed=(0, "of the made sounds"),
         mini_scale=(1.0, "times the number of clips"),
     )
     if args.mini_scale <= 0:

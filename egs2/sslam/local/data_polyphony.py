@@ -114,14 +114,14 @@ def main(argv=None) -> None:
     """Write all splits below --datadir."""
     args, writer = begin(
         *(argv, __doc__),
-        degrees=([1, 2, 3, 4, 6, 8, 10], ""),
-        snr=((-5.0, 5.0), "in dB"),
-        seconds=(5.0, "length of a mixture"),
-        train_clips=(1400, "all degrees together"),
-        valid_clips=(210, "all degrees together"),
-        test_clips=(200, "of each degree"),
+        degrees=([1, 2, 3, 4, 6, 8, 10], "numbers of sources in a mixture"),
+        snr=((-5.0, 5.0), "range of the levels of sources, dB"),
+        seconds=(5.0, "length of a mixture, seconds"),
+        train_clips=(1400, "mixtures for training, all degrees together"),
+        valid_clips=(210, "mixtures for validation, all degrees together"),
+        test_clips=(200, "mixtures for testing, of each degree"),
         shares=((0.5, 0.2, 0.3), "of the sources for train, valid, test"),
-        seed=(0, ""),
+        seed=(0, "of sources, levels and places"),
     )
     check(args)
     datadir = args.datadir.resolve()

@@ -87,7 +87,9 @@ def prepare_scene(scene: str, corpus_dir: Path, writer) -> Downstream:
 
 def main(argv=None) -> None:
     """Write all scenes below --datadir."""
-    args, writer = begin(argv, __doc__, EXPECTED, scenes=(list(SCENES), "", SCENES))
+    args, writer = begin(
+        argv, __doc__, EXPECTED, scenes=(list(SCENES), "scenes to prepare", SCENES)
+    )
     scenes = [scene for scene in SCENES if scene in args.scenes]
     writer.finish([prepare_scene(scene, args.corpus_dir, writer) for scene in scenes])
 

@@ -124,7 +124,7 @@ def main(argv=None) -> None:
     """Write all splits below --datadir."""
     args, writer = begin(
         *(argv, __doc__),
-        task=("ks2", "", tuple(VERSIONS)),
+        task=("ks2", "version: ks1 with 12 classes, ks2 with 35", tuple(VERSIONS)),
         seed=(0, "of what noise is for validation"),
     )
     name = f"speech_commands_v{VERSIONS[args.task]}"

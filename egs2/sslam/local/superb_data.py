@@ -125,9 +125,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("task", choices=("ks", "HearESC50"))
-    add("--source", type=Path, required=True)
-    add("--output", type=Path, required=True)
+    add("task", choices=("ks", "HearESC50"), help="layout to write")
+    text = "folder of spoken digits (FSDD) for ks, of ESC-50 for HearESC50"
+    add("--source", type=Path, required=True, help=text)
+    add("--output", type=Path, required=True, help="a new folder")
     text = "recordings per digit and speaker, or clips per class, at most [50]"
     add("--per_class", type=int, default=50, help=text)
     args = parser.parse_args()
