@@ -337,6 +337,28 @@ MORE = {
 }
 
 
+def script(here, *words):
+    """Run a script of a recipe with the commands of this checkout; what it printed."""
+    programs = here / "programs"
+    programs.mkdir(exist_ok=True)
+    python3 = programs / "espnet2-sslam-python"
+    python3.write_text(f'#!/bin/sh\nexec {sys.executable} -m espnet2_sslam "$@"\n')
+    python3.chmod(0o755)
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    packages = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    run = subprocess.run(
+        ["bash", *words],
+        cwd=here,
+        text=True,
+        capture_output=True,
+        timeout=590,
+        env={**os.environ, "PATH": path, "PYTHONPATH": packages},
+    )
+    logs = [log.read_text()[-3000:] for log in here.glob("exp/*/train.log")]
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:] + str(logs)
+    return run.stdout
+
+
 @pytest.mark.parametrize("task", SMALLER)
 def test_the_documented_recipe_trains_by_espnets_own_script(task, clone, data):
     if task == "cls":
@@ -378,29 +400,84 @@ def test_the_documented_recipe_trains_by_espnets_own_script(task, clone, data):
     tokens.parent.mkdir(parents=True)
     tokens.write_text("\n".join(TOKENS) + "\n")
     (here / "data" / "token_list").write_text("a\nb\n<unk>\n")
-    programs = here / "programs"
-    programs.mkdir()
-    python3 = programs / "espnet2-sslam-python"
-    python3.write_text(f'#!/bin/sh\nexec {sys.executable} -m espnet2_sslam "$@"\n')
-    python3.chmod(0o755)
     args = f"{ARGS} {MORE[task]}"
     more = f"{SMALLER[task]} --ngpu 0 --nj 2 --audio_format wav".split()
     if task == "spk":
         more += ["--speed_perturb_factors", ""]
-    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    packages = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
-    run = subprocess.run(
-        ["bash", *words, *more, f"--{task}_args", args],
-        cwd=here,
-        text=True,
-        capture_output=True,
-        timeout=590,
-        env={**os.environ, "PATH": path, "PYTHONPATH": packages},
-    )
-    logs = [log.read_text()[-3000:] for log in here.glob("exp/*/train.log")]
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:] + str(logs)
+    script(here, *words, *more, f"--{task}_args", args)
     (trained,) = here.glob("exp/*/1epoch.pth")
     assert "encoder.blocks.0.attn.qkv.weight" in torch.load(trained)
     written = yaml.safe_load((trained.parent / "config.yaml").read_text())
     assert written["encoder"] == "sslam" and written["normalize"] is None
     assert written["encoder_conf"]["embed_dim"] == 48  # the documented weights'
+
+
+def commands_of(title):
+    """The command lines that docs/hosts.md gives below a title."""
+    text = (ROOT / "docs" / "hosts.md").read_text().split(f"## {title}\n")[1]
+    return text.split("```sh\n")[1].split("```")[0].splitlines()
+
+
+@pytest.fixture(scope="module")
+def template(clone, data):
+    """The template's recipe in the clone, with mini_an4's data shape; its own folder."""
+    root = clone("ssl1").parents[2]
+    (root / "egs2" / "TEMPLATE").symlink_to(
+        (root / "egs2/mini/ssl1/utils").resolve().parents[1]
+    )
+    made, entered, *_ = commands_of("A recipe inside an ESPnet clone")
+    words = shlex.split(made, comments=True)
+    subprocess.run([ROOT / words[0], root / words[1].split("/", 1)[1]], check=True)
+    here = root / entered.split()[1].split("/", 1)[1]
+    local = here / "local" / "data.sh"
+    lists = ""
+    for part, clips in {"train": range(6), "valid": (6, 7), "test": (6, 7)}.items():
+        folder = f"data/{part}"
+        lists += f"mkdir -p {folder}; rm -f {folder}/*\n"
+        for clip in clips:
+            rows = {"wav.scp": f"cat {data}/clip{clip}.wav |", "text": "ab"[clip % 2]}
+            for name, value in {**rows, "utt2spk": f"clip{clip}"}.items():
+                lists += f"echo 'clip{clip} {value}' >>{folder}/{name}\n"
+        lists += f"cp {folder}/utt2spk {folder}/spk2utt\n"
+    local.write_text(f"#!/usr/bin/env bash\n. ./path.sh\n{lists}")
+    local.chmod(0o755)
+    return here
+
+
+def test_the_template_becomes_a_recipe_of_a_clone_that_pre_trains(template):
+    links = {p.name for p in template.iterdir() if p.is_symlink() and p.exists()}
+    assert links == {"path.sh", "db.sh", "scripts", "pyscripts", "steps", "utils", "cls.sh"}
+    assert {"slurm.conf", "queue.conf", "pbs.conf"} <= set(
+        os.listdir(template / "conf")
+    )
+    configs = "conf/train_eat_tiny.yaml conf/train_sslam_tiny.yaml"
+    args = "--max_epoch 1 --num_iters_per_epoch 2 --batch_size 4 "
+    args += "--model_conf clip_frames=96"
+    words = ["./run.sh", "--ngpu", "0", "--nj", "1", "--train_configs", configs]
+    script(template, *words, "--ssl_args", args)
+    stats = (template / "exp/ssl_stats_raw/train.options").read_text()
+    first, second = (
+        yaml.safe_load((template / f"exp/ssl_train_{p}_tiny/config.yaml").read_text())
+        for p in ("eat", "sslam")
+    )
+    assert f"fbank_mean={first['encoder_conf']['fbank_mean']} " in stats
+    assert second["init_param"] == ["exp/ssl_train_eat_tiny/latest.pth:::num_updates"]
+    weights = [
+        torch.load(template / f"exp/ssl_train_{p}_tiny/latest.pth")
+        for p in ("eat", "sslam")
+    ]
+    assert all(w["encoder.log_mel.std"] == weights[0]["encoder.log_mel.std"] for w in weights)
+    published = template / "exp/ssl_train_sslam_tiny/publish"
+    assert (published / "espnet_model.zip").exists()
+
+
+def test_the_pre_trained_encoder_is_fine_tuned_by_espnets_cls_script(template):
+    pytest.importorskip("torcheval", reason="cls_train needs torcheval")
+    source = "exp/ssl_train_sslam_tiny/latest.pth"
+    args = f"{ARGS} --use_amp false --encoder_conf pretrained={source}"
+    words = ["./run_cls.sh", "--ngpu", "0", "--nj", "1", "--inference_nj", "1"]
+    script(template, *words, "--cls_tag", "tiny", "--cls_args", args)
+    results = (template / "exp/cls_tiny/RESULTS.md").read_text()
+    assert "\ncls_test|" in results and "\ncls_valid|" in results
+    log = (template / "exp/cls_tiny/train.log").read_text()
+    assert f"pre-trained weights of {source} loaded" in log
