@@ -71,7 +71,7 @@ class Cluster(Recipe):
         shutil.copytree(ROOT / "conf", folder / "conf")
         shutil.copytree(RECIPE, folder / "egs2/sslam", symlinks=True)
         (folder / "espnet2_sslam").symlink_to(ROOT / "espnet2_sslam")
-        for name in "slurm.pl", "queue.pl":
+        for name in "slurm.pl", "queue.pl", "pbs.pl":
             self.write(f"clone/utils/{name}", RUNNER)
         for name in "sbatch", "qsub":
             self.write(f"bin/{name}", SUBMIT)
@@ -121,7 +121,7 @@ def cluster(tmp_path):
     return Cluster(tmp_path)
 
 
-@pytest.mark.parametrize("backend", ["slurm", "queue"])
+@pytest.mark.parametrize("backend", ["slurm", "queue", "pbs"])
 @pytest.mark.parametrize("activated", [False, True])
 def test_a_job_uses_the_interpreter_of_run_sh_and_builds_nothing(
     cluster, backend, activated
@@ -147,6 +147,7 @@ def test_a_job_uses_the_interpreter_of_run_sh_and_builds_nothing(
     expected = {
         "slurm": "sbatch --export=PATH --requeue -p cpu --cpus-per-task 4",
         "queue": "qsub -v PATH -cwd -S /bin/bash -j y -r y",
+        "pbs": "qsub -v PATH -S /bin/bash -j oe -r y",
     }
     assert line.startswith(expected[backend])
 
@@ -182,7 +183,7 @@ def test_a_stopped_job_is_told_from_a_failed_one(cluster):
             "local",
             "",
             "--num_nodes 2",
-            "--num_nodes 2 needs cmd_backend=slurm or queue",
+            "--num_nodes 2 needs cmd_backend=slurm, queue or pbs",
         ),
         ("local", "", "--ngpu 99", "--ngpu 99: PyTorch sees "),
     ],

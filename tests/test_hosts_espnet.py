@@ -467,7 +467,7 @@ def test_the_template_becomes_a_recipe_of_a_clone_that_pre_trains(template):
         for p in ("eat", "sslam")
     ]
     assert all(w["encoder.log_mel.std"] == weights[0]["encoder.log_mel.std"] for w in weights)
-    published = template / "exp/ssl_train_sslam_tiny/publish"
+    published = template / "exp/publish/ssl_train_sslam_tiny"
     assert (published / "espnet_model.zip").exists()
 
 

@@ -188,14 +188,29 @@ def test_the_code_in_an_encoders_card_runs(encoder):
 
 def test_the_metadata_are_what_hugging_face_reads(classifier):
     publish(classifier, "--license", "cc-by-4.0", "--name", "tiny")
-    data = ModelCard.load(OUT / "README.md").data
-    assert data.license == "cc-by-4.0" and data.library_name == "espnet2_sslam"
+    data = ModelCard.load(OUT / "README.md", ignore_metadata_errors=False).data
+    assert data.license == "cc-by-4.0" and data.library_name == "espnet"
     assert data.pipeline_tag == "audio-classification"
+    assert data.tags == ["espnet", "audio", "classification", "sslam"]
     assert data.datasets == ["sslam-mini"] and data.metrics == ["mAP"]
     [result] = data.eval_results
     assert (result.dataset_name, result.dataset_split) == ("mini", "test")
     path = classifier / "last/test/metrics.json"
     assert result.metric_value == json.loads(path.read_text())["mAP"]
+
+
+def test_an_encoders_metadata_call_it_what_espnet_does(encoder):
+    publish(encoder)
+    data = ModelCard.load(OUT / "README.md", ignore_metadata_errors=False).data
+    assert (data.library_name, data.pipeline_tag) == ("espnet", "feature-extraction")
+    assert data.tags == ["espnet", "audio", "self-supervised-learning", "sslam"]
+    assert data.license == "unknown"  # a word of the Hub
+
+
+def test_a_licence_in_other_words_than_the_hubs_is_refused(refused, encoder):
+    line = refused(encoder, "--license", "CC BY 4.0")
+    assert "--license 'CC BY 4.0' is not a word of Hugging Face" in line
+    assert not OUT.exists()
 
 
 def test_the_card_tells_training_and_limits_from_the_records(encoder, classifier):

@@ -4,7 +4,7 @@
 # With `python` set before (run.sh --python), that interpreter is used as it is. In an
 # activated environment that has the project (pip install -e .), that one is used.
 # Otherwise tools/setup_env.sh finds or builds the project's own, but never in a job of
-# slurm.pl or queue.pl. Such a job gets nothing but PATH, which run.sh has set as here;
+# slurm.pl, queue.pl or pbs.pl. Such a job gets nothing but PATH, which run.sh has set as here;
 # with --python its command names the interpreter itself.
 
 _recipe="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -16,7 +16,7 @@ _has_project() {
 }
 
 if [[ ":${PATH}:" = *":${_recipe}/utils:"* ]] ||
-    { [ -z "${stage+set}" ] && [ -n "${SLURM_JOB_ID:-}${JOB_ID:-}" ]; }; then
+    { [ -z "${stage+set}" ] && [ -n "${SLURM_JOB_ID:-}${JOB_ID:-}${PBS_JOBID:-}" ]; }; then
     : "${python:=python3}" # `stage` is run.sh's, which may itself be a scheduler's job
 fi
 if [ -z "${python:-}" ]; then

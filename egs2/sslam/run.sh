@@ -66,7 +66,7 @@ Options [default]
  General
   --stage N --stop_stage N    first and last stage [${stage} ${stop_stage}]
   --ngpu N                    GPUs per training, 0 for CPU [${ngpu}]
-  --num_nodes N               nodes per training; needs slurm or queue, see cmd.sh [${num_nodes}]
+  --num_nodes N               nodes per training; not local, see cmd.sh [${num_nodes}]
   --nj N                      processes; on CPU also trainings at a time [${nj}]
   --seeds \"N ...\"             one pre-training and one fine-tuning each [${seeds}]
   --models \"WORD ...\"         what is fine-tuned [${models}];
@@ -171,6 +171,34 @@ declare -A meant=(
     [skip_data_prep]="--stage 4 begins with training"
     [skip_upload]="nothing is uploaded without --hf_repo"
     [skip_packing]="--stop_stage 7 ends before stage 9, which packs"
+    [skip_upload_hf]="nothing is uploaded without --hf_repo"
+    [skip_stages]="--stage and --stop_stage"
+    [train_config]="--pretrain_config and --pretrain2_config, or --finetune_config"
+    [beats_args]="--pretrain_args"
+    [asr_tag]="--finetune_tag"
+    [external_teacher_model]="--models NAME=WEIGHTS, or for phase 2 --phase1 WEIGHTS"
+    [inference_ssl_model]="--publish RUN packs its last weights"
+    [inference_asr_model]="for ASR asr/run.sh --inference_model"
+    [inference_config]="for ASR asr/run.sh --inference_args"
+    [inference_args]="for ASR asr/run.sh --inference_args"
+    [nbpe]="for ASR asr/run.sh --nbpe"
+    [token_type]="the labels are the classes of --corpus; for ASR asr/run.sh"
+    [token_list]="the labels are the classes of --corpus"
+    [text_classes]="the labels are the classes of --corpus"
+    [classification_type]="--corpus says it; of own data --data_args '--task multi_label'"
+    [batch_size]="--pretrain_args or --finetune_args '--batch_size N'"
+    [ignore_init_mismatch]="weights of other sizes are refused"
+    [use_lightning]="ESPnet's own trainer trains"
+    [use_corpus_fbank_stats]="pre-training always does; for fine-tuning --fbank_stats own"
+    [max_wav_duration]="--format_args '--cut SECONDS' cuts long recordings"
+    [min_wav_duration]="stage 3's report counts clips that are too short"
+    [speed_perturb_factors]="augment_conf of --finetune_config has the augmentations"
+    [speech_fold_length]="--pretrain_args '--model_conf clip_frames=N', 10 ms each"
+    [cls_stats_dir]="--dumpdir; stage 3 writes its statistics there"
+    [ssl_stats_dir]="--dumpdir; stage 3 writes its statistics there"
+    [asr_stats_dir]="--dumpdir; stage 3 writes its statistics there"
+    [nodes]="--num_nodes N; how jobs start is in cmd.sh"
+    [use_ssh]="--num_nodes N; how jobs start is in cmd.sh"
 )
 . utils/parse_options.sh
 . utils/stages.sh

@@ -41,6 +41,10 @@ EXPERIMENT_FILES = ("RESULTS.md", "results/scores.csv")
 EPOCH_FILE = re.compile(r"(\d+)epoch\.pth")
 # Paths of three parts and more: AudioSet's "/m/09x0r" is a class.
 ABSOLUTE = re.compile(r"(?<![\w.~/:])(?:/[^\s/:,;'\"]+){3,}")
+LICENSE = re.compile(r"[a-z0-9.+-]+")  # what a word of the Hub's list looks like
+# The Hub lists libraries by name; transformers' own code would not find `sslam` without
+# the import that the card shows. The second tag is what ESPnet's recipes call the task.
+LIBRARY, TASKS = "espnet", {True: "classification", False: "self-supervised-learning"}
 MODEL_LINE = re.compile(r'^MODEL = ".*$', re.MULTILINE)
 
 
@@ -89,9 +93,14 @@ def write_folder(
 
     Raises:
         ValueError: The folder holds something else, or was changed by hand; scores
-            that are not of this model.
+            that are not of this model; a licence in other words than the Hub's.
         OSError: It cannot be written; an earlier folder is left as it was.
     """
+    if license and not LICENSE.fullmatch(license):
+        raise ValueError(
+            f"--license {license!r} is not a word of Hugging Face: write it such as "
+            "cc-by-4.0, apache-2.0 or other"
+        )
     path = resolve(model, cache_dir=cache_dir)
     file = weights_file(path) if path.is_dir() else path
     _check_target(folder, file, overwrite)
@@ -327,10 +336,10 @@ def _metadata(facts: dict[str, Any]) -> ModelCardData:
     ]
     scored = [m for m in METRICS if any(m in s.metrics for s in facts["scores"])]
     return ModelCardData(
-        library_name="espnet2_sslam",
+        library_name=LIBRARY,
         license=facts["license"] or "unknown",
         pipeline_tag=task,
-        tags=["espnet", "sslam", "audio", task],
+        tags=[LIBRARY, "audio", TASKS[bool(facts["head"])], "sslam"],
         datasets=[_slug(name) for name in facts["datasets"]] or None,
         metrics=scored or None,
         model_name=facts["name"],

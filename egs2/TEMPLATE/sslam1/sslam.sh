@@ -104,9 +104,10 @@ for config in ${train_configs}; do
 done
 
 if [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 5 ]; then
-    log "Stage 5: Pack model, with its card: ${exp}/publish"
+    log "Stage 5: Pack model, with its card: ${expdir}/publish/${exp##*/}"
     # shellcheck disable=SC2086
-    ${python} -m espnet2_sslam.bin.sslam publish "${exp}/latest.pth" --output "${exp}/publish" \
+    ${python} -m espnet2_sslam.bin.sslam publish "${exp}/latest.pth" \
+        --output "${expdir}/publish/${exp##*/}" \
         ${hf_repo:+--hf_repo "${hf_repo}"} ${publish_args}
 fi
 

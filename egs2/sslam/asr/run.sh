@@ -48,7 +48,7 @@ Options [default]
                           in it or in its recordings/ [FSDD in db.sh]
   --stage N --stop_stage N    first and last stage [${stage} ${stop_stage}]
   --ngpu N                GPUs per training, 0 for CPU [${ngpu}]
-  --num_nodes N           nodes per training; needs slurm or queue, see ../cmd.sh [${num_nodes}]
+  --num_nodes N           nodes per training; not local, see ../cmd.sh [${num_nodes}]
   --nj N                  trainings and decodings at a time [${nj}]
   --replace true          trainings and data that were made from something else are moved
                           away and made anew [ask]

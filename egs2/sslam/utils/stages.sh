@@ -129,7 +129,7 @@ check_machine() {
     local gpus conf="conf/${cmd_backend}.conf"
     if [ "${cmd_backend}" = local ]; then
         [ "${num_nodes}" -eq 1 ] || die "--num_nodes ${num_nodes} needs" \
-            "cmd_backend=slurm or queue (see cmd.sh): local jobs stay on this machine"
+            "cmd_backend=slurm, queue or pbs (see cmd.sh): local jobs stay on this machine"
         [ "${ngpu}" -gt 0 ] || return 0
         gpus="$("${python}" -c 'import torch; print(torch.cuda.device_count())' \
             2>/dev/null)" || die "--ngpu ${ngpu}: ${python} cannot import torch"
