@@ -420,7 +420,7 @@ def commands_of(title):
 
 @pytest.fixture(scope="module")
 def template(clone, data):
-    """The template's recipe in the clone, with mini_an4's data shape; its own folder."""
+    """A recipe of the clone made from our template, with data as mini_an4's."""
     root = clone("ssl1").parents[2]
     (root / "egs2" / "TEMPLATE").symlink_to(
         (root / "egs2/mini/ssl1/utils").resolve().parents[1]
@@ -446,7 +446,15 @@ def template(clone, data):
 
 def test_the_template_becomes_a_recipe_of_a_clone_that_pre_trains(template):
     links = {p.name for p in template.iterdir() if p.is_symlink() and p.exists()}
-    assert links == {"path.sh", "db.sh", "scripts", "pyscripts", "steps", "utils", "cls.sh"}
+    assert links == {
+        "path.sh",
+        "db.sh",
+        "scripts",
+        "pyscripts",
+        "steps",
+        "utils",
+        "cls.sh",
+    }
     assert {"slurm.conf", "queue.conf", "pbs.conf"} <= set(
         os.listdir(template / "conf")
     )
@@ -466,9 +474,12 @@ def test_the_template_becomes_a_recipe_of_a_clone_that_pre_trains(template):
         torch.load(template / f"exp/ssl_train_{p}_tiny/latest.pth")
         for p in ("eat", "sslam")
     ]
-    assert all(w["encoder.log_mel.std"] == weights[0]["encoder.log_mel.std"] for w in weights)
+    assert all(
+        w["encoder.log_mel.std"] == weights[0]["encoder.log_mel.std"] for w in weights
+    )
     published = template / "exp/publish/ssl_train_sslam_tiny"
     assert (published / "espnet_model.zip").exists()
+    assert "datasets:\n- mycorpus\n" in (published / "README.md").read_text()
 
 
 def test_the_pre_trained_encoder_is_fine_tuned_by_espnets_cls_script(template):

@@ -107,7 +107,7 @@ if [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 5 ]; then
     log "Stage 5: Pack model, with its card: ${expdir}/publish/${exp##*/}"
     # shellcheck disable=SC2086
     ${python} -m espnet2_sslam.bin.sslam publish "${exp}/latest.pth" \
-        --output "${expdir}/publish/${exp##*/}" \
+        --output "${expdir}/publish/${exp##*/}" --datasets "$(basename "$(dirname "${PWD}")")" \
         ${hf_repo:+--hf_repo "${hf_repo}"} ${publish_args}
 fi
 
