@@ -86,14 +86,8 @@ class BuildWithRecipe(build_py):
 
         def left_out(folder, names):
             top = Path(folder) == ROOT / "egs2/sslam"
-            return [
-                n
-                for n in names
-                if n in ("conf", "__pycache__")
-                and "egs2" in folder
-                or top
-                and output.fullmatch(n)
-            ]
+            own = [name for name in names if top and output.fullmatch(name)]
+            return {"conf", "__pycache__", *own}  # the links `conf` are made anew
 
         for name in ("egs2/sslam", "conf"):
             shutil.copytree(ROOT / name, target / name, ignore=left_out)

@@ -1,7 +1,7 @@
-"""Pages outside docs/ as part of the site: the README is its start, links may leave docs/.
+"""Pages outside docs/ as part of the site: the README is its start.
 
-On a code host the same Markdown is read in place, so links are relative to the checkout;
-here each target outside docs/ becomes `repo/<its path>` of the site.
+On a code host the same Markdown is read in place, so links are relative to the
+checkout; here each target outside docs/ becomes `repo/<its path>` of the site.
 """
 
 import os

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # Pre-training, both phases
-set -e
-set -u
-set -o pipefail
+set -euo pipefail
 
 train_set="train"
 valid_set="valid"

@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tuning of the pre-trained encoder by ESPnet's own cls.sh (one label per clip)
-set -e
-set -u
-set -o pipefail
+set -euo pipefail
 
 train_set="train"
 valid_set="valid"

@@ -1,12 +1,9 @@
 #!/usr/bin/env bash
-# Set bash to 'debug' mode, it will exit on :
-# -e 'error', -u 'undefined variable', -o ... 'error in pipeline'
-set -e
-set -u
-set -o pipefail
+# Make a recipe of an ESPnet clone: links to its TEMPLATE, and what SSLAM adds.
+set -euo pipefail
 
 if [ $# -ne 1 ]; then
-    echo "Usage: $0 <espnet>/egs2/<corpus>/ssl1" >&2
+    echo "usage: $0 <espnet>/egs2/<corpus>/ssl1" >&2
     exit 2
 fi
 dir=$1
@@ -14,7 +11,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 mkdir -p "${dir}"
 espnet=${dir}/../../TEMPLATE
 if [ ! -d "${espnet}/asr1" ]; then
-    echo "$0: ${espnet} should exist: name a folder egs2/<corpus>/<task> of an ESPnet clone" >&2
+    echo "$0: there is no ${espnet}/asr1: name a folder egs2/<corpus>/<task> of an ESPnet clone" >&2
     exit 1
 fi
 
@@ -38,4 +35,4 @@ for f in path.sh db.sh scripts pyscripts steps utils; do
 done
 ln -sfn ../../TEMPLATE/cls1/cls.sh "${dir}/cls.sh"
 
-echo "Created: ${dir}; now write ${dir}/local/data.sh and adapt ${dir}/run.sh"
+echo "made ${dir}: now write ${dir}/local/data.sh and adapt ${dir}/run.sh"

@@ -2,58 +2,52 @@
 # shellcheck disable=SC1091,SC2154
 # Pre-training by SSLAM, from ESPnet's data folders. As TEMPLATE/ssl1/ssl.sh, but for
 # espnet2_sslam's task: phase 1 (EAT's objective), then phase 2 (mixtures of sounds).
-set -e
-set -u
-set -o pipefail
+set -euo pipefail
 
-log() {
-    local fname=${BASH_SOURCE[1]##*/}
-    echo -e "$(date '+%Y-%m-%dT%H:%M:%S') (${fname}:${BASH_LINENO[0]}:${FUNCNAME[1]}) $*"
-}
-SECONDS=0
+log() { echo "$(date +%FT%T) (sslam.sh) $*"; }
 
-# General configuration
-stage=1              # Processes starts from the specified stage.
-stop_stage=5         # Processes is stopped at the specified stage.
-ngpu=1               # The number of gpus ("0" uses cpu, otherwise use gpu).
-num_nodes=1          # The number of nodes.
-nj=32                # The number of parallel jobs.
-dumpdir=dump         # Directory to dump audio.
-expdir=exp           # Directory to save experiments.
-python=python3       # Specify python to execute espnet commands.
-local_data_opts=     # The options given to local/data.sh.
+# Options, named as in ssl.sh
+stage=1              # first stage
+stop_stage=5         # last stage
+ngpu=1               # GPUs of a training; 0: CPU
+num_nodes=1          # machines of a training
+nj=32                # jobs that format audio at a time
+dumpdir=dump         # 16 kHz audio
+expdir=exp           # trainings
+python=python3       # interpreter that has espnet2_sslam
+local_data_opts=     # for local/data.sh
 audio_format=wav     # wav (fast to read) or flac
-train_set=           # Name of training set (required).
-valid_set=           # Name of validation set (required).
-train_configs=       # One config per phase; each begins with the weights of the one before.
-pretrained_model=    # What the first begins with, as --init_param of ESPnet's training.
-ssl_tag=             # Suffix to the result dirs.
-ssl_args=            # Arguments for all trainings, e.g., "--max_epoch 10".
-publish_args=        # Arguments for sslam publish, e.g., "--license cc-by-4.0".
-hf_repo=             # Upload there.
+train_set=           # folder of data/ to learn from (required)
+valid_set=           # folder of data/ to validate on (required)
+train_configs=       # a config per phase, one trained from the other (required)
+pretrained_model=    # weights that the first begins with
+ssl_tag=             # ends the names of the trainings
+ssl_args=            # options of all trainings, such as "--max_epoch 10"
+publish_args=        # options of `sslam publish`, such as "--license cc-by-4.0"
+hf_repo=             # Hugging Face repository to upload to
 
-help_message="Usage: $0 --train_set <train_set_name> --valid_set <valid_set_name> \\
+help_message="usage: $0 --train_set SET --valid_set SET \\
     --train_configs \"conf/train_eat_own.yaml conf/train_sslam_own.yaml\"
-Options (default):
-$(sed -n '/^# General/,/^hf_repo/s/^\([a-z_]*\)=\([^ ]*\) *# /    --\1 (\2)  /p' "$0")"
+options (default):
+$(sed -n '/^# Options, /,/^hf_repo/s/^\([a-z_]*\)=\([^ ]*\) *# /    --\1 (\2)  /p' "$0")"
 
 . utils/parse_options.sh
 . ./path.sh
 . ./cmd.sh
 
 for option in train_set valid_set train_configs; do
-    [ -n "${!option}" ] || { log "${help_message}"; log "Error: --${option} is required"; exit 2; }
+    [ -n "${!option}" ] || { log "${help_message}"; log "error: --${option} is needed"; exit 2; }
 done
 data_feats=${dumpdir}/raw
 
 if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
-    log "Stage 1: Data preparation for data/${train_set}, data/${valid_set}"
+    log "stage 1: data preparation -> data/${train_set}, data/${valid_set}"
     # shellcheck disable=SC2086
     local/data.sh ${local_data_opts}
 fi
 
 if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
-    log "Stage 2: Format wav.scp: data/ -> ${data_feats}"
+    log "stage 2: 16 kHz mono audio -> ${data_feats}"
     for dset in "${train_set}" "${valid_set}"; do
         dir=${data_feats}/${dset}
         utils/copy_data_dir.sh --validate_opts "--no-text --non-print" "data/${dset}" "${dir}"
@@ -68,7 +62,7 @@ fi
 
 stats=${expdir}/ssl_stats_raw/${train_set}.options
 if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 3 ]; then
-    log "Stage 3: Mean and std of the log-mel of ${data_feats}/${train_set} -> ${stats}"
+    log "stage 3: mean and std of the log-mel of ${data_feats}/${train_set} -> ${stats}"
     mkdir -p "${stats%/*}"
     ${python} -c '
 import sys
@@ -84,7 +78,7 @@ start=${pretrained_model}
 for config in ${train_configs}; do
     exp=${expdir}/ssl_$(basename "${config}" .yaml)${ssl_tag:+_${ssl_tag}}
     if [ "${stage}" -le 4 ] && [ "${stop_stage}" -ge 4 ]; then
-        log "Stage 4: Training: ${config} -> ${exp}, log: ${exp}/train.log"
+        log "stage 4: training ${config} -> ${exp}, log: ${exp}/train.log"
         jobname=${exp}/train.log
         if [[ "${cuda_cmd}" = *queue* ]]; then jobname=${exp##*/}; fi # no "/" in SGE
         begin="--init_param ${start}"
@@ -104,11 +98,11 @@ for config in ${train_configs}; do
 done
 
 if [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 5 ]; then
-    log "Stage 5: Pack model, with its card: ${expdir}/publish/${exp##*/}"
+    log "stage 5: the model and its card -> ${expdir}/publish/${exp##*/}"
     # shellcheck disable=SC2086
     ${python} -m espnet2_sslam.bin.sslam publish "${exp}/latest.pth" \
         --output "${expdir}/publish/${exp##*/}" --datasets "$(basename "$(dirname "${PWD}")")" \
         ${hf_repo:+--hf_repo "${hf_repo}"} ${publish_args}
 fi
 
-log "Successfully finished. [elapsed=${SECONDS}s]"
+log "done"
