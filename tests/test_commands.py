@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from espnet2_sslam.audio import read_audio
-from espnet2_sslam.bin import cli
 from tests import command_case
 from tests.command_case import (
     CLASSES,
@@ -228,8 +227,8 @@ def test_events_are_a_desed_table(clips, capsys):
     status, out, _ = _tag(capsys, "clips", *options)
     lines = Path("out.tsv").read_text().splitlines()
     assert status == 0 and out.splitlines() == lines
-    assert lines[0] == "filename\tonset\toffset\tevent_label"
-    assert lines[1] == "clip001.wav\t0.000\t0.200\tRain, light"
+    assert lines[0] == "filename\tonset\toffset\tevent_label\tconfidence"
+    assert lines[1].startswith("clip001.wav\t0.000\t0.200\tRain, light\t0.0")
     assert not any("Dog" in line for line in lines)
 
 
@@ -254,7 +253,7 @@ def test_a_picture_of_a_clip(clips, capsys, options, shown, hidden):
 
 @needs_matplotlib
 def test_a_long_recording_is_drawn_by_windows(clips, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "PLOT_SHORT", 0.1)
+    monkeypatch.setattr("espnet2_sslam.inference.plot.SHORT", 0.1)
     assert _plot(capsys, "clips/clip001.wav", "-o", "a.svg")[0] == 0
     assert "windows of 10 s" in Path("a.svg").read_text()
     assert _plot(capsys, "clips/clip001.wav", "-o", "a.svg", "--frames")[0] == 0

@@ -8,7 +8,7 @@ import torch
 
 from espnet2_sslam import machine
 from espnet2_sslam.audio import AudioError, read_audio
-from espnet2_sslam.inference import SSLAM
+from espnet2_sslam.inference import SSLAM, find_events
 from espnet2_sslam.inference.api import choose_dtype
 from tests.inference_case import (
     CLASSES,
@@ -23,6 +23,7 @@ from tests.inference_case import (
     write,
 )
 
+EVENT_FIELDS = ("onset", "offset", "label", "confidence")
 LENGTHS = [0.025, 0.4, 3.0, 1.013, 10.0, 0.4, 2.2]
 
 
@@ -76,6 +77,41 @@ def test_tag_sorts_labels_by_score(clips):
     single = sslam(classifier(task="multi_class"))
     scores_of_one = dict(single.tag(clips[2], rate=16_000)).values()
     assert sum(scores_of_one) == pytest.approx(1.0)
+
+
+def test_events_are_found_in_the_scores_of_the_time_steps(tmp_path, clips):
+    model, options = sslam(classifier()), {"threshold": {"": 0.4, "dog": 0.2}}
+    options |= {"median": 0.5, "min_duration": 0.3, "merge_gap": 0.2}
+    path = write(tmp_path / "clip.wav", clips[2])
+    [frames] = model.tag_frames([path], resolution=0.08, window=0.5)
+    times = frames.starts, frames.ends, CLASSES
+    expected = find_events(frames.values, *times, **options)
+    assert expected and expected[0]._fields == EVENT_FIELDS
+    options |= {"resolution": 0.08, "window": 0.5}
+    for audio in (path, (read_audio(path), 16_000)):
+        assert model.events(audio, **options) == expected
+    assert model.events(read_audio(path), rate=16_000, **options) == expected
+    several = model.events([path, clips[1]], rate=16_000, **options)
+    assert [len(several), several[0]] == [2, expected]
+    assert model.events([]) == []
+    with pytest.raises(AudioError, match=r"gone.wav: missing"):
+        model.events([path, "gone.wav"])
+
+
+def test_a_picture_is_drawn_of_every_kind_of_audio(tmp_path, clips):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    model, path = sslam(classifier()), write(tmp_path / "clip.wav", clips[2])
+    model.plot(path, tmp_path / "file.svg", labels=["rain"], title="a title")
+    with open(path, "rb") as file:
+        model.plot(file, tmp_path / "object.svg", labels=["rain"], title="a title")
+    figure = model.plot(
+        *(read_audio(path), tmp_path / "array.svg"),
+        **{"rate": 16_000, "labels": ["rain"], "title": "a title"},
+    )
+    assert len(figure.axes) == 4 and model.plot(path).get_suptitle() == "clip.wav"
+    pictures = {picture.read_bytes() for picture in tmp_path.glob("*.svg")}
+    assert len(pictures) == 1 and b"a title" in pictures.pop()
+    assert "no classifier" in sslam().plot(path).axes[0].get_title("left")
 
 
 @pytest.mark.parametrize("batch_seconds", [0.01, 3.0, 1000.0])
@@ -304,6 +340,12 @@ def test_failed_files_have_their_reason_and_the_others_go_on(tmp_path, clips):
         ("tag_frames", ["a"], {"resolution": 0}, "resolution must be"),
         ("tag_frames", ["a"], {"window": 0.1}, "window must be from 0.16"),
         ("tag_frames", ["a"], {"window": 200}, "to 122.88 s"),
+        ("events", ["a"], {"resolution": 0.1}, "resolution must be"),
+        ("events", ["a"], {"threshold": {"Dog": 0.1}}, "did you mean dog?"),
+        ("events", "a", {"min_duration": -1}, "must be 0 or more"),
+        ("plot", "a", {"picture": "a.jpg"}, "suffix .png, .svg, .pdf"),
+        ("plot", (noise(1.0), 16_000), {"top_k": 0}, "top_k must be"),
+        ("plot", (noise(1.0), 16_000), {"labels": ["Dog"]}, "no label Dog"),
     ],
 )
 def test_options_outside_their_range_are_refused_at_once(
@@ -329,7 +371,7 @@ def test_a_model_that_cannot_run_is_refused(model, options, complaint):
         SSLAM(model, **options)
 
 
-@pytest.mark.parametrize("method", ["tag", "tag_files", "tag_frames"])
+@pytest.mark.parametrize("method", ["tag", "tag_files", "tag_frames", "events"])
 def test_labels_need_a_head(method):
     with pytest.raises(ValueError, match="load a fine-tuned model"):
         getattr(sslam(), method)(["a"])

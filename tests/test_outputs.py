@@ -154,10 +154,14 @@ def test_events_are_the_same_in_every_format(tmp_path, items):
     for format in ("tsv", "csv", "json"):
         write_events(tmp_path / f"events.{format}", format, events)
     header, *table = _table(tmp_path / "events.tsv")
-    assert header == ["filename", "onset", "offset", "event_label"] and len(table) > 5
+    assert header == ["filename", "onset", "offset", "event_label", "confidence"]
+    assert len(table) > 5 and all(0.25 <= float(cells[4]) <= 1 for cells in table)
     assert _table(tmp_path / "events.csv") == [header, *table]
     objects = _objects(tmp_path / "events.json")
     assert [f"{row['onset']:.3f}" for row in objects] == [cells[1] for cells in table]
+    assert [row["confidence"] for row in objects] == [
+        pytest.approx(float(cells[4]), abs=1e-4) for cells in table
+    ]
 
 
 @pytest.mark.parametrize(

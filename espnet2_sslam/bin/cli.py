@@ -7,7 +7,6 @@ import argparse
 import errno
 import hashlib
 import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -134,10 +133,7 @@ FORMATS = {
     "tag": (*TABLES, "npz", "ark"),
     "events": ("tsv", "csv", "json", "jsonl"),
 }
-PICTURES = (".png", ".svg", ".pdf")
 TOP_K = 5
-PLOT_SHORT = 300.0  # seconds up to which a row of the picture is a time step
-PLOT_CHUNK = 10.0  # seconds of a window beyond
 PURPOSES = {
     "embed": "features (embeddings) of audio files",
     "tag": "labels of audio files, of windows of them, or of time steps",
@@ -305,46 +301,28 @@ def tag(args: argparse.Namespace) -> None:
 
 def plot(args: argparse.Namespace) -> None:
     """`sslam plot`: a picture of one recording."""
-    if args.output.suffix.lower() not in PICTURES:
-        raise ValueError(
-            f"{args.output}: need a picture with suffix {', '.join(PICTURES)}"
-        )
+    from espnet2_sslam.inference import plot as pictures
+
+    pictures.check_picture(args.output)
     if os.path.isdir(args.file):
         raise ValueError(f"{args.file} is a folder: name the recording to draw")
     if args.top_k < 1:
         raise ValueError(f"--top_k must be 1 or more, got {args.top_k}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("a picture needs matplotlib: pip install espnet2_sslam[plot]")
-    from espnet2_sslam.inference import plot as pictures
-
     spectrogram = pictures.read_spectrogram(args.file)
-    duration = float(spectrogram.edges[-1])
     model = _load(args)
-    timeline, note = None, "no labels: this model has no classifier"
-    if model.classes:
-        chunk = args.chunk
-        if chunk is None and not _steps(args) and duration > PLOT_SHORT:
-            chunk = PLOT_CHUNK
-        if chunk is None:
-            step = args.resolution or 0.16
-            note = f"every {step:g} s"
-            results = model.tag_frames([args.file], resolution=step, window=args.window)
-        else:
-            note = f"windows of {chunk:g} s every {args.hop or chunk:g} s"
-            results = model.tag_files([args.file], chunk=chunk, hop=args.hop)
-        [result] = results
-        if result.error is not None:
-            raise ValueError(f"{args.file}: {result.error}")
-        timeline = pictures.make_timeline(
-            *(result.values, result.starts, result.ends, model.classes),
-            *(args.top_k, duration, args.label),
-        )
+    resolution = args.resolution or (0.16 if args.frames else None)
     names = [
         os.path.basename(os.path.normpath(name)) for name in (args.file, args.model)
     ]
     title = "{}\nmodel: {}".format(*map(_short, names))
-    figure = pictures.draw_timeline(spectrogram, timeline, title, note)
+    figure = pictures.draw_recording(
+        *(model, args.file, spectrogram),
+        **_chosen(args, "top_k", "window", "chunk", "hop"),
+        labels=args.label,
+        resolution=resolution,
+        title=title,
+    )
     store.remove_leftovers_of(args.output)
     pictures.save_picture(figure, args.output)
     print(f"wrote {args.output}")

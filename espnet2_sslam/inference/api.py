@@ -6,7 +6,7 @@ from contextlib import closing
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from espnet2_sslam.checkpoint import load_model, save_model
 from espnet2_sslam.classifier import Pooling, SSLAMClassifier
 from espnet2_sslam.config import check_choice
 from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.inference.events import ByClass, Event, find_events
 from espnet2_sslam.inference.jobs import (
     STEP,
     Backbone,
@@ -27,6 +28,9 @@ from espnet2_sslam.inference.jobs import (
 from espnet2_sslam.inference.stream import FileResult, reader_threads, stream
 from espnet2_sslam.machine import multiplies_bfloat16
 from espnet2_sslam.units import FRAME_LENGTH, PATCH_SIZE, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SERIES = ("frames", "patches", "tokens")  # several rows a clip
@@ -230,6 +234,98 @@ class SSLAM:
         labels = [choose(scores[0]) for scores in self._values(job, audio, rate)]
         return labels[0] if is_single(audio) else labels
 
+    def events(
+        self,
+        audio: Any,
+        *,
+        rate: float | None = None,
+        threshold: ByClass = 0.5,
+        median: ByClass = 0.0,
+        min_duration: float = 0.0,
+        merge_gap: float = 0.0,
+        resolution: float | None = None,
+        window: float | None = None,
+    ) -> list[Event] | list[list[Event]]:
+        """Sounds with onset, offset, label and confidence, by their onsets.
+
+        Args:
+            audio: See the class.
+            rate: Samples per second of arrays (files know theirs).
+            threshold, median, min_duration, merge_gap: See `find_events`.
+            resolution, window: Of the time steps, see `tag_frames`.
+
+        Returns:
+            Events of one clip, or for a list of clips a list of these.
+
+        Raises:
+            AudioError: Audio that cannot be used, in one line.
+            ValueError: The model is no classifier, an unknown class, or an option
+                outside its range.
+        """
+        clips = _rated([audio] if is_single(audio) else audio, rate)
+        steps = {} if resolution is None else {"resolution": resolution}
+        results = self.tag_frames(clips, window=window, **steps)
+        options = {"threshold": threshold, "median": median}
+        options |= {"min_duration": min_duration, "merge_gap": merge_gap}
+        find = partial(find_events, classes=self.classes or [], **options)
+        find(np.empty((0, len(self.classes or []))), [], [])  # options: before work
+        events = [
+            find(result.values, result.starts, result.ends)
+            for result in _usable(results)
+        ]
+        return events[0] if is_single(audio) else events
+
+    def plot(
+        self,
+        audio: Any,
+        picture: str | Path | None = None,
+        *,
+        rate: float | None = None,
+        top_k: int = 5,
+        labels: Sequence[str] = (),
+        resolution: float | None = None,
+        window: float | None = None,
+        chunk: float | None = None,
+        hop: float | None = None,
+        title: str | None = None,
+    ) -> "Figure":
+        """Draw a clip's spectrogram and above it its labels over time.
+
+        Args:
+            audio: One clip, see the class.
+            picture: File to write: .png, .svg or .pdf.
+            rate: Samples per second of an array (files know theirs).
+            top_k: How many labels, those with the highest score anywhere.
+            labels: These labels instead.
+            resolution, window: Of time steps, see `tag_frames`.
+            chunk, hop: Windows instead, see `embed_files`; by default of 10 s beyond
+                5 minutes.
+            title: By default the file's name.
+
+        Returns:
+            The figure of matplotlib, which a notebook shows.
+
+        Raises:
+            AudioError: Audio that cannot be used, in one line.
+            ValueError: An unknown label, an option outside its range, another suffix,
+                or matplotlib is not installed.
+        """
+        from espnet2_sslam.inference import plot
+
+        plot.check_picture(picture)
+        [clip] = _rated([audio], rate)
+        options: dict[str, Any] = {"resolution": resolution, "window": window}
+        options |= {"chunk": chunk, "hop": hop, "title": title}
+        figure = plot.draw_recording(
+            *(self, clip, plot.read_spectrogram(clip)),
+            **options,
+            top_k=top_k,
+            labels=labels,
+        )
+        if picture is not None:
+            plot.save_picture(figure, picture)
+        return figure
+
     def embed_files(
         self,
         files: Iterable[Any],
@@ -385,11 +481,23 @@ class SSLAM:
     def _values(self, job: Job, audio: Any, rate: float | None) -> Iterator[np.ndarray]:
         """Values of one or several clips; the first that cannot be used is raised."""
         clips = [audio] if is_single(audio) else audio
-        with closing(self._run(job, clips, rate)) as results:  # type: ignore
-            for result in results:
-                if result.error is not None:
-                    raise AudioError(result.name, result.error)
-                yield result.values
+        for result in _usable(self._run(job, clips, rate)):
+            yield result.values
+
+
+def _usable(results: Iterator[FileResult]) -> Iterator[FileResult]:
+    """Results; the first that has none is raised."""
+    with closing(results):  # type: ignore[type-var]  # a generator
+        for result in results:
+            if result.error is not None:
+                raise AudioError(result.name, result.error)
+            yield result
+
+
+def _rated(clips: Iterable[Any], rate: float | None) -> Iterator[Any]:
+    """Clips, arrays among them with their rate."""
+    for clip in clips:
+        yield (clip, rate) if rate is not None and hasattr(clip, "ndim") else clip
 
 
 def best_labels(

@@ -125,9 +125,10 @@ def write_events(output: Path, format: str, events: NamedEvents) -> None:
             "onset": round(onset, 6),
             "offset": round(end, 6),
             "label": label,
+            "confidence": round(confidence, 6),
         }
         for name, file_events in events
-        for onset, end, label in file_events
+        for onset, end, label, confidence in file_events
     )
     FORMATS[format](output, Content(next(cells), cells, objects))
 
@@ -135,12 +136,20 @@ def write_events(output: Path, format: str, events: NamedEvents) -> None:
 def event_table(events: NamedEvents) -> Iterator[str]:
     """DESED's table: header first, tabs between, seconds with three decimals.
 
-    A file without events has no row, as in DESED's predictions.
+    Its tools find their columns by name, so the confidence may stand behind. A file
+    without events has no row, as in DESED's predictions.
     """
-    yield "filename\tonset\toffset\tevent_label"
+    yield "filename\tonset\toffset\tevent_label\tconfidence"
     for name, file_events in events:
-        for onset, offset, label in file_events:
-            yield _tsv_line([name, f"{onset:.3f}", f"{offset:.3f}", label])
+        for event in file_events:
+            onset, offset, label, confidence = _event_cells(event)
+            yield _tsv_line([name, onset, offset, label, confidence])
+
+
+def _event_cells(event: Event) -> tuple[str, str, str, str]:
+    """Onset, offset, label and confidence as text."""
+    onset, offset, label, confidence = event
+    return f"{onset:.3f}", f"{offset:.3f}", label, f"{confidence:.4f}"
 
 
 def output_format(

@@ -4,6 +4,8 @@ Shapes: T rows of scores, C classes, L labels that are drawn, K columns. matplot
 the extra `plot`, is imported when something is drawn.
 """
 
+import importlib.util
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 
 from espnet2_sslam import store
-from espnet2_sslam.audio import read_blocks
+from espnet2_sslam.audio import AudioError, source_blocks, source_name
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.units import (
     FRAME_LENGTH,
@@ -26,6 +28,9 @@ from espnet2_sslam.units import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PICTURES = (".png", ".svg", ".pdf")
+SHORT = 300.0  # seconds up to which a column of labels is a time step
+CHUNK = 10.0  # seconds of a window beyond
 LABEL_COLUMNS = 500  # fewer than a picture has pixels, so that none is lost
 MAX_COLUMNS = 2_000  # of a spectrogram: more than a picture has pixels
 DECIBEL = 10 / np.log(10)  # of the natural logarithm of a power
@@ -64,18 +69,78 @@ class Timeline(NamedTuple):
     scores: np.ndarray
 
 
-def read_spectrogram(path: str | Path) -> Spectrogram:
-    """Log-mel spectrogram of an audio file of any length, in dB below its maximum.
+def check_picture(path: str | Path | None) -> None:
+    """Refuse a picture that could not be drawn or written, before work.
+
+    Raises:
+        ValueError: matplotlib is not there, or the suffix is another one.
+    """
+    if path is not None and Path(path).suffix.lower() not in PICTURES:
+        raise ValueError(f"{path}: need a picture with suffix {', '.join(PICTURES)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("a picture needs matplotlib: pip install matplotlib")
+
+
+def draw_recording(
+    model: Any,
+    audio: Any,
+    spectrogram: Spectrogram,
+    *,
+    top_k: int = 5,
+    labels: Sequence[str] = (),
+    resolution: float | None = None,
+    window: float | None = None,
+    chunk: float | None = None,
+    hop: float | None = None,
+    title: str | None = None,
+) -> "Figure":
+    """Score a clip and draw it, see `SSLAM.plot`.
+
+    Args:
+        model: An SSLAM.
+        audio: One clip.
+        spectrogram: Of the clip.
+
+    Raises:
+        AudioError, ValueError: See `SSLAM.plot`.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k must be 1 or more, got {top_k}")
+    if title is None:
+        title = os.path.basename(source_name(audio, 0))
+    note, duration = "no labels: this model has no classifier", spectrogram.edges[-1]
+    if not model.classes:
+        return draw_timeline(spectrogram, None, title, note)
+    steps = resolution is not None or window is not None
+    if chunk is None and not steps and duration > SHORT:
+        chunk = CHUNK
+    if chunk is None:
+        step = resolution or 0.16
+        note = f"every {step:g} s"
+        results = model.tag_frames([audio], resolution=step, window=window)
+    else:
+        note = f"windows of {chunk:g} s every {hop or chunk:g} s"
+        results = model.tag_files([audio], chunk=chunk, hop=hop)
+    [result] = results
+    if result.error is not None:
+        raise AudioError(result.name, result.error)
+    scores = result.values, result.starts, result.ends, model.classes
+    timeline = make_timeline(*scores, top_k, float(duration), labels)
+    return draw_timeline(spectrogram, timeline, title, note)
+
+
+def read_spectrogram(audio: Any) -> Spectrogram:
+    """Log-mel spectrogram of audio of any kind and length, in dB below its maximum.
 
     Long recordings are drawn with fewer columns, each the mean power of its frames.
 
     Raises:
-        AudioError: See `read_blocks`.
+        AudioError: See `source_blocks`.
     """
     size, frames, samples = 1, 0, 0  # frames of a column; read so far
     sums = np.zeros((MAX_COLUMNS, NUM_MEL_BINS))
     rest = np.zeros(0, np.float32)
-    for block in read_blocks(path):
+    for block in source_blocks(audio, source_name(audio, 0), None):
         samples += len(block)
         wave = np.concatenate([rest, block])
         count = max(0, (len(wave) - FRAME_LENGTH) // FRAME_SHIFT + 1)
