@@ -868,6 +868,7 @@ def collect_files(
             raise ValueError(
                 f"two files are called {item.name}: {other.path} and {item.path}; "
                 "give them different names (a list NAME.scp has its own)"
+                + (", or names with folders: --names path" if names == "file" else "")
             )
     if left_out:
         logging.warning("%s", left_out_words(left_out))

@@ -8,7 +8,6 @@ before.
 import codecs
 import csv
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ import struct
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -283,18 +282,30 @@ def note_kept(folder: str | os.PathLike, rows: Iterable[tuple]) -> list[str]:
     return there
 
 
-def remove_leftovers(folder: str | os.PathLike, pattern: str = "*") -> None:
-    """Remove what killed writers of `pattern`, files or folders, have left there."""
+def remove_leftovers(
+    folder: str | os.PathLike, pattern: str = "*", names: Container[str] | None = None
+) -> None:
+    """Remove what killed writers of `pattern`, files or folders, have left there.
+
+    Args:
+        names: Of these files alone.
+    """
     for path in Path(folder).glob(TEMPORARY.format(name=pattern, pid="*")):
+        if names is not None and path.name[1:].rsplit(".", 2)[0] not in names:
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
 
-def remove_leftovers_of(path: str | os.PathLike) -> None:
-    """Remove what killed writers of this file or folder have left beside it."""
-    remove_leftovers(Path(path).parent, glob.escape(Path(path).name))
+def remove_leftovers_of(*paths: str | os.PathLike) -> None:
+    """Remove what killed writers of these files or folders have left beside them."""
+    by_folder: dict[Path, set[str]] = {}
+    for path in map(Path, paths):
+        by_folder.setdefault(path.parent, set()).add(path.name)
+    for folder, names in by_folder.items():
+        remove_leftovers(folder, names=names)
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

@@ -117,11 +117,11 @@ def command(capsys, *words):
     return stop.value.code, out, err
 
 
-def embed_apart(folder, pause, options):
-    """`sslam embed` with the stand-in as a process of its own; stderr goes to `log`."""
+def run_apart(folder, pause, words):
+    """`sslam` with the stand-in as a process of its own; stderr goes to `log`."""
     os.chdir(folder)
     os.environ["FAKE_PAUSE"] = str(pause)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     install()
     with open("log", "w") as sys.stderr:
-        run_main(lambda: sslam(["embed", "model", *options]))
+        run_main(lambda: sslam(list(words)))

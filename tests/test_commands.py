@@ -20,9 +20,9 @@ from tests.command_case import (
     CLASSES,
     FakeSSLAM,
     command,
-    embed_apart,
     install,
     make_clips,
+    run_apart,
 )
 
 needs_matplotlib = pytest.mark.skipif(
@@ -211,25 +211,107 @@ def test_without_output_the_labels_are_printed_the_best_first(clips, capsys):
     [
         (["0.99", "Rain, light=0"], {"Rain, light"}),
         (["limits.json"], {"Dog", "Rain, light"}),
+        (["limits.yaml"], {"Dog", "Rain, light"}),
+        (["limits.csv"], {"Dog", "Rain, light"}),
+        (["0.99", "limits.tsv"], {"Rain, light"}),
     ],
 )
 def test_thresholds_by_label_and_from_a_file(clips, capsys, thresholds, labels):
     Path("limits.json").write_text(json.dumps({"Dog": 0.0, "Siren": 0.99}))
-    options = [word for text in thresholds for word in ("--threshold", text)]
+    Path("limits.yaml").write_text("Dog: 0\nSiren: 0.99\n")
+    Path("limits.csv").write_text('label,threshold\nDog,0\n"Siren",0.99\n')
+    Path("limits.tsv").write_text("Rain, light\t0\n\n")
+    options = [word for text in thresholds for word in ("--thresholds", text)]
     assert _tag(capsys, "clips", "-o", "out.json", *options)[0] == 0
     for row in json.loads(Path("out.json").read_text()):
         assert {label["label"] for label in row["labels"]} == labels
 
 
 def test_events_are_a_desed_table(clips, capsys):
-    options = "--events --names file --threshold 0.05 --threshold Dog=1".split()
-    assert _tag(capsys, "clips", *options, "-o", "out.tsv")[0] == 0
+    options = "--events --threshold 0.05 --threshold Dog=1".split()
+    status, _, err = _tag(capsys, "clips", *options, "-o", "out.tsv")
     status, out, _ = _tag(capsys, "clips", *options)
     lines = Path("out.tsv").read_text().splitlines()
     assert status == 0 and out.splitlines() == lines
+    assert f"out.tsv: 8 of 8 files, {len(lines) - 1} events" in err
     assert lines[0] == "filename\tonset\toffset\tevent_label\tconfidence"
     assert lines[1].startswith("clip001.wav\t0.000\t0.200\tRain, light\t0.0")
     assert not any("Dog" in line for line in lines)
+
+
+def _all_formats(folder):
+    return (
+        f"clips --events --threshold 0.05 -o {folder}/e.tsv -o {folder}/e.json --scores "
+        f"{folder}/scores --audacity {folder}/labels --raven {folder}/labels"
+    ).split()
+
+
+def _contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+
+
+def test_events_come_in_several_formats_at_once(clips, capsys):
+    (clips / "clip003.wav").write_text("no audio")
+    status, out, err = _tag(capsys, *_all_formats("a"))
+    lines = Path("a/e.tsv").read_text().splitlines()
+    count = f"7 of 8 files, {len(lines) - 1} events"
+    names = "a/e.tsv, a/e.json, a/labels, a/scores"
+    assert (status, out) == (1, "") and f"{names}: {count}\n" in err
+    assert len(json.loads(Path("a/e.json").read_text())) == len(lines) - 1 > 7
+    stems = [f"clip{index:03d}" for index in (0, 1, 2, 4, 5, 6, 7)]
+    for pattern in (
+        "labels/*0?.txt",
+        "labels/*.Table.1.selections.txt",
+        "scores/*.tsv",
+    ):
+        files = sorted(Path("a").glob(pattern))
+        assert [path.name.split(".")[0] for path in files] == stems
+    for pattern, header in (("clip0??.txt", 0), ("*.selections.txt", 1)):
+        texts = [path.read_text() for path in Path("a/labels").glob(pattern)]
+        rows = sum(len(text.splitlines()) - header for text in texts)
+        assert rows == len(lines) - 1
+
+
+def test_frame_scores_come_as_tables(clips, capsys):
+    _, _, err = _tag(capsys, "clips", "--frames", "-o", "s.npz", "--scores", "scores")
+    assert "s.npz, scores: 8 of 8 files, 16 rows" in err
+    tables = [
+        np.loadtxt(path, delimiter="\t", skiprows=1, dtype=np.float32)[:, 2:]
+        for path in sorted(Path("scores").iterdir())
+    ]
+    np.testing.assert_array_equal(np.concatenate(tables), np.load("s.npz")["values"])
+
+
+def test_label_files_that_may_be_edited_are_not_replaced_unasked(clips, capsys):
+    words = ["clips", "--events", "--audacity", "labels"]
+    assert _tag(capsys, *words)[0] == 0
+    Path("labels/clip001.txt").write_text("0.1\t0.2\tDog\n")
+    status, _, err = _tag(capsys, *words)
+    assert status == 1 and "labels/clip000.txt is there already" in err
+    assert Path("labels/clip001.txt").read_text() == "0.1\t0.2\tDog\n"
+    assert _tag(capsys, *words, "--restart")[0] == 0
+    assert Path("labels/clip001.txt").read_text() == ""
+
+
+def test_equal_file_names_are_refused_with_the_remedy(clips, capsys):
+    for folder in ("a", "b"):
+        make_clips(Path(folder), 1)
+    words = ["a", "b", "--events", "--audacity", "labels", "-o", "e.tsv"]
+    words += ["--threshold", "0"]
+    status, _, err = _tag(capsys, *words)
+    assert status == 1 and "--names path" in err and not Path("e.tsv").exists()
+    assert _tag(capsys, *words, "--names", "path")[0] == 0
+    assert "\nb/clip000.wav\t0.000\t" in Path("e.tsv").read_text()
+    names = [str(path) for path in sorted(Path("labels").rglob("*.txt"))]
+    assert names == ["labels/a/clip000.txt", "labels/b/clip000.txt"]
+    Path("a/clip000.wav").rename("a/x.wav")
+    Path("b/clip000.wav").rename("b/x.flac")
+    status, _, err = _tag(capsys, *words)
+    assert status == 1 and "would both have labels/x.txt" in err
 
 
 @needs_matplotlib
@@ -292,7 +374,15 @@ def test_a_model_without_a_classifier_draws_the_spectrogram(clips, capsys):
         ("embed model clips -o x.ark --layer all --chunk 1", "choose one --layer"),
         ("tag encoder clips", "no classifier"),
         ("tag model clips --events -o out.npz", "formats tsv, csv, json, jsonl"),
-        ("tag model clips --median 1", "need --events"),
+        ("tag model clips --median 1", "needs --events"),
+        ("tag model clips --raven r", "needs --events"),
+        ("tag model clips --scores s", "needs --frames or --events"),
+        ("tag model clips --events --median dog=1", "did you mean Dog?"),
+        ("tag model clips --events --threshold dog=1", "did you mean Dog?"),
+        ("tag model clips -o a.csv b.json", "b.json is no file: every output needs"),
+        ("tag model clips --threshold Dog=1 Cat=1", "its own --threshold"),
+        ("tag model clips -o a.csv -o b.json --format csv", "--format needs one -o"),
+        ("tag model clips --events --raven list.json", "is a file: name a folder"),
         ("tag model clips --events --top_k 3", "--events has --threshold"),
         ("tag model clips --events --chunk 1", "--window"),
         ("tag model clips --frames --chunk 1", "choose one"),
@@ -305,7 +395,7 @@ def test_a_model_without_a_classifier_draws_the_spectrogram(clips, capsys):
         ("tag model clips --threshold gone.json", "No such file"),
         ("tag model clips --threshold list.json", "LABEL=NUMBER or a .json"),
         ("tag model clips --events --merge_gap -1", "invalid seconds value"),
-        ("tag model clips --format csv", "--format needs -o"),
+        ("tag model clips --format csv", "--format needs one -o"),
         ("plot model clips/clip001.wav -o a.jpg", ".png, .svg, .pdf"),
         ("plot model clips/clip001.wav -o a.png --top_k 0", "--top_k"),
         ("plot model clips/clip001.wav -o a.png --label Cat", "no label Cat"),
@@ -343,9 +433,10 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.command_case", "espnet2_sslam.inference"])
 
 
-def _start(pause, *options):
+def _start(pause, *options, command="embed"):
     """Run the command with the stand-in in a process, its stderr in `log`."""
-    child = SERVER.Process(target=embed_apart, args=(os.getcwd(), pause, options))
+    words = (command, "model", *options)
+    child = SERVER.Process(target=run_apart, args=(os.getcwd(), pause, words))
     child.start()
     return child
 
@@ -385,6 +476,29 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(clips, format):
     child.join()
     assert child.exitcode == 1 and "done already" not in log.read_text()
     assert output.read_bytes() == interrupted
+
+
+def test_events_of_all_formats_survive_kills_with_the_same_bytes(clips):
+    make_clips(clips, 12, seconds=0.1)
+    child = _start(0, *_all_formats("whole"), command="tag")
+    child.join()
+    index = Path("a/e.tsv.part/index.jsonl")
+    for lines in (3, 8):
+        child = _start(0.02, *_all_formats("a"), command="tag")
+        _wait_for(index, lines)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert not Path("a/labels").exists()
+    # the third one while it writes: some files are there, one is half written
+    Path("a/labels").mkdir()
+    Path("a/labels/clip000.txt").write_text("from before")
+    Path("a/labels/.clip001.txt.1.tmp").write_text("half")
+    Path("a/labels/.other.txt.1.tmp").write_text("another process's")
+    child = _start(0, *_all_formats("a"), command="tag")
+    child.join()
+    assert child.exitcode == 0 and "done already" in Path("log").read_text()
+    Path("a/labels/.other.txt.1.tmp").unlink()
+    assert _contents("a") == _contents("whole") and len(_contents("a")) == 2 + 3 * 12
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,20 @@ import kaldiio
 import numpy as np
 import pytest
 
+from espnet2_sslam.corpus.tables import read_annotations
 from espnet2_sslam.inference import (
     AudioInput,
+    Event,
     FileResult,
     ResultFolder,
     best_labels,
     find_events,
     output_format,
     plain,
+    recording_path,
     write_embeddings,
     write_events,
+    write_score_tables,
     write_scores,
 )
 
@@ -162,6 +166,74 @@ def test_events_are_the_same_in_every_format(tmp_path, items):
     assert [row["confidence"] for row in objects] == [
         pytest.approx(float(cells[4]), abs=1e-4) for cells in table
     ]
+
+
+LABELS = [Event(0.16, 1.28, "big cat", 0.91239), Event(0.5, 10, "Rain, light", 0.5)]
+
+
+def test_audacity_has_onset_offset_label_and_passes_over_the_confidence(tmp_path):
+    write_events(tmp_path / "a.txt", "audacity", [("x/a.wav", LABELS)])
+    text = "0.160\t1.280\tbig cat\t0.9124\n0.500\t10.000\tRain, light\t0.5000\n"
+    assert (tmp_path / "a.txt").read_text() == text
+
+
+def test_raven_has_a_selection_for_each_event(tmp_path):
+    write_events(tmp_path / "a.txt", "raven", [("x/a.wav", LABELS)])
+    header, first, second = (tmp_path / "a.txt").read_text().splitlines()
+    row = dict(zip(header.split("\t"), second.split("\t"), strict=True))
+    assert row == {
+        "Selection": "2",
+        "View": "Spectrogram 1",
+        "Channel": "1",
+        "Begin Time (s)": "0.500",
+        "End Time (s)": "10.000",
+        "Low Freq (Hz)": "0",
+        "High Freq (Hz)": "8000",
+        "Begin File": "a.wav",
+        "File Offset (s)": "0.500",
+        "Annotation": "Rain, light",
+        "Confidence": "0.5000",
+    }
+
+
+@pytest.mark.parametrize("format", ["audacity", "raven", "tsv", "csv"])
+def test_what_is_written_can_be_edited_and_trained_with(tmp_path, format):
+    events = [LABELS[0], Event(0.5, 10.0, "dog", 0.5)]
+    write_events(tmp_path / f"a.{format}", format, [("a.wav", events)])
+    rows = read_annotations(tmp_path / f"a.{format}", recording="a.wav")
+    assert [(row.name, row.start, row.end, row.labels) for row in rows] == [
+        ("a.wav", 0.16, 1.28, ["big cat"]),
+        ("a.wav", 0.5, 10.0, ["dog"]),
+    ]
+
+
+def test_tables_of_scores_have_steps_that_touch_and_exact_values(tmp_path, items):
+    """What sed_scores_eval demands of them."""
+    items = [item._replace(name=f"sub/{item.name}") for item in items]
+    results = _fill(tmp_path / "out", items, rows=lambda index: 50).rows(items)
+    write_score_tables(tmp_path / "scores", results, CLASSES)
+    for index, item in enumerate(items):
+        path = recording_path(tmp_path / "scores", item.name, "scores")
+        assert path.parent.name == "sub" and path.stem == Path(item.name).stem
+        header, *table = _table(path)
+        assert header == ["onset", "offset", *CLASSES] and len(table) == 50
+        assert [row[0] for row in table[1:]] == [row[1] for row in table[:-1]]
+        assert table[0][0] == "0" and float(table[-1][1]) == pytest.approx(8.0)
+        values = np.array([row[2:] for row in table], np.float32)
+        np.testing.assert_array_equal(values, _result(index, 50).values)
+
+
+@pytest.mark.parametrize(
+    "name, path",
+    [
+        ("a.wav", "f/a.tsv"),
+        ("x/../a.b.FLAC", "f/x/a.b.tsv"),
+        ("/data/a.mp3", "f/data/a.tsv"),
+        ("../utt.1", "f/utt.1.tsv"),  # of a .scp: no suffix
+    ],
+)
+def test_the_file_of_a_recording_lies_in_the_folder(name, path):
+    assert recording_path(Path("f"), name, "scores") == Path(path)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Heavy imports are inside the functions: torch takes seconds, the options none.
 """
 
 import argparse
+import csv
 import errno
 import hashlib
 import importlib
@@ -15,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -165,8 +167,10 @@ examples: labels of windows; scores of all classes every 80 ms; events with onse
 offset, as DESED's and DCASE's tools read them
   sslam tag MODEL field.flac -o field.csv --chunk 10 --hop 5 --threshold 0.3
   sslam tag MODEL clips/ -o scores.npz --frames --resolution 0.08
-  sslam tag MODEL clips/ -o events.tsv --events --names file --median 0.48 \\
-      --threshold 0.5 --threshold Dog=0.3 --min_duration 0.25 --merge_gap 0.2
+  sslam tag MODEL clips/ -o events.tsv --events --median 0.48 --threshold 0.5 \\
+      --threshold Dog=0.3 --min_duration 0.25 --merge_gap 0.2
+  sslam tag MODEL clips/ --events -o events.csv -o events.json --audacity labels/ \\
+      --raven tables/ --scores scores/
 """,
     "plot": """
 The labels are those with the highest score anywhere in the recording; dark means a
@@ -249,21 +253,31 @@ def embed(args: argparse.Namespace) -> None:
     series = args.chunk is not None or args.pooling not in ("mean", "cls")
     if format == "ark" and series and args.layer == "all":
         raise ValueError("ark holds no arrays (time, layer, value): choose one --layer")
-    items = collect_files(args.files, args.list, args.names)
+    items = collect_files(args.files, args.list, args.names or "path")
     model = _load(args)
     options = _chosen(args, "layer", "pooling", "chunk", "hop")
-    with _results(args, model, items, model.embed_files, options) as (rows, job):
+    outputs = [args.output]
+    results = _results(args, model, items, model.embed_files, options, outputs)
+    with results as (rows, job):
         write_embeddings(args.output, format, rows, job, series)
+        _say_written(outputs, rows, items)
 
 
 def tag(args: argparse.Namespace) -> None:
     """`sslam tag`: labels or events of files, printed or into one output."""
     _check_tag(args)
+    import numpy as np
+
     import espnet2_sslam.inference as inference
 
-    format = _output_format(args, "events" if args.events else "tag")
-    threshold = _thresholds(args.threshold, 0.5 if args.events else 0.0)
-    items = inference.collect_files(args.files, args.list, args.names)
+    kind = "events" if args.events else "tag"
+    formats = {Path(path): _output_format(args, kind, path) for path in args.output}
+    threshold = _numbers("--threshold", args.threshold, 0.5 if args.events else 0.0)
+    names = args.names or ("file" if args.events or args.scores else "path")
+    items = inference.collect_files(args.files, args.list, names)
+    folders = _chosen(args, "audacity", "raven", "scores")
+    folders = {each: folder for each, folder in folders.items() if folder}
+    files = _recording_files(folders, items)
     model = _load(args)
     classes = model.classes
     if not classes:
@@ -279,24 +293,49 @@ def tag(args: argparse.Namespace) -> None:
     if args.frames or args.events:
         compute = model.tag_frames
         options = {"resolution": args.resolution or 0.16, "window": args.window}
-    filters = _chosen(args, "median", "min_duration", "merge_gap")
-    filters["threshold"] = threshold
-    with _results(args, model, items, compute, options) as (rows, job):
-        events = (
-            (name, inference.find_events(scores, starts, ends, classes, **filters))
-            for name, starts, ends, scores in rows
-        )
-        if args.output is None:
+    filters: dict[str, Any] = _chosen(args, "min_duration", "merge_gap")
+    filters |= {"threshold": threshold, "classes": classes}
+    filters["median"] = _numbers("--median", args.median, 0.0)
+    find = partial(inference.find_events, **filters)
+    if args.events:  # a class that is not there: before work
+        find(np.empty((0, len(classes))), [], [])
+    outputs = list(dict.fromkeys([*formats, *folders.values()]))
+    results = _results(args, model, items, compute, options, outputs, files)
+    with results as (rows, job):
+        events = _Events(rows, find)
+        if not outputs:
             table = inference.event_table(events)
             for line in table if args.events else _label_lines(rows, choose, series):
                 # names that are no text come with escapes
                 print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
-        elif args.events:
-            inference.write_events(args.output, format, events)
-        else:
-            inference.write_scores(
-                args.output, format, rows, job, classes, choose, series
-            )
+            return
+        store.remove_leftovers_of(*files)
+        for format, folder in folders.items():
+            if format == "scores":
+                inference.write_score_tables(folder, rows, classes)
+            else:
+                inference.write_event_files(folder, format, events)
+        for path, format in formats.items():
+            if args.events:
+                inference.write_events(path, format, events)
+            else:
+                inference.write_scores(path, format, rows, job, classes, choose, series)
+        _say_written(outputs, rows, items, events.count)
+
+
+class _Events:
+    """The events of files, found in every pass anew: the memory is that of a file."""
+
+    def __init__(self, rows: Iterable["Rows"], find: Callable[..., list]):
+        self.rows, self.find = rows, find
+        self.count: int | None = None  # of the last pass
+
+    def __iter__(self) -> Iterator[tuple[str, list]]:
+        self.count = 0
+        for name, starts, ends, scores in self.rows:
+            events = self.find(scores, starts, ends)
+            self.count += len(events)
+            yield name, events
 
 
 def plot(args: argparse.Namespace) -> None:
@@ -390,13 +429,20 @@ def _parser(command: str) -> argparse.ArgumentParser:
         text += "(Kaldi), or - for standard input; may be repeated"
         add("--list", action="append", default=[], metavar="FILE", help=text)
         text = "how the output calls a file: by its path as given, or by its file name "
-        text += "without folders (default: path)"
-        add("--names", choices=("path", "file"), default="path", help=text)
-        formats, required = FORMATS[command], command == "embed"
+        text += "without folders, which is what DESED's tools match (default: path; "
+        text += "with --events or --scores: file)"
+        add("--names", choices=("path", "file"), help=text)
+        formats = FORMATS[command]
         text = f"file to write, by its suffix ({', '.join(formats)}; ark writes ark "
         text += "and scp). A stopped run leaves FILE.part and continues there when the "
         text += "same command is given again"
-        add("-o", "--output", type=Path, required=required, metavar="FILE", help=text)
+        if command == "tag":
+            text += "; may be repeated, for several formats"
+            add(
+                "-o", "--output", action="append", default=[], metavar="FILE", help=text
+            )
+        else:
+            add("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
         add("--format", choices=formats, help="format, whatever the suffix is")
         text = "begin anew instead of continuing a stopped run"
         add("--restart", action="store_true", help=text)
@@ -424,16 +470,28 @@ def _parser(command: str) -> argparse.ArgumentParser:
         text = f"at most K labels per row, the best first; 0: all (default: {TOP_K})"
         add("--top_k", type=int, metavar="K", help=text)
         text = "least score of a label (default: 0, of an event 0.5): a number, "
-        text += "LABEL=NUMBER for one class, or a JSON file {label: number}; repeatable"
-        add("--threshold", action="append", default=[], metavar="P", help=text)
+        text += (
+            "LABEL=NUMBER for one class, or a file of these (.json or .yaml {label: "
+        )
+        text += "number}, .csv or .tsv label,number); repeatable"
+        numbers: dict[str, Any] = {"action": "append", "default": [], "metavar": "P"}
+        add("--threshold", "--thresholds", **numbers, help=text)
         text = "onset and offset of each sound, from the scores of the time steps"
         add("--events", action="store_true", help=text)
-        text = "events: median filter of S seconds over the scores (default: none)"
-        add("--median", **or_zero, default=0.0, help=text)
+        text = "events: median filter of S seconds over the scores (default: none), or "
+        text += "LABEL=S or a file as for --threshold; repeatable"
+        add("--median", **{**numbers, "metavar": "S"}, help=text)
         text = "events: drop those shorter than S seconds"
         add("--min_duration", **or_zero, default=0.0, help=text)
         text = "events: join those of a class with at most S seconds between them"
         add("--merge_gap", **or_zero, default=0.0, help=text)
+        add = parser.add_argument_group("a file for each recording").add_argument
+        folder: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
+        add("--audacity", **folder, help="events: labels that Audacity imports (.txt)")
+        add("--raven", **folder, help="events: selection tables of Raven (.txt)")
+        text = "scores of the time steps as sed_scores_eval reads them (.tsv), with "
+        text += "--events or --frames"
+        add("--scores", **folder, help=text)
     return parser
 
 
@@ -483,50 +541,92 @@ def _check_tag(args: argparse.Namespace) -> None:
         raise ValueError("--events are made of time steps: --window instead of --chunk")
     if _steps(args) and not (args.frames or args.events):
         raise ValueError("--resolution and --window need --frames or --events")
-    if not args.events and (args.median or args.min_duration or args.merge_gap):
-        raise ValueError("--median, --min_duration and --merge_gap need --events")
+    for name in ("median", "min_duration", "merge_gap", "audacity", "raven"):
+        if getattr(args, name) and not args.events:
+            raise ValueError(f"--{name} needs --events")
+    if args.scores and not (args.frames or args.events):
+        raise ValueError("--scores needs --frames or --events")
     if args.events and args.top_k is not None:
         raise ValueError("--top_k chooses labels; --events has --threshold")
     if args.top_k is not None and args.top_k < 0:
         raise ValueError(f"--top_k must be 0 (all) or more, got {args.top_k}")
-    if args.output is None and args.format is not None:
-        raise ValueError("--format needs -o: the file to write")
+    if len(args.output) != 1 and args.format is not None:
+        raise ValueError(
+            "--format needs one -o, the file to write; several have theirs"
+        )
+    for word in args.files:
+        known = Path(word).suffix[1:] in FORMATS["tag"] or "=" in word
+        if known and not os.path.lexists(word):
+            raise ValueError(
+                f"{word} is no file: every output needs its own -o (-o A -o B), every "
+                "threshold its own --threshold"
+            )
 
 
-def _thresholds(texts: list[str], default: float) -> dict[str, float]:
-    """Thresholds by label of NUMBER, LABEL=NUMBER and JSON files.
+def _numbers(option: str, texts: list[str], default: float) -> dict[str, float]:
+    """Numbers by label of NUMBER, LABEL=NUMBER and files of these.
 
     "" is the label of those that are not named.
     """
-    thresholds = {"": default}
+    numbers = {"": default}
     for text in texts:
         label, equals, number = text.rpartition("=")
         try:
-            if text.endswith(".json"):
+            if (suffix := Path(text).suffix) == ".json":
                 by_label = json.loads(Path(text).read_text(encoding="utf-8"))
+            elif suffix in (".yaml", ".yml"):
+                by_label = store.read_yaml(text)
+            elif suffix in (".csv", ".tsv"):
+                lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
+                rows = csv.reader(lines, delimiter="\t" if suffix == ".tsv" else ",")
+                by_label = dict(row for row in rows if row)
+                by_label.pop("label", None)  # of the header
             elif equals and not label.strip():
                 raise ValueError
             else:
                 by_label = {label.strip(): number}
-            thresholds |= {str(name): float(p) for name, p in by_label.items()}
+            numbers |= {str(name): float(p) for name, p in by_label.items()}
         except (ValueError, TypeError, AttributeError):
             raise ValueError(
-                f"--threshold must be a number, LABEL=NUMBER or a .json file of "
-                f"{{label: number}}, got {text!r}"
+                f"{option} must be a number, LABEL=NUMBER or a .json, .yaml, .csv or "
+                f".tsv file of labels and numbers, got {text!r}"
             ) from None
-    return thresholds
+    return numbers
 
 
-def _output_format(args: argparse.Namespace, kind: str) -> str:
-    """The format of the output; refuses one that could not be written, before work."""
+def _recording_files(
+    folders: Mapping[str, Path], items: Sequence["AudioInput"]
+) -> list[Path]:
+    """The files of folders with one for each recording.
+
+    Raises:
+        ValueError: Two recordings with one file, or a folder that is a file.
+    """
+    from espnet2_sslam.inference import recording_path
+
+    files: dict[Path, str] = {}
+    for format, folder in folders.items():
+        for item in items:
+            path = recording_path(folder, item.name, format)
+            if (other := files.setdefault(path, item.path)) != item.path:
+                raise ValueError(
+                    f"{other} and {item.path} would both have {path}: rename one of "
+                    "them, or keep their folders apart with --names path"
+                )
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--{format} {folder} is a file: name a folder")
+    return list(files)
+
+
+def _output_format(args: argparse.Namespace, kind: str, output: Any = None) -> str:
+    """The format of an output; refuses one that could not be written, before work."""
     from espnet2_sslam.inference import output_format
 
-    if args.output is None:
-        return ""
-    format = output_format(args.output, args.format, FORMATS[kind])
-    if args.output.is_dir():
-        raise ValueError(f"{args.output} is a folder: name the file to write")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+    output = Path(output or args.output)
+    format = output_format(output, args.format, FORMATS[kind])
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder: name the file to write")
+    output.parent.mkdir(parents=True, exist_ok=True)
     return format
 
 
@@ -551,9 +651,15 @@ def _results(
     items: Sequence["AudioInput"],
     compute: Callable[..., Iterator["FileResult"]],
     options: Mapping[str, Any],
+    outputs: Sequence[Path],
+    files: Sequence[Path] = (),
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Results for the block to print as they come or, with -o, to write when all are
-    there, a stopped run's among them; and what they depend on.
+    """Results for the block to print as they come or, with outputs, to write when all
+    are there, a stopped run's among them; and what they depend on.
+
+    Args:
+        outputs: Files and folders to write; what is kept lies beside the first.
+        files: In these folders.
 
     Raises:
         ValueError: Files that could not be used; all else is written before.
@@ -563,7 +669,7 @@ def _results(
 
     failures: dict[str, str] = {}
     total = len(items)
-    if args.output is None:
+    if not outputs:
         results = compute([item.path for item in items], **options)
         yield (
             Rows(item.name, each.starts, each.ends, each.values)
@@ -571,7 +677,7 @@ def _results(
         ), {}
         _refuse(failures, total, "")
         return
-    _refuse_inputs(args, items)
+    _refuse_inputs(args, items, [*outputs, *files])
     weights = hashlib.sha256()
     for name, tensor in sorted(model.model.state_dict().items()):
         weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -587,7 +693,14 @@ def _results(
         "resampler": model.encoder.config.resampler,
         "espnet2_sslam": __version__,
     }
-    with ResultFolder(args.output, job, items, args.restart) as folder:
+    kept_results = ResultFolder(outputs[0], job, items, args.restart)
+    there = [path for path in files if path.exists()]
+    if there and not args.restart and not kept_results.folder.exists():
+        raise ValueError(
+            f"{there[0]} is there already, perhaps edited by hand: name another folder "
+            "to keep it, or give --restart to replace it"
+        )
+    with kept_results as folder:
         try:
             if done := total - len(folder.todo):
                 _say(f"{done} of {total} files are done already, {total - done} to go")
@@ -599,7 +712,7 @@ def _results(
                     progress.update(count, result.duration or 0)
             rows = folder.rows(items)
             if not len(rows):
-                _refuse(failures, total, f"{args.output} is not written")
+                _refuse(failures, total, f"{outputs[0]} is not written")
             yield rows, job
         except KeyboardInterrupt:
             _say(
@@ -607,8 +720,6 @@ def _results(
                 f"{folder.folder}: the same command goes on from there"
             )
             raise
-        num_rows = sum(shape[0] for shape in rows.shapes)
-        _say(f"{args.output}: {len(rows):,} of {total:,} files, {num_rows:,} rows")
         if not failures:
             folder.discard()
     kept = f"{folder.folder} keeps the others for a run with these repaired"
@@ -655,25 +766,40 @@ def _label_lines(
                     yield "  no label reaches the threshold"
 
 
-def _refuse_inputs(args: argparse.Namespace, items: Iterable[Any]) -> None:
-    """Raise ValueError if -o would replace what the command reads."""
-    model, output = Path(args.model).resolve(), args.output.resolve()
-    if output == model or (model.is_dir() and model in output.parents):
-        raise ValueError(f"{args.output} is (in) the model: name another -o")
-    if not args.output.exists():
-        return
-    status = os.stat(args.output)
-    thresholds = getattr(args, "threshold", [])
-    inputs = (
-        (of, "a list or a file of thresholds") for of in [*args.list, *thresholds]
-    )
-    for path, kind in (
-        *inputs,
-        *((item.path, "one of the recordings") for item in items),
-    ):
+def _refuse_inputs(
+    args: argparse.Namespace, items: Iterable[Any], outputs: Iterable[Path]
+) -> None:
+    """Raise ValueError if an output would replace what the command reads."""
+    model = Path(args.model).resolve()
+    places: dict[tuple[int, int], Path] = {}
+    for output in outputs:
+        path = output.resolve()
+        if path == model or (model.is_dir() and model in path.parents):
+            raise ValueError(f"{output} is (in) the model: name another -o")
         with suppress(OSError):
-            if os.path.samestat(status, os.stat(path)):
-                raise ValueError(f"{args.output} is {kind}: name another -o")
+            status = os.stat(output)
+            places[status.st_dev, status.st_ino] = output
+    numbers = getattr(args, "threshold", []) + getattr(args, "median", [])
+    inputs = ((of, "a list or a file of thresholds") for of in [*args.list, *numbers])
+    recordings = ((item.path, "one of the recordings") for item in items)
+    for path, kind in (*inputs, *recordings) if places else ():
+        with suppress(OSError):
+            status = os.stat(path)
+            if output := places.get((status.st_dev, status.st_ino)):
+                raise ValueError(f"{output} is {kind}: name another -o")
+
+
+def _say_written(
+    outputs: Iterable[Path],
+    rows: Any,
+    items: Sequence[Any],
+    num_events: int | None = None,
+) -> None:
+    """Say what is in the outputs: events, or else rows."""
+    num_rows = sum(shape[0] for shape in rows.shapes)
+    count = f"{num_rows:,} rows" if num_events is None else f"{num_events:,} events"
+    names = ", ".join(map(str, outputs))
+    _say(f"{names}: {len(rows):,} of {len(items):,} files, {count}")
 
 
 def _refuse(failures: Mapping[str, str], total: int, kept: str) -> None:

@@ -7,8 +7,11 @@ from espnet2_sslam.inference.outputs import (
     event_table,
     output_format,
     plain,
+    recording_path,
     write_embeddings,
+    write_event_files,
     write_events,
+    write_score_tables,
     write_scores,
 )
 from espnet2_sslam.inference.results import ResultFolder, Rows, StoredRows
@@ -29,7 +32,10 @@ __all__ = [
     "find_events",
     "output_format",
     "plain",
+    "recording_path",
     "write_embeddings",
+    "write_event_files",
     "write_events",
+    "write_score_tables",
     "write_scores",
 ]

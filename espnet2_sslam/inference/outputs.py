@@ -1,4 +1,6 @@
-"""Results of many files -> one output: CSV, JSON, NumPy or Kaldi; whole or not at all.
+"""Results of many files -> outputs: CSV, JSON, NumPy, Kaldi, tables for other tools.
+
+Each file is written whole or not at all.
 
 `FORMATS` is the table of formats: a name, which is the suffix too, and what writes a
 `Content`. All of them stream: the memory is that of one file's result. The same results
@@ -21,13 +23,21 @@ from urllib.parse import quote
 import numpy as np
 
 from espnet2_sslam import store
+from espnet2_sslam.audio import SUFFIXES
 from espnet2_sslam.inference.api import Label
 from espnet2_sslam.inference.events import Event
 from espnet2_sslam.inference.results import TIMES, VALUES, StoredRows
+from espnet2_sslam.units import SAMPLE_RATE
 
 HEAD = ("file", "start", "end")
 Choose = Callable[[np.ndarray], list[Label]]
 NamedEvents = Iterable[tuple[str, list[Event]]]  # of each file
+# Formats with a file for each recording, and how its name ends.
+PER_RECORDING = {
+    "audacity": ".txt",
+    "raven": ".Table.1.selections.txt",  # as Raven names them
+    "scores": ".tsv",
+}
 
 
 class Content(NamedTuple):
@@ -117,7 +127,18 @@ def write_scores(
 
 
 def write_events(output: Path, format: str, events: NamedEvents) -> None:
-    """Write the events of files: DESED's table (tsv, csv), or objects (json, jsonl)."""
+    """Write the events of files into one file.
+
+    - tsv, csv: DESED's table, see `event_table`.
+    - json, jsonl: objects with file, onset, offset, label, confidence.
+    - audacity: labels of one recording, onset, offset, label between tabs, and behind
+      them the confidence, which Audacity passes over.
+    - raven: a selection table of one recording, over all that the model hears.
+    """
+    if format in EVENT_LINES:
+        text = "".join(f"{line}\n" for line in EVENT_LINES[format](events))
+        store.write_bytes(output, text.encode("utf-8", "surrogateescape"))
+        return
     cells = (line.split("\t") for line in event_table(events))
     objects = (
         {
@@ -133,6 +154,42 @@ def write_events(output: Path, format: str, events: NamedEvents) -> None:
     FORMATS[format](output, Content(next(cells), cells, objects))
 
 
+def recording_path(folder: Path, name: str, format: str) -> Path:
+    """The file of a recording in the folder of a `PER_RECORDING` format.
+
+    Folders in its name are folders there; its suffix is replaced.
+    """
+    path = Path(name)
+    parts = [part for part in path.parts[:-1] if part not in (path.anchor, "..")]
+    stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
+    return Path(folder, *parts, stem + PER_RECORDING[format])
+
+
+def write_event_files(folder: Path, format: str, events: NamedEvents) -> None:
+    """Write a file for each recording: format audacity or raven of `write_events`."""
+    for name, file_events in events:
+        path = recording_path(folder, name, format)
+        write_events(path, format, [(name, file_events)])
+
+
+def write_score_tables(
+    folder: Path, results: StoredRows, classes: Sequence[str]
+) -> None:
+    """Write the scores of time steps (T, C) as sed_scores_eval reads them.
+
+    A .tsv for each recording: onset, offset and a column for each class. A step begins
+    exactly where the one before it ends.
+
+    Source: fgnt/sed_scores_eval@c7a3b71, base_modules/scores.py.
+    """
+    for name, starts, ends, scores in results:
+        edges = [_seconds(time) for time in (*starts, ends[-1])]
+        with store.writing(recording_path(folder, name, "scores")) as text:
+            text.write(f"{_tsv_line(['onset', 'offset', *classes])}\n")
+            for start, end, row in zip(edges[:-1], edges[1:], scores, strict=True):
+                text.write("\t".join([start, end, *(f"{x:.9g}" for x in row)]) + "\n")
+
+
 def event_table(events: NamedEvents) -> Iterator[str]:
     """DESED's table: header first, tabs between, seconds with three decimals.
 
@@ -144,6 +201,30 @@ def event_table(events: NamedEvents) -> Iterator[str]:
         for event in file_events:
             onset, offset, label, confidence = _event_cells(event)
             yield _tsv_line([name, onset, offset, label, confidence])
+
+
+def _audacity_lines(events: NamedEvents) -> Iterator[str]:
+    """Labels without a header, as Audacity imports them."""
+    for _, file_events in events:
+        yield from (_tsv_line(_event_cells(event)) for event in file_events)
+
+
+def _raven_lines(events: NamedEvents) -> Iterator[str]:
+    """A selection table: times within the recording, one channel, all frequencies."""
+    yield (
+        "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\t"
+        "High Freq (Hz)\tBegin File\tFile Offset (s)\tAnnotation\tConfidence"
+    )
+    frequencies = "0", str(SAMPLE_RATE // 2)
+    for name, file_events in events:
+        for number, event in enumerate(file_events, start=1):
+            onset, offset, *label = _event_cells(event)
+            place = *frequencies, os.path.basename(name), onset
+            head = str(number), "Spectrogram 1", "1", onset, offset
+            yield _tsv_line([*head, *place, *label])
+
+
+EVENT_LINES = {"audacity": _audacity_lines, "raven": _raven_lines}
 
 
 def _event_cells(event: Event) -> tuple[str, str, str, str]:
