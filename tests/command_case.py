@@ -19,7 +19,7 @@ import torch
 from espnet2_sslam.audio import AudioError, read_audio
 from espnet2_sslam.bin.cli import main as sslam
 from espnet2_sslam.bin.cli import run_main
-from espnet2_sslam.inference import FileResult
+from espnet2_sslam.inference import SSLAM, FileResult
 from espnet2_sslam.inference.stream import Finished
 from espnet2_sslam.units import SAMPLE_RATE
 
@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 class FakeSSLAM:
     """`SSLAM` with mean magnitudes instead of a network."""
 
+    plot = SSLAM.plot
     asked = []  # what from_pretrained was given, newest last
     device = "cpu"
 

@@ -241,8 +241,8 @@ def test_events_are_a_desed_table(clips, capsys):
 
 def _all_formats(folder):
     return (
-        f"clips --events --threshold 0.05 -o {folder}/e.tsv -o {folder}/e.json --scores "
-        f"{folder}/scores --audacity {folder}/labels --raven {folder}/labels"
+        f"clips --events --threshold 0.05 -o {folder}/e.tsv -o {folder}/e.json "
+        f"--scores {folder}/scores --audacity {folder}/labels --raven {folder}/labels"
     ).split()
 
 

@@ -171,15 +171,15 @@ def test_events_are_the_same_in_every_format(tmp_path, items):
 LABELS = [Event(0.16, 1.28, "big cat", 0.91239), Event(0.5, 10, "Rain, light", 0.5)]
 
 
-def test_audacity_has_onset_offset_label_and_passes_over_the_confidence(tmp_path):
+def test_audacity_has_onset_offset_and_label(tmp_path):
     write_events(tmp_path / "a.txt", "audacity", [("x/a.wav", LABELS)])
-    text = "0.160\t1.280\tbig cat\t0.9124\n0.500\t10.000\tRain, light\t0.5000\n"
+    text = "0.160\t1.280\tbig cat\n0.500\t10.000\tRain, light\n"
     assert (tmp_path / "a.txt").read_text() == text
 
 
 def test_raven_has_a_selection_for_each_event(tmp_path):
     write_events(tmp_path / "a.txt", "raven", [("x/a.wav", LABELS)])
-    header, first, second = (tmp_path / "a.txt").read_text().splitlines()
+    header, _, second = (tmp_path / "a.txt").read_text().splitlines()
     row = dict(zip(header.split("\t"), second.split("\t"), strict=True))
     assert row == {
         "Selection": "2",

@@ -340,30 +340,27 @@ class _Events:
 
 def plot(args: argparse.Namespace) -> None:
     """`sslam plot`: a picture of one recording."""
-    from espnet2_sslam.inference import plot as pictures
+    from espnet2_sslam.inference.plot import check_picture
 
-    pictures.check_picture(args.output)
+    check_picture(args.output)
     if os.path.isdir(args.file):
         raise ValueError(f"{args.file} is a folder: name the recording to draw")
     if args.top_k < 1:
         raise ValueError(f"--top_k must be 1 or more, got {args.top_k}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    spectrogram = pictures.read_spectrogram(args.file)
     model = _load(args)
-    resolution = args.resolution or (0.16 if args.frames else None)
     names = [
         os.path.basename(os.path.normpath(name)) for name in (args.file, args.model)
     ]
     title = "{}\nmodel: {}".format(*map(_short, names))
-    figure = pictures.draw_recording(
-        *(model, args.file, spectrogram),
+    store.remove_leftovers_of(args.output)
+    model.plot(
+        *(args.file, args.output),
         **_chosen(args, "top_k", "window", "chunk", "hop"),
         labels=args.label,
-        resolution=resolution,
+        resolution=args.resolution or (0.16 if args.frames else None),
         title=title,
     )
-    store.remove_leftovers_of(args.output)
-    pictures.save_picture(figure, args.output)
     print(f"wrote {args.output}")
 
 

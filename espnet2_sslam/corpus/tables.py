@@ -112,9 +112,7 @@ def read_annotations(
         # Lines that begin with a backslash are Audacity's ranges of frequency.
         lines = (line for line in text.splitlines() if not line.startswith("\\"))
         cells = (line.split(None, 2) for line in lines)
-        # Audacity passes over what stands behind a label, as a confidence.
-        rows = ("\t".join(row).split("\t")[:3] for row in cells)
-        text = "\n".join(["start\tend\tlabel", *map("\t".join, rows)])
+        text = "\n".join(["start\tend\tlabel", *map("\t".join, cells)])
         header, separator = "\t", ""
     tabs = path.suffix.lower() == ".tsv" or "\t" in header
     delimiter = "\t" if tabs else ";" if ";" in header and "," not in header else ","

@@ -1,6 +1,7 @@
 """SSLAM for people who never train: embeddings and labels of any audio."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
@@ -16,6 +17,7 @@ from espnet2_sslam.checkpoint import load_model, save_model
 from espnet2_sslam.classifier import Pooling, SSLAMClassifier
 from espnet2_sslam.config import check_choice
 from espnet2_sslam.encoder import SSLAMEncoder
+from espnet2_sslam.inference import plot
 from espnet2_sslam.inference.events import ByClass, Event, find_events
 from espnet2_sslam.inference.jobs import (
     STEP,
@@ -265,13 +267,18 @@ class SSLAM:
         clips = _rated([audio] if is_single(audio) else audio, rate)
         steps = {} if resolution is None else {"resolution": resolution}
         results = self.tag_frames(clips, window=window, **steps)
-        options = {"threshold": threshold, "median": median}
-        options |= {"min_duration": min_duration, "merge_gap": merge_gap}
-        find = partial(find_events, classes=self.classes or [], **options)
-        find(np.empty((0, len(self.classes or []))), [], [])  # options: before work
+        classes = self.classes or []
+        find = partial(
+            find_events,
+            classes=classes,
+            threshold=threshold,
+            median=median,
+            min_duration=min_duration,
+            merge_gap=merge_gap,
+        )
+        find(np.empty((0, len(classes))), [], [])  # options: before work
         events = [
-            find(result.values, result.starts, result.ends)
-            for result in _usable(results)
+            find(each.values, each.starts, each.ends) for each in _usable(results)
         ]
         return events[0] if is_single(audio) else events
 
@@ -310,18 +317,30 @@ class SSLAM:
             ValueError: An unknown label, an option outside its range, another suffix,
                 or matplotlib is not installed.
         """
-        from espnet2_sslam.inference import plot
-
         plot.check_picture(picture)
+        if top_k < 1:
+            raise ValueError(f"top_k must be 1 or more, got {top_k}")
         [clip] = _rated([audio], rate)
-        options: dict[str, Any] = {"resolution": resolution, "window": window}
-        options |= {"chunk": chunk, "hop": hop, "title": title}
-        figure = plot.draw_recording(
-            *(self, clip, plot.read_spectrogram(clip)),
-            **options,
-            top_k=top_k,
-            labels=labels,
-        )
+        spectrogram, timeline = plot.read_spectrogram(clip), None
+        duration = float(spectrogram.edges[-1])
+        note = "no labels: this model has no classifier"
+        steps = resolution is not None or window is not None
+        if chunk is None and not steps and duration > plot.SHORT:
+            chunk = plot.CHUNK
+        if self.classes:
+            step = resolution or STEP_SECONDS
+            if chunk is None:
+                note = f"every {step:g} s"
+                results = self.tag_frames([clip], resolution=step, window=window)
+            else:
+                note = f"windows of {chunk:g} s every {hop or chunk:g} s"
+                results = self.tag_files([clip], chunk=chunk, hop=hop)
+            [result] = _usable(results)
+            scores = result.values, result.starts, result.ends, self.classes
+            timeline = plot.make_timeline(*scores, top_k, duration, labels)
+        if title is None:
+            title = os.path.basename(source_name(audio, 0))
+        figure = plot.draw_timeline(spectrogram, timeline, title, note)
         if picture is not None:
             plot.save_picture(figure, picture)
         return figure

@@ -131,8 +131,8 @@ def write_events(output: Path, format: str, events: NamedEvents) -> None:
 
     - tsv, csv: DESED's table, see `event_table`.
     - json, jsonl: objects with file, onset, offset, label, confidence.
-    - audacity: labels of one recording, onset, offset, label between tabs, and behind
-      them the confidence, which Audacity passes over.
+    - audacity: labels of one recording, onset, offset and label between tabs. Without
+      the confidence: Audacity does not show it, and sed_eval refuses four columns.
     - raven: a selection table of one recording, over all that the model hears.
     """
     if format in EVENT_LINES:
@@ -206,7 +206,7 @@ def event_table(events: NamedEvents) -> Iterator[str]:
 def _audacity_lines(events: NamedEvents) -> Iterator[str]:
     """Labels without a header, as Audacity imports them."""
     for _, file_events in events:
-        yield from (_tsv_line(_event_cells(event)) for event in file_events)
+        yield from (_tsv_line(_event_cells(event)[:3]) for event in file_events)
 
 
 def _raven_lines(events: NamedEvents) -> Iterator[str]:

@@ -5,7 +5,6 @@ the extra `plot`, is imported when something is drawn.
 """
 
 import importlib.util
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from espnet2_sslam import store
-from espnet2_sslam.audio import AudioError, source_blocks, source_name
+from espnet2_sslam.audio import source_blocks, source_name
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.units import (
     FRAME_LENGTH,
@@ -79,54 +78,6 @@ def check_picture(path: str | Path | None) -> None:
         raise ValueError(f"{path}: need a picture with suffix {', '.join(PICTURES)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("a picture needs matplotlib: pip install matplotlib")
-
-
-def draw_recording(
-    model: Any,
-    audio: Any,
-    spectrogram: Spectrogram,
-    *,
-    top_k: int = 5,
-    labels: Sequence[str] = (),
-    resolution: float | None = None,
-    window: float | None = None,
-    chunk: float | None = None,
-    hop: float | None = None,
-    title: str | None = None,
-) -> "Figure":
-    """Score a clip and draw it, see `SSLAM.plot`.
-
-    Args:
-        model: An SSLAM.
-        audio: One clip.
-        spectrogram: Of the clip.
-
-    Raises:
-        AudioError, ValueError: See `SSLAM.plot`.
-    """
-    if top_k < 1:
-        raise ValueError(f"top_k must be 1 or more, got {top_k}")
-    if title is None:
-        title = os.path.basename(source_name(audio, 0))
-    note, duration = "no labels: this model has no classifier", spectrogram.edges[-1]
-    if not model.classes:
-        return draw_timeline(spectrogram, None, title, note)
-    steps = resolution is not None or window is not None
-    if chunk is None and not steps and duration > SHORT:
-        chunk = CHUNK
-    if chunk is None:
-        step = resolution or 0.16
-        note = f"every {step:g} s"
-        results = model.tag_frames([audio], resolution=step, window=window)
-    else:
-        note = f"windows of {chunk:g} s every {hop or chunk:g} s"
-        results = model.tag_files([audio], chunk=chunk, hop=hop)
-    [result] = results
-    if result.error is not None:
-        raise AudioError(result.name, result.error)
-    scores = result.values, result.starts, result.ends, model.classes
-    timeline = make_timeline(*scores, top_k, float(duration), labels)
-    return draw_timeline(spectrogram, timeline, title, note)
 
 
 def read_spectrogram(audio: Any) -> Spectrogram:
