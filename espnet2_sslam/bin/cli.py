@@ -298,7 +298,7 @@ def tag(args: argparse.Namespace) -> None:
     filters["median"] = _numbers("--median", args.median, 0.0)
     find = partial(inference.find_events, **filters)
     if args.events:  # a class that is not there: before work
-        find(np.empty((0, len(classes))), [], [])
+        find(np.empty((0, len(classes))), np.empty(0), np.empty(0))
     outputs = list(dict.fromkeys([*formats, *folders.values()]))
     results = _results(args, model, items, compute, options, outputs, files)
     with results as (rows, job):

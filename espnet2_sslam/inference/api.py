@@ -276,7 +276,8 @@ class SSLAM:
             min_duration=min_duration,
             merge_gap=merge_gap,
         )
-        find(np.empty((0, len(classes))), [], [])  # options: before work
+        none = np.empty(0)
+        find(np.empty((0, len(classes))), none, none)  # options: before work
         events = [
             find(each.values, each.starts, each.ends) for each in _usable(results)
         ]

@@ -82,10 +82,11 @@ def find_events(
     active = _majority(scores >= limits, halves)
     events = []
     for index in np.flatnonzero(active.any(0)).tolist():
-        edges = np.flatnonzero(np.diff(np.r_[0, active[:, index].astype(np.int8), 0]))
+        column = active[:, index]
+        edges = np.flatnonzero(np.diff(np.r_[0, column.astype(np.int8), 0]))
+        peaks = _peaks(scores[:, index], halves[index], column, edges)
         spans: list[Event] = []
-        for first, after in edges.reshape(-1, 2).tolist():
-            peak = _highest_median(scores[:, index], halves[index], first, after)
+        for (first, after), peak in zip(edges.reshape(-1, 2), peaks, strict=True):
             onset, offset = float(starts[first]), float(ends[after - 1])
             if spans and onset - spans[-1].offset <= merge_gap + 1e-6:
                 last = spans.pop()
@@ -153,12 +154,20 @@ def _majority(active: np.ndarray, halves: np.ndarray) -> np.ndarray:
     return result
 
 
-def _highest_median(column: np.ndarray, half: int, first: int, after: int) -> float:
-    """The highest filtered score of the steps from `first` to `after`."""
-    windows = np.lib.stride_tricks.sliding_window_view(
-        np.pad(column, half, mode="edge"), 2 * half + 1
-    )
-    return max(
-        float(np.partition(windows[at : min(at + BLOCK, after)], half)[:, half].max())
-        for at in range(first, after, BLOCK)
-    )
+def _peaks(
+    scores: np.ndarray, half: int, active: np.ndarray, edges: np.ndarray
+) -> list[float]:
+    """The highest filtered score of one class in each run of its active steps.
+
+    Args:
+        scores, active: (T,).
+        edges: First step of each run and the one after its last (2 N,).
+    """
+    filtered, inside = scores.copy(), np.flatnonzero(active)
+    if half:
+        padded = np.pad(scores, half, mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+        for steps in np.split(inside, range(BLOCK, len(inside), BLOCK)):
+            filtered[steps] = np.partition(windows[steps], half)[:, half]
+    # pieces between edges: runs and, from each second edge on, what lies between
+    return np.maximum.reduceat(filtered, edges[edges < len(scores)])[::2].tolist()
