@@ -253,7 +253,7 @@ def embed(args: argparse.Namespace) -> None:
     series = args.chunk is not None or args.pooling not in ("mean", "cls")
     if format == "ark" and series and args.layer == "all":
         raise ValueError("ark holds no arrays (time, layer, value): choose one --layer")
-    items = collect_files(args.files, args.list, args.names or "path")
+    items = collect_files(args.files, args.list, args.names)
     model = _load(args)
     options = _chosen(args, "layer", "pooling", "chunk", "hop")
     outputs = [args.output]
@@ -428,7 +428,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
         text = "how the output calls a file: by its path as given, or by its file name "
         text += "without folders, which is what DESED's tools match (default: path; "
         text += "with --events or --scores: file)"
-        add("--names", choices=("path", "file"), help=text)
+        names = "path" if command == "embed" else None
+        add("--names", choices=("path", "file"), default=names, help=text)
         formats = FORMATS[command]
         text = f"file to write, by its suffix ({', '.join(formats)}; ark writes ark "
         text += "and scp). A stopped run leaves FILE.part and continues there when the "
