@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from espnet2_sslam.augment import Augmentation
-from espnet2_sslam.config import POOLINGS, EncoderConfig, HeadConfig, check_choice
+from espnet2_sslam.config import (
+    POOLINGS,
+    PROTOTYPICAL,
+    EncoderConfig,
+    HeadConfig,
+    check_choice,
+)
 from espnet2_sslam.encoder import NORM_EPS, EncoderOutput, SSLAMEncoder
 from espnet2_sslam.features import checked_waves, unreadable
 from espnet2_sslam.losses import classification_loss, loss_weight
@@ -19,7 +25,7 @@ from espnet2_sslam.masking import CountingModule, batch_generator
 from espnet2_sslam.metrics import ClipScores
 from espnet2_sslam.units import PATCHES_PER_STEP
 
-LOSSES = ("binary_cross_entropy", "cross_entropy")
+LOSSES = ("binary_cross_entropy", "cross_entropy", "asymmetric")
 LOSS_REDUCTIONS = ("positives", "clips", "elements")
 NO_AUGMENTATION = Augmentation()  # shared: it has no state
 
@@ -51,30 +57,42 @@ class Pooling(nn.Module):
         kind: "cls": the CLS token; "mean": mean of the patches; "concat": their mean
             over time, frequency bands side by side (8 * D); "attentive": their mean
             weighted by a learnt softmax (a plain mean at first); "lin_softmax": per
-            channel sum(p * p) / sum(p) of p = sigmoid(patch), as a logit.
+            channel sum(p * p) / sum(p) of p = sigmoid(patch), as a logit; "prototypes":
+            for each of P learnt vectors of signs the largest cosine with a patch;
+            "gated": of the softmax-weighted sum of all blocks' unit-length outputs the
+            product with P unit vectors, its least and largest over the patches and that
+            of the CLS token (3 * P).
         embed_dim: D.
         num_layers: Layers to sum with learnt softmax weights first (equal at first);
-            1: the last one alone.
+            1: the last one alone. "gated": the blocks.
+        num_prototypes: P.
 
     Raises:
         ValueError: Another `kind`.
 
     Source: cwx-worst-one/EAT@06c1c34, models/EAT_audio_classification.py, forward
-    (cls, mean, lin_softmax); the weighted sum is SUPERB's (s3prl, Featurizer).
+    (cls, mean, lin_softmax); the weighted sum is SUPERB's (s3prl, Featurizer);
+    prototypes: protobin of "Unmute the Patch Tokens" (arXiv 2509.24901); gated: convex
+    gated probing of BAT (arXiv 2602.16305).
     """
 
-    def __init__(self, kind: str, embed_dim: int, num_layers: int = 1):
+    def __init__(
+        self, kind: str, embed_dim: int, num_layers: int = 1, num_prototypes: int = 0
+    ):
         super().__init__()
         check_choice("pooling", kind, POOLINGS)
         self.kind = kind
         self.output_size = embed_dim * (PATCHES_PER_STEP if kind == "concat" else 1)
         self.layer_weights = None
-        if num_layers > 1:
+        if num_layers > 1 or kind == "gated":
             self.layer_weights = nn.Parameter(torch.zeros(num_layers))
         if kind == "attentive":
             self.attention = nn.Linear(embed_dim, 1)
             nn.init.zeros_(self.attention.weight)
             nn.init.zeros_(self.attention.bias)
+        if kind in PROTOTYPICAL:
+            self.prototypes = nn.Parameter(0.02 * torch.randn(num_prototypes, embed_dim))
+            self.output_size = num_prototypes * (3 if kind == "gated" else 1)
 
     @property
     def layer(self) -> int | str:
@@ -83,10 +101,38 @@ class Pooling(nn.Module):
 
     def forward(self, output: EncoderOutput) -> torch.Tensor:
         """Pool the tokens of an encoder to (B, output_size)."""
-        x, real = self._tokens(output), output.real()
+        return self.finish(self.pool(output))
+
+    def finish(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Make (B, output_size) of what `pool` gave, or `join` made of it."""
+        if self.kind != "gated":
+            return pooled
+        number, width = self.prototypes.shape
+        cls = F.normalize(pooled[:, 2 * number :].unflatten(1, (-1, width)), dim=-1)
+        cls = self._likeness(weighted_sum(cls.unbind(1), self.layer_weights))
+        return torch.cat([pooled[:, : 2 * number], cls], 1)
+
+    def pool(self, output: EncoderOutput) -> torch.Tensor:
+        """Pool tokens (B, ...) to what passes of a long clip can be joined by.
+
+        That is the result, but for "gated": there the CLS tokens of all blocks as they
+        are stand in the place of their products.
+        """
+        real = output.real()
+        if self.kind == "gated":
+            blocks = output.layers[1:]  # not the first block's input
+            units = [F.normalize(x, dim=-1) for x in blocks]
+            likeness = self._likeness(weighted_sum(units, self.layer_weights)[:, 1:])
+            least = likeness.masked_fill(~real[..., None], float("inf")).amin(1)
+            most = likeness.masked_fill(~real[..., None], float("-inf")).amax(1)
+            return torch.cat([least, most, *(x[:, 0] for x in blocks)], 1)
+        x = self._tokens(output)
         if self.kind == "cls":
             return x[:, 0]
         x = x[:, 1:]
+        if self.kind == "prototypes":
+            likeness = self._likeness(F.normalize(x, dim=-1))
+            return likeness.masked_fill(~real[..., None], float("-inf")).amax(1)
         if self.kind == "lin_softmax":
             # logit of sum(p^2) / sum(p), p = sigmoid(x); 1e-6 and the zeros for
             # infinite logits are the authors'
@@ -117,7 +163,7 @@ class Pooling(nn.Module):
         Returns:
             (B,), or (B, D) where every channel has its own.
         """
-        if self.kind == "cls":
+        if self.kind in ("cls", *PROTOTYPICAL):
             return frames.float().log()
         real = output.real()
         if self.kind in ("mean", "concat"):
@@ -138,6 +184,8 @@ class Pooling(nn.Module):
         """
         if len(pooled) == 1:
             return pooled[0]
+        if self.kind == "prototypes":
+            return pooled.amax(0)
         logs = log_weights.double()
         logs = logs - logs.logsumexp(0)
         if self.kind == "lin_softmax":  # logits of probabilities, which are averaged
@@ -146,7 +194,21 @@ class Pooling(nn.Module):
             absent = (logs + F.logsigmoid(-values)).logsumexp(0)
             return (present - absent).float()
         weights = logs.exp().reshape(logs.shape + (1,) * (pooled.dim() - logs.dim()))
-        return (weights * pooled.double()).sum(0).float()
+        mean = (weights * pooled.double()).sum(0).float()
+        if self.kind != "gated":
+            return mean
+        number = len(self.prototypes)
+        most = pooled[..., number : 2 * number].amax(0)
+        least = pooled[..., :number].amin(0)
+        return torch.cat([least, most, mean[..., 2 * number :]], -1)
+
+    def _likeness(self, x: torch.Tensor) -> torch.Tensor:
+        """Products (..., P) of tokens (..., D) with the unit vectors of prototypes."""
+        vectors = self.prototypes
+        if self.kind == "prototypes":  # the gradient passes the signs as it is
+            signs = torch.where(vectors >= 0, 1.0, -1.0).to(vectors.dtype)
+            vectors = vectors + (signs - vectors).detach()
+        return x @ F.normalize(vectors, dim=-1).T
 
     def _tokens(self, output: EncoderOutput) -> torch.Tensor:
         """The last layer's tokens, or the weighted sum of all (B, 1+N, D)."""
@@ -170,12 +232,14 @@ class SSLAMClassifier(CountingModule):
     Args:
         encoder: The (pre-trained) encoder.
         head: The head, or the names of the C classes in the order of the labels.
-        loss: "binary_cross_entropy" or "cross_entropy"; by default the task's.
+        loss: "binary_cross_entropy", "cross_entropy" or "asymmetric", see
+            `losses.classification_loss`; by default one of the first two by the task.
         loss_reduction: What the summed loss is divided by: "positives" (labels in the
             batch, the authors' multi-label scale), "clips" (their multi-class scale) or
             "elements" (clips x classes: the plain mean); by default the task's.
         label_smoothing: Of cross-entropy, in training only (the authors drop it where
             mixup is on; here both apply).
+        head_dropout: Share of the head's inputs that is dropped in training.
         freeze_encoder: Linear evaluation: no gradient and evaluation mode for the
             encoder; head, norm and pooling are trained.
         frozen_drop_path: The authors' linear evaluation: drop path stays active in the
@@ -203,6 +267,7 @@ class SSLAMClassifier(CountingModule):
         loss: str | None = None,
         loss_reduction: str | None = None,
         label_smoothing: float = 0.0,
+        head_dropout: float = 0.0,
         freeze_encoder: bool = False,
         frozen_drop_path: bool = False,
         augmentation: Augmentation | None = None,
@@ -218,6 +283,7 @@ class SSLAMClassifier(CountingModule):
         self.loss = loss or LOSSES[default]
         self.loss_reduction = loss_reduction or LOSS_REDUCTIONS[default]
         self.label_smoothing = label_smoothing
+        self.head_dropout = head_dropout
         self.freeze_encoder = freeze_encoder
         self.frozen_drop_path = frozen_drop_path
         self.augmentation = augmentation or NO_AUGMENTATION
@@ -226,11 +292,16 @@ class SSLAMClassifier(CountingModule):
         self.encoder = encoder
         width = encoder.config.embed_dim
         num_layers = encoder.config.num_blocks + 1 if config.weighted_layers else 1
-        self.pooling = Pooling(config.pooling, width, num_layers)
+        if config.pooling == "gated":
+            num_layers = encoder.config.num_blocks
+        number = config.prototypes_per_class * len(config.classes)
+        self.pooling = Pooling(config.pooling, width, num_layers, number)
         width = self.pooling.output_size
         self.fc_norm: nn.Module = nn.LayerNorm(width, eps=NORM_EPS)
         if config.head_norm == "batch":
             self.fc_norm = nn.BatchNorm1d(width, eps=NORM_EPS, affine=False)
+        elif config.head_norm == "none":
+            self.fc_norm = nn.Identity()
         self.head = nn.Linear(width, len(config.classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -259,11 +330,17 @@ class SSLAMClassifier(CountingModule):
             f"label_smoothing {self.label_smoothing} is not in 0..1": not (
                 0 <= self.label_smoothing < 1
             ),
+            f"head_dropout {self.head_dropout} is not in 0..1": not (
+                0 <= self.head_dropout < 1
+            ),
             "label_smoothing needs loss: cross_entropy": (
                 self.label_smoothing and not cross_entropy
             ),
             "loss: cross_entropy needs task: multi_class": (
                 cross_entropy and config.task == "multi_label"
+            ),
+            "loss: asymmetric needs task: multi_label": (
+                self.loss == "asymmetric" and config.task == "multi_class"
             ),
             "roll_and_gain needs waveforms (input_size: 1)": (
                 self.augmentation.roll_and_gain and self.encoder.config.input_size != 1
@@ -279,6 +356,7 @@ class SSLAMClassifier(CountingModule):
                 "weighted_layers: true": config.weighted_layers,
                 "this pooling": any(True for _ in self.pooling.parameters()),
                 "augmentation": self.augmentation.is_active(),
+                "head_dropout": self.head_dropout > 0,
             }
             for name, changes in changing.items():
                 at_odds[f"cache_features does not go with {name}"] = changes
@@ -349,6 +427,7 @@ class SSLAMClassifier(CountingModule):
         frames: torch.Tensor,
         targets: torch.Tensor,
         drop_path_draws: torch.Tensor | None = None,
+        head_draws: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and weight of a training batch, as `forward` gives them.
 
@@ -359,6 +438,7 @@ class SSLAMClassifier(CountingModule):
             frames: Frames of each clip (B,).
             targets: (B, C), in 0..1.
             drop_path_draws: See `SSLAMEncoder.draw_drop_path`.
+            head_draws: Uniform numbers (B, `pooling.output_size`) for `head_dropout`.
         """
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and not self.freeze_encoder
@@ -366,10 +446,10 @@ class SSLAMClassifier(CountingModule):
             out = self.encoder.encode_fbank(
                 fbank,
                 frames,
-                collect=self.config.weighted_layers,
+                collect=self.pooling.layer == "all",
                 drop_path_draws=drop_path_draws,
             )
-        return self._loss(self.logits(self.pooling(out)), targets)
+        return self._loss(self.logits(self.pooling(out), head_draws), targets)
 
     def _loss(
         self, logits: torch.Tensor, targets: torch.Tensor
@@ -386,9 +466,14 @@ class SSLAMClassifier(CountingModule):
         """Logits (B, C) of clips of any length, without augmentation."""
         return self.logits(self._pooled(speech, speech_lengths))
 
-    def logits(self, pooled: torch.Tensor) -> torch.Tensor:
+    def logits(
+        self, pooled: torch.Tensor, draws: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Logits (B, C) of pooled vectors (B, `pooling.output_size`)."""
-        return self.head(self.fc_norm(pooled))
+        x = self.fc_norm(pooled)
+        if draws is not None:
+            x = x * ((draws >= self.head_dropout) / (1 - self.head_dropout)).to(x.dtype)
+        return self.head(x)
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
         """Scores in 0..1 of logits (B, C): sigmoid, or softmax if multi-class."""
@@ -452,7 +537,11 @@ class SSLAMClassifier(CountingModule):
             fbank, frames, targets, generator
         )
         draws = self.encoder.draw_drop_path(len(fbank), generator)
-        return fbank, frames, targets, draws
+        if not self.head_dropout:
+            return fbank, frames, targets, draws
+        shape = len(fbank), self.pooling.output_size
+        head_draws = torch.rand(shape, generator=generator, device=fbank.device)
+        return fbank, frames, targets, draws, head_draws
 
     def _check_labels(self, label: torch.Tensor) -> None:
         """Refuse labels that do not fit the classes or the task."""

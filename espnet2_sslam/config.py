@@ -20,12 +20,13 @@ from espnet2_sslam.units import NUM_MEL_BINS, PATCH_SIZE
 SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio", "max_frames")
 STORED = (*SIZES, "target_frames", "resampler")  # in config.json
 RESAMPLERS = ("sinc", "soxr")  # what resampler.py has; the first is the authors'
-POOLINGS = ("cls", "mean", "concat", "attentive", "lin_softmax")
+PROTOTYPICAL = ("prototypes", "gated")  # poolings by likeness to learnt prototypes
+POOLINGS = ("cls", "mean", "concat", "attentive", "lin_softmax", *PROTOTYPICAL)
 TASKS = ("multi_label", "multi_class")
 HEAD_CHOICES = {
     "task": TASKS,
     "pooling": POOLINGS,
-    "head_norm": ("layer", "batch"),
+    "head_norm": ("layer", "batch", "none"),
     "weighted_layers": (False, True),
 }
 # Options of a training that do not decide what comes out: how it is run, logged and
@@ -51,6 +52,7 @@ LARGEST = {
     "target_frames": 2**18,
     "upsample": 160,
 }
+MOST_PROTOTYPES = 10_000  # of a class
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -205,8 +207,10 @@ class HeadConfig(_Config):
         task: "multi_label" (any number of labels per clip) or "multi_class" (one).
         pooling: See `classifier.Pooling`.
         head_norm: Before the linear head: "layer" norm, or "batch" norm without
-            parameters, as is usual in linear evaluation since MAE.
+            parameters, as is usual in linear evaluation since MAE, or "none".
         weighted_layers: Pool a learnt weighted sum of all layers, not the last one.
+        prototypes_per_class: Prototypes of the poolings that have them, over C; they
+            belong to no class.
 
     Raises:
         ValueError: An option outside its range; no class, or one twice.
@@ -217,6 +221,7 @@ class HeadConfig(_Config):
     pooling: str = "cls"
     head_norm: str = "layer"
     weighted_layers: bool = False
+    prototypes_per_class: int = 20
 
     def __post_init__(self) -> None:
         for name, choices in HEAD_CHOICES.items():
@@ -230,6 +235,20 @@ class HeadConfig(_Config):
             raise ValueError(
                 f"need at least one class, each once, got {list(self.classes)}"
             )
+        number = self.prototypes_per_class
+        if type(number) is not int or not 1 <= number <= MOST_PROTOTYPES:
+            raise ValueError(
+                f"need 1 <= prototypes_per_class <= {MOST_PROTOTYPES}, got {number!r}"
+            )
+        if self.pooling == "gated" and self.weighted_layers:
+            raise ValueError("pooling: gated weighs the layers: no weighted_layers")
+
+    def to_dict(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """The fields of these names, all by default; prototypes where there are any."""
+        options = super().to_dict(names)
+        if self.pooling not in PROTOTYPICAL:
+            options.pop("prototypes_per_class", None)
+        return options
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:

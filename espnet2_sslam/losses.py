@@ -108,14 +108,23 @@ def classification_loss(
     Args:
         logits: (B, C).
         targets: (B, C), in 0..1; for cross-entropy the rows sum to 1.
-        loss: "binary_cross_entropy" or "cross_entropy".
+        loss: "binary_cross_entropy", "cross_entropy", or "asymmetric": binary, and each
+            absent class counts by its score (gamma 1 for negatives, 0 for positives).
         label_smoothing: Of cross-entropy.
 
-    Source: cwx-worst-one/EAT@06c1c34, models/EAT_audio_classification.py, forward.
+    Source: cwx-worst-one/EAT@06c1c34, models/EAT_audio_classification.py, forward;
+    asymmetric: Ridnik et al., ICCV 2021, with the exponents of BAT's probes
+    (houtan-ghaffari/BAT_ICML2026@34632af, engine/trainer.py).
     """
     logits = logits.float()
     if loss == "binary_cross_entropy":
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+    if loss == "asymmetric":
+        scores = logits.detach().sigmoid()
+        error = scores + targets - 2 * scores * targets
+        return F.binary_cross_entropy_with_logits(
+            logits, targets, weight=error ** (1 - targets), reduction="sum"
+        )
     return F.cross_entropy(
         logits, targets, label_smoothing=label_smoothing, reduction="sum"
     )

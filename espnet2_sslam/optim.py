@@ -5,7 +5,6 @@
 
 import logging
 import math
-import re
 
 import torch
 from torch.optim import Optimizer
@@ -39,8 +38,8 @@ def parameter_groups(
         weight_decay: weight decay of matrices and convolutions.
         layer_decay: lr ratio of neighbouring layers; 1.0 switches it off.
         layer_decay_style: "standard" or "authors".
-        decay_bias_and_norm: also decay biases, norms and the CLS token. The authors'
-            code does (its exclusion is never applied).
+        decay_bias_and_norm: also decay biases, norms, the CLS token and prototypes. The
+            authors' code does (its exclusion is never applied).
 
     Returns:
         Groups with the keys params, lr, weight_decay; each parameter is in one group.
@@ -52,22 +51,24 @@ def parameter_groups(
     check_choice("layer_decay_style", layer_decay_style, ("standard", "authors"))
     if not 0.0 < layer_decay <= 1.0:
         raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}")
-    num_blocks = len(getattr(getattr(model, "encoder", None), "blocks", ()))
+    blocks = getattr(getattr(model, "encoder", None), "blocks", ())
+    num_blocks = len(blocks)
     if layer_decay != 1.0 and num_blocks == 0:
         raise ValueError("layer_decay needs a model with encoder.blocks; set it to 1.0")
 
+    depths: dict[int, int] = {}  # what blocks share (BEATs) belongs to the lowest
+    for index, block in enumerate(blocks):
+        for parameter in block.parameters():
+            depths.setdefault(id(parameter), num_blocks - index)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        depth = 0  # layers above this one
-        block = re.match(r"encoder\.blocks\.(\d+)\.", name)
-        if block:
-            depth = num_blocks - int(block.group(1))
-        elif name.startswith("encoder.") and layer_decay_style == "standard":
+        depth = depths.get(id(parameter), 0)  # layers above this one
+        if not depth and name.startswith("encoder.") and layer_decay_style != "authors":
             depth = num_blocks + 1
         scale = layer_decay**depth
-        is_vector = parameter.ndim <= 1 or name.endswith("cls_token")
+        is_vector = parameter.ndim <= 1 or name.endswith(("cls_token", "prototypes"))
         decay = 0.0 if is_vector and not decay_bias_and_norm else weight_decay
         group = {"params": [], "lr": lr * scale, "weight_decay": decay}
         groups.setdefault((scale, decay), group)["params"].append(parameter)

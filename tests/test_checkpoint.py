@@ -329,6 +329,8 @@ def test_the_encoder_of_another_espnet_task_is_read_alone(tmp_path):
         {"task": "multi_class", "pooling": "attentive"},
         {"pooling": "concat", "head_norm": "batch"},
         {"weighted_layers": True, "pooling": "mean"},
+        {"pooling": "prototypes", "prototypes_per_class": 3, "weighted_layers": True},
+        {"pooling": "gated", "head_norm": "none", "task": "multi_class"},
     ),
 )
 def test_classifiers_of_every_kind_survive_our_folder(tmp_path, options):

@@ -9,11 +9,15 @@ from espnet2_sslam.augment import Augmentation
 from espnet2_sslam.classifier import Pooling, SSLAMClassifier
 from espnet2_sslam.config import POOLINGS
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
+from espnet2_sslam.losses import classification_loss
+from espnet2_sslam.optim import parameter_groups
 
 CLASSES = ["bird", "car", "dog"]
 LENGTHS = torch.tensor([9000, 5000, 3000])
 EVERYTHING = {"roll_and_gain": True, "noise": 0.1, "mixup_alpha": 0.8}
 EVERYTHING["mask_ratio"] = 0.2
+HEADS = [{"pooling": pooling} for pooling in POOLINGS]  # gated sums the layers anyway
+HEADS += [{"weighted_layers": True, **head} for head in HEADS[:-1]]
 
 
 def build(*, encoder=None, augmentation=None, **options):
@@ -37,12 +41,10 @@ def batch():
     }
 
 
-@pytest.mark.parametrize("weighted_layers", [False, True])
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_a_clip_gives_the_same_logits_alone_and_in_a_batch(
-    batch, pooling, weighted_layers
-):
-    model = build(pooling=pooling, weighted_layers=weighted_layers).eval()
+@pytest.mark.parametrize("task", ["multi_label", "multi_class"])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_clip_gives_the_same_logits_alone_and_in_a_batch(batch, head, task):
+    model = build(**head, task=task).eval()
     with torch.no_grad():
         together = model.inference(batch["speech"], LENGTHS)
         alone = [
@@ -71,12 +73,122 @@ def test_concat_is_the_mean_over_time_with_frequencies_side_by_side():
     torch.testing.assert_close(pooled.view(8, 4), (tokens[0, 1:9] + tokens[0, 9:]) / 2)
 
 
+def random_output(*, clips=2, patches=16, blocks=3, valid=None):
+    """Tokens of 4 channels, more different from block to block than in an encoder."""
+    generator = torch.Generator().manual_seed(1)
+    shape = clips, 1 + patches, 4
+    layers = [
+        n * torch.randn(shape, generator=generator) for n in range(1, blocks + 2)
+    ]
+    frames = torch.full((clips,), 2 * patches)
+    return EncoderOutput(layers[-1], layers, [], valid, frames)
+
+
+def unit(x):
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def test_gates_are_convex_and_one_alone_gives_the_probe_of_that_block():
+    pooling, output = Pooling("gated", 4, 3, num_prototypes=5), random_output()
+    vectors = unit(pooling.prototypes)
+    for block in range(3):
+        with torch.no_grad():
+            pooling.layer_weights.fill_(-200)[block] = 0
+        x = unit(output.layers[1 + block]) @ vectors.T
+        wanted = torch.cat([x[:, 1:].amin(1), x[:, 1:].amax(1), x[:, 0]], 1)
+        torch.testing.assert_close(pooling(output), wanted)
+    for weights in torch.randn(20, 3) * 10:
+        with torch.no_grad():
+            pooling.layer_weights.copy_(weights)
+        assert pooling(output).abs().max() <= 1 + 1e-5  # cosines, or shorter
+    with torch.no_grad():
+        pooling.layer_weights.zero_()
+    total = sum(unit(layer) for layer in output.layers[1:]) / 3
+    torch.testing.assert_close(pooling(output)[:, 10:], total[:, 0] @ vectors.T)
+
+
+def test_prototypes_are_signs_compared_with_every_real_patch():
+    pooling = Pooling("prototypes", 4, num_prototypes=5)
+    real = torch.tensor([[True] * 16, [True] * 8 + [False] * 8])
+    output = random_output(valid=real)
+    signs = torch.where(pooling.prototypes >= 0, 1.0, -1.0)
+    wanted = [unit(output.last[0, 1:]), unit(output.last[1, 1:9])]
+    wanted = torch.stack([(x @ signs.T / 2).amax(0) for x in wanted])
+    pooled = pooling(output)
+    torch.testing.assert_close(pooled, wanted)
+    pooled.sum().backward()  # the signs let the gradient pass
+    assert pooling.prototypes.grad.abs().sum(1).min() > 0
+
+
+@pytest.mark.parametrize("kind, layers", [("prototypes", 1), ("gated", 3)])
+def test_neither_order_nor_padding_of_patches_counts(kind, layers):
+    pooling, output = Pooling(kind, 4, layers, num_prototypes=5), random_output()
+    order = torch.cat([torch.zeros(1).long(), 1 + torch.randperm(16)])
+    mixed = [x[:, order] for x in output.layers]
+    pooled = pooling(output._replace(last=mixed[-1], layers=mixed))
+    torch.testing.assert_close(pooled, pooling(output))
+    valid = torch.ones(2, 24, dtype=torch.bool)
+    valid[:, 16:] = False
+    longer = [torch.cat([x, 100 * torch.randn(2, 8, 4)], 1) for x in output.layers]
+    padded = output._replace(last=longer[-1], layers=longer, valid=valid)
+    torch.testing.assert_close(pooling(padded), pooling(output))
+
+
+@pytest.mark.parametrize("pooling", ["prototypes", "gated"])
+def test_a_probe_trains_its_head_alone_and_keeps_prototypes_from_decay(batch, pooling):
+    head = {"pooling": pooling, "head_norm": "none", "prototypes_per_class": 2}
+    model = build(**head, freeze_encoder=True).train()
+    model(**batch)[0].backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    own = {"prototypes"} | ({"layer_weights"} if pooling == "gated" else set())
+    assert trained == {f"pooling.{n}" for n in own} | {"head.weight", "head.bias"}
+    assert model.pooling.prototypes.shape == (6, 16)
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.5)
+    [decayed] = [group["params"] for group in groups if group["weight_decay"]]
+    assert len(decayed) == 1 and decayed[0] is model.head.weight
+
+
+def test_asymmetric_loss_weighs_absent_classes_by_their_score():
+    logits = torch.tensor([[2.0, -1.0, 0.5]], requires_grad=True)
+    targets = torch.tensor([[1.0, 0.0, 0.0]])
+    loss = classification_loss(logits, targets, "asymmetric")
+    scores = logits.detach().sigmoid()[0]
+    wanted = -scores[0].log() - (scores[1:] * (1 - scores[1:]).log()).sum()
+    assert loss.item() == pytest.approx(wanted.item())
+    loss.backward()  # the weight is no part of what is differentiated
+    assert logits.grad[0, 1].item() == pytest.approx(scores[1].item() ** 2)
+
+
+def test_head_dropout_is_of_training_and_keyed_by_seed_and_batch(batch):
+    options = {"head_dropout": 0.5, "freeze_encoder": True, "pooling": "gated"}
+    model, again = build(**options).train(), build(**options).train()
+    losses = [model(**batch)[0].item() for _ in range(3)]
+    assert len(set(losses)) == 3
+    torch.manual_seed(5)
+    assert [again(**batch)[0].item() for _ in range(3)] == losses
+    plain = build(**{**options, "head_dropout": 0.0}).eval()
+    assert model.eval()(**batch)[0] == plain(**batch)[0]
+
+
+@pytest.mark.parametrize(
+    "options, complaint",
+    [
+        ({"pooling": "gated", "weighted_layers": True}, "gated weighs the layers"),
+        ({"prototypes_per_class": 0}, "need 1 <= prototypes_per_class <= 10000, got 0"),
+        ({"head_dropout": 1.0}, "head_dropout 1.0 is not in 0..1"),
+        ({"loss": "asymmetric", "task": "multi_class"}, "needs task: multi_label"),
+    ],
+)
+def test_impossible_probes_are_refused_in_one_line(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        build(**options)
+
+
 def test_every_trainable_parameter_gets_a_gradient(batch):
-    for pooling in POOLINGS:
-        for weighted in (False, True):
-            model = build(pooling=pooling, weighted_layers=weighted)
-            model(**batch)[0].backward()
-            assert all(p.grad is not None for p in model.parameters()), pooling
+    for head in HEADS:
+        model = build(**head)
+        model(**batch)[0].backward()
+        assert all(p.grad is not None for p in model.parameters()), head
 
 
 def test_frozen_encoder_has_no_gradient_and_stays_in_evaluation_mode(batch):
@@ -117,6 +229,8 @@ def test_features_that_change_are_not_cached():
         {},
         {"freeze_encoder": True, "frozen_drop_path": True},
         {"freeze_encoder": True, "pooling": "attentive"},
+        {"freeze_encoder": True, "pooling": "prototypes"},
+        {"freeze_encoder": True, "head_dropout": 0.1},
         {"freeze_encoder": True, "weighted_layers": True},
         {"freeze_encoder": True, "augmentation": {"mask_ratio": 0.1}},
     ):

@@ -30,6 +30,8 @@ HEADS = [
     {"pooling": "attentive", "weighted_layers": True},
     {"pooling": "concat", "head_norm": "batch"},
     {"pooling": "lin_softmax"},
+    {"pooling": "prototypes", "prototypes_per_class": 3, "head_norm": "none"},
+    {"pooling": "gated", "task": "multi_class"},
 ]
 
 

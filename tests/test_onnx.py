@@ -151,6 +151,8 @@ def test_too_long_speech_is_refused(encoder_file):
         (classifier, dict(pooling="concat", head_norm="batch"), "mean", 18),
         (classifier, dict(pooling="attentive", weighted_layers=True), "mean", 18),
         (classifier, dict(pooling="lin_softmax"), "mean", 18),
+        (classifier, dict(pooling="prototypes", head_norm="none"), "mean", 18),
+        (classifier, dict(pooling="gated", task="multi_class"), "mean", 20),
     ],
 )
 def test_every_model_can_be_exported(tmp_path, make, options, pooling, opset):

@@ -76,7 +76,7 @@ Options [default]
                               phase2:YAML: phase 2 by another config;
                               NAME=WEIGHTS: weights from elsewhere (the authors' file or
                               export, a Hugging Face id, a folder of sslam convert);
-                              NAME=beats:FILE: BEATs, with a linear or probe config
+                              NAME=beats:FILE: BEATs, with the same configs
   --replace true              trainings and data that were made from something else are
                               moved away and made anew, and so is what follows [ask]
   --keep true                 they are gone on with, as kept.txt and RESULTS.md then say
@@ -87,7 +87,8 @@ Options [default]
   --downstream \"WORD ...\"     stages 1-3 and 6-7 for each, stages 4-5 for --corpus; the
                               words are those of conf/benchmarks.txt
   --protocol \"WORD ...\"       finetune, linear (where the paper has it); probes beyond the
-                              paper: mean, attentive, weighted [${protocol}]
+                              paper: mean, attentive, weighted, gated, prototypes
+                              [${protocol}]
  Data
   --corpus NAME               mini (made here) or another local/data_<corpus>.py [${corpus}]
   --corpus_dir DIR            where the corpus is [db.sh]

@@ -288,7 +288,7 @@ class PooledClips:
             layers = [self.pooling(output._replace(last=x)) for x in output.layers]
             pooled = torch.stack(layers, 1)
         else:
-            pooled = self.pooling(output)
+            pooled = self.pooling.pool(output)
         weights = self.pooling.log_weight(output, output.frames)
         fetched = self.backbone.fetch(pooled, weights)
         return lambda: list(zip(*fetched(), strict=True))
@@ -303,7 +303,8 @@ class PooledClips:
         result = torch.stack(pooled)
         if self.classifier is not None:
             head = self.classifier.head.weight.device
-            logits = self.classifier.logits(result.to(head))
+            finished = self.classifier.pooling.finish(result.to(head))
+            logits = self.classifier.logits(finished)
             result = self.classifier.scores(logits).cpu()
         starts, ends = np.array(spans).T / SAMPLE_RATE
         return starts, ends, result.numpy()

@@ -349,6 +349,8 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         for name, value in (*module.named_parameters(recurse=False), *buffers):
             if module is self.head and name == "weight":
                 init.trunc_normal_(value, std=0.02)
+            elif name == "prototypes":
+                init.normal_(value, std=0.02)
             elif module is self.fc_norm and name in ("weight", "running_var"):
                 init.ones_(value)
             else:
@@ -433,7 +435,8 @@ class SSLAMForAudioClassification(SSLAMPreTrainedModel):
     def __init__(self, config: SSLAMConfig):
         super().__init__(config)
         head = config.head_config()
-        config.classifier = head.to_dict(("pooling", "head_norm", "weighted_layers"))
+        names = ("pooling", "head_norm", "weighted_layers", "prototypes_per_class")
+        config.classifier = head.to_dict(names)
         classifier = SSLAMClassifier(self.encoder, head)
         self.pooling, self.fc_norm = classifier.pooling, classifier.fc_norm
         self.head = classifier.head

@@ -62,7 +62,8 @@ class Evaluation(NamedTuple):
     """A tag and data set with scores, there or missing.
 
     `line` is the data set's first of downstream.txt, `metric` the one that papers
-    report, `kind` is `probe` (our own), `linear` (frozen encoder) or `finetune`.
+    report, `kind` is `finetune`, `linear` (frozen encoder) or, of a config
+    probe_<word>.yaml, that word.
     """
 
     tag: str
@@ -129,8 +130,9 @@ class Experiment:
         def kind(tag: str) -> str:
             if tag not in runs:
                 return "linear" if tag.startswith("linear") else "finetune"
-            config = Path(runs[tag].config.get("config") or "").name
-            return "probe" if config.startswith("probe") else runs[tag].kind
+            config = Path(runs[tag].config.get("config") or "").stem
+            word = config.removeprefix("probe_")
+            return word if word != config else runs[tag].kind
 
         return [
             Evaluation(tag, data_set, line, main_metric(line.task), kind(tag))

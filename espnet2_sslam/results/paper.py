@@ -22,7 +22,7 @@ import yaml
 from espnet2_sslam.results.experiment import Frame
 from espnet2_sslam.results.runs import History
 
-NAMES = {"phase1": "EAT", "phase2": "SSLAM"}
+NAMES = {"phase1": "EAT", "phase2": "SSLAM", "beats": "BEATs"}
 # The paper's table 2: its settings of phase 2, and our words for them.
 VARIANTS = {
     "phase1_more": "MB-UA",
@@ -54,8 +54,8 @@ def published_model(model: str) -> str:
     """Return which published model (a key of NAMES or VARIANTS) one of ours is beside.
 
     `model` is a word of `experiment.MODELS`, or the name of weights from elsewhere: one
-    that begins with eat is phase 1, one that begins with sslam is phase 2; others stay
-    themselves.
+    that begins with eat is phase 1, one that begins with sslam is phase 2, one that
+    begins with beats is BEATs; others stay themselves.
     """
     for phase, name in NAMES.items():
         if model.lower().startswith(name.lower()):
@@ -73,7 +73,7 @@ def entries(data_set: str, metric: str, kind: str, model: str) -> list[dict]:
 def numbers(data_set: str, metric: str, kind: str, model: str) -> str:
     """Return the published numbers for a row of our tables, `-` where there is none.
 
-    `data_set` is the name in downstream.txt, `kind` is finetune or linear.
+    `data_set` is the name in downstream.txt, `kind` as in paper.yaml.
     """
     cited = entries(data_set, metric, kind, model)
     texts = [f"{entry['value']} ({entry['source']})" for entry in cited]

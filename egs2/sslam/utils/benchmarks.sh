@@ -11,9 +11,9 @@ check_benchmarks() {
     local word row words
     for word in ${protocol}; do
         case "${word}" in
-            finetune | linear | mean | attentive | weighted) ;;
-            *) die "--protocol holds finetune, linear, mean, attentive, weighted," \
-                "not '${word}'" ;;
+            finetune | linear | mean | attentive | weighted | gated | prototypes) ;;
+            *) die "--protocol holds finetune, linear, mean, attentive, weighted, gated," \
+                "prototypes, not '${word}'" ;;
         esac
     done
     if [ -z "${downstream}" ]; then return 0; fi
