@@ -80,10 +80,10 @@ def test_every_layer_and_the_normalised_log_mel_are_those_of_espnets_encoder(che
         out = tokens.hidden_states(speech, lengths, "all")
         assert len(out.layers) == 3
         torch.testing.assert_close(out.layers[-1], out.last)
-        for number in (0, 1):
+        for number in (0, 1):  # of ESPnet's list, whose first is the first layer's input
             encoder.max_layer = number
             expected = encoder(speech[:1], lengths[:1])[0]
-            torch.testing.assert_close(out.layers[1 + number][:1, 1:], expected)
+            torch.testing.assert_close(out.layers[number][:1, 1:], expected)
         fbank, frames = tokens.fbank(speech, lengths)
         torch.testing.assert_close(fbank[:1], encoder.preprocess(speech[:1]))
     assert frames.tolist() == [98, 54] and not fbank[1, 54:].any()
@@ -141,7 +141,7 @@ def test_a_step_by_a_config_of_sslam_learns_and_does_not_see_padding(checkpoint,
     losses = []
     for _ in range(30):
         loss, _, _ = model(speech, lengths, label)
-        losses.append(float(loss))
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -199,7 +199,7 @@ def test_a_resumed_training_drops_what_an_uninterrupted_one_drops(checkpoint, tm
             config["scheduler_conf"] = {"total_steps": 100}
             words = options(data, tmp_path / folder, config)
             words += ["--beats_checkpoint", str(checkpoint), "--resume", "true"]
-            beats_cls_train.main([*words, *(["--keep", "true"] if folder else [])])
+            beats_cls_train.main([*words, "--keep", "true"])
         states.append(torch.load(tmp_path / folder / "latest.pth"))
     assert all(torch.equal(states[0][name], x) for name, x in states[1].items())
 
