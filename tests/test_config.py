@@ -45,7 +45,7 @@ def test_impossible_options_of_the_encoder_are_refused_by_name(options, message)
         ({"classes": ["a", "a"]}, "each once, got"),
         ({"classes": "ab", "task": "regression"}, "task must be one of multi_label"),
         ({"classes": "ab", "pooling": "max"}, "pooling must be one of cls, mean"),
-        ({"classes": "ab", "head_norm": "none"}, "head_norm must be one of layer"),
+        ({"classes": "ab", "head_norm": "group"}, "head_norm must be one of layer"),
     ],
 )
 def test_impossible_options_of_the_head_are_refused_by_name(options, message):

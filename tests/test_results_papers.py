@@ -266,6 +266,11 @@ def test_everything_that_is_published_stands_in_one_line():
     line = paper.all_numbers("as20k", "mAP", "finetune")
     assert line == (
         "EAT 40.2 (table1), 40.28-40.37 (bat); "
-        "SSLAM 40.9 (table1), 39.97-40.26 (bat), 40.9 last, 40.9 best (log)"
+        "SSLAM 40.9 (table1), 39.97-40.26 (bat), 40.9 last, 40.9 best (log); "
+        "BEATs 36.73 (bat5)"
     )
+    line = paper.all_numbers("as20k", "mAP", "gated")
+    assert line == "EAT 35.34 (bat5); SSLAM 34.53 (bat5); BEATs 33.01 (bat5)"
+    assert "as a digest of the paper quotes it" in paper.sources([line])["bat5"]
+    assert paper.numbers("as20k", "mAP", "prototypes", "beats") == "31.62 (bat5)"
     assert paper.all_numbers("mini", "mAP", "linear") == ""
