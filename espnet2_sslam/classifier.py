@@ -91,7 +91,9 @@ class Pooling(nn.Module):
             nn.init.zeros_(self.attention.weight)
             nn.init.zeros_(self.attention.bias)
         if kind in PROTOTYPICAL:
-            self.prototypes = nn.Parameter(0.02 * torch.randn(num_prototypes, embed_dim))
+            self.prototypes = nn.Parameter(
+                0.02 * torch.randn(num_prototypes, embed_dim)
+            )
             self.output_size = num_prototypes * (3 if kind == "gated" else 1)
 
     @property
@@ -109,7 +111,7 @@ class Pooling(nn.Module):
             return pooled
         number, width = self.prototypes.shape
         cls = F.normalize(pooled[:, 2 * number :].unflatten(1, (-1, width)), dim=-1)
-        cls = self._likeness(weighted_sum(cls.unbind(1), self.layer_weights))
+        cls = self._likeness(self._gated(cls.unbind(1)))
         return torch.cat([pooled[:, : 2 * number], cls], 1)
 
     def pool(self, output: EncoderOutput) -> torch.Tensor:
@@ -122,7 +124,7 @@ class Pooling(nn.Module):
         if self.kind == "gated":
             blocks = output.layers[1:]  # not the first block's input
             units = [F.normalize(x, dim=-1) for x in blocks]
-            likeness = self._likeness(weighted_sum(units, self.layer_weights)[:, 1:])
+            likeness = self._likeness(self._gated(units)[:, 1:])
             least = likeness.masked_fill(~real[..., None], float("inf")).amin(1)
             most = likeness.masked_fill(~real[..., None], float("-inf")).amax(1)
             return torch.cat([least, most, *(x[:, 0] for x in blocks)], 1)
@@ -201,6 +203,11 @@ class Pooling(nn.Module):
         most = pooled[..., number : 2 * number].amax(0)
         least = pooled[..., :number].amin(0)
         return torch.cat([least, most, mean[..., 2 * number :]], -1)
+
+    def _gated(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Sum of the blocks with shares that are positive and sum to 1."""
+        assert self.layer_weights is not None
+        return weighted_sum(layers, self.layer_weights)
 
     def _likeness(self, x: torch.Tensor) -> torch.Tensor:
         """Products (..., P) of tokens (..., D) with the unit vectors of prototypes."""

@@ -5,6 +5,7 @@
 
 import logging
 import math
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -51,7 +52,7 @@ def parameter_groups(
     check_choice("layer_decay_style", layer_decay_style, ("standard", "authors"))
     if not 0.0 < layer_decay <= 1.0:
         raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}")
-    blocks = getattr(getattr(model, "encoder", None), "blocks", ())
+    blocks: Any = getattr(getattr(model, "encoder", None), "blocks", ())
     num_blocks = len(blocks)
     if layer_decay != 1.0 and num_blocks == 0:
         raise ValueError("layer_decay needs a model with encoder.blocks; set it to 1.0")

@@ -72,7 +72,9 @@ def test_tokens_are_those_of_espnets_encoder_whatever_else_is_in_the_batch(check
             torch.testing.assert_close(tokens, alone.last[0], rtol=1e-4, atol=1e-5)
 
 
-def test_every_layer_and_the_normalised_log_mel_are_those_of_espnets_encoder(checkpoint):
+def test_every_layer_and_the_normalised_log_mel_are_those_of_espnets_encoder(
+    checkpoint,
+):
     encoder = espnet_encoder(str(checkpoint)).eval()
     speech, lengths = clips(16_000, 9_000)
     tokens = BeatsTokens(encoder)
@@ -80,7 +82,10 @@ def test_every_layer_and_the_normalised_log_mel_are_those_of_espnets_encoder(che
         out = tokens.hidden_states(speech, lengths, "all")
         assert len(out.layers) == 3
         torch.testing.assert_close(out.layers[-1], out.last)
-        for number in (0, 1):  # of ESPnet's list, whose first is the first layer's input
+        for number in (
+            0,
+            1,
+        ):  # of ESPnet's list, whose first is the first layer's input
             encoder.max_layer = number
             expected = encoder(speech[:1], lengths[:1])[0]
             torch.testing.assert_close(out.layers[number][:1, 1:], expected)

@@ -77,9 +77,7 @@ def random_output(*, clips=2, patches=16, blocks=3, valid=None):
     """Tokens of 4 channels, more different from block to block than in an encoder."""
     generator = torch.Generator().manual_seed(1)
     shape = clips, 1 + patches, 4
-    layers = [
-        n * torch.randn(shape, generator=generator) for n in range(1, blocks + 2)
-    ]
+    layers = [n * torch.randn(shape, generator=generator) for n in range(1, blocks + 2)]
     frames = torch.full((clips,), 2 * patches)
     return EncoderOutput(layers[-1], layers, [], valid, frames)
 

@@ -24,7 +24,7 @@ CASES = {  # word: corpus, protocols, more options, rows of the table, published
     "ks1": ("speechcommands", "finetune attentive", "", 2, "SSLAM 98.8 (table1)"),
     "spass": ("spass", "finetune linear", "--scenes market", 2, "SSLAM 68.5 (table2)"),
     "urbansed": ("urbansed", "finetune linear", "", 4, "SSLAM 71.4 (table2)"),
-    "fsd50k": ("fsd50k", "finetune weighted", "", 2, "-"),
+    "fsd50k": ("fsd50k", "weighted gated prototypes", "", 3, "-"),
 }
 LIST = {  # word: corpus, trainings, published number
     "as20k": ("audioset", 2, "SSLAM 16.9 (table2)"),

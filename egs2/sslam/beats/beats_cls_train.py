@@ -2,10 +2,10 @@
 """Fine-tune BEATs, or train a head on it, with the configs of SSLAM to compare both.
 
 BEATs is ESPnet's own encoder, with a checkpoint as its authors publish it (`cfg` and
-`model`). Of encoder_conf, drop_path is its rate of dropped layers; the other options are
-of SSLAM's encoder and have no effect: BEATs keeps its own log-mel and its mean and std,
-every clip its own length. Dropout is 0, but for that in the attention, which is the
-checkpoint's (egs2/as20k/cls1/conf/beats_cls.yaml in espnet/espnet@170b673).
+`model`). Of encoder_conf, drop_path is its rate of dropped layers; other options are for
+SSLAM's encoder and have no effect: BEATs keeps its log-mel, its mean and std, and every
+clip its length. Dropout is 0, but in the attention, where it is the checkpoint's
+(espnet/espnet@170b673, egs2/as20k/cls1/conf/beats_cls.yaml).
 """
 
 import argparse
@@ -46,7 +46,7 @@ def beats_module() -> Any:
 
 
 def espnet_encoder(checkpoint: str, layerdrop: float = 0.0) -> nn.Module:
-    """Build ESPnet's BEATs encoder with the weights of a checkpoint, for fine-tuning."""
+    """Build ESPnet's BEATs encoder, to be fine-tuned, with a checkpoint's weights."""
     content = read_pickle(checkpoint)
     if not isinstance(content, Mapping) or not {"cfg", "model"} <= set(content):
         raise ValueError(
@@ -69,7 +69,7 @@ def espnet_encoder(checkpoint: str, layerdrop: float = 0.0) -> nn.Module:
 class BeatsTokens(nn.Module):
     """What SSLAMClassifier asks of an encoder, answered by BEATs.
 
-    Padding takes no part, and the mean of a clip's patches stands in the place of the CLS
+    Padding takes no part. The mean of a clip's patches stands in the place of the CLS
     token, which BEATs does not have.
 
     Args:
@@ -165,9 +165,10 @@ class BeatsClassifier(SSLAMClassifier):
 def classifier_from_config(config: Mapping[str, Any]) -> BeatsClassifier:
     """Build the classifier that a training configuration describes."""
     layerdrop = config["encoder_conf"].get("drop_path", 0.0)
-    encoder = espnet_encoder(config["beats_checkpoint"], layerdrop)
+    beats = espnet_encoder(config["beats_checkpoint"], layerdrop)
+    encoder: Any = BeatsTokens(beats)  # answers as SSLAMEncoder does
     return BeatsClassifier(
-        BeatsTokens(encoder),
+        encoder,
         config["class_list"],
         augmentation=Augmentation(**config["augment_conf"]),
         seed=config["seed"],
