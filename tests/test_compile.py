@@ -41,6 +41,10 @@ MODELS = {
         finetuning,
         dict(freeze_encoder=True, weighted_layers=True, pooling="mean"),
     ),
+    "gated probe": (
+        finetuning,
+        dict(freeze_encoder=True, pooling="gated", head_dropout=0.2),
+    ),
 }
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
 

@@ -2,9 +2,9 @@
 """Fine-tune BEATs, or train a head on it, with the configs of SSLAM to compare both.
 
 BEATs is ESPnet's own encoder, with a checkpoint as its authors publish it (`cfg` and
-`model`). Of encoder_conf, drop_path is its rate of dropped layers; other options are for
-SSLAM's encoder and have no effect: BEATs keeps its log-mel, its mean and std, and every
-clip its length. Dropout is 0, but in the attention, where it is the checkpoint's
+`model`). Of encoder_conf, drop_path is its rate of dropped layers; the rest is SSLAM's
+encoder's and has no effect: BEATs keeps its log-mel, its mean and std, and every clip its
+length. Dropout is 0, but in the attention, where it is the checkpoint's
 (espnet/espnet@170b673, egs2/as20k/cls1/conf/beats_cls.yaml).
 """
 
