@@ -3,8 +3,8 @@
 
 BEATs is ESPnet's own encoder, with a checkpoint as its authors publish it (`cfg` and
 `model`). Of encoder_conf, drop_path is its rate of dropped layers; the rest is SSLAM's
-encoder's and has no effect: BEATs keeps its log-mel, its mean and std, and every clip its
-length. Dropout is 0, but in the attention, where it is the checkpoint's
+and has no effect: BEATs keeps its log-mel, its mean and std, and every clip its length.
+Dropout is 0, but in the attention, where it is the checkpoint's
 (espnet/espnet@170b673, egs2/as20k/cls1/conf/beats_cls.yaml).
 """
 
