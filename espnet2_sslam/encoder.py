@@ -183,7 +183,8 @@ class SSLAMEncoder(nn.Module):
     """Audio transformer of EAT and SSLAM (ViT over log-mel patches).
 
     Args:
-        config: Sizes and options; ViT-Base by default.
+        config: Sizes and options; ViT-Base by default. A number is `input_size`, which
+            ESPnet's encoders take first.
         options: Fields of `EncoderConfig` that replace those of `config`.
 
     Raises:
@@ -192,8 +193,10 @@ class SSLAMEncoder(nn.Module):
     Source: SSLAM (ICLR 2025), section 3; ta012/SSLAM@0a3c0ff, models/images.py.
     """
 
-    def __init__(self, config: EncoderConfig | None = None, **options: Any):
+    def __init__(self, config: EncoderConfig | int | None = None, **options: Any):
         super().__init__()
+        if isinstance(config, int):
+            config, options = None, {"input_size": config, **options}
         self.config = config = (config or EncoderConfig()).replace(**options)
         width = config.embed_dim
         self.log_mel = LogMel(
@@ -441,7 +444,7 @@ class SSLAMEncoder(nn.Module):
     def forward(
         self,
         xs_pad: torch.Tensor,
-        ilens: torch.Tensor,
+        ilens: torch.Tensor | None = None,
         prev_states: torch.Tensor | None = None,
         max_layer: int | None = None,
     ) -> tuple[torch.Tensor | tuple, torch.Tensor, None]:
@@ -450,13 +453,15 @@ class SSLAMEncoder(nn.Module):
         Args:
             xs_pad: Waveforms (B, samples), at 16 kHz in [-1, 1], or log-mel
                 (B, T, 128), by `input_size`.
-            ilens: Samples or frames of each clip (B,).
+            ilens: Samples or frames of each clip (B,); None: there is no padding.
             prev_states: Not used.
             max_layer: Number of blocks to run.
 
         Returns:
             Output (B, L, output_size), zero beyond a clip's end; lengths (B,); None.
         """
+        if ilens is None:
+            ilens = torch.full((len(xs_pad),), xs_pad.shape[1], device=xs_pad.device)
         layer = self.config.layer
         if max_layer and layer != "all":
             layer = max_layer if layer == -1 else min(int(layer), max_layer)
