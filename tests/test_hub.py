@@ -1,16 +1,20 @@
 """Names to files: local paths, Hugging Face ids, ESPnet tags, packed models."""
 
 import io
+import json
 import tarfile
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import constants, hf_hub_download
+from safetensors.torch import load_file, save
 
-from espnet2_sslam.checkpoint import CheckpointError, resolve
+from espnet2_sslam.checkpoint import CheckpointError, load_model, resolve, save_model
+from tests.checkpoint_case import small_encoder
 from tests.hub_case import COMMIT, Hub
 
 REPO = "someone/sslam"
@@ -216,9 +220,52 @@ def test_a_full_disk_is_said_in_one_line(get, monkeypatch):
     assert "No space left on device (/cache/x): free some" in _line(error)
 
 
+INDEX = "model.safetensors.index.json"
+SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+SHARDED = {
+    "config.json": b"{}",
+    INDEX: json.dumps({"weight_map": dict(zip("abc", [*SHARDS, SHARDS[0]]))}).encode(),
+    **dict.fromkeys(SHARDS, b"weights"),
+    "other.safetensors": b"not named by the index",
+}
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_weights_in_several_files_are_fetched_by_their_index(get, server, pinned):
+    server.add("someone/large", SHARDED)
+    name = "someone/large" + f"@{COMMIT}" * pinned
+    folder = get(name)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", INDEX, *SHARDS}
+    server.close()
+    assert get(name) == folder
+    (folder / SHARDS[0]).unlink()
+    with pytest.raises(CheckpointError, match="weights are not in the cache"):
+        get(name)
+
+
+def test_a_model_in_several_files_is_loaded_from_the_hub(server, tmp_path):
+    folder = save_model(small_encoder(), tmp_path / "whole")
+    state = load_file(folder / "model.safetensors")
+    halves = {name: SHARDS[i % 2] for i, name in enumerate(state)}
+    files = {INDEX: json.dumps({"weight_map": halves}).encode()}
+    files["config.json"] = (folder / "config.json").read_bytes()
+    for shard in SHARDS:
+        files[shard] = save({n: t for n, t in state.items() if halves[n] == shard})
+    server.add("someone/large", files)
+    loaded = load_model("someone/large", cache_dir=tmp_path / "hf").model
+    for name, value in small_encoder().state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(
     "files, line",
     [
+        (
+            dict.fromkeys(["model.safetensors.index.json"], b"{}"),
+            "names no files of we",
+        ),
+        (dict(list(SHARDED.items())[:3]), f"lacks {SHARDS[1]}, see its model.safet"),
         ({"README.md": b"x"}, "holds no weights"),
         ({"a.pt": b"x", "b.pt": b"y"}, r"several files of weights \(a.pt, b.pt\)"),
     ],

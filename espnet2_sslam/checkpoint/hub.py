@@ -13,7 +13,12 @@ from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-from espnet2_sslam.checkpoint.layouts import CheckpointError
+from espnet2_sslam.checkpoint.layouts import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    CheckpointError,
+    shards_of,
+)
 from espnet2_sslam.store import parse_yaml, sha256, write_text
 from espnet2_sslam.unpack import is_archive, unpack
 
@@ -25,7 +30,7 @@ UNPACKED = Path("~/.cache/espnet2_sslam/unpacked")
 META_FILE = "meta.yaml"  # of ESPnet's pack: it names the weights
 MODEL_FILE = "model_file"  # so ends the weights' key in it
 FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".yaml", ".json", ".onnx", ".bin")
-WEIGHTS = ("model.safetensors", "*.safetensors", "*.pt", "*.pth")  # first kind found
+WEIGHTS = (WEIGHTS_FILE, "*.safetensors", "*.pt", "*.pth")  # first kind found
 CONFIGS = ("config.json", "config.yaml", "preprocessor_config.json", "classes.txt")
 TEXTS = (*CONFIGS, "*label*.csv", "*label*.txt", "*label*.json")
 # What looks like an id may be a folder's name with a slip.
@@ -243,7 +248,7 @@ class _Repository:
         """Those of a commit's files that make the model, the weights last.
 
         Raises:
-            CheckpointError: No weights, or several.
+            CheckpointError: No weights, or several without an index.
         """
         if META_FILE in files:  # as ESPnet's model zoo puts models on the Hub
             text = self._file(META_FILE).read_bytes()
@@ -251,7 +256,16 @@ class _Repository:
         top = [name for name in files if "/" not in name]
         kinds = [sorted(n for n in top if fnmatch(n, kind)) for kind in WEIGHTS]
         weights = next((names for names in kinds if names), [])
-        if len(weights) > 1:
+        index = [INDEX_FILE] if INDEX_FILE in top and WEIGHTS_FILE not in top else []
+        if index:  # one model in several files
+            weights = shards_of(self._file(INDEX_FILE))
+            lacking = ", ".join(name for name in weights if name not in top)
+            if lacking and self.online:
+                raise CheckpointError(
+                    f"{self.label} lacks {lacking}, see its {INDEX_FILE}"
+                )
+            weights = [] if lacking else weights
+        elif len(weights) > 1:
             raise CheckpointError(
                 f"{self.label} holds several files of weights ({', '.join(weights)}): "
                 f"fetch one with `hf download {self.repo} FILE` and name it"
@@ -267,7 +281,7 @@ class _Repository:
                 f"{', '.join(sorted(files)[:5]) or 'nothing'}"
             )
         texts = [n for n in top if any(fnmatch(n, pattern) for pattern in TEXTS)]
-        return [*texts, *weights]
+        return [*texts, *index, *weights]
 
     def _file(self, name: str, again: bool = False) -> Path:
         """One file of the commit, checked; what is damaged is fetched once more."""

@@ -246,6 +246,19 @@ def put_below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 # --- our folder and our trainings
 
 
+def shards_of(index: Path) -> list[str]:
+    """Names of the files, beside `index`, that hold the weights of a large model.
+
+    Raises:
+        CheckpointError: Not the index that Hugging Face writes.
+    """
+    try:
+        shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        return sorted({Path(name).name for name in shards} - {""})
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{index} names no files of weights") from None
+
+
 def write_folder(config: dict[str, Any], state: State, folder: str | Path) -> Path:
     """Write config.json and model.safetensors; each file is whole or not there.
 

@@ -29,6 +29,7 @@ from espnet2_sslam.checkpoint.layouts import (
     State,
     below,
     put_below,
+    shards_of,
     write_folder,
 )
 from espnet2_sslam.classifier import SSLAMClassifier
@@ -241,13 +242,8 @@ def _from_safetensors(path: Path) -> tuple[Parts, str]:
 
 def _load_shards(index: Path) -> State:
     """The tensors of a large model that Hugging Face wrote as several files."""
-    try:
-        shards = set(json.loads(index.read_bytes())["weight_map"].values())
-        paths = [index.parent / Path(name).name for name in sorted(shards)]
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{index} names no files of weights") from None
     state: State = {}
-    for path in paths:
+    for path in map(index.with_name, shards_of(index)):
         if kind_of(path) != "safetensors":
             raise CheckpointError(f"{path}, named by {index.name}, is no safetensors")
         try:
