@@ -193,6 +193,8 @@ class SSLAMEncoder(nn.Module):
     Source: SSLAM (ICLR 2025), section 3; ta012/SSLAM@0a3c0ff, models/images.py.
     """
 
+    block: type[Block] = Block  # what the network is built of
+
     def __init__(self, config: EncoderConfig | int | None = None, **options: Any):
         super().__init__()
         if isinstance(config, int):
@@ -209,7 +211,8 @@ class SSLAMEncoder(nn.Module):
             0, config.drop_path, config.depth, device="cpu"  # also where it is on meta
         ).tolist()
         self.blocks = nn.ModuleList(
-            Block(width, config.num_heads, config.mlp_ratio, rate) for rate in rates
+            self.block(width, config.num_heads, config.mlp_ratio, rate)
+            for rate in rates
         )
         self.positions: torch.Tensor
         table = sincos_positions(width, config.max_frames // PATCH_SIZE)

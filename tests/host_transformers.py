@@ -8,6 +8,7 @@ import unittest
 
 import numpy as np
 import torch
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.testing_utils import torch_device
 
 from espnet2_sslam.integrations.huggingface import (
@@ -21,6 +22,7 @@ from .test_configuration_common import ConfigTester
 from .test_modeling_common import ModelTesterMixin
 from .test_sequence_feature_extraction_common import SequenceFeatureExtractionTestMixin
 
+MODEL_MAPPING_NAMES["sslam"] = "SSLAMModel"  # the tests ask here which one has no loss
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
 CLIPS, SAMPLES, STEPS = 3, 16_000, 7
 
@@ -60,6 +62,15 @@ class SSLAMModelTest(ModelTesterMixin, unittest.TestCase):
 
     def encoder(self):
         return self.model_tester.get_config().encoder
+
+    def test_model_get_set_embeddings(self):
+        """Audio has no nn.Embedding, which the common test asks for."""
+        for model_class in self.all_model_classes:
+            model = model_class(self.model_tester.get_config())
+            assert model.get_input_embeddings() is model.encoder.patch_embed.proj
+            model.set_input_embeddings(torch.nn.Linear(10, 10))
+            assert isinstance(model.get_input_embeddings(), torch.nn.Linear)
+            assert model.get_output_embeddings() is None
 
 
 class FeatureExtractorTester:

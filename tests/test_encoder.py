@@ -50,12 +50,12 @@ def test_a_clip_gives_the_same_output_alone_and_in_any_batch(options):
 def test_a_user_of_espnet_gives_the_input_size_first_and_may_leave_lengths_out():
     torch.manual_seed(0)
     model = SSLAMEncoder(1, **SMALL).eval()
-    assert model.config == encoder().config
+    assert vars(model.config) == vars(encoder().config)
     _, padded, _ = batch([16_000, 9_000])
     out, olens, _ = model(padded)
     wanted, lengths, _ = model(padded, torch.full((2,), 16_000))
     assert torch.equal(out, wanted) and torch.equal(olens, lengths)
-    with pytest.raises(ValueError, match="input_size must be"):
+    with pytest.raises(ValueError, match="input_size .* must be one of 1, 128, got 80"):
         SSLAMEncoder(80)
 
 

@@ -304,9 +304,11 @@ def test_attentions_are_refused_in_one_line(tagger, auto):
     assert torch.isfinite(model(batch, output_attentions=False)[0]).all()
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("train_first", [True, False])
-def test_gradient_checkpointing_recomputes_each_block(tagger, train_first):
+@pytest.mark.parametrize("every, reentrant", [(1, False), (1, True), (2, False)])
+def test_gradient_checkpointing_recomputes_blocks(
+    tagger, train_first, every, reentrant
+):
     batch, labels = _batch(_clips(8_000, 8_000))[0], torch.tensor(
         [[1, 0, 1], [0, 0, 1]]
     )
@@ -314,18 +316,28 @@ def test_gradient_checkpointing_recomputes_each_block(tagger, train_first):
     for enable in (False, True):
         model = AutoClassifier.from_pretrained(tagger).train(train_first)
         if enable:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable({"use_reentrant": reentrant}, every)
         model.train()
         for block in model.encoder.blocks:
             block.norm1.register_forward_hook(lambda *_: calls.append(0))
         model(batch, labels=labels.float()).loss.backward()
         gradients.append({n: p.grad for n, p in model.named_parameters()})
-    assert model.is_gradient_checkpointing and len(calls) == 2 + 2 * 2
+    assert model.is_activation_checkpointing and len(calls) == 2 + 2 + 2 // every
     _same_states(*gradients)
-    model.gradient_checkpointing_disable()
-    assert not model.is_gradient_checkpointing and not model.encoder.checkpointing
-    with pytest.raises(ValueError, match="every block or none"):
-        model.activation_checkpointing_enable(every_n_layers=2)
+    model.activation_checkpointing_disable()
+    assert not model.is_activation_checkpointing
+
+
+def test_the_base_model_is_a_model_of_the_same_weights(tagger, tmp_path):
+    model = AutoClassifier.from_pretrained(tagger)
+    base, batch = model.base_model, _batch(_clips(8_000))[0]
+    assert isinstance(base, ours.SSLAMModel) and base.encoder is model.encoder
+    assert base.base_model is base and not base.training and base.config is model.config
+    assert torch.isfinite(base(batch).last_hidden_state).all()
+    base.save_pretrained(tmp_path / "encoder")
+    _same_states(
+        load_model(tmp_path / "encoder").model.state_dict(), model.encoder.state_dict()
+    )
 
 
 def test_a_model_saved_in_several_files_is_read(tagger, tmp_path):

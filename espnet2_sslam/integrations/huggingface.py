@@ -7,6 +7,7 @@
 Shapes: B clips, N patches, D channels, C classes.
 """
 
+import copy
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AudioClassificationPipeline,
     AutoConfig,
@@ -30,6 +30,7 @@ from transformers import (
     SequenceFeatureExtractor,
 )
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
@@ -47,10 +48,15 @@ from espnet2_sslam.config import (
     check_values,
     to_float,
 )
-from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
+from espnet2_sslam.encoder import (
+    Block,
+    EncoderOutput,
+    SSLAMEncoder,
+    sincos_positions,
+)
 from espnet2_sslam.features import zero_padding
 from espnet2_sslam.store import set_usual_mode
-from espnet2_sslam.units import AUDIOSET_MEAN, AUDIOSET_STD, SAMPLE_RATE
+from espnet2_sslam.units import AUDIOSET_MEAN, AUDIOSET_STD, PATCH_SIZE, SAMPLE_RATE
 
 __all__ = [
     "AudioFilePipeline",
@@ -253,6 +259,18 @@ class SSLAMModelOutput(ModelOutput):
     token_mask: torch.Tensor | None = None  # (B, 1+N), True for a clip, not padding
 
 
+class Misfit(ValueError, RuntimeError):
+    """What transformers raises where we raise ValueError: both are caught."""
+
+
+class SSLAMBlock(Block, GradientCheckpointingLayer):
+    """A block that transformers' training arguments can have recomputed."""
+
+
+class _Encoder(SSLAMEncoder):
+    block = SSLAMBlock
+
+
 class SSLAMPreTrainedModel(PreTrainedModel):
     """What both models share: an encoder, strict loading, types."""
 
@@ -262,13 +280,12 @@ class SSLAMPreTrainedModel(PreTrainedModel):
     input_modalities = ["audio"]  # noqa: RUF012
     _supports_sdpa = True
     supports_gradient_checkpointing = True
-    gradient_checkpointing = False
-    _no_split_modules = ["Block"]  # noqa: RUF012
+    _no_split_modules = ["SSLAMBlock"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["positions", "log_mel"]  # noqa: RUF012
 
     def __init__(self, config: SSLAMConfig):
         super().__init__(config)
-        self.encoder = SSLAMEncoder(config.encoder_config())
+        self.encoder = _Encoder(config.encoder_config())
         # The log-mel and the positions are float32 in a model of any type.
         for name in ("mean", "std"):
             value = torch.tensor(getattr(config, f"fbank_{name}"), dtype=torch.float32)
@@ -292,7 +309,7 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         except (TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             where = args[0] if args else "the model"
-            raise ValueError(f"{where} does not fit together: {reason}") from error
+            raise Misfit(f"{where} does not fit together: {reason}") from error
         model, info = loaded
         stored = model.config.architectures
         stored = stored if isinstance(stored, (list, tuple)) else ()
@@ -317,31 +334,38 @@ class SSLAMPreTrainedModel(PreTrainedModel):
             SSLAMFeatureExtractor().save_pretrained(save_directory)
         return result
 
-    def _set_gradient_checkpointing(
-        self,
-        enable: bool = True,
-        gradient_checkpointing_func: Any = checkpoint,
-        every_n_layers: int = 1,
-    ) -> None:
-        """Recompute every block in the backward pass, or none.
+    @property
+    def base_model(self) -> "SSLAMModel":
+        """The model without its head, of the same weights."""
+        if isinstance(self, SSLAMModel):
+            return self
+        with torch.device("meta"):
+            model = SSLAMModel(copy.deepcopy(self.config))  # which a model may change
+        model.config, model.training = self.config, self.training
+        model.encoder = self.encoder
+        return model
 
-        Raises:
-            ValueError: Only some of the blocks, or activations kept elsewhere.
-        """
-        function = getattr(gradient_checkpointing_func, "func", checkpoint)
-        if enable and (every_n_layers != 1 or function is not checkpoint):
-            raise ValueError(
-                "SSLAM recomputes every block or none, and offloads no activations: "
-                "leave every_n_layers and offload out"
-            )
-        self.gradient_checkpointing = self.encoder.checkpointing = enable
+    def get_input_embeddings(self) -> nn.Module:
+        """Where a clip becomes patches: PEFT lets gradients begin after it."""
+        return self.encoder.patch_embed.proj
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the patch embedding."""
+        self.encoder.patch_embed.proj = value  # type: ignore[assignment]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise a part of a new head as `SSLAMClassifier` does.
+        """Initialise a part of a new head as `SSLAMClassifier` does, and constants.
 
-        (These functions pass over what was loaded; an encoder has initialised itself.)
+        (These functions pass over what was loaded; an encoder has initialised itself,
+        but for what was computed where there was no memory.)
         """
+        if isinstance(module, SSLAMEncoder):
+            config = module.config
+            steps = config.max_frames // PATCH_SIZE
+            init.copy_(module.positions, sincos_positions(config.embed_dim, steps))
+            init.constant_(module.log_mel.mean, self.config.fbank_mean)
+            init.constant_(module.log_mel.std, self.config.fbank_std)
         parts = [getattr(self, name) for name in HEAD if hasattr(self, name)]
         if not any(module in part.modules() for part in parts):
             return
