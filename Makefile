@@ -16,8 +16,8 @@ TYPED = espnet2_sslam/*.py espnet2_sslam/checkpoint espnet2_sslam/inference
 # Tests that need no host: those of the core, of its files and of its commands.
 LIGHT = $(shell cat tests/light.txt)
 
-.PHONY: help env demo test test-fast test-py311 test-light newest fuzz soak evidence bench gpu \
-	docs lint clean
+.PHONY: help env demo test test-fast test-py311 test-light newest hosts fuzz soak evidence \
+	bench gpu docs lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,6 +45,9 @@ newest: ## the fast tests with the newest versions that setup.py allows (what br
 	"$${env}/bin/python" -m pip list --format freeze | \
 		grep -iE '^(torch|torchaudio|espnet|s3prl|transformers|numpy|huggingface)'; \
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+hosts: ## the hosts' own tests and recipes with SSLAM in them, into docs/hosts.md (half an hour)
+	@$(ENV); OMP_NUM_THREADS=1 "$${env}/bin/python" -m tests.host_report --write $(HOSTS_ARGS)
 
 fuzz: ## 10,000 mutated files through every reader: no traceback, no code run (minutes)
 	@$(ENV); "$${env}/bin/python" -m tests.fuzz --inputs 10000 $(FUZZ_ARGS)

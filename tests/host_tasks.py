@@ -6,10 +6,14 @@
 import argparse
 import importlib
 import pkgutil
+import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import torch
+import torchaudio
+import yaml
 
 import espnet2_sslam  # noqa: F401
 from espnet2_sslam.integrations.espnet import ESPNET2, ESPNET3_ASR, OFFERED
@@ -22,7 +26,37 @@ SAMPLES = torch.tensor([20_477, 17_031])  # no whole number of steps
 TINY = ("embed_dim=48", "depth=1", "num_heads=3", "mlp_ratio=1.0")
 SMALL = ("output_size=16", "attention_heads=2", "linear_units=16", "num_blocks=1")
 SHARING = ("enh_s2t", "gan_tok")  # take over the choices of asr, st and diar
-TASKS = ("asr", "slu", "st", "s2t", "s2t_ctc", "esp2_asr.task")  # with text
+TASKS = ("asr", "slu", "st", "s2t", "s2t_ctc", "asr_transducer", "esp2_asr.task")
+LAYER = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1}
+BODY = {"block_type": "conformer", "hidden_size": 16, "linear_size": 16, "heads": 2}
+LOSSES = [{"name": "synthesis", "type": "tacotron", "conf": {}}]
+SYNTHESIZER = dict(embed_dim=16, adim=16, dlayers=1, dunits=16, postnet_chans=16)
+SPECIAL = {  # options of tasks that are built unlike the others
+    "asr_transducer": {
+        "frontend_conf": {"upsample": 8},
+        "encoder_conf": {"body_conf": [{**BODY, "conv_mod_kernel_size": 3}]},
+        "decoder": "stateless",
+        "joint_network_conf": {"joint_space_size": 16},
+    },
+    "aqa": {
+        "metric2id": ["quality"],
+        "use_ref_audio": False,
+        "use_ref_text": False,
+        "universa_conf": {
+            "embedding_size": 16,
+            "audio_encoder_params": {**LAYER, "input_layer": "linear"},
+        },
+    },
+    "s2st": {
+        "s2st_type": "translatotron",
+        "tgt_feats_extract": "fbank",
+        "tgt_feats_extract_conf": {"win_length": 1024},
+        "src_normalize": None,
+        "synthesizer": "translatotron",
+        "synthesizer_conf": SYNTHESIZER,
+        "losses": LOSSES,
+    },
+}
 
 
 def several(option, values):
@@ -40,11 +74,11 @@ def options(task, place, known, tokens):
         words += ["--frontend_conf", "freeze=false"]
     if place == "frontend" and task in ("lid", "spk"):
         words += ["--encoder", "ecapa_tdnn", *several("--encoder_conf", ["ndim=16"])]
-    elif place == "frontend":
+    elif place == "frontend" and task not in ("asr_transducer", "aqa"):
         name = "e_branchformer_ctc" if task == "s2t_ctc" else "transformer"
         words += ["--encoder", name, *several("--encoder_conf", SMALL)]
         words += ["--encoder_conf", "input_layer=linear"]
-    if task in TASKS and task != "s2t_ctc":
+    if task in TASKS and task not in ("s2t_ctc", "asr_transducer"):
         words += ["--decoder", "transformer"]
         words += several("--decoder_conf", SMALL[1:])
     if task == "s2t_ctc":
@@ -59,13 +93,20 @@ def options(task, place, known, tokens):
         words += several(
             "--label_aggregator_conf", ["hop_length=320", "win_length=320"]
         )
+    if task in SPECIAL:
+        config = tokens.with_name(f"{task}.yaml")
+        config.write_text(yaml.safe_dump(SPECIAL[task]))
+        words = ["--config", config, *words]
     return [str(word) for word in words]
 
 
 def batch(task):
     """Two clips of noise with what the task learns from."""
-    given = {"speech": 0.1 * torch.randn(2, int(SAMPLES.max()))}
-    given["speech_lengths"] = SAMPLES
+    names = {"aqa": ["audio"], "s2st": ["src_speech", "tgt_speech"]}
+    given = {}
+    for name in names.get(task, ["speech"]):
+        given[name] = 0.1 * torch.randn(2, int(SAMPLES.max()))
+        given[f"{name}_lengths"] = SAMPLES
     text, two = torch.tensor([[9, 10], [10, 9]]), torch.tensor([2, 2])
     names = {"st": ["text", "src_text"], "s2t": ["text", "text_prev", "text_ctc"]}
     names["s2t_ctc"] = [*names["s2t"], "prefix"]
@@ -78,22 +119,44 @@ def batch(task):
     if task == "diar":
         active = torch.randint(0, 2, (2, int(SAMPLES.max()), 2)).float()
         given |= {"spk_labels": active, "spk_labels_lengths": SAMPLES}
+    if task == "aqa":
+        given["metrics"] = {"quality": torch.tensor([1.0, 2.0])}
     return given
 
 
-def train(module, place, tokens):
-    """One forward and backward pass as ESPnet's trainer does; raises what it raises."""
+def with_transducer_loss():
+    """Let torchaudio compute what ESPnet asks warp-transducer for (not in PyPI)."""
+
+    class RNNTLoss(torchaudio.transforms.RNNTLoss):
+        def __init__(self, reduction, fastemit_lambda):
+            assert fastemit_lambda == 0
+            super().__init__(blank=0, reduction=reduction)
+
+    sys.modules.setdefault("warprnnt_pytorch", ModuleType("warprnnt_pytorch"))
+    vars(sys.modules["warprnnt_pytorch"]).setdefault("RNNTLoss", RNNTLoss)
+
+
+def build(module, place, tokens, more=()):
+    """A task, its arguments and its small model."""
     content = vars(importlib.import_module(module)).values()
     (task,) = (
         c
         for c in content
         if isinstance(c, type) and hasattr(c, "build_model") and c.__module__ == module
     )
-    parser, name = task.get_parser(), short(module)
+    parser = task.get_parser()
     known = {option for a in parser._actions for option in a.option_strings}
-    args = parser.parse_args(options(name, place, known, tokens))
-    model = task.build_model(args).train()
-    loss = model(**batch(name))[0]
+    words = options(short(module), place, known, tokens)
+    args = parser.parse_args([*words, *more])
+    return task, args, task.build_model(args)
+
+
+def train(module, place, tokens):
+    """One forward and backward pass as ESPnet's trainer does; raises what it raises."""
+    if short(module) == "asr_transducer":
+        with_transducer_loss()
+    model = build(module, place, tokens)[2].train()
+    loss = model(**batch(short(module)))[0]
     loss.backward()
     assert torch.isfinite(loss), loss
     changed = [

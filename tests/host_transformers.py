@@ -1,7 +1,6 @@
-"""transformers' common tests on our classes; copied into its source archive and run there.
+"""transformers' common tests on our classes, to be run inside its source archive.
 
-The archive holds tests/test_*common.py, but not the folders beside them: `STUBS` stands in
-for what these import from there, tests of generation and of exporters that need no model.
+`test_hosts_transformers` copies this file there.
 """
 
 import unittest

@@ -31,7 +31,7 @@ def upstream_tests(tmp_path_factory):
 def test_s3prls_test_of_an_upstream_passes(
     upstream_tests, name, options, tmp_path, monkeypatch
 ):
-    """The stored features to compare with, which no new name has, are computed first."""
+    """The stored features, which no new name has, are computed first."""
     from s3prl.nn import S3PRLUpstream
 
     if name in ("sslam", "sslam_mean"):

@@ -384,12 +384,14 @@ def _hertz(fs: int | str) -> float:
 ESPNET2, ESPNET3_ASR = "espnet2.tasks.", "espnet3.systems.esp2_asr.task"
 _BOTH = {"encoder": PretrainedEncoder, "frontend": SSLAMFrontend}
 _CLIPS = {"encoder": ClipEncoder, "frontend": SSLAMFrontend}
+_FRONTEND = {"frontend": SSLAMFrontend}
 _TASKS = ("asr", "cls", "diar", "s2t", "slu", "st")
+_FRONTEND_TASKS = ("aqa", "asr_transducer", "s2st", "s2t_ctc")
 # Module of tasks -> the choices that can be `sslam`: those that were seen to train.
 OFFERED: dict[str, dict[str, type]] = {
     **{ESPNET2 + task: _BOTH for task in _TASKS},
     **{ESPNET2 + task: _CLIPS for task in ("lid", "spk")},
-    ESPNET2 + "s2t_ctc": {"frontend": SSLAMFrontend},
+    **{ESPNET2 + task: _FRONTEND for task in _FRONTEND_TASKS},
     ESPNET3_ASR: _BOTH,
 }
 
