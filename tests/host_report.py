@@ -1,7 +1,8 @@
 """`make hosts`: run the hosts' own tests and recipes, and write docs/hosts.md's table.
 
 A row is a test; what it records as `result` is added. Without --write the table is
-printed; words after `--` go to pytest.
+printed. Words after `--` go to pytest; --reports makes the table of earlier runs of
+`pytest --junitxml`, on a machine where all at once is too much.
 """
 
 import argparse
@@ -61,11 +62,13 @@ def outcomes(case):
     return [*found, "fail" if failed else "pass"]
 
 
-def table(report):
-    """Markdown of pytest's junit file: host, test or recipe, result."""
+def table(reports):
+    """Markdown of pytest's junit files: host, test or recipe, result."""
     rows = {}  # (file, test) -> outcome -> parameters
-    for case in ElementTree.parse(report).iter("testcase"):
-        file = f"{case.get('classname').split('.')[1]}.py"
+    cases = (c for path in reports for c in ElementTree.parse(path).iter("testcase"))
+    for case in cases:
+        _, _, module = (case.get("classname") or "").partition("tests.")
+        file = f"{module.partition('.')[0]}.py"
         name, _, parameters = case.get("name").partition("[")
         row = rows.setdefault((file, name.removeprefix("test_")), {})
         for text in outcomes(case):
@@ -90,12 +93,15 @@ def main():
     """Run, and write or print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="into docs/hosts.md")
+    parser.add_argument("--reports", nargs="+", type=Path, help="junit files")
     parser.add_argument("words", nargs="*", help="for pytest")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        status = run(report, args.words)
-        made = table(report)
+        reports, status = args.reports, 0
+        if not reports:
+            reports = [Path(folder) / "report.xml"]
+            status = run(reports[0], args.words)
+        made = table(reports)
     text = DOCS.read_text()
     if args.write:
         before, after = text.split(BEGIN)[0], text.split(END)[1]

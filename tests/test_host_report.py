@@ -15,7 +15,7 @@ JUNIT = """<testsuites><testsuite>
 
 def test_the_table_says_what_passed_and_why_the_rest_did_not_run(tmp_path):
     (tmp_path / "report.xml").write_text(JUNIT)
-    made = host_report.table(tmp_path / "report.xml").splitlines()
+    made = host_report.table([tmp_path / "report.xml"]).splitlines()
     assert "torch 2." in made[0] and "espnet2_sslam" in made[0]
     skipped = "skipped: cls_train needs torcheval (cls)"
     assert made[4:] == [

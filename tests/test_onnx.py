@@ -202,6 +202,20 @@ def test_int8_rounds_every_weight_product_of_the_blocks_and_no_other(int8_file):
     assert known["dtype"] == "int8" and known["min_samples"] == "400"
 
 
+def test_onnxruntimes_own_quantisation_of_a_float_file_keeps_the_features(
+    encoder_file, tmp_path
+):
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(encoder_file, tmp_path / "q.onnx", weight_type=QuantType.QInt8)
+    speech, lengths = padded([16_000, 30_000])
+    wanted, found = (
+        run(session_of(path), speech, lengths)["features"]
+        for path in (encoder_file, tmp_path / "q.onnx")
+    )
+    assert np.linalg.norm(found - wanted) < 0.05 * np.linalg.norm(wanted)
+
+
 @pytest.mark.parametrize("flag, dtype", [("--int8", "int8"), ("--fp16", "float16")])
 def test_the_flags_name_the_type(folders, tmp_path, flag, dtype):
     out = tmp_path / "a.onnx"

@@ -119,6 +119,7 @@ def export_onnx(
         )
     with replacing(path) as temporary:
         program = _traced(graph, opset)
+        _hide_mel_filters(program.model.graph)
         program.model.metadata_props.update(_metadata(graph, dtype, origin))
         program.model.producer_name = "espnet2_sslam"
         program.model.producer_version = espnet2_sslam.__version__
@@ -318,6 +319,23 @@ def _quantize(path: Path) -> None:
         )
     finally:
         logging.disable(before)
+
+
+def _hide_mel_filters(graph: Any) -> None:
+    """Put an Identity before the mel filters, which then are no weights to quantise.
+
+    (onnxruntime's quantize_dynamic, as users call it on our file, would take the power
+    spectrum for 8 bits, and half of the features would be noise.)
+    """
+    import onnx_ir
+
+    for node in list(graph):
+        filters = node.inputs[1] if node.op_type == "MatMul" else None
+        if filters is not None and filters.name.startswith("lifted_tensor"):
+            hidden = onnx_ir.node("Identity", [filters])
+            hidden.outputs[0].name = "mel_filters"
+            graph.insert_before(node, hidden)
+            node.replace_input_with(1, hidden.outputs[0])
 
 
 def _float(out: EncoderOutput) -> EncoderOutput:
