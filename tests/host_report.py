@@ -47,7 +47,8 @@ def run(report, words):
     for pattern in " ".join(HOSTS.values()).split():
         files, _, name = pattern.partition("::")
         tests += [f"{path}{'::' * bool(name)}{name}" for path in TESTS.glob(files)]
-    words = ["-m", "pytest", "--junitxml", report, *sorted(tests), *words]
+    junit = ["-o", "junit_family=xunit1", "--junitxml", report]
+    words = ["-m", "pytest", *junit, *sorted(tests), *words]
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}"}
     return subprocess.run([sys.executable, *words], env=environment).returncode
 

@@ -9,7 +9,8 @@ JUNIT = """<testsuites><testsuite>
   <skipped message="cls_train needs torcheval"/></testcase>
 <testcase classname="tests.test_hosts_transformers" name="test_common">
   <properties><property name="result" value="88 passed, 2 | 0"/></properties></testcase>
-<testcase classname="tests.test_s3prl_runs" name="test_it"><error message="no"/></testcase>
+<testcase classname="tests.test_s3prl_runs" name="test_it">
+  <error message="no"/></testcase>
 </testsuite></testsuites>"""
 
 

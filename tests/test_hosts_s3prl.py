@@ -16,8 +16,9 @@ OPTIONS = [{}, {"target_frames": 64}, {"upsample": 8}]
 
 
 @pytest.fixture(scope="module")
-def upstream_tests(tmp_path_factory):
+def upstream_tests(tmp_path_factory, pytestconfig):
     """s3prl's test/test_upstream.py as a module."""
+    pytestconfig.addinivalue_line("markers", "upstream: of s3prl's tests")
     source = source_archive("s3prl", tmp_path_factory.mktemp("s3prl"))
     file = source / "test" / "test_upstream.py"
     spec = importlib.util.spec_from_file_location("s3prl_test_upstream", file)

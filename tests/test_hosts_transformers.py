@@ -32,7 +32,12 @@ LEFT_OUT = {
     "generation/test_utils.py": "class GenerationTesterMixin: pass",
     "utils/test_configuration_utils.py": COMMON,
 }
-ALLOWED = {}  # what the harness itself causes
+ALLOWED = {  # what the harness itself causes
+    "test_model_outputs_equivalence": "subtracts outputs for its message, which torch "
+    "refuses for a bool mask such as token_mask",
+    "test_model_weights_reload_no_missing_tied_weights": "loads a file that holds none "
+    "of the weights, which ours refuse",
+}
 
 
 def test_the_common_tests_pass_but_for_what_their_harness_causes(
@@ -66,4 +71,4 @@ def test_the_common_tests_pass_but_for_what_their_harness_causes(
     assert results["failed"] == set(ALLOWED), run.stdout[-5000:]
     assert len(results["passed"]) > 80, run.stdout[-5000:]
     counts = ", ".join(f"{len(names)} {kind}" for kind, names in results.items())
-    record_property("result", counts)
+    record_property("result", f"{counts} ({', '.join(ALLOWED)})")
