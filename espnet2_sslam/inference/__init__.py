@@ -11,7 +11,12 @@ from espnet2_sslam.inference.outputs import (
     write_events,
     write_scores,
 )
-from espnet2_sslam.inference.results import ResultFolder, Rows, StoredRows
+from espnet2_sslam.inference.results import (
+    ResultFolder,
+    Rows,
+    StoredRows,
+    weights_sha256,
+)
 from espnet2_sslam.inference.stream import FileResult
 
 __all__ = [
@@ -29,6 +34,7 @@ __all__ = [
     "find_events",
     "output_format",
     "plain",
+    "weights_sha256",
     "write_embeddings",
     "write_events",
     "write_scores",
