@@ -224,6 +224,40 @@ def test_a_scheduler_that_is_not_here_is_one_line(cluster):
     assert (status, output.count("\n")) == (1, 1) and "no sbatch here" in output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["slurm", "queue"])
+def test_formatting_and_report_of_array_jobs_are_those_of_one_process(cluster, backend):
+    folder = cluster.folder
+    data = ["--data_args", "--mini_scale 0.3", *output_folders(folder)]
+
+    def made(*options, **variables):
+        """Everything below dump/, where the lists name it."""
+        run_recipe(*data, "--feats_type", "fbank", *options, **variables)
+        shutil.rmtree(folder / "dump/fbank/feats")  # others: of as many clips as a task
+        tables = ("feats.scp", "records.jsonl")  # name them, and when files were made
+        dump = {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in (folder / "dump").rglob("*")
+            if path.is_file() and path.name[0] != "." and path.name not in tables
+        }
+        shutil.rmtree(folder / "dump")
+        return dump
+
+    expected = made("--stop_stage", 3)
+    array = {
+        "cmd_backend": backend,
+        "MAIN_ROOT": str(folder / "clone"),
+        "PATH": f"{folder}/bin:{PATH}",
+    }
+    found = made("--stage", 2, "--stop_stage", 3, "--nj", 4, **array)
+    assert found == expected and "dump/fbank/report/fbank_stats.json" in found
+    submitted = (folder / "bin/submitted").read_text().splitlines()
+    assert len(submitted) == 2  # (arks of 256 clips are too few)
+    assert all(
+        {"slurm": "--array 1-4", "queue": "-t 1:4"}[backend] in s for s in submitted
+    )
+
+
 WAITING = f"""#!{sys.executable}
 import os, signal, sys, time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`sslam embed|tag --dask`: the bytes of one process, whatever becomes of the workers."""
+"""`sslam embed|tag --dask`: the bytes of one process, whatever happens to workers."""
 
 import os
 import signal
@@ -79,7 +79,9 @@ def same(one, other, outputs):
     status, lines, made = other
     there, here = map(str, (outputs[1].parent, outputs[0].parent))
     lines = [line.replace(there, here) for line in lines]
-    made = {name: text.replace(there.encode(), here.encode()) for name, text in made.items()}
+    made = {
+        name: text.replace(there.encode(), here.encode()) for name, text in made.items()
+    }
     return one == (status, lines, made)
 
 
@@ -261,9 +263,7 @@ def test_a_killed_worker_costs_nothing(capsys, tmp_path, processes, monkeypatch)
 def test_a_file_that_kills_every_worker_is_named(capsys, tmp_path, processes):
     outputs = both(tmp_path, "x.npz")
     (tmp_path / "poison").touch()
-    status, lines, made = run(
-        capsys, "embed encoder", outputs[1], "--dask", processes
-    )
+    status, lines, made = run(capsys, "embed encoder", outputs[1], "--dask", processes)
     assert status == 1 and "3 of 40 files could not be used" in lines[-1]
     [line] = [line for line in lines if "11.wav" in line]
     assert "each worker that works on it dies" in line

@@ -665,7 +665,9 @@ def _results(
         _say(f"{args.output}: {len(rows):,} of {total:,} files, {num_rows:,} rows")
         if not failures:
             folder.discard()
-    failures = {item.name: failures[item.name] for item in items if item.name in failures}
+    failures = {
+        item.name: failures[item.name] for item in items if item.name in failures
+    }
     kept = f"{folder.folder} keeps the others for a run with these repaired"
     _refuse(failures, total, kept)
 

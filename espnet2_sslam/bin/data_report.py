@@ -30,7 +30,9 @@ from espnet2_sslam.units import MIN_FRAMES
 MAX_STATS_CLIPS = 100_000  # of 10 s: some ten minutes of one core
 
 
-def write_report(dump: Path, nj: Workers, max_stats_clips: int = MAX_STATS_CLIPS) -> dict:
+def write_report(
+    dump: Path, nj: Workers, max_stats_clips: int = MAX_STATS_CLIPS
+) -> dict:
     """Write the three files below DUMP/report and return the report.
 
     Args:
@@ -82,7 +84,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dump", type=Path, default=Path("dump/raw"), help="formatted clips"
     )
-    parser.add_argument("--nj", type=int, default=1, help="processes, or tasks of --cmd")
+    parser.add_argument(
+        "--nj", type=int, default=1, help="processes, or tasks of --cmd"
+    )
     parser.add_argument("--cmd", help=ARRAY_HELP)
     parser.add_argument(
         "--max_stats_clips",

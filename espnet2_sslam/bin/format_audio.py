@@ -43,7 +43,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--outdir", type=Path, default=Path("dump/raw"), help="folder to write"
     )
-    parser.add_argument("--nj", type=int, default=1, help="processes, or tasks of --cmd")
+    parser.add_argument(
+        "--nj", type=int, default=1, help="processes, or tasks of --cmd"
+    )
     parser.add_argument("--cmd", help=ARRAY_HELP)
     parser.add_argument(
         "--feats_type",

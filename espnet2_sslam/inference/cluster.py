@@ -6,6 +6,7 @@ the client, the only writer of the journal, takes them one by one.
 """
 
 import json
+import logging
 import os
 import pickle
 import platform
@@ -17,7 +18,9 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from espnet2_sslam import __version__
@@ -26,8 +29,10 @@ from espnet2_sslam.inference.results import Shard, weights_sha256
 from espnet2_sslam.inference.stream import FileResult, Finished
 
 CONNECT = 10  # seconds until a scheduler must have answered
+PATIENCE = 60  # seconds without a result until workers are looked for
 PIECES = "pieces"  # folder of the results that are not taken over yet
 DEADLY = "deadly: each worker that works on it dies (out of memory? a decoder's fault?)"
+GONE = "the Dask scheduler is gone: with another one the same command goes on"
 _loading = threading.Lock()  # a worker may have several threads
 
 
@@ -111,7 +116,9 @@ class Cluster:
         try:
             from distributed import Client
         except ImportError:
-            raise ValueError("--dask needs `pip install espnet2_sslam[cluster]`") from None
+            raise ValueError(
+                "--dask needs `pip install espnet2_sslam[cluster]`"
+            ) from None
         host = address
         try:
             if os.path.isfile(address):
@@ -131,7 +138,10 @@ class Cluster:
 
     def num_threads(self) -> int:
         """Of all workers: shards that are computed at a time."""
-        return sum(self._client.nthreads().values())
+        try:
+            return sum(self._client.nthreads().values())
+        except OSError:
+            raise ConnectionError(GONE) from None
 
     def dtype(self, dtype: str, device: str | None, compile: bool) -> str:
         """The precision for all workers: the given one or, of "auto", a worker's."""
@@ -145,25 +155,24 @@ class Cluster:
         of a worker that dies to others. The files of a shard at which worker after
         worker has died are tried one by one; those that kill again have an `error`.
         """
-        from distributed import KilledWorker, as_completed
+        from distributed import KilledWorker
 
         shutil.rmtree(work.folder, ignore_errors=True)  # of a client that was killed
         Path(work.folder).mkdir()
         waiting = (shard for shard in shards if shard.files)
         killed: list[Shard] = []
         running: dict[Any, Shard] = {}
-        completed = as_completed(loop=self._client.loop)
+        ready: SimpleQueue = SimpleQueue()
         try:
             while True:
-                while len(running) < 2 * self.num_threads() + 2:
-                    if (shard := next(waiting, None)) is None:
-                        break
+                room = 2 * self.num_threads() + 2 - len(running)
+                for shard in islice(waiting, max(room, 0)):
                     future = self._submit(work, shard.sources)
                     running[future] = shard
-                    completed.add(future)
+                    future.add_done_callback(ready.put)
                 if not running:
                     break
-                future = next(completed)
+                future = self._next(ready)
                 shard = running.pop(future)
                 try:
                     yield from self._taken(future, shard)
@@ -177,6 +186,7 @@ class Cluster:
                     except KilledWorker:
                         sources[place] = Finished(0)  # as if it could not be read
                         yield FileResult(shard.first + place, source, DEADLY)
+                shard = shard._replace(sources=sources)
                 yield from self._taken(self._submit(work, sources), shard)
         except KilledWorker:
             raise ValueError(
@@ -189,6 +199,15 @@ class Cluster:
                 self._client.cancel(list(running), force=True)
             shutil.rmtree(work.folder, ignore_errors=True)
 
+    def _next(self, ready: SimpleQueue) -> Any:
+        """The next future that is ready; says when nobody works on any."""
+        while True:
+            try:
+                return ready.get(timeout=PATIENCE)
+            except Empty:
+                if not self.num_threads():
+                    logging.warning("--dask: there is no worker: waiting for one")
+
     def _submit(self, work: Work, sources: Sequence[str | Finished]) -> Any:
         """Give files to a worker: the future of `_compute`."""
         paths = [s if isinstance(s, Finished) else os.path.abspath(s) for s in sources]
@@ -198,9 +217,9 @@ class Cluster:
     def _taken(self, future: Any, shard: Shard) -> Iterator[FileResult]:
         """The results in the file that a worker has left."""
         piece = self._outcome(future)
-        with open(piece, "rb") as file, suppress(EOFError):
-            while True:
-                result = pickle.load(file)
+        with open(piece, "rb") as file:
+            for _ in shard.files:  # each has one; pickle raises where one is cut off
+                result = pickle.load(file)  # noqa: S301  # a worker's of ours
                 yield replace(result, index=shard.first + result.index)
         os.unlink(piece)
 
@@ -209,6 +228,6 @@ class Cluster:
         try:
             return future.result()
         except CancelledError:
-            raise ConnectionError("the Dask scheduler is gone: run this again") from None
+            raise ConnectionError(GONE) from None
         except ImportError as error:
             raise ValueError(f"--dask: a worker lacks a package: {error}") from None

@@ -179,10 +179,12 @@ class ResultFolder:
         sources: list[str | Finished] = []
         sizes = []
         for item in self.items:
-            record = self._records.get(item.name)
-            done = record and Finished(record["samples"])
-            sources.append(done or item.path)
-            stamp = record["stamp"] if record else self._stamps[item.name]
+            if record := self._records.get(item.name):
+                sources.append(Finished(record["samples"]))
+                stamp = record["stamp"]
+            else:
+                sources.append(item.path)
+                stamp = self._stamps[item.name]
             sizes.append(stamp[0] if stamp else 0)
         least, most = SHARD_BYTES
         limit, size, cuts = min(max(sum(sizes) // 64, least), most), 0, [0]
