@@ -218,12 +218,17 @@ stream.source_blocks = blocks
 def processes(folder, tmp_path):
     """A cluster of two workers that are processes, each slow at reading."""
     preload = tmp_path / "poison.py"
-    preload.write_text(POISON.format(folder=tmp_path, pause=0.2))
+    preload.write_text(POISON.format(folder=tmp_path, pause=0.1))
     import dask
 
     options = {"dashboard_address": ":0", "preload": str(preload)}
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        dask.config.set(
+            {
+                "distributed.scheduler.allowed-failures": 1,
+                "distributed.deploy.lost-worker-timeout": "600 s",  # a busy machine
+            }
+        ),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as made,
     ):
         yield made.scheduler_address
