@@ -43,9 +43,10 @@ HF = ["transformers>=5"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 AV = ["av>=14"]
 DOCS = ["mkdocs>=1.6", "mkdocstrings[python]>=1"]
+CLUSTER = ["dask-jobqueue>=0.9", "distributed>=2025.1"]
 SOXR = ["soxr>=0.5"]  # the other resampler; the stand-in for SoX in s3prl
 RECIPE = [*ESPNET, *PLOT, *SOXR, "jinja2>=3.1", "joblib>=1.4", "pandas>=2.2"]
-ALL = sorted({*RECIPE, *S3PRL, *HF, *ONNX, *AV, *SOXR})
+ALL = sorted({*RECIPE, *S3PRL, *HF, *ONNX, *AV, *SOXR, *CLUSTER})
 TEST = ["hypothesis>=6.100", "packaging>=24", "pytest>=8", "pytest-timeout>=2.3"]
 EXTRAS_REQUIRE = {
     "espnet": ESPNET,
@@ -55,6 +56,7 @@ EXTRAS_REQUIRE = {
     "plot": PLOT,
     "av": AV,
     "soxr": SOXR,
+    "cluster": CLUSTER,
     "recipe": RECIPE,
     "docs": DOCS,
     "all": ALL,

@@ -20,7 +20,7 @@ from espnet2_sslam.audio import AudioError, read_audio
 from espnet2_sslam.bin.cli import main as sslam
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.inference import SSLAM, FileResult
-from espnet2_sslam.inference.stream import Finished
+from espnet2_sslam.inference.stream import Finished, First
 from espnet2_sslam.units import SAMPLE_RATE
 
 CLASSES = ["Dog", "Rain, light", "Siren"]
@@ -52,6 +52,7 @@ class FakeSSLAM:
 
     def _files(self, files, width, chunk=None, hop=None, layers=None):
         for index, path in enumerate(files):
+            path = path.source if isinstance(path, First) else path
             if isinstance(path, Finished):
                 continue
             time.sleep(float(os.environ.get("FAKE_PAUSE", "0")))

@@ -47,6 +47,51 @@ def run_recipe(*words, script: str = "run.sh", **variables) -> str:
     return done.stdout
 
 
+# As slurm.pl does: the tasks at a time, each with its number in place of the name.
+TASK_RUNNER = f"""#!{sys.executable}
+import signal, subprocess, sys
+from pathlib import Path
+
+words = sys.argv[1:]
+requeue = words[0] == "--requeue"
+words = words[requeue:]
+Path(__file__).with_name("calls").write_text(" ".join(words))
+while words[0].startswith("--"):
+    words = words[2:]
+array, log, *command = words
+name, _, number = array.partition("=1:")
+
+
+def start(task):
+    words = [word.replace(name, str(task)) for word in command]
+    stream = open(log.replace(name, str(task)), "a")
+    return subprocess.Popen(words, stdout=stream, stderr=stream)
+
+
+def stop(*signal):
+    for process in processes:
+        process.kill()
+
+
+processes = []
+signal.signal(signal.SIGTERM, stop)
+for task in range(1, 1 + int(number)):
+    processes.append(start(task))
+for place, process in enumerate(processes):
+    if process.wait() and requeue:
+        processes[place] = start(1 + place)
+sys.exit(any([process.wait() for process in processes]))
+"""
+
+
+def task_runner(folder: Path, requeue: bool = False) -> str:
+    """A stand-in for slurm.pl with options; its last call is in FOLDER/calls."""
+    path = folder / "tasks.pl"
+    path.write_text(TASK_RUNNER)
+    path.chmod(0o755)
+    return f"{path} {'--requeue ' * requeue}--mem 2G"
+
+
 def output_folders(folder: Path) -> list:
     """Options of run.sh that put all output below a folder."""
     names = ("data", "dump", "exp")

@@ -28,7 +28,15 @@ kind = Path(__file__).stem
 options, words = {{"gpu": "0"}}, sys.argv[1:]
 while words[0].startswith("--"):
     options[words[0][2:]], words = words[1], words[2:]
-log, words = Path(words[0]).absolute(), words[1:]
+array = re.fullmatch(r"(\\w+)=1:(\\d+)", words[0])
+log, *words = words[bool(array) :]
+log, task, places = Path(log).absolute(), "", [""]
+if array:  # every task has its number in place of the name
+    label, number = array.groups()
+    task = {{"slurm": "SLURM_ARRAY_TASK_ID", "queue": "SGE_TASK_ID"}}[kind]
+    places = [str(1 + place) for place in range(int(number))]
+    words = [word.replace(label, f"${{{{{{task}}}}}}") for word in words]
+    assert label in log.name
 command, given = "", {{}}
 for line in open(f"conf/{{kind}}.conf"):
     line = re.sub(r"\\s*#.*", "", line.rstrip("\\n"))
@@ -44,7 +52,13 @@ for line in open(f"conf/{{kind}}.conf"):
 given = " ".join(argument for _, argument in given.values())
 blank = re.compile(r"\\s")
 quoted = " ".join(f'"{{word}}"' if blank.search(word) else word for word in words)
-script = log.with_suffix(".sh")
+logs = [log if not array else log.with_name(log.name.replace(label, place))
+        for place in places]
+if array:
+    log = log.with_name(log.name.replace(label, f"${{{{{{task}}}}}}"))
+    option = {{"slurm": f"--array 1-{{number}}", "queue": f"-t 1:{{number}}"}}[kind]
+    given += " " + option
+script = logs[0].with_suffix(".sh")
 script.parent.mkdir(parents=True, exist_ok=True)
 script.write_text(
     f"#!/bin/bash\\ncd {{Path.cwd()}}\\n. ./path.sh\\n"
@@ -52,12 +66,19 @@ script.write_text(
     f"echo '#' Finished at `date` with status $ret >>{{log}}\\nexit $[$ret ? 1 : 0]\\n"
 )
 subprocess.run(f"{{command}} {{given}} {{script}}", shell=True)
-sys.exit("with status 0" not in log.read_text().splitlines()[-1])
+sys.exit(any("with status 0" not in log.read_text().splitlines()[-1] for log in logs))
 """
 # Nothing but PATH and the scheduler's own variables reaches a job.
-SUBMIT = """#!/bin/bash
+SUBMIT = r"""#!/bin/bash
 echo "$(basename "$0") $*" >>"$(dirname "$0")/submitted"
-exec env -i PATH="${PATH}" JOB_ID=7 SLURM_JOB_ID=7 bash "${@: -1}"
+number="$(sed -nE 's/.*(--array 1-|-t 1:)([0-9]+) .*/\2/p' <<<"$*")"
+for task in $(seq "${number:-1}"); do
+    env -i PATH="${PATH}" JOB_ID=7 SLURM_JOB_ID=7 \
+        ${number:+SGE_TASK_ID="${task}" SLURM_ARRAY_TASK_ID="${task}"} \
+        bash "${@: -1}" &
+done
+wait
+echo "Submitted batch job 7"
 """
 
 
@@ -202,6 +223,40 @@ def test_a_scheduler_that_is_not_here_is_one_line(cluster):
     variables = {"cmd_backend": "slurm", "MAIN_ROOT": str(cluster.folder / "clone")}
     status, output = cluster.start(**variables)
     assert (status, output.count("\n")) == (1, 1) and "no sbatch here" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["slurm", "queue"])
+def test_formatting_and_report_of_array_jobs_are_those_of_one_process(cluster, backend):
+    folder = cluster.folder
+    data = ["--data_args", "--mini_scale 0.3", *output_folders(folder)]
+
+    def made(*options, **variables):
+        """Everything below dump/, where the lists name it."""
+        run_recipe(*data, "--feats_type", "fbank", *options, **variables)
+        shutil.rmtree(folder / "dump/fbank/feats")  # others: of as many clips as a task
+        tables = ("feats.scp", "records.jsonl")  # name them, and when files were made
+        dump = {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in (folder / "dump").rglob("*")
+            if path.is_file() and path.name[0] != "." and path.name not in tables
+        }
+        shutil.rmtree(folder / "dump")
+        return dump
+
+    expected = made("--stop_stage", 3)
+    array = {
+        "cmd_backend": backend,
+        "MAIN_ROOT": str(folder / "clone"),
+        "PATH": f"{folder}/bin:{PATH}",
+    }
+    found = made("--stage", 2, "--stop_stage", 3, "--nj", 4, **array)
+    assert found == expected and "dump/fbank/report/fbank_stats.json" in found
+    submitted = (folder / "bin/submitted").read_text().splitlines()
+    assert len(submitted) == 2  # (arks of 256 clips are too few)
+    assert all(
+        {"slurm": "--array 1-4", "queue": "-t 1:4"}[backend] in s for s in submitted
+    )
 
 
 WAITING = f"""#!{sys.executable}

@@ -43,6 +43,7 @@ from tests.corpus_case import (
     noise,
     real_audio,
     replace_line,
+    task_runner,
 )
 
 BAD_KINDS = (
@@ -557,3 +558,47 @@ def test_real_clips_are_all_usable(tmp_path):
     assert list(samples) == sorted(clip.stem for clip in clips)
     for clip in clips:  # 8 kHz
         assert int(samples[clip.stem]) == 2 * soundfile.info(str(clip)).frames
+
+
+@pytest.mark.parametrize("feats_type", ["raw", "fbank"])
+def test_an_array_job_makes_what_one_process_makes(tmp_path, monkeypatch, feats_type):
+    datadir, words = make_corpus(tmp_path, clips=20), ["--feats_type", feats_type]
+    dump = tmp_path / "dump"  # the same place: lists name it
+    words += ["--datadir", str(datadir), "--outdir", str(dump), "--nj", "3"]
+    main(words)
+    expected = tree(dump)
+    shutil.rmtree(dump)
+    monkeypatch.setattr("espnet2_sslam.corpus.fbank.CLIPS_PER_ARK", 10)
+    main([*words, "--cmd", task_runner(tmp_path)])
+    made = tree(dump)
+    if feats_type == "fbank":  # other arks: the same matrices
+        assert len(list((dump / "feats").glob("*.ark"))) == 10
+        for split in ("pretrain/train", "toy/test"):
+            matrices = kaldiio.load_scp(str(dump / split / "feats.scp"))
+            for key, path in read_table(dump / split / "wav.scp").items():
+                fbank = np.concatenate(list(fbank_pieces(path)))
+                np.testing.assert_array_equal(matrices[key], fbank)
+        made, expected = (
+            {k: v for k, v in of.items() if "feats" not in k} for of in (made, expected)
+        )
+    assert made == expected
+
+
+def test_what_tasks_of_a_failed_run_have_formatted_is_kept(tmp_path):
+    datadir, dump = make_corpus(tmp_path, clips=20), tmp_path / "dump"
+    words = ["--datadir", str(datadir), "--outdir", str(dump), "--nj", "3"]
+    main(words)
+    expected = tree(dump)
+    shutil.rmtree(dump)
+    cmd = task_runner(tmp_path)
+    runner = tmp_path / "tasks.pl"
+    text = runner.read_text()
+    fails = "subprocess.Popen(['false']) if task == 2 else start(task)"
+    runner.write_text(text.replace("append(start(task))", f"append({fails})"))
+    with pytest.raises(ChildProcessError, match=r"1 of 3 tasks \(audio\) failed"):
+        main([*words, "--cmd", cmd])
+    before = {path: path.stat().st_mtime_ns for path in dump.rglob("*.wav")}
+    assert 60 < len(before) < 70
+    main(words)  # here, or on the cluster
+    assert tree(dump) == expected
+    assert all(path.stat().st_mtime_ns == made for path, made in before.items())

@@ -14,6 +14,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "espnet2_sslam"
 HOSTS = ["espnet2", "espnet", "s3prl", "transformers", "onnx", "onnxruntime"]
 HEAVY = ["matplotlib", "pandas", "sklearn", "scipy", "jinja2", "kaldiio", "tensorboard"]
+HEAVY += ["dask", "distributed"]
 # Python's own part of the package: version, registration, the table of public names.
 START = {"__init__", "_hook"}
 METHOD = {p.stem for p in PACKAGE.glob("*.py")} - START - {"__main__"}

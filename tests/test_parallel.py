@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from espnet2_sslam.corpus import parallel_map
-from tests.corpus_case import ROOT
+from espnet2_sslam.corpus import ArrayJob, parallel_map
+from espnet2_sslam.corpus.parallel import TASK_FOLDER, kept_results
+from tests.corpus_case import ROOT, task_runner
 
 PROGRAM = """
 import os, sys, time
@@ -83,3 +84,81 @@ def test_workers_end_with_their_parent(how):
     while any(map(is_running, workers)):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.1)
+
+
+def test_tasks_of_an_array_job_give_their_results_in_order(tmp_path):
+    job = ArrayJob.or_processes(3, task_runner(tmp_path), tmp_path)
+    items, local = list(range(100)), 3
+    results = parallel_map(lambda number: number**2 + local, items, job, "my work")
+    assert list(results) == [number**2 + local for number in items]
+    assert not (tmp_path / TASK_FOLDER).exists()
+    calls = (tmp_path / "calls").read_text().split()
+    assert calls[:2] == ["--mem", "2G"] and calls[2] == "JOB=1:3"
+
+
+def test_a_name_with_the_letters_of_the_tasks_number_stays_as_it_is(tmp_path):
+    job = ArrayJob.or_processes(2, task_runner(tmp_path), tmp_path / "JOBS")
+    results = parallel_map(square_unless_negative, list(range(80)), job, "work")
+    assert list(results) == [number**2 for number in range(80)]
+
+
+@pytest.mark.parametrize("what", ["kill", "raise"])
+def test_a_task_that_failed_is_named_and_what_is_done_is_kept(tmp_path, what):
+    folder, items = tmp_path / "out", list(range(100))
+    job = ArrayJob.or_processes(3, task_runner(tmp_path), folder)
+    bad = kill_own_process if what == "kill" else square_unless_negative
+
+    def work(number):
+        return bad(-number) if number == 40 else number
+
+    with pytest.raises(ChildProcessError) as error:
+        list(parallel_map(work, items, job, "work"))
+    assert "1 of 3 tasks (work) failed, the first with: " in str(error.value)
+    log = str(error.value).partition("(log: ")[2].partition(")")[0]
+    assert log.endswith("task.2.log")
+    with open(log) as file:
+        assert ("-40 is negative" in file.read()) == (what == "raise")
+    assert sorted(kept_results(job.folder, "work")) == [*range(40), *range(66, 100)]
+    assert list(kept_results(job.folder, "work")) == []
+
+
+def test_a_task_that_is_started_again_goes_on(tmp_path):
+    job = ArrayJob.or_processes(2, task_runner(tmp_path, requeue=True), tmp_path)
+    calls = tmp_path / "done"
+
+    def work(number):
+        with open(calls, "a") as file:
+            file.write(f"{number}\n")
+        if number == 20 and calls.read_text().split().count("20") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    assert list(parallel_map(work, list(range(80)), job, "work")) == list(range(80))
+    done = sorted(map(int, calls.read_text().split()))
+    assert done == sorted([*range(80), 20])
+
+
+def test_a_signal_takes_the_tasks_back(tmp_path):
+    code = f"""
+import sys, time
+from espnet2_sslam.bin.cli import run_main
+from espnet2_sslam.corpus import ArrayJob, parallel_map
+
+def work(number):
+    import os, time
+    print(os.getpid(), file=open({str(tmp_path / "pids")!r}, "a"), flush=True)
+    time.sleep(60)
+
+job = ArrayJob.or_processes(2, {task_runner(tmp_path)!r}, {str(tmp_path)!r})
+run_main(lambda: list(parallel_map(work, list(range(80)), job, "work")))
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pids = tmp_path / "pids"
+    with subprocess.Popen([sys.executable, "-c", code], env=env) as parent:
+        deadline = time.monotonic() + 60
+        while not (pids.exists() and len(pids.read_text().split()) == 2):
+            assert time.monotonic() < deadline and parent.poll() is None
+            time.sleep(0.05)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(30) == 128 + signal.SIGTERM
+    assert not any(is_running(int(pid)) for pid in pids.read_text().split())

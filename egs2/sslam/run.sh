@@ -67,7 +67,8 @@ Options [default]
   --stage N --stop_stage N    first and last stage [${stage} ${stop_stage}]
   --ngpu N                    GPUs per training, 0 for CPU [${ngpu}]
   --num_nodes N               nodes per training; not local, see cmd.sh [${num_nodes}]
-  --nj N                      processes; on CPU also trainings at a time [${nj}]
+  --nj N                      processes, or jobs at a time, see cmd.sh; on CPU also
+                              trainings at a time [${nj}]
   --seeds \"N ...\"             one pre-training and one fine-tuning each [${seeds}]
   --models \"WORD ...\"         what is fine-tuned [${models}];
                               phase2:mixed, phase2:both: with mixtures only, or without
@@ -269,7 +270,8 @@ if runs 1; then
         "${asked[@]}" --input local ${corpus_dir:+"${corpus_dir}"} \
         --output "${datadir}" \
         -- local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" \
-        --datadir "${datadir}" --python "${python}" --nj "${nj}" "${data_words[@]}"
+        --datadir "${datadir}" --python "${python}" --nj "${nj}" "${array[@]}" \
+        "${data_words[@]}"
 fi
 
 if runs 2; then
@@ -278,7 +280,7 @@ if runs 2; then
     attend "${once[@]}" "stage 2" "${dump}" --exclude report "${asked[@]}" --output "${dump}" \
         --input "${datadir}" --listed "${datadir}"/*/*/wav.scp \
         -- "${python}" -m espnet2_sslam.bin.format_audio --datadir "${datadir}" \
-        --outdir "${dump}" --feats_type "${feats_type}" --nj "${nj}" \
+        --outdir "${dump}" --feats_type "${feats_type}" --nj "${nj}" "${array[@]}" \
         --verify "${verify}" "${format_words[@]}"
 fi
 
@@ -288,7 +290,8 @@ if runs 3; then
     report_inputs
     attend "${once[@]}" "stage 3" "${dump}/report" "${asked[@]}" "${files[@]}" \
         --output "${dump}/report/report.json" "${dump}/report/fbank_stats.json" \
-        -- "${python}" -m espnet2_sslam.bin.data_report --dump "${dump}" --nj "${nj}"
+        -- "${python}" -m espnet2_sslam.bin.data_report --dump "${dump}" --nj "${nj}" \
+        "${array[@]}"
 fi
 
 if runs 4 && [ -n "${phase1}" ]; then

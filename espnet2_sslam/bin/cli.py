@@ -6,7 +6,6 @@ Heavy imports are inside the functions: torch takes seconds, the options none.
 import argparse
 import csv
 import errno
-import hashlib
 import importlib
 import json
 import logging
@@ -15,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,7 +22,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from espnet2_sslam import __version__, store
 
 if TYPE_CHECKING:
-    from espnet2_sslam.inference import SSLAM, AudioInput, FileResult, Rows
+    from espnet2_sslam.inference import (
+        SSLAM,
+        AudioInput,
+        FileResult,
+        ResultFolder,
+        Rows,
+    )
+    from espnet2_sslam.inference.cluster import Cluster
 
 # What bad input, a missing file or a full disk raise. Anything else is a mistake of
 # ours and keeps its traceback.
@@ -204,7 +210,11 @@ def main(cmd: Sequence[str] | None = None) -> None:
         args.command = command
         _check_model_is_first(args)
         _check_windows(args)
-        commands[command](args)
+        with ExitStack() as stack:
+            args.cluster = None
+            if getattr(args, "dask", None):
+                args.cluster = stack.enter_context(_cluster(args))
+            commands[command](args)
     elif command in PURPOSES:
         module = importlib.import_module(f"espnet2_sslam.bin.sslam_{command}")
         module.main(words[1:])
@@ -444,6 +454,10 @@ def _parser(command: str) -> argparse.ArgumentParser:
         add("--format", choices=formats, help="format, whatever the suffix is")
         text = "begin anew instead of continuing a stopped run"
         add("--restart", action="store_true", help=text)
+        text = "compute on the workers of this Dask scheduler (HOST:PORT, or its "
+        text += "scheduler file), which see model, files and output under the same "
+        text += "paths; needs -o"
+        add("--dask", metavar="ADDRESS", help=text)
 
     add = parser.add_argument_group("rows").add_argument
     text = "a row per window of S seconds instead of one per file"
@@ -628,17 +642,35 @@ def _output_format(args: argparse.Namespace, kind: str, output: Any = None) -> s
     return format
 
 
+def _cluster(args: argparse.Namespace) -> "Cluster":
+    """The cluster that --dask names."""
+    if args.output is None:
+        raise ValueError("--dask needs -o: the file to write")
+    from espnet2_sslam.inference.cluster import Cluster
+
+    cluster = Cluster(args.dask)
+    number = cluster.num_threads()
+    _say(f"--dask {args.dask}: {number or 'no'} threads{'' if number else ' yet'}")
+    return cluster
+
+
 def _load(args: argparse.Namespace) -> "SSLAM":
-    """The model that the options ask for."""
+    """The model that the options ask for; with --dask its weights only count."""
     from espnet2_sslam.inference import SSLAM
 
     names = ("revision", "weights", "device", "dtype", "compile", "batch_seconds")
     options = _chosen(args, *names)
     if args.target_frames is not None:
         options["target_frames"] = args.target_frames
+    args.model_options = dict(options)
+    if args.cluster is not None:
+        chosen = args.cluster.dtype(args.dtype, args.device, args.compile)
+        args.model_options["dtype"] = chosen
+        options |= {"dtype": chosen, "device": "cpu", "compile": False}
     model = SSLAM.from_pretrained(args.model, **options)
     if args.dtype == "auto" and model.dtype != "float32":
-        _say(f"computing in {model.dtype} ({model.device}); exact: --dtype float32")
+        where = model.device if args.cluster is None else "workers"
+        _say(f"computing in {model.dtype} ({where}); exact: --dtype float32")
     return model
 
 
@@ -662,7 +694,7 @@ def _results(
     Raises:
         ValueError: Files that could not be used; all else is written before.
     """
-    from espnet2_sslam.inference import ResultFolder, Rows
+    from espnet2_sslam.inference import ResultFolder, Rows, weights_sha256
     from espnet2_sslam.progress import Progress
 
     failures: dict[str, str] = {}
@@ -676,10 +708,7 @@ def _results(
         _refuse(failures, total, "")
         return
     _refuse_inputs(args, items, [*outputs, *files])
-    weights = hashlib.sha256()
-    for name, tensor in sorted(model.model.state_dict().items()):
-        weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        weights.update(tensor.cpu().numpy().tobytes())
+    weights = weights_sha256(model.model)
     job = {
         **{
             "command": args.command,
@@ -687,7 +716,7 @@ def _results(
             **_chosen(args, "target_frames"),
             "dtype": model.dtype,
         },
-        "weights_sha256": weights.hexdigest(),
+        "weights_sha256": weights,
         "resampler": model.encoder.config.resampler,
         "espnet2_sslam": __version__,
     }
@@ -702,7 +731,10 @@ def _results(
         try:
             if done := total - len(folder.todo):
                 _say(f"{done} of {total} files are done already, {total - done} to go")
-            results = compute(folder.sources(), **options)
+            if args.cluster is None:
+                results = compute(folder.sources(), **options)
+            else:
+                results = _on_cluster(args, folder, weights, compute, options)
             with Progress(args.command, total, done=done) as progress:
                 for item, result in _usable(items, results, failures):
                     folder.add(item, result)
@@ -720,8 +752,28 @@ def _results(
             raise
         if not failures:
             folder.discard()
+    failures = {
+        item.name: failures[item.name] for item in items if item.name in failures
+    }
     kept = f"{folder.folder} keeps the others for a run with these repaired"
     _refuse(failures, total, kept)
+
+
+def _on_cluster(
+    args: argparse.Namespace,
+    folder: "ResultFolder",
+    weights: str,
+    compute: Callable[..., Iterator["FileResult"]],
+    options: Mapping[str, Any],
+) -> Iterator["FileResult"]:
+    """Results of the workers of --dask."""
+    from espnet2_sslam.inference.cluster import PIECES, Work
+
+    model = os.path.abspath(args.model) if os.path.exists(args.model) else args.model
+    pieces = str((folder.folder / PIECES).absolute())
+    method = compute.__name__, dict(options)
+    work = Work(model, tuple(args.model_options.items()), weights, *method, pieces)
+    return args.cluster.compute(work, folder.shards())
 
 
 def _usable(

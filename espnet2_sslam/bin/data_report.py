@@ -13,7 +13,10 @@ from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.corpus import (
+    ARRAY_HELP,
     STATS_SPLIT,
+    ArrayJob,
+    Workers,
     collect,
     read_downstream,
     report_text,
@@ -27,12 +30,14 @@ from espnet2_sslam.units import MIN_FRAMES
 MAX_STATS_CLIPS = 100_000  # of 10 s: some ten minutes of one core
 
 
-def write_report(dump: Path, nj: int, max_stats_clips: int = MAX_STATS_CLIPS) -> dict:
+def write_report(
+    dump: Path, nj: Workers, max_stats_clips: int = MAX_STATS_CLIPS
+) -> dict:
     """Write the three files below DUMP/report and return the report.
 
     Args:
         dump: What format_audio wrote.
-        nj: Processes.
+        nj: Processes, or an array job.
         max_stats_clips: Evenly spaced clips that the statistics use; 0 for all.
 
     Raises:
@@ -79,7 +84,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dump", type=Path, default=Path("dump/raw"), help="formatted clips"
     )
-    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--nj", type=int, default=1, help="processes, or tasks of --cmd"
+    )
+    parser.add_argument("--cmd", help=ARRAY_HELP)
     parser.add_argument(
         "--max_stats_clips",
         type=int,
@@ -93,7 +101,8 @@ def main(argv=None) -> None:
     """Entry point."""
     args = get_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    report = write_report(args.dump, args.nj, args.max_stats_clips)
+    nj = ArrayJob.or_processes(args.nj, args.cmd, args.dump)
+    report = write_report(args.dump, nj, args.max_stats_clips)
     for line in warnings(report):
         logging.warning(line)
     stats = report["fbank"]

@@ -14,7 +14,13 @@ from pathlib import Path
 
 from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.config import RESAMPLERS
-from espnet2_sslam.corpus import AUDIO_FORMATS, Format, make_dump
+from espnet2_sslam.corpus import (
+    ARRAY_HELP,
+    AUDIO_FORMATS,
+    ArrayJob,
+    Format,
+    make_dump,
+)
 
 
 def str2bool(value: str) -> bool:
@@ -37,7 +43,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--outdir", type=Path, default=Path("dump/raw"), help="folder to write"
     )
-    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument(
+        "--nj", type=int, default=1, help="processes, or tasks of --cmd"
+    )
+    parser.add_argument("--cmd", help=ARRAY_HELP)
     parser.add_argument(
         "--feats_type",
         choices=("raw", "fbank"),
@@ -102,7 +111,8 @@ def main(argv=None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options = vars(args)
     form = Format(**{field.name: options.pop(field.name) for field in fields(Format)})
-    print(make_dump(form=form, **options))
+    workers = (options.pop("nj"), options.pop("cmd"), args.outdir)
+    print(make_dump(form=form, nj=ArrayJob.or_processes(*workers), **options))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,12 @@ from espnet2_sslam.corpus.lists import (
     unique_words,
     write_table,
 )
-from espnet2_sslam.corpus.parallel import parallel_map
+from espnet2_sslam.corpus.parallel import (
+    ARRAY_HELP,
+    ArrayJob,
+    Workers,
+    parallel_map,
+)
 from espnet2_sslam.corpus.partition import hold_out, partition_groups
 from espnet2_sslam.corpus.report import (
     STATS_SPLIT,
@@ -51,18 +56,21 @@ from espnet2_sslam.corpus.report import (
 )
 
 __all__ = [
+    "ARRAY_HELP",
     "AUDIO_FORMATS",
     "CONTENT_FILE",
     "RESAMPLER_FILE",
     "STATS_SPLIT",
     "TASKS",
     "WEIGHT_FILE",
+    "ArrayJob",
     "Clip",
     "CorpusWriter",
     "Downstream",
     "Format",
     "Record",
     "RecordBook",
+    "Workers",
     "class_balanced_weights",
     "class_names",
     "clip_ids",

@@ -25,7 +25,7 @@ from espnet2_sslam.corpus.lists import (
     read_values,
     write_table,
 )
-from espnet2_sslam.corpus.parallel import parallel_map
+from espnet2_sslam.corpus.parallel import Workers, parallel_map
 from espnet2_sslam.store import write_bytes
 
 LEAST_SECONDS = 0.5  # a tail below it is no clip of its own: 48 frames are 0.495 s
@@ -58,14 +58,14 @@ def cut_source(source: str, seconds: float) -> list[tuple[float, str]] | None:
     return [(b, cut_name(path, b, e)) for b, e in zip(begins, ends, strict=True)]
 
 
-def cut_corpus(datadir: Path, outdir: Path, seconds: float, nj: int = 1) -> str:
+def cut_corpus(datadir: Path, outdir: Path, seconds: float, nj: Workers = 1) -> str:
     """Write a data folder in which no clip is longer than `seconds` and a short tail.
 
     Args:
         datadir: The data folder.
         outdir: The new one; what is there is replaced.
         seconds: Length of a clip.
-        nj: Processes, to find the lengths.
+        nj: Processes or an array job, to find the lengths.
 
     Returns:
         What was cut, in one line, which is in its notes too.

@@ -46,7 +46,12 @@ from espnet2_sslam.corpus.lists import (
     write_speakers,
     write_table,
 )
-from espnet2_sslam.corpus.parallel import parallel_map
+from espnet2_sslam.corpus.parallel import (
+    TASK_FOLDER,
+    Workers,
+    kept_results,
+    parallel_map,
+)
 from espnet2_sslam.store import (
     Journal,
     file_state,
@@ -441,7 +446,7 @@ def make_dump(
     max_bad: float = 0.01,
     cut: float | None = None,
     verify: bool = False,
-    nj: int = 1,
+    nj: Workers = 1,
 ) -> str:
     """Validate and convert all audio of a corpus and write the lists of the dump.
 
@@ -454,7 +459,7 @@ def make_dump(
         cut: Seconds: longer recordings become several clips, see `cut.cut_corpus`.
         verify: Look at the content of all files, not only of those whose size, time or
             inode has changed.
-        nj: Processes.
+        nj: Processes, or an array job.
 
     Returns:
         A summary, in a line or two.
@@ -508,10 +513,11 @@ def _sources(datadir: Path) -> list[str]:
 
 
 def _format_all(
-    sources: Sequence[str], outdir: Path, form: Format, nj: int, verify: bool
+    sources: Sequence[str], outdir: Path, form: Format, nj: Workers, verify: bool
 ) -> RecordBook:
     """Format every file once, however many splits use it; return the records of all."""
     book = RecordBook(outdir)
+    book.append(kept_results(outdir / TASK_FOLDER, "audio"))
     waiting, touched = [], []
     for source in sources:
         record = book.reusable(source, outdir, form, verify)
@@ -569,7 +575,7 @@ def _weight(text: str) -> str:
 
 
 def _write_feats(
-    names: Sequence[str], book: RecordBook, outdir: Path, nj: int, verify: bool
+    names: Sequence[str], book: RecordBook, outdir: Path, nj: Workers, verify: bool
 ) -> None:
     """Write feats.scp and utt2num_frames of every split; each file's log-mel once."""
     # Here, as torch takes memory that long lists without features need.

@@ -12,7 +12,7 @@ import torch
 
 from espnet2_sslam.corpus.dump import Record
 from espnet2_sslam.corpus.lists import read_table, write_table
-from espnet2_sslam.corpus.parallel import parallel_map
+from espnet2_sslam.corpus.parallel import Workers, parallel_map
 from espnet2_sslam.features import kaldi_fbank
 from espnet2_sslam.store import file_state, replacing, sha256
 from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, NUM_MEL_BINS
@@ -49,7 +49,7 @@ def fbank_sums(path: str) -> tuple[int, float, float]:
     return frames, total, squares
 
 
-def fbank_statistics(paths: Sequence[str], nj: int) -> dict[str, float]:
+def fbank_statistics(paths: Sequence[str], nj: Workers) -> dict[str, float]:
     """Mean and std of the log-mel over all real frames of `paths`.
 
     Raises:
@@ -68,7 +68,7 @@ def fbank_statistics(paths: Sequence[str], nj: int) -> dict[str, float]:
 
 
 def write_fbanks(
-    folder: Path, records: Sequence[Record], nj: int, verify: bool = False
+    folder: Path, records: Sequence[Record], nj: Workers, verify: bool = False
 ) -> dict[str, tuple[str, int]]:
     """Write the log-mel of all formatted files into ark files below `folder`/feats.
 

@@ -14,7 +14,12 @@ from espnet2_sslam.inference.outputs import (
     write_score_tables,
     write_scores,
 )
-from espnet2_sslam.inference.results import ResultFolder, Rows, StoredRows
+from espnet2_sslam.inference.results import (
+    ResultFolder,
+    Rows,
+    StoredRows,
+    weights_sha256,
+)
 from espnet2_sslam.inference.stream import FileResult
 
 __all__ = [
@@ -33,6 +38,7 @@ __all__ = [
     "output_format",
     "plain",
     "recording_path",
+    "weights_sha256",
     "write_embeddings",
     "write_event_files",
     "write_events",

@@ -8,6 +8,7 @@ checksum. The same command continues there. A result belongs to its file by name
 size and time of change, never by its position.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -15,17 +16,23 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from espnet2_sslam import store
 from espnet2_sslam.audio import AudioInput
-from espnet2_sslam.inference.stream import FileResult, Finished
+from espnet2_sslam.inference.stream import FileResult, Finished, First
 from espnet2_sslam.units import SAMPLE_RATE
 
 FORMAT_VERSION = 2
+# A shard has a 64th of the bytes of all files, within these limits: whoever computes it
+# is busy for a while, and there are enough of them for many to share in.
+SHARD_BYTES = (16 << 20, 256 << 20)
+SHARD_FILES = 1024
 TIMES, VALUES = np.dtype("<f8"), np.dtype("<f4")
 
 
@@ -36,6 +43,18 @@ class Rows(NamedTuple):
     starts: np.ndarray
     ends: np.ndarray
     values: np.ndarray
+
+
+class Shard(NamedTuple):
+    """A run of the list of files, from the place `first`, that is batched by itself."""
+
+    first: int
+    sources: list[str | Finished]
+
+    @property
+    def files(self) -> list[tuple[int, str]]:
+        """What is to do: places in the shard, and paths."""
+        return [(i, s) for i, s in enumerate(self.sources) if isinstance(s, str)]
 
 
 class StoredRows:
@@ -152,16 +171,36 @@ class ResultFolder:
             raise OSError(error.errno, error.strerror, str(self.folder)) from error
         self._records[item.name] = record
 
-    def sources(self) -> list[str | Finished]:
-        """What to compute: the paths of `todo`, among what stands for the others."""
-        return [
-            (
-                Finished(self._records[item.name]["samples"])
-                if item.name in self._records
-                else item.path
-            )
-            for item in self.items
-        ]
+    def shards(self) -> list[Shard]:
+        """What to compute: the paths of `todo`, among what stands for the others.
+
+        Where shards end depends on the list and the sizes of its files only.
+        """
+        sources: list[str | Finished] = []
+        sizes = []
+        for item in self.items:
+            if record := self._records.get(item.name):
+                sources.append(Finished(record["samples"]))
+                stamp = record["stamp"]
+            else:
+                sources.append(item.path)
+                stamp = self._stamps[item.name]
+            sizes.append(stamp[0] if stamp else 0)
+        least, most = SHARD_BYTES
+        limit, size, cuts = min(max(sum(sizes) // 64, least), most), 0, [0]
+        for place, each in enumerate(sizes):
+            if size >= limit or place - cuts[-1] >= SHARD_FILES:
+                cuts.append(place)
+                size = 0
+            size += each
+        ends = pairwise([*cuts, len(sources)])
+        return [Shard(start, sources[start:end]) for start, end in ends]
+
+    def sources(self) -> Iterator[str | Finished | First]:
+        """All shards, one after the other."""
+        for _, (source, *others) in self.shards():
+            yield First(source)
+            yield from others
 
     def rows(self, items: Sequence[AudioInput]) -> StoredRows:
         """The results of those files that have one, in this order."""
@@ -193,6 +232,15 @@ class ResultFolder:
                 "to continue, --restart to begin anew, or another output"
             )
         return records
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """What tells the weights of a model from all others."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read(data: IO[bytes], record: Mapping[str, Any]) -> bytes:

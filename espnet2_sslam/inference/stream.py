@@ -37,6 +37,13 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class First:
+    """Stands in a list for a source whose pieces share no batch with those before."""
+
+    source: Any
+
+
+@dataclass(frozen=True)
 class FileResult:
     """The rows of one file, or the reason why there are none.
 
@@ -78,6 +85,8 @@ class OpenFile:
     """
 
     def __init__(self, index: int, source: Any, rate: float | None, job: Job):
+        self.first = isinstance(source, First)
+        source = source.source if isinstance(source, First) else source
         self.index, self.name = index, source_name(source, index)
         self.total = 0  # samples
         self.error: str | None = None  # one line: the file cannot be used
@@ -258,6 +267,9 @@ def _gather(
     gathered = 0
     for file, pieces in reader:
         if not files or files[-1] is not file:
+            if file.first and items:
+                yield items
+                items, gathered = [], 0
             files.append(file)
         for piece in pieces:
             cost = job.backbone.cost(len(piece.samples))

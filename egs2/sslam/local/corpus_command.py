@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet2_sslam.corpus import (
+    ARRAY_HELP,
+    ArrayJob,
     Clip,
     CorpusWriter,
     Downstream,
@@ -50,6 +52,7 @@ def begin(
     text = "data folder to write [data]"
     add("--datadir", type=Path, default=Path("data"), help=text)
     add("--nj", type=int, default=1, help="processes, where they help [1]")
+    add("--cmd", help=ARRAY_HELP)
     for name, (default, text, *choices) in options.items():
         several = isinstance(default, list | tuple)
         nargs: Any = len(default) if isinstance(default, tuple) else "+"
@@ -65,6 +68,7 @@ def begin(
             help=text if optional else f"{text} [{shown}]".strip(),
         )
     args = parser.parse_args(argv)
+    args.nj = ArrayJob.or_processes(args.nj, args.cmd, args.datadir)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if expected:
         args.corpus_dir = args.corpus_dir.resolve()

@@ -17,7 +17,7 @@ import yaml
 from espnet2_sslam.config import OPERATIONAL, differences
 from espnet2_sslam.store import file_state, read_yaml, sha256
 
-HOW = re.compile(rf"{OPERATIONAL.pattern}|nj|python|verify")  # a command is run
+HOW = re.compile(rf"{OPERATIONAL.pattern}|nj|cmd|python|verify")  # a command is run
 CUT = re.compile(r"(.+)#t=[^/]+")  # a part of a file
 SHOWN = 6  # differences that a line names
 

@@ -148,9 +148,11 @@ check_machine() {
         "${conf} here; start run.sh where jobs are submitted"
 }
 
-# plan_jobs: sets how jobs are started, how many at a time and with how many threads
+# plan_jobs: sets how jobs are started, how many at a time and with how many threads,
+# and `array`: options of commands whose work on files becomes an array job
 plan_jobs() {
-    at_once="${nj}" launch_cmd="${train_cmd}"
+    at_once="${nj}" launch_cmd="${train_cmd}" array=()
+    if [ "${cmd_backend}" != local ]; then array=(--cmd "${train_cmd}"); fi
     if [ "${ngpu}" -gt 0 ]; then
         launch_cmd="${cuda_cmd}"
         # The GPUs of this machine serve one training after the other.
