@@ -149,7 +149,7 @@ PURPOSES = {
     "convert": "weights from and to the authors' files, Hugging Face and ESPnet",
     "export": "an ONNX file",
     "publish": "a folder for others with a model card, and its upload to Hugging Face",
-    "recipe": "the recipe run.sh and its configurations, in a new folder",
+    "recipe": "the recipe from data to scores, in a new folder",
 }
 EXAMPLES = {
     "embed": """

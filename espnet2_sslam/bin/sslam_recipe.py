@@ -1,7 +1,7 @@
 """Write the recipe and its configurations into a new folder, ready to run.
 
-DIR/egs2/sslam/run.sh is what a checkout has, with DIR/conf. It runs in the environment
-in which `sslam` is installed (with the extra `recipe`); no checkout is needed.
+DIR/egs2/sslam is that of a checkout, with DIR/conf; its README.md says how to begin. It
+runs in the environment in which `sslam` is installed with the extra `recipe`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
         prog="sslam recipe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: sslam recipe work && cd work/egs2/sslam && ./run.sh --help",
+        epilog="example: sslam recipe work && cd work/egs2/sslam && ls",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
     folder = parser.parse_args(cmd).folder
@@ -42,7 +42,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
         for path in place.rglob("*"):
             if path.is_file() and path.read_bytes()[:2] == b"#!":
                 path.chmod(path.stat().st_mode | 0o111)
-    print(f"written: {folder / 'egs2/sslam/run.sh'}")
+    print(f"written: {folder / 'egs2/sslam'}")
 
 
 if __name__ == "__main__":
