@@ -304,7 +304,11 @@ class SSLAMEncoder(nn.Module):
         return patches + self.positions[:, : patches.shape[1]]
 
     def shifted(
-        self, fbank: torch.Tensor, frames: torch.Tensor, time_shifts: int, num_steps: int
+        self,
+        fbank: torch.Tensor,
+        frames: torch.Tensor,
+        time_shifts: int,
+        num_steps: int,
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The log-mel that begins at frame 0, s, 2 s, ..., s = 16 / time_shifts.
 
@@ -579,7 +583,9 @@ def interleaved(passes: list[EncoderOutput]) -> EncoderOutput:
         steps = [x[:, 1:].unflatten(1, (-1, PATCHES_PER_STEP)) for x in each]
         return torch.cat([each[0][:, :1], torch.stack(steps, 2).flatten(1, 3)], 1)
 
-    layers = [merged(each) for each in zip(*(out.layers for out in passes), strict=True)]
+    layers = [
+        merged(each) for each in zip(*(out.layers for out in passes), strict=True)
+    ]
     last = layers[-1] if layers else merged([out.last for out in passes])
     return EncoderOutput(last, layers, [], None, passes[0].frames, len(passes))
 

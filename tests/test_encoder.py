@@ -141,6 +141,17 @@ def test_what_stands_for_a_clip_is_of_the_pass_without_a_shift():
     assert fine.steps.tolist() == fine.real()[:, ::8].sum(1).tolist()
 
 
+@torch.no_grad()
+def test_half_precision_works_with_shifts_as_without():
+    _, padded, lengths = batch([8_000, 60_000])
+    exact, _, _ = encoder(time_shifts=4)(padded, lengths)
+    low = encoder(time_shifts=4).bfloat16()(padded, lengths)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        auto = encoder(time_shifts=4)(padded, lengths)[0]
+    for some in (low, auto):
+        assert (some.float() - exact).norm() < 0.02 * exact.norm()
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_goes_through_all_shifted_passes(checkpointing):
     model = encoder(time_shifts=4, drop_path=0.1).train()
