@@ -13,9 +13,8 @@ import pytest
 import soundfile
 import torch
 
-from espnet2_sslam.inference.jobs import Backbone
-
 from espnet2_sslam.config import POOLINGS
+from espnet2_sslam.inference.jobs import Backbone
 from tests.inference_case import (
     classifier,
     clip_scores,
@@ -96,8 +95,8 @@ def test_finer_steps_do_not_depend_on_the_batch_on_any_device(bucketed):
     clips = [noise(0.01 * n, seed=n) for n in (7, 19, 101, 313)]
     with torch.no_grad():
         out = backbone.encode(clips, -1, 4)
-    for clip, tokens, steps in zip(clips, out.last, out.steps, strict=True):
-        grid = tokens[1 : 1 + 8 * int(steps)].unflatten(0, (-1, 8)).mean(1)
+    for clip, states, steps in zip(clips, out.last, out.steps, strict=True):
+        grid = states[1 : 1 + 8 * int(steps)].unflatten(0, (-1, 8)).mean(1)
         assert difference(grid.numpy(), forward(model, clip)) < 1e-4
 
 

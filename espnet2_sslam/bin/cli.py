@@ -474,9 +474,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
         text += "the last, or all (default: -1)"
         add("--layer", type=number_or_all, default=-1, help=text)
         text = (
-            "frames, patches, tokens: every 160 / K ms, at K times the cost; K is 1, "
+            "frames, patches, tokens: every 160 / K ms, at K times the cost; K: 1, 2, "
         )
-        add("--time_shifts", **shifts, help=f"{text}2, 4, 8 or 16 (default: 1)")
+        add("--time_shifts", **shifts, help=f"{text}4, 8 or 16 (default: 1)")
         text = "mean of the patches, CLS token; frames: every 160 ms; patches: all, as "
         text += "the authors write them; tokens: CLS and patches (default: mean)"
         choices = ("mean", "cls", "frames", "patches", "tokens")
@@ -488,7 +488,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     text = "score each time step by a window of S seconds around it (default: 1)"
     add("--window", **or_zero, help=text)
     if command == "tag":
-        text = "the same as --resolution 0.16 / K; K is 1, 2, 4, 8 or 16"
+        text = "the same as --resolution 0.16 / K; K: 1, 2, 4, 8 or 16"
         add("--time_shifts", **shifts, help=text)
         add = parser.add_argument_group("labels").add_argument
         text = f"at most K labels per row, the best first; 0: all (default: {TOP_K})"

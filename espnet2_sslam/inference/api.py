@@ -189,7 +189,7 @@ class SSLAM:
             pooling: "mean" over the patches, "cls", or "frames": a vector for each
                 160 ms / time_shifts (mean over frequency; 8 * D with the encoder's
                 freq="concat"). "patches": a vector for each patch, eight for each such
-                step, the lowest frequencies first; "tokens": the CLS token before these.
+                step, the lowest frequencies first; "tokens": the CLS token before.
             chunk, hop: See `embed_files`.
 
         Returns:
@@ -403,7 +403,7 @@ class SSLAM:
         Args:
             files: Audio of any kind, see the class; any iterable.
             resolution: Seconds of a step: 0.16, or 0.16 divided by 2 to 16; by default
-                divided by the encoder's time_shifts. Windows are encoded one by one: the
+                divided by the encoder's time_shifts. Each step has its own window: the
                 cost is window / resolution times that of the recording.
             window: Seconds of the windows, from 0.16 to a whole pass; by default 1.0.
 
