@@ -21,7 +21,12 @@ from espnet2_sslam.features import (
     unreadable,
     zero_padding,
 )
-from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
+from espnet2_sslam.units import (
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    PATCH_SIZE,
+    PATCHES_PER_STEP,
+)
 
 NORM_EPS = 1e-6
 
@@ -468,12 +473,19 @@ class SSLAMEncoder(nn.Module):
         num_steps = fbank.shape[1] // PATCH_SIZE
         shifted = self.shifted(fbank, frames, time_shifts, num_steps)
         out = interleaved([self._in_chunks(*each, **options) for each in shifted])
-        if not torch.compiler.is_compiling():  # hosts want no step beyond the longest
-            end = 1 + int(out.steps.max()) * PATCHES_PER_STEP
-            layers = [tokens[:, :end] for tokens in out.layers]
-            out = out._replace(last=out.last[:, :end], layers=layers)
-        num_patches = out.last.shape[1] - 1
-        return out._replace(valid=self.patch_mask(frames, num_patches, time_shifts))
+        # hosts want no step beyond the longest clip's
+        longest = self.config.target_frames
+        if longest is None and not self._unseen(frames):
+            longest = int(frames.max())
+        elif longest is None:  # as long as the padding allows
+            longest = xs_pad.shape[1]
+            if self.config.input_size == 1:
+                longest = (longest - FRAME_LENGTH) // FRAME_SHIFT + 1
+        num_patches = -(-longest * time_shifts // PATCH_SIZE) * PATCHES_PER_STEP
+        layers = [tokens[:, : 1 + num_patches] for tokens in out.layers]
+        valid = self.patch_mask(frames, num_patches, time_shifts)
+        last = out.last[:, : 1 + num_patches]
+        return out._replace(last=last, layers=layers, valid=valid)
 
     def _in_chunks(
         self, fbank: torch.Tensor, frames: torch.Tensor, **options: Any

@@ -473,10 +473,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
         text = "block whose output is taken: 1, 2, ..., 0: the patch embedding, -1: "
         text += "the last, or all (default: -1)"
         add("--layer", type=number_or_all, default=-1, help=text)
-        text = (
-            "frames, patches, tokens: every 160 / K ms, at K times the cost; K: 1, 2, "
-        )
-        add("--time_shifts", **shifts, help=f"{text}4, 8 or 16 (default: 1)")
+        text = "frames, patches, tokens: every 160 / K ms, at K times the cost; K: "
+        add("--time_shifts", **shifts, help=f"{text}1, 2, 4, 8 or 16 (default: 1)")
         text = "mean of the patches, CLS token; frames: every 160 ms; patches: all, as "
         text += "the authors write them; tokens: CLS and patches (default: mean)"
         choices = ("mean", "cls", "frames", "patches", "tokens")
