@@ -141,6 +141,21 @@ def test_what_stands_for_a_clip_is_of_the_pass_without_a_shift():
     assert fine.steps.tolist() == fine.real()[:, ::8].sum(1).tolist()
 
 
+@pytest.mark.parametrize("options", [{}, {"input_size": 128}, {"target_frames": 320}])
+@torch.no_grad()
+def test_lengths_that_are_not_read_give_the_same(monkeypatch, options):
+    model = encoder(time_shifts=4, **options)
+    _, batch_, lengths = batch([8_000, 33_000])
+    if "input_size" in options:
+        batch_, lengths = kaldi_fbank(batch_, lengths)
+    wanted, olens, _ = model(batch_, lengths)
+    # as in training on a GPU
+    monkeypatch.setattr(SSLAMEncoder, "_unseen", lambda self, frames: True)
+    out, same, _ = model(batch_, lengths)
+    assert same.tolist() == olens.tolist() and out.shape[1] == olens.max()
+    torch.testing.assert_close(out, wanted, rtol=0, atol=1e-5)
+
+
 @torch.no_grad()
 def test_half_precision_works_with_shifts_as_without():
     _, padded, lengths = batch([8_000, 60_000])

@@ -50,7 +50,8 @@ def counting(backend):
 
 
 @pytest.mark.parametrize(
-    "input_size, time_shifts", [(WAVEFORM, 1), (LOG_MEL, 1), (WAVEFORM, 4)]
+    "input_size, time_shifts",
+    [(WAVEFORM, 1), (LOG_MEL, 1), pytest.param(WAVEFORM, 4, marks=pytest.mark.slow)],
 )
 @torch.no_grad()
 def test_the_compiled_encoder_is_one_graph_for_all_lengths(input_size, time_shifts):
