@@ -159,7 +159,7 @@ class EncoderOutput(NamedTuple):
         layers: The first block's input and every block's output, each (B, 1+N, D);
             empty unless collected.
         ffn: Every block's feed-forward output; empty unless collected (never of clips
-            longer than one pass).
+            longer than one pass, nor of shifted passes).
         valid: True for the patches that are no padding (B, N); None: all are real.
         frames: Frames of each clip (B,); None where patches were given.
         time_shifts: Passes whose patches are interleaved, see `interleaved`.
