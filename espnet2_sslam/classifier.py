@@ -508,7 +508,7 @@ class SSLAMClassifier(CountingModule):
         """One vector per clip (B, output_size), clips of any length."""
         trained = torch.is_grad_enabled() and not self.freeze_encoder
         with torch.set_grad_enabled(trained):
-            out = self.encoder.hidden_states(speech, lengths, self.pooling.layer)
+            out = self.encoder.hidden_states(speech, lengths, self.pooling.layer, 1)
         return self.pooling(out)
 
     def _cached(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, get_args
 
-from espnet2_sslam.units import NUM_MEL_BINS, PATCH_SIZE
+from espnet2_sslam.units import NUM_MEL_BINS, PATCH_SIZE, TIME_SHIFTS
 
 # What weights fix: a model that takes weights over takes these from their source.
 SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio", "max_frames")
@@ -132,7 +132,12 @@ class EncoderConfig(_Config):
         layer: Block whose output is returned: -1 the last, 0 the patch embedding,
             or "all": ESPnet's (last, [(layer, output), ...]).
         max_layer: Number of blocks to run; all by default.
-        upsample: Repeat every time step (160 ms) so many times.
+        time_shifts: Encode the log-mel so many times (1, 2, 4, 8 or 16), each time from
+            16 / time_shifts frames further on, and interleave the outputs: steps of
+            160 / time_shifts ms that differ, at so many times the cost. What stands for
+            a whole clip (CLS token, pooled vectors, labels) is of the first pass.
+        upsample: Repeat every time step so many times: copies, which know nothing finer
+            about the sound (`time_shifts` does).
         freeze: No gradient, and evaluation mode always.
 
     Raises:
@@ -155,6 +160,7 @@ class EncoderConfig(_Config):
     cls_token: bool = False
     layer: int | str = -1
     max_layer: int | None = None
+    time_shifts: int = 1
     upsample: int = 1
     freeze: bool = False
 
@@ -170,6 +176,7 @@ class EncoderConfig(_Config):
         check_choice(kinds, self.input_size, (1, NUM_MEL_BINS))
         check_choice("resampler", self.resampler, RESAMPLERS)
         check_choice("freq", self.freq, ("mean", "concat", "flatten"))
+        check_choice("time_shifts", self.time_shifts, TIME_SHIFTS)
         check_choice("layer", self.layer, ("all", *range(-1, self.depth + 1)))
         check_choice("max_layer", self.max_layer, (None, *range(1, self.depth + 1)))
         for name in ("max_frames", "target_frames"):

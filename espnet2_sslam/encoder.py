@@ -3,7 +3,7 @@
 Shapes: B clips, T frames, S time patches, N = 8 * S patches, L tokens, D channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,12 @@ from espnet2_sslam.features import (
     unreadable,
     zero_padding,
 )
-from espnet2_sslam.units import PATCH_SIZE, PATCHES_PER_STEP
+from espnet2_sslam.units import (
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    PATCH_SIZE,
+    PATCHES_PER_STEP,
+)
 
 NORM_EPS = 1e-6
 
@@ -154,9 +159,10 @@ class EncoderOutput(NamedTuple):
         layers: The first block's input and every block's output, each (B, 1+N, D);
             empty unless collected.
         ffn: Every block's feed-forward output; empty unless collected (never of clips
-            longer than one pass).
+            longer than one pass, nor of shifted passes).
         valid: True for the patches that are no padding (B, N); None: all are real.
         frames: Frames of each clip (B,); None where patches were given.
+        time_shifts: Passes whose patches are interleaved, see `interleaved`.
     """
 
     last: torch.Tensor
@@ -164,12 +170,13 @@ class EncoderOutput(NamedTuple):
     ffn: list[torch.Tensor]
     valid: torch.Tensor | None = None
     frames: torch.Tensor | None = None
+    time_shifts: int = 1
 
     @property
     def steps(self) -> torch.Tensor:
         """Time patches of each clip (B,), the last one padded."""
         assert self.frames is not None
-        return num_patch_steps(self.frames)
+        return num_patch_steps(self.frames, self.time_shifts)
 
     def real(self) -> torch.Tensor:
         """`valid`, written out where it is None."""
@@ -301,7 +308,37 @@ class SSLAMEncoder(nn.Module):
         patches = self.patch_embed(fbank.to(self.cls_token.dtype))
         return patches + self.positions[:, : patches.shape[1]]
 
-    def patch_mask(self, frames: torch.Tensor, num_patches: int) -> torch.Tensor | None:
+    def shifted(
+        self,
+        fbank: torch.Tensor,
+        frames: torch.Tensor,
+        time_shifts: int,
+        num_steps: int,
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The log-mel that begins at frame 0, s, 2 s, ..., s = 16 / time_shifts.
+
+        Args:
+            fbank: Normalised log-mel (B, T, 128), T whole patches.
+            frames: Frames of each clip (B,).
+            time_shifts: How many of them.
+            num_steps: Time patches of each, as many as T has or one less.
+
+        Returns:
+            For each (B, 16 * num_steps, 128) and the frames of each clip in it (B,), 0
+            where it has ended before.
+        """
+        hop, length = PATCH_SIZE // time_shifts, num_steps * PATCH_SIZE
+        if fbank.shape[1] < length + PATCH_SIZE - hop:
+            padding = torch.zeros_like(fbank[:, :PATCH_SIZE])
+            fbank = torch.cat([fbank, self.log_mel.normalize(padding)], 1)
+        return [
+            (fbank[:, start : start + length], (frames - start).clamp(0, length))
+            for start in range(0, PATCH_SIZE, hop)
+        ]
+
+    def patch_mask(
+        self, frames: torch.Tensor, num_patches: int, time_shifts: int = 1
+    ) -> torch.Tensor | None:
         """True for real patches (B, N), False for padding; None if all are real.
 
         With `target_frames` all are. (Else never None in training on a GPU, and for
@@ -310,10 +347,10 @@ class SSLAMEncoder(nn.Module):
         if self.config.target_frames is not None:
             return None
         if not self._unseen(frames):
-            least = int(num_patch_steps(frames).min())
+            least = int(num_patch_steps(frames, time_shifts).min())
             if least * PATCHES_PER_STEP >= num_patches:
                 return None
-        return real_patches(frames, num_patches)
+        return real_patches(frames, num_patches, time_shifts)
 
     def _unseen(self, frames: torch.Tensor) -> bool:
         """Whether no value may be read: while tracing; in training on a GPU."""
@@ -414,6 +451,7 @@ class SSLAMEncoder(nn.Module):
         xs_pad: torch.Tensor,
         ilens: torch.Tensor,
         layer: int | str = -1,
+        time_shifts: int | None = None,
     ) -> EncoderOutput:
         """Tokens of audio, in chunks where a clip is longer than `max_frames`.
 
@@ -421,27 +459,55 @@ class SSLAMEncoder(nn.Module):
             xs_pad, ilens: As for `forward`.
             layer: Block that `last` is the output of: -1 the last, 0 the patch
                 embedding; "all" collects `layers` besides.
+            time_shifts: As in the configuration, whose value is the default. The passes
+                are run one after the other.
         """
         everything, num_blocks = layer == "all", self.config.num_blocks
         if layer not in (-1, "all"):
             num_blocks = min(int(layer), num_blocks)
         options = {"num_blocks": num_blocks, "collect": everything}
         fbank, frames = self.fbank(xs_pad, ilens)
+        time_shifts = time_shifts or self.config.time_shifts
+        if time_shifts == 1:
+            return self._in_chunks(fbank, frames, **options)
+        num_steps = fbank.shape[1] // PATCH_SIZE
+        shifted = self.shifted(fbank, frames, time_shifts, num_steps)
+        out = interleaved([self._in_chunks(*each, **options) for each in shifted])
+        # hosts want no step beyond the longest clip's
+        longest = self.config.target_frames
+        if longest is None and not self._unseen(frames):
+            longest = int(frames.max())
+        elif longest is None:  # as long as the padding allows
+            longest = xs_pad.shape[1]
+            if self.config.input_size == 1:
+                longest = (longest - FRAME_LENGTH) // FRAME_SHIFT + 1
+        num_patches = -(-longest * time_shifts // PATCH_SIZE) * PATCHES_PER_STEP
+        layers = [tokens[:, : 1 + num_patches] for tokens in out.layers]
+        valid = self.patch_mask(frames, num_patches, time_shifts)
+        last = out.last[:, : 1 + num_patches]
+        return out._replace(last=last, layers=layers, valid=valid)
+
+    def _in_chunks(
+        self, fbank: torch.Tensor, frames: torch.Tensor, **options: Any
+    ) -> EncoderOutput:
+        """`encode_fbank` of clips of any length."""
         max_frames = self.config.max_frames
         if fbank.shape[1] <= max_frames:
             return self.encode_fbank(fbank, frames, **options)
         chunks = []
         for start in range(0, fbank.shape[1], max_frames):
             rows = (frames > start).nonzero()[:, 0]
+            if not len(rows):  # all end before, shifted: the padding of one
+                rows = rows.new_zeros(1)
             part = fbank[:, start : start + max_frames]
-            length = (frames - start).clamp(max=max_frames)
+            length = (frames - start).clamp(0, max_frames)
             if len(rows) < len(fbank):
                 part, length = part[rows], length[rows]
             out = self.encode_fbank(part, length, **options)
             chunks.append((rows, length, out.layers or [out.last]))
         layers = _join_chunks(chunks, len(fbank))
         valid = self.patch_mask(frames, layers[-1].shape[1] - 1)
-        collected = layers if everything else []
+        collected = layers if options["collect"] else []
         return EncoderOutput(layers[-1], collected, [], valid, frames)
 
     def forward(
@@ -471,7 +537,7 @@ class SSLAMEncoder(nn.Module):
         result = self.hidden_states(xs_pad, ilens, layer)
         assert result.frames is not None
         # not result.steps: torch 2.8 cannot trace a property of a named tuple
-        steps = num_patch_steps(result.frames)
+        steps = num_patch_steps(result.frames, self.config.time_shifts)
         if layer != "all":
             return *self.shaped(result.last, steps), None
         layers = result.layers[: 1 + (max_layer or self.config.num_blocks)]
@@ -509,10 +575,31 @@ class SSLAMEncoder(nn.Module):
         return zero_padding(out, olens), olens
 
 
-def real_patches(frames: torch.Tensor, num_patches: int) -> torch.Tensor:
+def real_patches(
+    frames: torch.Tensor, num_patches: int, time_shifts: int = 1
+) -> torch.Tensor:
     """True for the patches (B, N) that a clip's frames (B,) reach into."""
     index = torch.arange(num_patches, device=frames.device)
-    return index < num_patch_steps(frames)[:, None] * PATCHES_PER_STEP
+    steps = num_patch_steps(frames, time_shifts)
+    return index < steps[:, None] * PATCHES_PER_STEP
+
+
+def interleaved(passes: list[EncoderOutput]) -> EncoderOutput:
+    """One output of those of the shifted log-mel, see `SSLAMEncoder.shifted`.
+
+    Time patch j begins at frame j * 16 / len(passes). The CLS token and the frames are
+    the first pass's; `ffn` is empty, `valid` None.
+    """
+
+    def merged(each: Sequence[torch.Tensor]) -> torch.Tensor:
+        steps = [x[:, 1:].unflatten(1, (-1, PATCHES_PER_STEP)) for x in each]
+        return torch.cat([each[0][:, :1], torch.stack(steps, 2).flatten(1, 3)], 1)
+
+    layers = [
+        merged(each) for each in zip(*(out.layers for out in passes), strict=True)
+    ]
+    last = layers[-1] if layers else merged([out.last for out in passes])
+    return EncoderOutput(last, layers, [], None, passes[0].frames, len(passes))
 
 
 def _join_chunks(chunks: list[tuple], batch: int) -> list[torch.Tensor]:
@@ -530,6 +617,7 @@ def _join_chunks(chunks: list[tuple], batch: int) -> list[torch.Tensor]:
     weight = torch.zeros(batch, 1, 1, device=chunks[0][1].device)
     for rows, length, _ in chunks:
         weight[rows] += length[:, None, None]
+    weight.clamp_(min=1)  # of no frames at all
     for layer in range(len(chunks[0][2])):
         cls = torch.zeros((), device=weight.device)
         parts = []

@@ -35,9 +35,12 @@ def num_frames(num_samples: torch.Tensor) -> torch.Tensor:
     return torch.clamp((num_samples - FRAME_LENGTH) // FRAME_SHIFT + 1, min=0)
 
 
-def num_patch_steps(num_frames: torch.Tensor) -> torch.Tensor:
-    """Number of time patches that cover `num_frames` frames (the last one padded)."""
-    return (num_frames + PATCH_SIZE - 1) // PATCH_SIZE
+def num_patch_steps(num_frames: torch.Tensor, time_shifts: int = 1) -> torch.Tensor:
+    """Number of time patches that cover `num_frames` frames (the last one padded).
+
+    With `time_shifts` of those that begin in them, every 16 / time_shifts frames.
+    """
+    return (num_frames * time_shifts + PATCH_SIZE - 1) // PATCH_SIZE
 
 
 def checked_waves(

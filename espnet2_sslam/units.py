@@ -13,6 +13,7 @@ NUM_MEL_BINS = 128
 LOWEST_FREQUENCY = 20.0  # Hz
 PRE_EMPHASIS = 0.97
 PATCH_SIZE = 16  # frames and mel bins
+TIME_SHIFTS = (1, 2, 4, 8, 16)  # passes whose patches begin between one another's
 MIN_FRAMES = 48  # 3 time patches: the least in which a mixture has a mixed one
 PATCHES_PER_STEP = NUM_MEL_BINS // PATCH_SIZE  # frequency patches of one time patch
 AUDIOSET_MEAN = -4.268  # log-mel, over AudioSet (EAT and SSLAM)

@@ -98,6 +98,17 @@ def test_the_options_reach_the_model_and_the_record(clips, capsys):
     assert len(record["weights_sha256"]) == 64
 
 
+def test_finer_time_is_asked_of_the_model_and_recorded(clips, capsys):
+    options = ("clips", "-o", "o.npz", "--time_shifts", "4")
+    assert _embed(capsys, *options, "--pooling", "frames")[0] == 0
+    assert FakeSSLAM.asked[-1][1]["time_shifts"] == 4
+    assert json.loads(str(np.load("o.npz")["info"]))["time_shifts"] == 4
+    assert _tag(capsys, *options, "--frames", "--restart")[0] == 0
+    by_shifts = np.load("o.npz")
+    assert _tag(capsys, *options[:3], "--frames", "--resolution", "0.04")[0] == 0
+    assert np.array_equal(by_shifts["starts"], np.load("o.npz")["starts"])
+
+
 def test_a_precision_that_was_chosen_is_said_and_recorded(clips, capsys):
     for options, precision in (("", "float32"), ("--compile", "bfloat16")):
         status, _, err = _embed(capsys, "clips", "-o", "o.npz", *options.split())
@@ -360,6 +371,10 @@ def test_a_model_without_a_classifier_draws_the_spectrogram(clips, capsys):
         ("embed model clips -o out.csv --chunk 0", "invalid positive_seconds value"),
         ("embed model clips -o out.csv --layer last", "invalid number_or_all value"),
         ("embed model clips", "-o/--output"),
+        ("embed model clips -o out.csv --time_shifts 4", "needs --pooling frames"),
+        ("embed model clips -o out.csv --time_shifts 3", "invalid choice: 3"),
+        ("tag model clips --time_shifts 4", "need --frames or --events"),
+        ("tag model clips --events --time_shifts 4 --resolution 0.04", "give one"),
         ("embed model -o out.csv", "no audio given"),
         (
             "embed clip.wav -o out.csv",

@@ -30,6 +30,7 @@ def test_an_unknown_key_is_named_with_its_section_and_the_right_ones():
         ({"embed_dim": 18}, "embed_dim 18 is not a multiple of 4"),
         ({"depth": 0}, "depth must be above 0"),
         ({"upsample": 0}, "upsample must be above 0"),
+        ({"time_shifts": 3}, "time_shifts must be one of 1, 2, 4, 8, 16, got 3"),
         ({"drop_path": 1.0}, "drop_path < 1"),
     ],
 )

@@ -30,6 +30,8 @@ def batch(sizes=SIZES):
         dict(freq="flatten"),
         dict(upsample=8, cls_token=True),
         dict(layer=0),
+        dict(time_shifts=4, cls_token=True),
+        dict(time_shifts=16, upsample=2, freq="flatten"),
     ],
 )
 @torch.no_grad()
@@ -62,7 +64,8 @@ def test_a_user_of_espnet_gives_the_input_size_first_and_may_leave_lengths_out()
 @pytest.mark.parametrize("samples", [400, 2_799, 2_800, 2_960, 160_000])
 @torch.no_grad()
 def test_output_lengths_are_exact(samples):
-    steps = -(-(1 + (samples - 400) // 160) // 16)
+    frames = 1 + (samples - 400) // 160
+    steps = -(-frames // 16)
     lengths = torch.tensor([samples])
     wave = torch.randn(1, samples)
     for options, wanted in (
@@ -70,6 +73,9 @@ def test_output_lengths_are_exact(samples):
         (dict(freq="flatten"), 8 * steps),
         (dict(upsample=4), 4 * steps),
         (dict(cls_token=True), steps + 1),
+        (dict(time_shifts=4), -(-frames // 4)),
+        (dict(time_shifts=2, upsample=3, freq="flatten"), 24 * -(-frames // 8)),
+        (dict(time_shifts=4, target_frames=320), 80),
     ):
         out, olens, _ = encoder(**options)(wave, lengths)
         assert olens.tolist() == [wanted] and out.shape[1] == wanted
@@ -85,6 +91,94 @@ def test_log_mel_input_gives_the_same_as_waveforms():
     same, same_lens, _ = other(fbank, frames)
     assert torch.equal(olens, same_lens)
     torch.testing.assert_close(out, same)
+
+
+@pytest.mark.parametrize("time_shifts", [2, 4, 8, 16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(freq="concat", upsample=2),
+        dict(freq="flatten", layer="all"),
+        dict(target_frames=160),
+    ],
+)
+@torch.no_grad()
+def test_a_step_is_that_of_the_log_mel_that_begins_there(time_shifts, options):
+    hop = 16 // time_shifts
+    fine = encoder(input_size=128, time_shifts=time_shifts, **options)
+    whole = encoder(input_size=128, **options)
+    for num_frames in (1, hop + 1, 17, 160, 333, 700):  # the last two in chunks of 320
+        fbank = torch.randn(1, num_frames, 128) * 4 - 4
+        out, olens, _ = fine(fbank, torch.tensor([num_frames]))
+        outs = [out] if torch.is_tensor(out) else [layer for _, layer in out[1]]
+        if "target_frames" in options:
+            fbank = fbank[:, :160]
+        frames = options.get("target_frames", num_frames)
+        per_step = outs[0].shape[1] // -(-frames // hop)
+        assert olens.tolist() == [outs[0].shape[1]] == [per_step * -(-frames // hop)]
+        for shift in range(min(time_shifts, fbank.shape[1])):
+            begun = fbank[:, shift * hop :]
+            if not begun.shape[1]:
+                continue
+            length = torch.tensor([begun.shape[1]])
+            alone, _, _ = whole(begun, length)
+            alones = [alone] if torch.is_tensor(alone) else [x for _, x in alone[1]]
+            for some, wanted in zip(outs, alones, strict=True):
+                steps = some.unflatten(1, (-1, per_step))[:, shift::time_shifts]
+                steps = steps.flatten(1, 2)
+                assert steps.shape == wanted.shape
+                torch.testing.assert_close(steps, wanted, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_stands_for_a_clip_is_of_the_pass_without_a_shift():
+    _, padded, lengths = batch([8_000, 60_000])
+    fine = encoder(time_shifts=4).hidden_states(padded, lengths, "all")
+    whole = encoder().hidden_states(padded, lengths, "all")
+    for some, wanted in zip(fine.layers, whole.layers, strict=True):
+        assert torch.equal(some[:, 0], wanted[:, 0])
+    assert fine.steps.tolist() == fine.real()[:, ::8].sum(1).tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"input_size": 128}, {"target_frames": 320}])
+@torch.no_grad()
+def test_lengths_that_are_not_read_give_the_same(monkeypatch, options):
+    model = encoder(time_shifts=4, **options)
+    _, batch_, lengths = batch([8_000, 33_000])
+    if "input_size" in options:
+        batch_, lengths = kaldi_fbank(batch_, lengths)
+    wanted, olens, _ = model(batch_, lengths)
+    # as in training on a GPU
+    monkeypatch.setattr(SSLAMEncoder, "_unseen", lambda self, frames: True)
+    out, same, _ = model(batch_, lengths)
+    assert same.tolist() == olens.tolist() and out.shape[1] == olens.max()
+    torch.testing.assert_close(out, wanted, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_half_precision_works_with_shifts_as_without():
+    _, padded, lengths = batch([8_000, 60_000])
+    exact, _, _ = encoder(time_shifts=4)(padded, lengths)
+    low = encoder(time_shifts=4).bfloat16()(padded, lengths)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        auto = encoder(time_shifts=4)(padded, lengths)[0]
+    for some in (low, auto):
+        assert (some.float() - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_goes_through_all_shifted_passes(checkpointing):
+    model = encoder(time_shifts=4, drop_path=0.1).train()
+    model.checkpointing = checkpointing
+    _, padded, lengths = batch([400, 8_000, 60_000])
+    out, _, _ = model(padded, lengths)
+    for step in range(4):  # each pass by itself
+        model.zero_grad()
+        out[1, step].sum().backward(retain_graph=True)
+        for name, weight in model.named_parameters():
+            assert weight.grad is not None and weight.grad.isfinite().all(), name
+        assert model.patch_embed.proj.weight.grad.any()
 
 
 @torch.no_grad()

@@ -196,14 +196,15 @@ def test_specaugment_masks_the_log_mel_in_training_only():
         PretrainedEncoder(specaug_conf={"num_masks": 2}, **TINY)
 
 
-@pytest.mark.parametrize("upsample", [1, 8, 16])
+@pytest.mark.parametrize("upsample, time_shifts", [(1, 1), (8, 1), (16, 1), (2, 4)])
 @pytest.mark.parametrize("rule", ["center", "ceil"])
-def test_outputs_are_as_long_as_the_labels_of_a_host(rule, upsample):
-    hop = 2560 // upsample
+def test_outputs_are_as_long_as_the_labels_of_a_host(rule, upsample, time_shifts):
+    hop = 2560 // upsample // time_shifts
     samples = torch.arange(16_000, 26_240, 97)
     labels = LabelAggregate(win_length=hop, hop_length=hop)
-    options = {"upsample": upsample, "output_length": rule, **TINY}
-    whole = PretrainedEncoder(upsample=upsample, **TINY).eval()
+    steps = {"upsample": upsample, "time_shifts": time_shifts}
+    options = {**steps, "output_length": rule, **TINY}
+    whole = PretrainedEncoder(**steps, **TINY).eval()
     for module in PretrainedEncoder(**options), SSLAMFrontend(layer=1, **options):
         module.eval()
         for count in samples[:: 1 if module.output_size() == 48 else 20]:
@@ -226,7 +227,8 @@ def test_outputs_are_as_long_as_the_labels_of_a_host(rule, upsample):
 
 
 def test_an_output_length_without_meaning_is_refused():
-    for wrong in {"freq": "flatten"}, {"cls_token": True}, {"upsample": 3}:
+    steps = {"upsample": 64, "time_shifts": 16}  # 2560 / 1024 is no whole number
+    for wrong in {"freq": "flatten"}, {"cls_token": True}, {"upsample": 3}, steps:
         with pytest.raises(ValueError, match="output_length ceil needs waveforms"):
             PretrainedEncoder(output_length="ceil", **wrong, **TINY)
     with pytest.raises(ValueError, match="output_length must be one of"):
@@ -316,7 +318,7 @@ def test_ctc_with_more_labels_than_frames_is_an_error_at_the_first_batch():
         ctc_step(build()[0], [6, 6, 30], [7, 12, 9])
     assert str(error.value).startswith(
         "CTC cannot learn: 2 of the first 3 utterances have more labels than encoder "
-        "frames (one: 12 labels, 6 frames): raise upsample"
+        "frames (one: 12 labels, 6 frames): raise time_shifts or upsample"
     )
 
 

@@ -49,10 +49,14 @@ def counting(backend):
     return CompileCounterWithBackend(backend)
 
 
-@pytest.mark.parametrize("input_size", [WAVEFORM, LOG_MEL])
+@pytest.mark.parametrize(
+    "input_size, time_shifts",
+    [(WAVEFORM, 1), (LOG_MEL, 1), pytest.param(WAVEFORM, 4, marks=pytest.mark.slow)],
+)
 @torch.no_grad()
-def test_the_compiled_encoder_is_one_graph_for_all_lengths(input_size):
-    encoder = SSLAMEncoder(input_size=input_size, **SMALL, cls_token=True).eval()
+def test_the_compiled_encoder_is_one_graph_for_all_lengths(input_size, time_shifts):
+    options = {"input_size": input_size, "time_shifts": time_shifts}
+    encoder = SSLAMEncoder(**options, **SMALL, cls_token=True).eval()
     backend = counting("eager")
     compiled = torch.compile(encoder, fullgraph=True, dynamic=True, backend=backend)
     assert_equal_outputs(compiled, encoder, FRAMES, input_size)

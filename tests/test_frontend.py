@@ -56,6 +56,21 @@ def test_features_have_the_size_and_the_lengths_that_are_promised(
     assert torch.equal(steps, steps[:, :, :1].expand_as(steps))
 
 
+def test_shifted_features_are_those_of_the_encoder_and_can_be_trained():
+    frontend = SSLAMFrontend(**TINY, freeze=False, freq="mean", time_shifts=4)
+    batch = waves(16_000, 2_960, 400)
+    features, lengths = frontend(*batch)
+    # 98, 17 and 1 frames of 10 ms: a step begins every 4
+    assert lengths.tolist() == [25, 5, 1] and features.shape[1] == 25
+    states = frontend.encoder(batch[0], batch[1])[0]
+    frontend.layer = 0
+    frontend.encoder.config = frontend.encoder.config.replace(layer=0)
+    assert torch.equal(frontend(*batch)[0], frontend.encoder(*batch)[0])
+    assert states.shape == features.shape
+    features.sum().backward()
+    assert all(w.grad is not None for w in frontend.encoder.blocks.parameters())
+
+
 def test_features_start_as_the_mean_of_all_layers_patch_embedding_included():
     frontend = SSLAMFrontend(**TINY, freq="mean")
     batch = waves(8_000)

@@ -131,6 +131,27 @@ def test_the_encoder_gives_the_same_tokens(folder):
         assert torch.equal(found[out.token_mask], wanted[out.token_mask])
 
 
+def test_the_configuration_carries_finer_time(folder, tagger, tmp_path):
+    batch, lengths = _batch(_clips(9_000, 16_000))
+    mask = torch.arange(batch.shape[1]) < lengths[:, None]
+    config = AutoConfig.from_pretrained(folder)
+    config.encoder["time_shifts"] = 4
+    model = AutoModel.from_pretrained(folder, config=config)
+    model.save_pretrained(tmp_path / "fine")
+    options = {"freq": "flatten", "cls_token": True, "time_shifts": 4}
+    with torch.no_grad():
+        wanted, steps, _ = _encoder(**options)(batch, lengths)
+        for fine in (model, AutoModel.from_pretrained(tmp_path / "fine")):
+            out = fine(batch, mask)
+            assert torch.equal(out.last_hidden_state, wanted)
+            assert torch.equal(out.token_mask.sum(1), steps)
+        logits = AutoClassifier.from_pretrained(tagger)(batch, mask).logits
+        config = AutoConfig.from_pretrained(tagger)
+        config.encoder["time_shifts"] = 4
+        fine = AutoClassifier.from_pretrained(tagger, config=config)
+        assert torch.equal(fine(batch, mask).logits, logits)  # one pass is enough
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_the_classifier_gives_the_same_logits_whatever_the_padding(tmp_path, head):
     classifier = _classifier(**head)

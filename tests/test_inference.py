@@ -395,6 +395,10 @@ def test_a_saved_model_gives_the_same_when_it_is_loaded(tmp_path, clips):
     assert loaded.tag(clips, **given) == model.tag(clips, **given)
     wide = SSLAM.from_pretrained(folder, device="cpu", freq="concat")
     assert wide.embed(clips[2], pooling="frames", **given).shape == (19, 192)
+    fine = SSLAM.from_pretrained(folder, device="cpu", time_shifts=4)
+    again = SSLAM.from_pretrained(fine.save_pretrained(tmp_path / "a"), device="cpu")
+    steps = [len(m.embed(clips[2], pooling="frames", **given)) for m in (fine, again)]
+    assert steps == [75, 19]  # of the use, not of the weights
     with pytest.raises(ValueError, match=r"not available|CUDA devices"):
         SSLAM.from_pretrained("nobody/nothing", device="cuda:99")
 

@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from espnet2_sslam.config import POOLINGS
+from espnet2_sslam.inference.jobs import Backbone
 from tests.inference_case import (
     classifier,
     clip_scores,
@@ -36,6 +38,7 @@ LONG = [
     3 * PASS + 240,
     3 * PASS + 9_000,
 ]
+BORDERS = [PASS + 240 + 160 * frames + more for frames in (1, 12) for more in (-1, 0)]
 
 
 def readers():
@@ -52,6 +55,49 @@ def test_recordings_equal_what_the_encoder_makes_of_them_in_chunks(samples):
     for pooling, values in expected.items():
         embedded = model.embed(clip, rate=RATE, pooling=pooling)
         assert difference(embedded, values) < 1e-4
+
+
+@pytest.mark.parametrize("samples", [*LONG, *BORDERS])
+def test_finer_steps_of_recordings_are_the_encoders(samples):
+    clip = noise(samples / RATE)
+    model = sslam(encoder(max_frames=320, time_shifts=4))
+    others = [(noise(1.0), RATE), (noise(0.3), RATE)]
+    result, *_ = model.embed_files([(clip, RATE), *others], pooling="frames")
+    frames = (samples - 400) // 160 + 1
+    assert result.starts == pytest.approx(np.arange(-(-frames // 4)) * 0.04)
+    assert result.ends == pytest.approx([*result.starts[1:], samples / RATE])
+    assert difference(result.values, forward(model.encoder, clip)) < 1e-4
+    whole = sslam(encoder(max_frames=320))
+    for pooling in ("mean", "cls"):  # of a clip: those of the first pass
+        one, other = (m.embed(clip, rate=RATE, pooling=pooling) for m in (model, whole))
+        assert np.array_equal(one, other)
+    [tokens] = model.embed([(clip, RATE)], pooling="tokens")
+    assert len(tokens) == 1 + 8 * len(result.values)
+
+
+def test_finer_steps_of_windows_begin_with_each_window():
+    clip, model = noise(2.5), sslam(encoder(time_shifts=2))
+    [result] = model.embed_files([(clip, RATE)], pooling="frames", chunk=1.0)
+    wanted = [forward(model.encoder, clip[a : a + RATE]) for a in (0, RATE, 2 * RATE)]
+    assert difference(result.values, np.concatenate(wanted)) < 1e-4
+    assert result.starts[13:15] == pytest.approx([1.0, 1.08])
+    fixed = sslam(encoder(target_frames=320, time_shifts=2))
+    short = noise(1.0)
+    [result] = fixed.embed_files([(short, RATE)], pooling="frames")
+    assert result.starts == pytest.approx(np.arange(13) * 0.08)
+    assert difference(result.values, forward(fixed.encoder, short)[:13]) < 1e-4
+
+
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_finer_steps_do_not_depend_on_the_batch_on_any_device(bucketed):
+    model = encoder(time_shifts=4)
+    backbone = Backbone(model, torch.device("cpu"), "float32", bucketed=bucketed)
+    clips = [noise(0.01 * n, seed=n) for n in (7, 19, 101, 313)]
+    with torch.no_grad():
+        out = backbone.encode(clips, -1, 4)
+    for clip, states, steps in zip(clips, out.last, out.steps, strict=True):
+        grid = states[1 : 1 + 8 * int(steps)].unflatten(0, (-1, 8)).mean(1)
+        assert difference(grid.numpy(), forward(model, clip)) < 1e-4
 
 
 @pytest.mark.parametrize("weighted_layers", [False, True])
@@ -148,6 +194,11 @@ def test_time_steps_are_scored_by_windows_around_them(
     clip = noise(seconds)
     options = {"resolution": resolution, "window": window}
     [result] = sslam(model).tag_frames([(clip, RATE)], **options)
+    shifts = round(0.16 / resolution)  # the other way to ask for it
+    fine = sslam(classifier(pooling, time_shifts=shifts))
+    [same] = fine.tag_frames([(clip, RATE)], window=window)
+    assert np.array_equal(same.values, result.values)
+    assert np.array_equal(same.starts, result.starts)
     frames = (len(clip) - 400) // 160 + 1
     assert len(result.values) == -(-frames // round(resolution * 100))
     assert result.starts == pytest.approx(np.arange(len(result.values)) * resolution)

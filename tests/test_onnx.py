@@ -163,6 +163,12 @@ def test_every_model_can_be_exported(tmp_path, make, options, pooling, opset):
     assert onnx.load(path).opset_import[0].version == opset
 
 
+def test_finer_time_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="steps of 160 ms: leave time_shifts out"):
+        export.export_onnx(encoder(time_shifts=4), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_float16_file_is_smaller_and_says_how_exact_it_is(tmp_path, encoder_file):
     model = encoder()
     exported = export.export_onnx(model, tmp_path / "a.onnx", dtype="float16")

@@ -53,6 +53,10 @@ def folder(tmp_path_factory):
         ({"upsample": 8}, 256, 320),
         ({"freq": "flatten"}, 32, 320),
         ({"target_frames": 48}, 256, 2560),
+        ({"time_shifts": 8}, 256, 320),
+        ({"time_shifts": 4, "upsample": 2, "freq": "mean"}, 32, 320),
+        ({"time_shifts": 2, "freq": "flatten"}, 32, 160),
+        ({"time_shifts": 4, "target_frames": 48}, 256, 640),
     ],
     ids=str,
 )
@@ -92,6 +96,12 @@ def test_options_are_views_of_the_encoders_hidden_states(folder):
     assert torch.equal(states(sslam(folder, layers=[0, -1]), 16000), every[[0, 2]])
     mean = states(sslam_mean(folder), 16000)
     assert torch.allclose(every.unflatten(-1, (8, 32)).mean(-2), mean, atol=1e-6)
+    fine = states(sslam(folder, time_shifts=4), 16000)
+    assert torch.allclose(fine[:, :, ::4], every, atol=1e-6)
+    with torch.no_grad():
+        out = encoder.hidden_states(speech, torch.tensor([16000]), "all", 4)
+        want = torch.stack([encoder.shaped(x, out.steps)[0] for x in out.layers])
+    assert torch.equal(fine, want)
     often = states(sslam(folder, upsample=8), 16000)
     assert torch.equal(often, every.repeat_interleave(8, 2)[:, :, :50])
 
@@ -104,6 +114,14 @@ def test_windows_are_padded_as_in_pretraining(folder):
         out = padded.hidden_states(speech, torch.tensor([speech.shape[1]]))
         want, _ = padded.shaped(out.last, out.steps)
     assert torch.allclose(windowed[-1, :, :4], want[:, :4])
+    shifted = states(sslam(folder, target_frames=64, time_shifts=2), speech.shape[1])
+    assert torch.allclose(shifted[-1, :, :8:2], want[:, :4], atol=1e-6)
+    fbank, frames = small_encoder().fbank(speech, torch.tensor([speech.shape[1]]))
+    view, _ = padded.shifted(fbank, frames, 2, 7)[1]  # from 80 ms on
+    with torch.no_grad():
+        out = padded.encode(padded.embed(view[:, :64]), frames=torch.tensor([64]))
+        want, _ = padded.shaped(out.last, out.steps)
+    assert torch.allclose(shifted[-1, :, 1:8:2], want, atol=1e-6)
 
 
 def test_random_weights_depend_on_the_seed_only():
@@ -133,6 +151,7 @@ def test_options_come_from_a_file_and_keywords_win(tmp_path):
         ({**TINY, "frequency": "mean"}, "no option frequency; it has cache_dir, "),
         ({**TINY, "upsample": 3}, "upsample must divide 2560, got 3"),
         ({**TINY, "upsample": 8, "freq": "flatten"}, "not for flatten"),
+        ({**TINY, "time_shifts": 3}, "time_shifts must be one of 1, 2, 4, 8, 16"),
         ({**TINY, "layers": [3]}, r"layers must be numbers in 0..2, got \[3\]"),
         ({**TINY, "target_frames": 100}, "positive multiple of 16, got 100"),
         ({**TINY, "model_config": "nowhere.yaml"}, "nowhere.yaml is not a file"),

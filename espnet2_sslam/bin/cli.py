@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from espnet2_sslam import __version__, store
+from espnet2_sslam.units import TIME_SHIFTS
 
 if TYPE_CHECKING:
     from espnet2_sslam.inference import (
@@ -260,6 +261,8 @@ def embed(args: argparse.Namespace) -> None:
     from espnet2_sslam.inference import collect_files, write_embeddings
 
     format = _output_format(args, "embed")
+    if args.time_shifts > 1 and args.pooling in ("mean", "cls"):
+        raise ValueError("--time_shifts needs --pooling frames, patches or tokens")
     series = args.chunk is not None or args.pooling not in ("mean", "cls")
     if format == "ark" and series and args.layer == "all":
         raise ValueError("ark holds no arrays (time, layer, value): choose one --layer")
@@ -302,7 +305,8 @@ def tag(args: argparse.Namespace) -> None:
     compute, options = model.tag_files, _chosen(args, "chunk", "hop")
     if args.frames or args.events:
         compute = model.tag_frames
-        options = {"resolution": args.resolution or 0.16, "window": args.window}
+        resolution = args.resolution or 0.16 / args.time_shifts
+        options = {"resolution": resolution, "window": args.window}
     filters: dict[str, Any] = _chosen(args, "min_duration", "merge_gap")
     filters |= {"threshold": threshold, "classes": classes}
     filters["median"] = _numbers("--median", args.median, 0.0)
@@ -421,6 +425,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     add("--target_frames", type=int, metavar="N", help=text)
 
     if command == "plot":
+        parser.set_defaults(time_shifts=1)
         parser.add_argument("file", metavar="FILE", help="audio file of any length")
         add = parser.add_argument_group("picture").add_argument
         text = "file to write: .png, .svg (text stays text) or .pdf"
@@ -463,10 +468,13 @@ def _parser(command: str) -> argparse.ArgumentParser:
     text = "a row per window of S seconds instead of one per file"
     add("--chunk", **length, help=text)
     add("--hop", **length, help="from one window to the next (default: --chunk)")
+    shifts = {"type": int, "metavar": "K", "choices": TIME_SHIFTS, "default": 1}
     if command == "embed":
         text = "block whose output is taken: 1, 2, ..., 0: the patch embedding, -1: "
         text += "the last, or all (default: -1)"
         add("--layer", type=number_or_all, default=-1, help=text)
+        text = "frames, patches, tokens: every 160 / K ms, at K times the cost; K: "
+        add("--time_shifts", **shifts, help=f"{text}1, 2, 4, 8 or 16 (default: 1)")
         text = "mean of the patches, CLS token; frames: every 160 ms; patches: all, as "
         text += "the authors write them; tokens: CLS and patches (default: mean)"
         choices = ("mean", "cls", "frames", "patches", "tokens")
@@ -478,6 +486,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
     text = "score each time step by a window of S seconds around it (default: 1)"
     add("--window", **or_zero, help=text)
     if command == "tag":
+        text = "the same as --resolution 0.16 / K; K: 1, 2, 4, 8 or 16"
+        add("--time_shifts", **shifts, help=text)
         add = parser.add_argument_group("labels").add_argument
         text = f"at most K labels per row, the best first; 0: all (default: {TOP_K})"
         add("--top_k", type=int, metavar="K", help=text)
@@ -533,7 +543,8 @@ def _chosen(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 def _steps(args: argparse.Namespace) -> bool:
     """Whether time steps were asked for."""
-    return args.frames or args.window is not None or args.resolution is not None
+    finer = args.resolution is not None or args.time_shifts > 1
+    return args.frames or args.window is not None or finer
 
 
 def _check_windows(args: argparse.Namespace) -> None:
@@ -551,8 +562,12 @@ def _check_tag(args: argparse.Namespace) -> None:
     """Refuse options of `sslam tag` that contradict each other."""
     if args.events and args.chunk is not None:
         raise ValueError("--events are made of time steps: --window instead of --chunk")
+    if args.time_shifts > 1 and args.resolution is not None:
+        raise ValueError("--time_shifts K is --resolution 0.16 / K: give one of them")
     if _steps(args) and not (args.frames or args.events):
-        raise ValueError("--resolution and --window need --frames or --events")
+        raise ValueError(
+            "--resolution, --time_shifts and --window need --frames or --events"
+        )
     for name in ("median", "min_duration", "merge_gap", "audacity", "raven"):
         if getattr(args, name) and not args.events:
             raise ValueError(f"--{name} needs --events")
@@ -662,6 +677,8 @@ def _load(args: argparse.Namespace) -> "SSLAM":
     options = _chosen(args, *names)
     if args.target_frames is not None:
         options["target_frames"] = args.target_frames
+    if args.time_shifts > 1:
+        options["time_shifts"] = args.time_shifts
     args.model_options = dict(options)
     if args.cluster is not None:
         chosen = args.cluster.dtype(args.dtype, args.device, args.compile)
@@ -716,6 +733,7 @@ def _results(
             **_chosen(args, "target_frames"),
             "dtype": model.dtype,
         },
+        **({"time_shifts": args.time_shifts} if args.time_shifts > 1 else {}),
         "weights_sha256": weights,
         "resampler": model.encoder.config.resampler,
         "espnet2_sslam": __version__,

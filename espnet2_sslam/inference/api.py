@@ -124,7 +124,8 @@ class SSLAM:
             device, dtype, compile, batch_seconds: See the class.
             cache_dir: Where downloads go.
             encoder_options: Options of `SSLAMEncoder` that replace the stored ones,
-                as target_frames=1024 or freq="concat".
+                as target_frames=1024, or time_shifts=4: `embed` by frames, patches or
+                tokens and `tag_frames` have steps of 40 ms then, at 4 times the cost.
 
         Raises:
             ValueError: What cannot be loaded, and why; see the class as well.
@@ -186,9 +187,9 @@ class SSLAM:
             layer: -1 the last block, 1, 2, ... a block's output, 0 the patch
                 embedding, "all": one axis more, from 0 to the last.
             pooling: "mean" over the patches, "cls", or "frames": a vector for each
-                160 ms (mean over frequency; 8 * D with the encoder's freq="concat").
-                "patches": a vector for each patch, eight for each 160 ms, the lowest
-                frequencies first; "tokens": the CLS token before these.
+                160 ms / time_shifts (mean over frequency; 8 * D with the encoder's
+                freq="concat"). "patches": a vector for each patch, eight for each such
+                step, the lowest frequencies first; "tokens": the CLS token before.
             chunk, hop: See `embed_files`.
 
         Returns:
@@ -199,7 +200,7 @@ class SSLAM:
             AudioError: Audio that cannot be used, in one line.
             ValueError: An option outside its range.
         """
-        job = self._embedding(layer, pooling, self._windows(chunk, hop))
+        job = self._embedding(layer, pooling, chunk, hop)
         values = list(self._values(job, audio, rate))
         single = is_single(audio)
         if pooling not in SERIES and chunk is None:
@@ -373,8 +374,7 @@ class SSLAM:
         Raises:
             ValueError: An option outside its range (at once, not at the first result).
         """
-        windows = self._windows(chunk, hop)
-        return self._run(self._embedding(layer, pooling, windows), files)
+        return self._run(self._embedding(layer, pooling, chunk, hop), files)
 
     def tag_files(
         self,
@@ -390,7 +390,7 @@ class SSLAM:
         self,
         files: Iterable[Any],
         *,
-        resolution: float = 0.16,
+        resolution: float | None = None,
         window: float | None = None,
     ) -> Iterator[FileResult]:
         """Scores of all classes for each time step of many files.
@@ -402,12 +402,16 @@ class SSLAM:
 
         Args:
             files: Audio of any kind, see the class; any iterable.
-            resolution: Seconds of a step: 0.16, or 0.16 divided by 2 to 16.
+            resolution: Seconds of a step: 0.16, or 0.16 divided by 2 to 16; by default
+                divided by the encoder's time_shifts. Each step has its own window: the
+                cost is window / resolution times that of the recording.
             window: Seconds of the windows, from 0.16 to a whole pass; by default 1.0.
 
         Raises:
             ValueError: The model is no classifier, or an option outside its range.
         """
+        if resolution is None:
+            resolution = STEP_SECONDS / self.encoder.config.time_shifts
         parts = round(STEP_SECONDS / resolution) if resolution > 0 else 0
         exact = abs(parts * resolution / STEP_SECONDS - 1) < 1e-3  # 0.0533: a third
         if not (1 <= parts <= PATCH_SIZE and exact):
@@ -425,7 +429,9 @@ class SSLAM:
         size, hop = round(window * SAMPLE_RATE), Fraction(STEP, parts)
         return self._run(self._tagging(self._cut(size, hop, centred=True)), files)
 
-    def _embedding(self, layer: int | str, pooling: str, windows: Windows) -> Job:
+    def _embedding(
+        self, layer: int | str, pooling: str, chunk: float | None, hop: float | None
+    ) -> Job:
         """The job of `embed`."""
         config = self.encoder.config
         last = config.num_blocks
@@ -435,8 +441,9 @@ class SSLAM:
         if pooling in SERIES:
             freq = config.freq if pooling == "frames" else "flatten"
             cls_token = pooling == "tokens"
+            windows = self._windows(chunk, hop, config.time_shifts)
             return EmbedFrames(self._backbone, windows, layer, freq, cls_token)
-        pool = Pooling(pooling, config.embed_dim)
+        pool, windows = Pooling(pooling, config.embed_dim), self._windows(chunk, hop)
         return PooledClips(self._backbone, windows, pool, layer)
 
     def _tagging(self, windows: Windows) -> Job:
@@ -451,18 +458,21 @@ class SSLAM:
         pool = model.pooling
         return PooledClips(self._backbone, windows, pool, pool.layer, model)
 
-    def _windows(self, chunk: float | None, hop: float | None) -> Windows:
+    def _windows(
+        self, chunk: float | None, hop: float | None, time_shifts: int = 1
+    ) -> Windows:
         """How `chunk` and `hop` cut a recording."""
         if chunk is None:
             if hop is not None:
                 raise ValueError("hop needs chunk: give the length of the windows too")
-            return self._cut()
+            return self._cut(time_shifts=time_shifts)
         hop = chunk if hop is None else hop
         for name, value, samples in ("chunk", chunk, FRAME_LENGTH), ("hop", hop, 1):
             least = samples / SAMPLE_RATE
             if not least <= value < float("inf"):
                 raise ValueError(f"{name} must be {least:g} s or more, got {value}")
-        return self._cut(round(chunk * SAMPLE_RATE), round(hop * SAMPLE_RATE))
+        samples = round(chunk * SAMPLE_RATE), round(hop * SAMPLE_RATE)
+        return self._cut(*samples, time_shifts=time_shifts)
 
     def _run(
         self, job: Job, files: Iterable[Any], rate: float | None = None

@@ -19,7 +19,12 @@ import numpy as np
 import torch
 
 from espnet2_sslam.classifier import Pooling, SSLAMClassifier
-from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder, real_patches
+from espnet2_sslam.encoder import (
+    EncoderOutput,
+    SSLAMEncoder,
+    interleaved,
+    real_patches,
+)
 from espnet2_sslam.features import kaldi_fbank, num_frames, num_patch_steps
 from espnet2_sslam.units import (
     FRAME_LENGTH,
@@ -54,6 +59,8 @@ class Windows:
         size, hop: Samples; a hop above the size leaves gaps.
         centred: A row is a time step of `hop` samples, and its window (at most a pass)
             lies around its middle; at the ends of the recording it is shorter.
+        time_shifts: Of what is encoded: a pass has the samples that its shifted patches
+            reach into, too.
     """
 
     def __init__(
@@ -63,9 +70,11 @@ class Windows:
         size: int = WHOLE,
         hop: int | Fraction = WHOLE,
         centred: bool = False,
+        time_shifts: int = 1,
     ):
         self.shift, self.fixed = frames * FRAME_SHIFT, fixed
         self.size, self.hop, self.centred = size, hop, centred
+        self.beyond = 0 if fixed else STEP - STEP // time_shifts
 
     def pieces(self, blocks: Iterable[np.ndarray]) -> Iterator[Piece]:
         """Cut blocks of samples, with the memory of a pass and a hop."""
@@ -77,7 +86,8 @@ class Windows:
             passes = range(begin, begin + self.size, self.shift)
             for start in passes[:1] if self.fixed else passes:
                 # passes overlap by what frames need beyond their shift
-                end = min(start + self.shift + OVERHANG, begin + self.size)
+                stop = min(start + self.shift + OVERHANG, begin + self.size)
+                end = min(stop + self.beyond, begin + self.size)
                 # `<=`: one sample beyond tells whether the recording ends here
                 while total is None and first + len(buffer) <= max(end, before):
                     block = next(blocks, None)
@@ -92,7 +102,7 @@ class Windows:
                 samples = buffer[max(start - first, 0) : max(end - first, 0)]
                 if len(samples) >= FRAME_LENGTH:
                     yield Piece(samples.copy(), row)
-                if total is not None and end >= total:
+                if total is not None and stop >= total:
                     break
             before = begin + self.size
 
@@ -178,19 +188,24 @@ class Backbone:
         longest = max(steps, self.pass_frames // PATCH_SIZE)
         return min(-(-steps // grain) * grain, longest)
 
-    def encode(self, pieces: Sequence[np.ndarray], layer: int | str) -> EncoderOutput:
+    def encode(
+        self, pieces: Sequence[np.ndarray], layer: int | str, time_shifts: int = 1
+    ) -> EncoderOutput:
         """Tokens of pieces of at most one pass.
 
         Args:
             pieces: Samples (n,) of each, at 16 kHz.
-            layer: As for `SSLAMEncoder.hidden_states`.
+            layer, time_shifts: As for `SSLAMEncoder.hidden_states`.
         """
         encoder, gpu = self._worker, self.device.type == "cuda"
         lengths = torch.tensor([len(piece) for piece in pieces])
-        steps = num_patch_steps(num_frames(lengths))
+        frames = num_frames(lengths)
+        steps = num_patch_steps(frames).clamp(max=self.pass_frames // PATCH_SIZE)
         num_steps, equal = int(steps.max()), bool((steps == steps[0]).all())
         if self.bucketed and not equal:
             num_steps = self._bucket(num_steps)
+        starts = range(0, PATCH_SIZE, PATCH_SIZE // time_shifts)
+        padded = [int(num_patch_steps(frames - s).min()) < num_steps for s in starts]
         speech = torch.zeros(len(pieces), int(lengths.max()), pin_memory=gpu)
         for row, piece in enumerate(pieces):
             speech[row, : len(piece)] = torch.from_numpy(piece)
@@ -204,13 +219,20 @@ class Backbone:
         if layer not in (-1, "all"):
             num_blocks = min(int(layer), num_blocks)
         with torch.autocast(self.device.type, self._low, self._low is not None):
-            fbank, frames = encoder.fbank(speech, lengths, num_steps=num_steps)
-            patches = encoder.embed(fbank)
-            valid = None
-            if not self.fixed and not equal:
-                valid = real_patches(frames, patches.shape[1])
+            longer = num_steps + (time_shifts > 1)
+            fbank, frames = encoder.fbank(speech, lengths, num_steps=longer)
+            if self.fixed:
+                num_steps = self.pass_frames // PATCH_SIZE
+            shifted = encoder.shifted(fbank, frames, time_shifts, num_steps)
             options = {"num_blocks": num_blocks, "collect": everything}
-            output = encoder.encode(patches, valid, frames=frames, **options)
+            passes = []
+            for (part, frames), some_padded in zip(shifted, padded, strict=True):
+                patches = encoder.embed(part)
+                valid = None
+                if some_padded and not self.fixed:
+                    valid = real_patches(frames, patches.shape[1])
+                passes.append(encoder.encode(patches, valid, frames=frames, **options))
+            output = passes[0] if time_shifts == 1 else interleaved(passes)
         layers = [state.float() for state in output.layers]
         return output._replace(last=output.last.float(), layers=layers)
 
@@ -311,7 +333,7 @@ class PooledClips:
 
 
 class EmbedFrames:
-    """One row per time patch of 160 ms, or one per patch.
+    """One row per time patch of 160 ms / time_shifts of the encoder, or one per patch.
 
     Args:
         backbone, windows, layer: See `PooledClips`.
@@ -337,7 +359,8 @@ class EmbedFrames:
 
         And the CLS token, (D,) or (L, D).
         """
-        output = self.backbone.encode(pieces, self.layer)
+        time_shifts = self.backbone.encoder.config.time_shifts
+        output = self.backbone.encode(pieces, self.layer, time_shifts)
         tokens = output.layers or [output.last]
         values = [self._bands(of) for of in tokens]
         joined = values[0] if self.layer != "all" else torch.stack(values, 3)
@@ -354,6 +377,7 @@ class EmbedFrames:
     def finish(self, rows: Sequence[int], values: Sequence[Any], total: int) -> Rows:
         """Put the passes one after the other; what is mere padding is left out."""
         starts, ends, parts = [], [], []
+        hop = STEP // self.backbone.encoder.config.time_shifts
         for row, passes in _by_row(rows, values):
             start, end = self.windows.span(row, total)
             steps = np.concatenate([of for of, _ in passes])
@@ -363,8 +387,8 @@ class EmbedFrames:
                 ends.append([end])
                 parts.append(np.mean([top for _, top in passes], 0)[None])
             if self.backbone.fixed and self.freq == "flatten":
-                end = max(end, start + STEP * len(steps))
-            begins = start + STEP * np.arange(len(steps))
+                end = max(end, start + hop * len(steps))
+            begins = start + hop * np.arange(len(steps))
             begins = begins[begins < end]
             starts.append(np.repeat(begins, width))
             # the last step goes to the end, which may be a bit beyond its last frame

@@ -65,8 +65,8 @@ class FrameCheck:
         if short > SHARE * self.seen:
             raise ValueError(
                 f"CTC cannot learn: {count} have more labels than encoder frames (one: "
-                f"{example}): raise upsample of sslam (a step is 160 ms), take longer "
-                "units (more BPE tokens) or train without CTC"
+                f"{example}): raise time_shifts or upsample of sslam (a step is 160 "
+                "ms), take longer units (more BPE tokens) or train without CTC"
             )
         if not self.warned:
             self.warned = True

@@ -115,9 +115,9 @@ class _Lengths:
     """Makes outputs as long as a host's labels.
 
     Args:
-        output_length: "patches": whole patches of 160 ms; else exactly "center"
-            (1 + N // hop, as torch.stft counts and ESPnet's diarization labels) or
-            "ceil" (ceil(N / hop)) of N samples, the hop being 2560 / upsample.
+        output_length: "patches": whole patches; else exactly "center" (1 + N // hop, as
+            torch.stft counts and ESPnet's diarization labels) or "ceil" (ceil(N / hop))
+            of N samples, the hop being 2560 / time_shifts / upsample.
         config: Of the encoder.
 
     Raises:
@@ -127,15 +127,16 @@ class _Lengths:
     def __init__(self, output_length: str, config: EncoderConfig):
         check_choice("output_length", output_length, LENGTHS)
         self.rule = output_length
-        self.hop, rest = divmod(PATCH_SIZE * FRAME_SHIFT, config.upsample)
+        steps = config.time_shifts * config.upsample
+        self.hop, rest = divmod(PATCH_SIZE * FRAME_SHIFT, steps)
         fits = config.input_size == 1 and config.freq != "flatten" and not rest
         if self.rule != "patches" and not (
             fits and not config.cls_token and config.layer != "all"
         ):
             raise ValueError(
                 f"output_length {output_length} needs waveforms (input_size 1), freq "
-                "mean or concat, cls_token false, one layer and an upsample that "
-                f"divides {PATCH_SIZE * FRAME_SHIFT}"
+                "mean or concat, cls_token false, one layer and an upsample (times "
+                f"time_shifts) that divides {PATCH_SIZE * FRAME_SHIFT}"
             )
 
     def fit(
@@ -266,11 +267,10 @@ _show_options(
 class SSLAMFrontend(AbsFrontend):
     """Waveform to features: a learnt weighted sum over the layers of SSLAM.
 
-    A step is 160 ms long and `upsample` repeats it: that makes room for CTC's labels,
-    but the copies of a step are the same vector and say nothing finer than 160 ms.
-    The encoder above tells them apart by their positions; give it `input_layer: linear`
-    so that it does not subsample once more. A resolution that is really finer would
-    need passes over the shifted waveform, at so many times the cost.
+    A step is 160 ms long. `time_shifts` makes steps finer, at so many times the cost;
+    `upsample` repeats them: that makes room for CTC's labels, but the copies are the
+    same vector, which the encoder above tells apart by their positions alone. Give it
+    `input_layer: linear` so that it does not subsample once more.
 
     Args:
         fs: Sampling rate that ESPnet's recipes give, in Hz or as "16k".
@@ -364,6 +364,7 @@ FRONTEND = {
     **dict.fromkeys(SIZES),
     "drop_path": 0.0,
     "target_frames": None,
+    "time_shifts": 1,
     "fbank_mean": None,
     "fbank_std": None,
     "override_fbank_stats": False,

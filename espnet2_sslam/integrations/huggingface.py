@@ -387,6 +387,7 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         output_hidden_states: bool | None,
         output_attentions: bool | None,
         layer: int | str = -1,
+        time_shifts: int | None = None,
     ) -> tuple[EncoderOutput, tuple[torch.Tensor, ...] | None]:
         """Tokens, see `SSLAMEncoder.hidden_states`, and those of all layers if asked.
 
@@ -412,7 +413,7 @@ class SSLAMPreTrainedModel(PreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         layer = "all" if output_hidden_states else layer
-        out = self.encoder.hidden_states(input_values, mask.sum(1), layer)
+        out = self.encoder.hidden_states(input_values, mask.sum(1), layer, time_shifts)
         if not output_hidden_states:
             return out, None
         return out, tuple(out.layers)
@@ -491,6 +492,7 @@ class SSLAMForAudioClassification(SSLAMPreTrainedModel):
             output_hidden_states,
             output_attentions,
             self.pooling.layer,
+            time_shifts=1,
         )
         logits = self.head(self.fc_norm(self.pooling(out)))
         loss = None

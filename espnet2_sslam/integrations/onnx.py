@@ -230,7 +230,7 @@ class ScoreGraph(nn.Module):
 
     def forward(self, speech: torch.Tensor, speech_lengths: torch.Tensor):
         layer = self.classifier.pooling.layer
-        out = _float(self.encoder.hidden_states(speech, speech_lengths, layer))
+        out = _float(self.encoder.hidden_states(speech, speech_lengths, layer, 1))
         logits = self.classifier.logits(self.classifier.pooling(out))
         usable, scores = _usable(speech, speech_lengths), self.classifier.scores(logits)
         return _or_nan(logits, usable), _or_nan(scores, usable)
@@ -255,6 +255,11 @@ def _graph(model: nn.Module, pooling: str) -> FeatureGraph | ScoreGraph:
     encoder.config = encoder.config.replace(input_size=1)
     if isinstance(model, SSLAMClassifier):
         return ScoreGraph(model)
+    if encoder.config.time_shifts > 1:
+        raise ValueError(
+            "ONNX features have steps of 160 ms: leave time_shifts out; for finer ones "
+            "run the file on speech from sample 2560 / k, 2 * 2560 / k, ... on, too"
+        )
     return FeatureGraph(encoder, pooling)
 
 

@@ -57,7 +57,7 @@ def get_parser() -> argparse.ArgumentParser:
     text = "the grid [1e-2 1e-3 1e-4 1e-5; SUPERB: 1e-1 to 1e-7]"
     add("--lrs", type=float, nargs="+", default=LEARNING_RATES, help=text)
     add("--seeds", type=int, nargs="+", default=[1], metavar="N", help="[1]")
-    text = "of the sslam upstream, such as freq=mean or upsample=8"
+    text = "of the sslam upstream, such as freq=mean or time_shifts=8"
     add("--options", nargs="+", default=[], metavar="NAME=VALUE", help=text)
     text = "updates [the task's: up to 200,000]; HEAR counts four batches as one"
     add("--steps", nargs="+", default=[], metavar="[TASK=]N", help=text)

@@ -285,8 +285,8 @@ def check_learnable(downsample_rate: int, num_samples: Sequence[int]) -> None:
         raise ValueError(
             f"{len(empty)} clip(s) get no step at {downsample_rate} samples per step, "
             f"the shortest has {min(empty)} samples: leave clips up to "
-            f"{downsample_rate // 2} samples out, pad them, or raise upsample (8 gives "
-            "320 samples per step)"
+            f"{downsample_rate // 2} samples out, pad them, or raise upsample or "
+            "time_shifts (8 gives 320 samples per step)"
         )
 
 

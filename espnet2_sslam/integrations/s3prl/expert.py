@@ -18,11 +18,17 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet2_sslam.checkpoint import load_model
-from espnet2_sslam.config import SIZES, EncoderConfig
-from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
+from espnet2_sslam.config import SIZES, EncoderConfig, check_choice
+from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder, interleaved
 from espnet2_sslam.features import scaled, zero_padding
 from espnet2_sslam.store import read_yaml
-from espnet2_sslam.units import FRAME_LENGTH, FRAME_SHIFT, PATCH_SIZE, PATCHES_PER_STEP
+from espnet2_sslam.units import (
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    PATCH_SIZE,
+    PATCHES_PER_STEP,
+    TIME_SHIFTS,
+)
 
 STEP = PATCH_SIZE * FRAME_SHIFT  # samples of a time patch: 2560, 160 ms
 # Options of the encoder that s3prl's interface decides: waveforms in, all layers out.
@@ -43,8 +49,10 @@ def read_options(
 
     freq: "concat" (8 * D per step), "mean" (D) or "flatten" (8 steps of 20 ms, which
         are the frequency bands of the same 160 ms).
+    time_shifts: Make steps so many times (2, 4, 8 or 16) finer, at so many times the
+        cost: 8 gives steps of 20 ms that differ.
     upsample: Repeat each step so many times (a divisor of 2560): 8 gives steps of
-        20 ms for tasks that need them. The resolution stays 160 ms.
+        20 ms for tasks that need them. The resolution stays that of time_shifts.
     layers: Which hidden states, 0 the patch embedding; all by default.
     target_frames: Encode in windows of so many frames (a multiple of 16), the last one
         padded and the padding attended to, as in pre-training (1024). By default
@@ -71,17 +79,22 @@ def read_options(
     return {name: value for name, value in options.items() if value is not None}
 
 
-def samples_per_step(freq: str = "concat", upsample: int = 1, **others: Any) -> int:
+def samples_per_step(
+    freq: str = "concat", upsample: int = 1, time_shifts: int = 1, **others: Any
+) -> int:
     """Samples between two steps of an upstream with these options.
 
     Raises:
-        ValueError: `upsample` that gives no whole number, or beside freq: flatten.
+        ValueError: `upsample` that gives no whole number, or beside freq: flatten;
+            another value of `time_shifts` than can be.
     """
-    if type(upsample) is not int or upsample < 1 or STEP % upsample:
-        raise ValueError(f"upsample must divide {STEP}, got {upsample!r}")
+    check_choice("time_shifts", time_shifts, TIME_SHIFTS)
+    step = STEP // time_shifts
+    if type(upsample) is not int or upsample < 1 or step % upsample:
+        raise ValueError(f"upsample must divide {step}, got {upsample!r}")
     if freq == "flatten" and upsample != 1:
         raise ValueError("upsample is for freq: concat or mean, not for flatten")
-    return STEP // (PATCHES_PER_STEP if freq == "flatten" else upsample)
+    return step // (PATCHES_PER_STEP if freq == "flatten" else upsample)
 
 
 class UpstreamExpert(nn.Module):
@@ -141,7 +154,8 @@ class UpstreamExpert(nn.Module):
         if len(wavs) == 0:
             raise ValueError("need a list of clips, got none")
         steps = torch.tensor([-(-len(wav) // self.rate) for wav in wavs])
-        wavs = [_lengthened(wav) for wav in wavs]
+        patch_hop = STEP // self.encoder.config.time_shifts
+        wavs = [_lengthened(wav, patch_hop) for wav in wavs]
         speech = pad_sequence(wavs, batch_first=True)
         lengths = torch.tensor([len(wav) for wav in wavs], device=speech.device)
         steps = steps.to(speech.device)
@@ -164,14 +178,18 @@ class UpstreamExpert(nn.Module):
         padding = float(encoder.log_mel.normalize(torch.zeros(())))
         missing = -fbank.shape[1] % self.target_frames
         fbank = F.pad(fbank, (0, 0, 0, missing), value=padding)
-        windows = fbank.reshape(-1, self.target_frames, fbank.shape[-1])
-        joined = []
-        for tokens in encoder.encode(encoder.embed(windows), collect=True).layers:
-            patches = tokens[:, 1:].reshape(batch, -1, tokens.shape[-1])
-            # the CLS token of the first window stands for all
-            first = tokens[:: len(tokens) // batch, :1]
-            joined.append(torch.cat([first, patches], 1))
-        return EncoderOutput(joined[-1], joined, [], frames=frames)
+        shifts, num_steps = encoder.config.time_shifts, fbank.shape[1] // PATCH_SIZE
+        passes = []
+        for part, _ in encoder.shifted(fbank, frames, shifts, num_steps):
+            windows = part.reshape(-1, self.target_frames, part.shape[-1])
+            joined = []
+            for tokens in encoder.encode(encoder.embed(windows), collect=True).layers:
+                patches = tokens[:, 1:].reshape(batch, -1, tokens.shape[-1])
+                # the CLS token of the first window stands for all
+                first = tokens[:: len(tokens) // batch, :1]
+                joined.append(torch.cat([first, patches], 1))
+            passes.append(EncoderOutput(joined[-1], joined, [], frames=frames))
+        return interleaved(passes)
 
 
 def _encoder(
@@ -214,13 +232,13 @@ def _download(source: str, refresh: bool) -> str:
         raise ValueError(f"{source} cannot be downloaded: {reason}") from error
 
 
-def _lengthened(wav: torch.Tensor) -> torch.Tensor:
-    """A clip with at least one frame in each of its steps."""
+def _lengthened(wav: torch.Tensor, patch_hop: int) -> torch.Tensor:
+    """A clip with at least one frame in each patch, of which one begins every hop."""
     samples = len(wav)
     if wav.dim() != 1 or samples == 0:
         raise ValueError(f"need clips of shape (samples,), got {tuple(wav.shape)}")
     wav = scaled(wav)
-    needed = (samples - 1) // STEP * STEP + FRAME_LENGTH
+    needed = (samples - 1) // patch_hop * patch_hop + FRAME_LENGTH
     if samples >= needed:
         return wav
     # without its mean, which the padding would shift
