@@ -366,7 +366,7 @@ def _decoded(
         raise AudioError(
             name,
             f"{doubt}; if it plays elsewhere, convert it (ffmpeg -i IN OUT.wav) or "
-            "install PyAV (pip install 'espnet2_sslam[av]')",
+            "install PyAV (pip install av)",
         )
     rate, blocks = _av_decoded(name, file, doubt)
     return rate, blocks if start is None else _cut(name, blocks, rate, 0, start, end)
@@ -954,7 +954,7 @@ def left_out_words(left_out: Counter) -> str:
     text = f"left out of folders: {kinds}"
     if any(kind.startswith(".") for kind in left_out):
         text += (
-            "; formats of FFmpeg are read with PyAV (pip install 'espnet2_sslam[av]') "
+            "; formats of FFmpeg are read with PyAV (pip install av) "
             "or after ffmpeg -i IN OUT.wav"
         )
     return text

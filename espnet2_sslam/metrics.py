@@ -104,7 +104,7 @@ def _per_class(name: str, targets: np.ndarray, scores: np.ndarray) -> np.ndarray
         from sklearn import metrics
     except ImportError as error:
         raise ValueError(
-            "scores need scikit-learn: pip install 'espnet2_sslam[recipe]'"
+            "scores need scikit-learn: pip install scikit-learn"
         ) from error
     score, values = getattr(metrics, name), np.full(targets.shape[1], np.nan)
     for index in np.flatnonzero(targets.any(axis=0)):

@@ -54,7 +54,7 @@ def _soxr(blocks: Iterator[np.ndarray], rate: float) -> Iterator[np.ndarray]:
         import soxr
     except ImportError:
         raise ValueError(
-            "the resampler soxr is not installed: pip install 'espnet2_sslam[soxr]'"
+            "the resampler soxr is not installed: pip install soxr"
         ) from None
     stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
     for block in blocks:

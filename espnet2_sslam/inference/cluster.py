@@ -117,7 +117,7 @@ class Cluster:
             from distributed import Client
         except ImportError:
             raise ValueError(
-                "--dask needs `pip install espnet2_sslam[cluster]`"
+                "--dask needs Dask: pip install 'dask[distributed]'"
             ) from None
         host = address
         try:

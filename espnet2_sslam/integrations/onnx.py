@@ -138,7 +138,7 @@ def require_onnx() -> tuple[Any, Any]:
         return tuple(importlib.import_module(name) for name in names)  # type: ignore
     except ImportError as error:
         raise ValueError(
-            f"ONNX needs {error.name}: pip install espnet2_sslam[onnx]"
+            f"ONNX needs {error.name}: pip install onnx onnxruntime onnxscript"
         ) from error
 
 
