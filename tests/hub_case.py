@@ -3,8 +3,12 @@
 import hashlib
 import json
 import threading
+import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
+
+from huggingface_hub import constants
 
 COMMIT = "a" * 40
 LARGE = (".safetensors", ".pt", ".pth")
@@ -39,6 +43,24 @@ class Hub:
         """Stop: from now on nobody listens at `url`."""
         self.server.shutdown()
         self.server.server_close()
+
+
+@contextmanager
+def serving(monkeypatch):
+    """A `Hub` in place of Hugging Face's, for this process."""
+    hub = Hub()
+    # huggingface_hub reads its environment variables once, when it is imported
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+    template = template.replace(constants.ENDPOINT, hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    waits = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: waits(min(seconds, 0.01)))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    try:
+        yield hub
+    finally:
+        hub.close()
 
 
 class _Handler(BaseHTTPRequestHandler):

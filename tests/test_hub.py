@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 
 from espnet2_sslam.checkpoint import CheckpointError, load_model, resolve, save_model
 from tests.checkpoint_case import small_encoder
-from tests.hub_case import COMMIT, Hub
+from tests.hub_case import COMMIT, serving
 
 REPO = "someone/sslam"
 OTHER = "b" * 40
@@ -41,18 +41,9 @@ PACK = {
 
 @pytest.fixture
 def server(monkeypatch):
-    server = Hub()
-    server.add(REPO, FILES)
-    # huggingface_hub reads its environment variables once, when it is imported
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
-    template = template.replace(constants.ENDPOINT, server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    waits = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: waits(min(seconds, 0.01)))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield server
-    server.close()
+    with serving(monkeypatch) as server:
+        server.add(REPO, FILES)
+        yield server
 
 
 @pytest.fixture

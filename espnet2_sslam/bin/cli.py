@@ -147,6 +147,10 @@ PURPOSES = {
     "embed": "features (embeddings) of audio files",
     "tag": "labels of audio files, of windows of them, or of time steps",
     "plot": "a spectrogram with the labels above it",
+    "search": "the recordings of an `embed` output that sound most like a clip",
+    "demo": "a web page on this machine: labels, events and nearest clips of a clip",
+    "info": "what a model is: sizes, classes, statistics, origin, hashes",
+    "models": "the released models of SSLAM and EAT, and how to load each",
     "convert": "weights from and to the authors' files, Hugging Face and ESPnet",
     "export": "an ONNX file",
     "publish": "a folder for others with a model card, and its upload to Hugging Face",
@@ -272,6 +276,8 @@ def embed(args: argparse.Namespace) -> None:
     outputs = [args.output]
     results = _results(args, model, items, model.embed_files, options, outputs)
     with results as (rows, job):
+        # where the model was: not what the values depend on, but how to search them
+        job |= _chosen(args, "model", "revision", "weights")
         write_embeddings(args.output, format, rows, job, series)
         _say_written(outputs, rows, items)
 

@@ -20,13 +20,21 @@ from espnet2_sslam.inference.results import (
     StoredRows,
     weights_sha256,
 )
+from espnet2_sslam.inference.search import (
+    EmbeddingIndex,
+    Match,
+    load_index_model,
+    search,
+)
 from espnet2_sslam.inference.stream import FileResult
 
 __all__ = [
     "SSLAM",
     "AudioInput",
+    "EmbeddingIndex",
     "Event",
     "FileResult",
+    "Match",
     "ResultFolder",
     "Rows",
     "StoredRows",
@@ -35,9 +43,11 @@ __all__ = [
     "collect_files",
     "event_table",
     "find_events",
+    "load_index_model",
     "output_format",
     "plain",
     "recording_path",
+    "search",
     "weights_sha256",
     "write_embeddings",
     "write_event_files",

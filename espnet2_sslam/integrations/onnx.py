@@ -7,6 +7,7 @@ import copy
 import importlib
 import json
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from espnet2_sslam.audio import read_audio
 from espnet2_sslam.classifier import Pooling, SSLAMClassifier
 from espnet2_sslam.config import check_choice
 from espnet2_sslam.encoder import EncoderOutput, SSLAMEncoder
-from espnet2_sslam.store import replacing
+from espnet2_sslam.store import replacing, sha256
 from espnet2_sslam.units import (
     FRAME_LENGTH,
     FRAME_SHIFT,
@@ -140,6 +141,37 @@ def require_onnx() -> tuple[Any, Any]:
         raise ValueError(
             f"ONNX needs {error.name}: pip install onnx onnxruntime onnxscript"
         ) from error
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """What an ONNX file says of itself: its metadata, outputs, parameters and hash.
+
+    Raises:
+        ValueError: onnx is not installed, or this is no ONNX file.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise ValueError("ONNX needs onnx: pip install espnet2_sslam[onnx]") from error
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except DecodeError:
+        raise ValueError(f"{path} is not an ONNX file, or is damaged") from None
+    facts: dict[str, Any] = {}
+    for entry in model.metadata_props:
+        try:
+            facts[entry.key] = json.loads(entry.value)
+        except ValueError:  # a word
+            facts[entry.key] = entry.value
+    return facts | {
+        "outputs": [output.name for output in model.graph.output],
+        "parameters": sum(math.prod(of.dims) for of in model.graph.initializer),
+        "opset": model.opset_import[0].version,
+        "file": Path(path).name,
+        "bytes": Path(path).stat().st_size,
+        "sha256": sha256(path),
+    }
 
 
 def _metadata(graph: Any, dtype: str, origin: dict | None) -> dict[str, str]:
