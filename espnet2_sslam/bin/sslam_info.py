@@ -9,13 +9,10 @@ it.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from espnet2_sslam.bin.cli import model_parser
 from espnet2_sslam.bin.sslam_models import released_models
-
-if TYPE_CHECKING:
-    from espnet2_sslam.checkpoint import Parts
 
 SHOWN = 5  # names of classes in the text
 

@@ -51,8 +51,8 @@ class EmbeddingIndex:
         values = np.asarray(values, np.float32)
         if values.ndim != 2 or not len(values):
             raise ValueError(
-                f"need embeddings of shape (rows, channels), got {values.shape}: choose "
-                "one layer in sslam embed"
+                f"need embeddings of shape (rows, channels), got {values.shape}: "
+                "choose one layer in sslam embed"
             )
         self.files, self.starts, self.ends = files, starts, ends
         self.vectors, self.info = _unit(values), dict(info or {})
