@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from espnet2_sslam.bin.cli import FORMATS, model_parser, one_line, positive_seconds
+from espnet2_sslam.bin.cli import model_parser, one_line, positive_seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from espnet2_sslam.inference import SSLAM, EmbeddingIndex, Event, Match
 
 HOST = "127.0.0.1"
+HOSTS = (HOST, "localhost")  # other names for it are a foreign page's
 TOP_K = 5  # labels of the picture and of the clip
 NEAREST = 10  # rows
 STEP = 0.16  # seconds of a time step
+FORMATS = ("csv", "tsv", "json", "audacity", "raven")  # of the events
 EVENT_COLUMNS = ["onset (s)", "offset (s)", "label", "confidence"]
 NEAREST_COLUMNS = ["similarity", "file", "from (s)", "to (s)"]
 # Scripts and styles are in the page itself. Nothing may come from elsewhere.
@@ -84,6 +86,9 @@ def main(cmd: Sequence[str] | None = None) -> None:
     index = None if args.folder is None else load_index(model, args.folder, args.chunk)
     name = Path(args.model).name
     with private_gradio() as gradio:
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+
         listener = Listener(model, index, args.max_seconds, gradio.Error)
         limits = f"Drop an audio file or record one: at most {args.max_seconds:g} s "
         limits += f"and {args.max_mb} MB."
@@ -103,7 +108,12 @@ def main(cmd: Sequence[str] | None = None) -> None:
             footer_links=[],
             root_path="",
             theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
-            app_kwargs={"middleware": [policy_middleware()]},
+            app_kwargs={
+                "middleware": [
+                    Middleware(TrustedHostMiddleware, HOSTS),
+                    Middleware(guard),
+                ]
+            },
         )
         print(f"the page is at {url} (this machine only); Ctrl-C ends it", flush=True)
         try:
@@ -166,24 +176,23 @@ def private_gradio() -> Iterator[Any]:
         yield gradio
 
 
-def policy_middleware() -> Any:
-    """What forbids the browser to ask any other host."""
-    from starlette.middleware import Middleware
+def guard(app: Any) -> Any:
+    """The page's server, which asks no other host, nor lets the browser ask one."""
+    from starlette.responses import Response
 
-    class Policy:
-        def __init__(self, app: Any):
-            self.app = app
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+        async def with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                header = (b"content-security-policy", POLICY.encode())
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
 
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            async def with_policy(message: Any) -> None:
-                if message["type"] == "http.response.start":
-                    header = (b"content-security-policy", POLICY.encode())
-                    message["headers"] = [*message.get("headers", ()), header]
-                await send(message)
+        path = scope.get("path", "").lower()
+        fetches = "proxy=" in path or "file=http" in path
+        answer = Response(status_code=404) if fetches else app
+        await answer(scope, receive, with_policy)
 
-            await self.app(scope, receive, with_policy)
-
-    return Middleware(Policy)
+    return guarded
 
 
 class Listener:
@@ -247,7 +256,11 @@ class Listener:
         self, heard: Heard | None, threshold: float, median: float
     ) -> tuple[list[list[Any]], list[str]]:
         """Events as rows of a table, and as files to download."""
-        from espnet2_sslam.inference import find_events, write_events
+        from espnet2_sslam.inference import (
+            find_events,
+            recording_path,
+            write_events,
+        )
 
         if heard is None:
             return [], []
@@ -255,8 +268,11 @@ class Listener:
         events = find_events(*heard[1:], self.model.classes or [], **options)
         folder = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]))
         paths = []
-        for format in FORMATS["events"]:
-            path = folder / f"{Path(heard.name).stem}.{format}"
+        for format in FORMATS:
+            if format in ("audacity", "raven"):
+                path = recording_path(folder, heard.name, format)
+            else:
+                path = folder / f"{Path(heard.name).stem}.{format}"
             write_events(path, format, [(heard.name, events)])
             paths.append(str(path))
         rows = [[round(e[0], 2), round(e[1], 2), e[2], round(e[3], 3)] for e in events]
@@ -281,7 +297,8 @@ class Listener:
         path, begin, _ = split_cut(match.file)
         times = [(begin or 0) + time for time in (match.start, match.end)]
         with self._said(path):
-            return SAMPLE_RATE, read_audio(cut_name(path, *times))
+            samples = read_audio(cut_name(path, *times))
+        return SAMPLE_RATE, (samples.clip(-1, 1) * 32_767).astype("int16")
 
 
 def build_page(gradio: Any, listener: Listener, name: str, limits: str) -> Any:
@@ -312,7 +329,9 @@ def build_page(gradio: Any, listener: Listener, name: str, limits: str) -> Any:
                 with gradio.Column(scale=3):
                     events = gradio.Dataframe(headers=EVENT_COLUMNS, **shown)
                 files = gradio.File(
-                    label="Downloads", file_count="multiple", interactive=False
+                    label="Downloads (.txt: Audacity, Raven; .tsv: DESED)",
+                    file_count="multiple",
+                    interactive=False,
                 )
         with gradio.Column(visible=has_index):
             gradio.Markdown("## Nearest clips")

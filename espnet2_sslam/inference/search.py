@@ -85,12 +85,11 @@ class EmbeddingIndex:
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{path} is no output of sslam embed: {error}") from None
 
-    def embed(self, model: SSLAM, audio: Any, rate: float | None = None) -> np.ndarray:
-        """The embedding (D,) of a clip as those of the index were made.
+    def check(self, model: SSLAM) -> None:
+        """Refuse a model that did not make the index, as far as that is known.
 
         Raises:
-            ValueError: The model is another one than the index's.
-            AudioError: Audio that cannot be used.
+            ValueError: Vectors of another size, or other weights.
         """
         made_by, width = self.info.get("weights_sha256"), self.vectors.shape[1]
         channels = model.encoder.config.embed_dim
@@ -104,6 +103,15 @@ class EmbeddingIndex:
                 f"the index was made by {self.info.get('model', 'another model')} "
                 f"(weights {made_by[:12]}), this model has other weights: take that one"
             )
+
+    def embed(self, model: SSLAM, audio: Any, rate: float | None = None) -> np.ndarray:
+        """The embedding (D,) of a clip, in the way those of the index were made.
+
+        Raises:
+            ValueError: See `check`.
+            AudioError: Audio that cannot be used.
+        """
+        self.check(model)
         pooling = "cls" if self.info.get("pooling") == "cls" else "mean"
         layer = self.info.get("layer", -1)
         return model.embed(audio, rate=rate, layer=layer, pooling=pooling)
