@@ -45,8 +45,9 @@ AV = ["av>=14"]
 DOCS = ["mkdocs>=1.6", "mkdocstrings[python]>=1"]
 CLUSTER = ["dask-jobqueue>=0.9", "distributed>=2025.1"]
 SOXR = ["soxr>=0.5"]  # the other resampler; the stand-in for SoX in s3prl
+DEMO = ["gradio>=6", *PLOT]
 RECIPE = [*ESPNET, *PLOT, *SOXR, "jinja2>=3.1", "joblib>=1.4", "pandas>=2.2"]
-ALL = sorted({*RECIPE, *S3PRL, *HF, *ONNX, *AV, *SOXR, *CLUSTER})
+ALL = sorted({*RECIPE, *S3PRL, *HF, *ONNX, *AV, *SOXR, *CLUSTER, *DEMO})
 TEST = ["hypothesis>=6.100", "packaging>=24", "pytest>=8", "pytest-timeout>=2.3"]
 EXTRAS_REQUIRE = {
     "espnet": ESPNET,
@@ -57,6 +58,7 @@ EXTRAS_REQUIRE = {
     "av": AV,
     "soxr": SOXR,
     "cluster": CLUSTER,
+    "demo": DEMO,
     "recipe": RECIPE,
     "docs": DOCS,
     "all": ALL,
@@ -65,7 +67,7 @@ EXTRAS_REQUIRE = {
     # transformers' own tests use accelerate and parameterized
     "test-hosts": [
         *[*ALL, *TEST, "pytest-cov>=5", "six", "torcheval", "wandb"],
-        *["accelerate", "parameterized"],
+        *["accelerate", "parameterized", "selenium>=4.30"],
     ],
     "lint": [
         "black==25.1.0",

@@ -18,7 +18,6 @@ import pytest
 
 from espnet2_sslam.bin.sslam_demo import Listener, load_index
 from espnet2_sslam.checkpoint import save_model
-from espnet2_sslam.inference import EmbeddingIndex
 from tests.command_case import command
 from tests.inference_case import CLASSES, classifier, encoder, noise, sslam, write
 
@@ -390,7 +389,9 @@ def seen(browser, selector, text="", shown=True, seconds=60):
 @needs_browser
 def test_a_person_drops_a_clip_and_takes_the_events_home(site, browser, tmp_path):
     browser.get(site.url)
-    seen(browser, "input[type=file]", shown=False).send_keys(str(site.folder / "mine.wav"))
+    seen(browser, "input[type=file]", shown=False).send_keys(
+        str(site.folder / "mine.wav")
+    )
     picture = seen(browser, "img[src^='data:image/png']")
     assert int(picture.get_attribute("naturalWidth")) > 800
     seen(browser, "[role=gridcell], td", "speech")
@@ -422,5 +423,7 @@ def test_a_person_drops_a_clip_and_takes_the_events_home(site, browser, tmp_path
 @needs_browser
 def test_a_message_says_what_is_wrong_with_a_clip(site, browser):
     browser.get(site.url)
-    seen(browser, "input[type=file]", shown=False).send_keys(str(site.folder / "long.wav"))
+    seen(browser, "input[type=file]", shown=False).send_keys(
+        str(site.folder / "long.wav")
+    )
     seen(browser, "body", "the clip has 31.0 s, the page takes 30 s: cut it, or start")

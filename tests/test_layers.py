@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "espnet2_sslam"
 HOSTS = ["espnet2", "espnet", "s3prl", "transformers", "onnx", "onnxruntime"]
 HEAVY = ["matplotlib", "pandas", "sklearn", "scipy", "jinja2", "kaldiio", "tensorboard"]
-HEAVY += ["dask", "distributed"]
+HEAVY += ["dask", "distributed", "gradio"]
 # Python's own part of the package: version, registration, the table of public names.
 START = {"__init__", "_hook"}
 METHOD = {p.stem for p in PACKAGE.glob("*.py")} - START - {"__main__"}
@@ -91,6 +91,11 @@ def test_the_package_imports_nothing_but_the_standard_library():
     loaded = loaded_by("import espnet2_sslam")
     assert ours(loaded) == set()
     assert not {"torch", "numpy", *HOSTS, *HEAVY} & set(loaded)
+
+
+def test_the_page_loads_nothing_before_its_options_are_read():
+    loaded = loaded_by("import espnet2_sslam.bin.sslam_demo")
+    assert not {"torch", "numpy", "starlette", *HOSTS, *HEAVY} & set(loaded)
 
 
 def test_every_public_name_is_there():

@@ -105,6 +105,9 @@ def test_other_arrays_and_all_layers_are_refused(folder, capsys):
     np.savez("t.npz", x=np.zeros(2))
     with pytest.raises(ValueError, match="is no output of sslam embed"):
         EmbeddingIndex.read("t.npz")
+    (folder / "u.npz").write_bytes(b"PK\3\4 cut off")
+    with pytest.raises(ValueError, match="is no output of sslam embed"):
+        EmbeddingIndex.read("u.npz")
     command(capsys, "embed", "model", "clips", "-o", "o.npz", "--layer", "all")
     with pytest.raises(ValueError, match="choose one layer"):
         EmbeddingIndex.read("o.npz")

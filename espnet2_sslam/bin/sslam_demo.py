@@ -15,7 +15,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +25,7 @@ from espnet2_sslam.bin.cli import model_parser, one_line, positive_seconds
 if TYPE_CHECKING:
     import numpy as np
 
-    from espnet2_sslam.inference import SSLAM, EmbeddingIndex, Event, Match
+    from espnet2_sslam.inference import SSLAM, EmbeddingIndex, Match
 
 HOST = "127.0.0.1"
 HOSTS = (HOST, "localhost")  # other names for it are a foreign page's
@@ -103,10 +103,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
             ssr_mode=False,
             enable_monitoring=False,
             run_history=False,
-            mcp_server=False,
-            pwa=False,
             footer_links=[],
-            root_path="",
             theme=gradio.themes.Default(font=["system-ui", "sans-serif"]),
             app_kwargs={
                 "middleware": [
@@ -210,7 +207,7 @@ class Listener:
         model: "SSLAM",
         index: "EmbeddingIndex | None",
         max_seconds: float,
-        error: type[Exception],
+        error: Callable[..., Exception],
     ):
         self.model, self.index = model, index
         self.max_seconds, self.error = max_seconds, error
@@ -244,13 +241,17 @@ class Listener:
             [result] = self.model.tag_frames([path], resolution=STEP)
             if result.error is not None:
                 raise ValueError(result.error)
-            labels = dict(self.model.tag(path, top_k=TOP_K))
+            labels: Any = self.model.tag(path, top_k=TOP_K)
         name = os.path.basename(path)
         heard = Heard(name, result.values, result.starts, result.ends)
         end = float(spectrogram.edges[-1])
         timeline = plot.make_timeline(*heard[1:], self.model.classes, TOP_K, end)
         note = f"every {STEP:g} s"
-        return heard, plot.draw_timeline(spectrogram, timeline, name, note), labels
+        return (
+            heard,
+            plot.draw_timeline(spectrogram, timeline, name, note),
+            dict(labels),
+        )
 
     def find(
         self, heard: Heard | None, threshold: float, median: float
@@ -352,7 +353,13 @@ def build_page(gradio: Any, listener: Listener, name: str, limits: str) -> Any:
         heard_now = clip.change(listener.hear, clip, [heard, picture, labels], **hidden)
         heard_now.success(listener.find, **found, **hidden)
         heard_now.success(listener.compare, clip, [matches, nearest], **hidden)
+        heard_now.failure(  # nothing of the clip before
+            lambda: [None] * 7,
+            None,
+            [heard, picture, labels, events, files, matches, nearest],
+            **hidden,
+        )
         for slider in (threshold, median):
-            slider.release(listener.find, **found, **hidden)
+            slider.change(listener.find, **found, **hidden, trigger_mode="always_last")
         nearest.select(play, matches, player, **hidden)
     return page

@@ -87,8 +87,8 @@ def model_facts(
         "fbank_std": complete.fbank[1],
     }
     if head is not None:
-        facts |= {**head, "num_classes": len(complete.head_options["classes"])}
-        facts["classes"] = head["classes"] and list(head["classes"])
+        number = len(complete.tensors["head.weight"])
+        facts |= {**head, "num_classes": number, "classes": head["classes"] or None}
     return facts | {
         "beside_it": [n for n in ("decoder", "teacher") if parts.below(f"{n}.")],
         "file": file.name,

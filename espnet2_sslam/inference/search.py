@@ -5,6 +5,7 @@ Shapes: R rows (clips, windows or time steps), D channels, Q queries.
 
 import csv
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,12 +78,14 @@ class EmbeddingIndex:
             if kind == "npz":
                 with np.load(path) as arrays:
                     names = ("ids", "starts", "ends", "values")
-                    columns = [arrays[name] for name in names]
+                    files, starts, ends, values = (arrays[name] for name in names)
                     info = json.loads(str(arrays["info"]))
-                return cls(columns[0].tolist(), *columns[1:], info)
+                if info["command"] != "embed":
+                    raise ValueError(f"sslam {info['command']} wrote it")
+                return cls(files.tolist(), starts, ends, values, info)
             files, starts, ends, values = zip(*_rows(Path(path), kind), strict=True)
             return cls(files, starts, ends, np.array(values, np.float32))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no output of sslam embed: {error}") from None
 
     def check(self, model: SSLAM) -> None:
@@ -114,7 +117,7 @@ class EmbeddingIndex:
         self.check(model)
         pooling = "cls" if self.info.get("pooling") == "cls" else "mean"
         layer = self.info.get("layer", -1)
-        return model.embed(audio, rate=rate, layer=layer, pooling=pooling)
+        return np.asarray(model.embed(audio, rate=rate, layer=layer, pooling=pooling))
 
     def search(self, query: np.ndarray, k: int = 10) -> list[Match]:
         """The `k` rows nearest to an embedding (D,), best first."""
