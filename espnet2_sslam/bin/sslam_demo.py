@@ -20,7 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from espnet2_sslam.bin.cli import model_parser, one_line, positive_seconds
+from espnet2_sslam.bin.cli import (
+    model_parser,
+    one_line,
+    positive_seconds,
+    run_main,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -363,3 +368,7 @@ def build_page(gradio: Any, listener: Listener, name: str, limits: str) -> Any:
             slider.change(listener.find, **found, **hidden, trigger_mode="always_last")
         nearest.select(play, matches, player, **hidden)
     return page
+
+
+if __name__ == "__main__":
+    run_main(main)

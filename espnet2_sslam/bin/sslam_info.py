@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet2_sslam.bin.cli import model_parser
+from espnet2_sslam.bin.cli import model_parser, run_main
 from espnet2_sslam.bin.sslam_models import released_models
 
 SHOWN = 5  # names of classes in the text
@@ -108,3 +108,7 @@ def _license(source: str, card: Path) -> str | None:
         return str((metadata_load(card) or {}).get("license") or "") or None
     stated = {model["id"]: model.get("license") for model in released_models()}
     return stated.get(source.partition("@")[0])
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from espnet2_sslam.bin.cli import run_main
 from espnet2_sslam.store import read_yaml
 
 RELEASED = Path(__file__).parents[1] / "checkpoint" / "released.yaml"
@@ -39,3 +40,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
 def released_models() -> list[dict[str, Any]]:
     """The entries of the list, in its order."""
     return read_yaml(RELEASED)["models"]
+
+
+if __name__ == "__main__":
+    run_main(main)

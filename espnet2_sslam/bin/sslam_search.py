@@ -9,6 +9,8 @@ are printed.
 import argparse
 from collections.abc import Sequence
 
+from espnet2_sslam.bin.cli import run_main
+
 EXAMPLE = """
 example: embed a folder in windows of 10 s, then find what sounds like one clip
   sslam embed MODEL field/ -o field.npz --chunk 10
@@ -51,3 +53,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
         print(plain(clip))
         for file, start, end, score in matches:
             print(f"  {score:.3f}  {start:9.2f} - {end:9.2f} s  {plain(file)}")
+
+
+if __name__ == "__main__":
+    run_main(main)
