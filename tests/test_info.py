@@ -155,7 +155,7 @@ def test_an_onnx_file(tmp_path, capsys):
     command(capsys, "export", tmp_path / "m", tmp_path / "m.onnx")
     found = facts(capsys, tmp_path / "m.onnx")
     assert found["classes"] == ["dog", "rain", "siren", "speech"]
-    assert found["outputs"] == ["scores"] and found["sampling_rate"] == 16_000
+    assert found["outputs"] == ["logits", "scores"] and found["sampling_rate"] == 16_000
     assert found["fbank_mean"] == pytest.approx(-4.268)
 
 
