@@ -7,7 +7,7 @@ halves of a split: a test on the recording a classifier was trained on flatters 
 Example, of ESC-50's clips in a folder for each class (1-100032-A-0.wav is a clip of
 recording 100032):
 sslam embed models/sslam clips/ -o features.npz
-python examples/features_sklearn.py features.npz --recording "-(.+?)-"
+python examples/features_sklearn.py features.npz --recording "^[0-9]-(.+?)-"
 """
 
 import argparse

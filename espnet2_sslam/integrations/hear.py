@@ -26,18 +26,18 @@ class HearModel(XaresEncoder):
 
 
 def load_model(
-    model_file_path: str | Path = "", steps: int = 4, **options: Any
+    model_file_path: str | Path = "", time_shifts: int = 4, **options: Any
 ) -> HearModel:
     """Load a model; see `XaresEncoder`.
 
     Args:
         model_file_path: The source.
-        steps: Timestamps for each 160 ms: 4 give the 40 ms (at most 50) HEAR asks for.
+        time_shifts: Timestamps for each 160 ms: 4 give the 40 ms (at most 50) HEAR asks for.
         options: See there; heareval hands them on from --model-options.
     """
     if not str(model_file_path):
         raise ValueError("HEAR's --model needs a checkpoint's folder, file or hub id")
-    return HearModel(model_file_path, steps, **options)
+    return HearModel(model_file_path, time_shifts, **options)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ class XaresEncoder(nn.Module):
 
     Args:
         source: A model, as for `checkpoint.load_model`.
-        steps: Time steps for each 160 ms.
+        time_shifts: Time steps for each 160 ms: 1, 2, 4, 8 or 16.
         options: Others of `checkpoint.load_model` and `EncoderConfig`, as `layer` and
             `freq`. Clips have their own length, unless `target_frames` is given.
 
@@ -33,12 +33,12 @@ class XaresEncoder(nn.Module):
 
     sampling_rate = SAMPLE_RATE
 
-    def __init__(self, source: str | Path, steps: int = 1, **options: Any):
+    def __init__(self, source: str | Path, time_shifts: int = 1, **options: Any):
         super().__init__()
-        options = {**DECIDED, "upsample": steps, **options}
+        options = {**DECIDED, "upsample": time_shifts, **options}
         self.encoder = load_model(source, **options).encoder
         self.output_dim = self.encoder.output_size()
-        self.hop_size_in_ms = PATCH_SIZE * FRAME_SHIFT_MS / steps
+        self.hop_size_in_ms = PATCH_SIZE * FRAME_SHIFT_MS / time_shifts
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
         """Steps (B, T, output_dim) of waveforms (B, N) or (N,), all N samples of them.
