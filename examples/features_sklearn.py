@@ -52,12 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("features", help="npz file of `sslam embed`, a row for each clip")
+    parser.add_argument(
+        "features", help="npz file of `sslam embed`, a row for each clip"
+    )
     parser.add_argument(
         "--recording",
         default=".+",
         metavar="REGEX",
-        help="its first group is the recording in a file name (default: the whole name)",
+        help="its first group is the recording in a file name (default: all of it)",
     )
     parser.add_argument("--folds", type=int, default=5)
     options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """SSLAM in the harnesses that compare encoders: HEAR, X-ARES, MTEB; and scikit-learn.
 
-The slow tests run the harness itself, as docs/hosts.md shows it, on few real clips. Their
-scores are those of the authors' tiny random weights: miniatures, which mean nothing.
+The slow tests run the harness itself, as docs/hosts.md shows it, on few real clips with
+the authors' tiny random weights: scores are above chance, and else mean nothing.
 """
 
 import csv
@@ -31,7 +31,7 @@ from tests.corpus_case import error_line, real_audio
 from tests.inference_case import noise
 
 ROOT = Path(__file__).resolve().parent.parent
-CLASSES = 10  # of the 25 that the real clips have
+CLASSES = 5  # of the 25 that the real clips have
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,9 @@ def test_hear_scenes_are_the_mean_over_time(model, options):
 
 
 def test_hear_needs_a_checkpoint():
-    with pytest.raises(ValueError, match="--model needs a checkpoint's folder, file or"):
+    with pytest.raises(
+        ValueError, match="--model needs a checkpoint's folder, file or"
+    ):
         hear.load_model()
 
 
@@ -114,10 +116,11 @@ def made_clips(folder, takes):
     for number in range(8):
         for take in range(takes):
             name = f"4-{number}-{take}-{number % 2}.wav"
-            time = np.arange(16_000) / 16_000
-            pitch = 200 + 900 * (number % 2) + 10 * number + take
-            soundfile.write(folder / name, 0.3 * np.sin(6.28 * pitch * time), 16_000)
-            rows.append({"filename": name, "category": "low high".split()[number % 2]})
+            pitch = 2 * np.pi * (400 + 10 * number + take)
+            tone = 0.3 * np.sin(pitch * np.arange(16_000) / 16_000)
+            samples = noise(1.0, seed=2 * number + take) if number % 2 else tone
+            soundfile.write(folder / name, samples, 16_000)
+            rows.append({"filename": name, "category": ("tone", "noise")[number % 2]})
     return rows
 
 
@@ -129,11 +132,11 @@ def test_scikit_learn_tells_classes_apart(tmp_path, capsys, model):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "16 clips, 8 recordings, 4 folds"
     assert printed[1] == "accuracy 1.000, by chance 0.500"
-    assert printed[2:] == ["  1.000 high", "  1.000 low"]
+    assert printed[2:] == ["  1.000 noise", "  1.000 tone"]
     error = error_line(features_sklearn.main, capsys, features, *words[:2])
     assert "two classes of at least 5 recordings each (--folds), got 2, the" in error
     error = error_line(features_sklearn.main, capsys, features, "--recording", "(x)")
-    assert "--recording '(x)' does not match the file name 4-0-0-0" in error
+    assert "--recording '(x)' does not match the file name 4-" in error
 
 
 def test_scikit_learn_never_learns_from_a_recording_that_it_is_asked_about():
@@ -150,7 +153,7 @@ def test_scikit_learn_never_learns_from_a_recording_that_it_is_asked_about():
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """ESC-50's clips of some classes: their folder and rows; the authors' tiny model."""
+    """ESC-50's clips of some classes: folder, rows; the authors' tiny model."""
     folder = real_audio("esc50-mini")
     with open(folder / "meta" / "esc50.csv") as file:
         rows = list(csv.DictReader(file))
@@ -193,8 +196,8 @@ def run(words, folder, *places):
     return result.stdout + result.stderr
 
 
-# heareval asks for numpy 1.19 and numba 0.48, which no Python of ours has, hearvalidator
-# for tensorflow: both run without. They only ask whether a model is one of its modules.
+# heareval asks for numpy 1.19 and numba 0.48, which no Python of ours has, both ask for
+# tensorflow, only to see whether a model is one of its modules: they run without.
 HEAR = "hearvalidator==2021.0.2 heareval==2021.1.3 intervaltree python-slugify"
 HEAR += " sortedcontainers text-unidecode click"
 TENSORFLOW = "class Module: ...\n"
@@ -217,7 +220,7 @@ def hear_packages(tmp_path_factory):
 
 
 def write_hear_task(folder, splits, **metadata):
-    """A task as HEAR's preprocessing leaves it; splits {name: {file: samples, label}}."""
+    """A task as HEAR prepares it; splits {name: {file: (samples, label)}}."""
     labels = set()
     for split, clips in splits.items():
         (folder / "16000" / split).mkdir(parents=True)
@@ -233,7 +236,7 @@ def write_hear_task(folder, splits, **metadata):
 
 
 def write_hear_tasks(folder, audio, rows):
-    """Scenes are whole clips; events the two loudest of four classes in silence."""
+    """Scenes are whole clips; events are 0.9 s of two of them in soft noise."""
     scenes = {f"fold{fold:02}": {} for fold in range(5)}
     for row in rows:
         samples = soundfile.read(audio / row["filename"], dtype="float32")[0]
@@ -249,11 +252,10 @@ def write_hear_tasks(folder, audio, rows):
         evaluation=["top1_acc"],
     )
     events, generator = {}, np.random.default_rng(0)
-    loud = [row for row in rows if row["category"] in ("dog", "rooster", "crow", "hen")]
     for number, split in enumerate(["train"] * 8 + ["valid"] * 4 + ["test"] * 4):
         samples, label = 0.001 * noise(5.0, seed=number), []
         for start in generator.uniform([0, 2.5], [1.5, 4.0]):
-            row = loud[generator.integers(len(loud))]
+            row = rows[generator.integers(len(rows))]
             clip = soundfile.read(audio / row["filename"], dtype="float32")[0]
             at = round(start * 16_000)
             samples[at : at + 14_400] += clip[: len(samples[at : at + 14_400])]
@@ -280,7 +282,9 @@ def test_hears_own_validator_and_embeddings(tmp_path, real, hear_packages):
     validate, embed, _ = commands("HEAR")
     validate[:1] = ["python", "-W", "error:We suggest", "-m", "hearvalidator.validate"]
     printed = run(validate, tmp_path, hear_packages)
-    assert "Looks good!" in printed and "Interval between timestamps is 40.0ms" in printed
+    assert (
+        "Looks good!" in printed and "Interval between timestamps is 40.0ms" in printed
+    )
     run(embed, tmp_path, hear_packages)
     output = tmp_path / "embeddings" / "espnet2_sslam.integrations.hear"
     scenes = output / "esc50-mini"
@@ -331,7 +335,9 @@ def test_xares_own_command(tmp_path, real):
     [code] = [text for kind, text in documented("X-ARES") if kind == "python"]
     (tmp_path / "sslam_encoder.py").write_text(READ + code)
     [command] = commands("X-ARES")
-    command = [word.replace("src/tasks/*.py", "tasks/esc50_task.py") for word in command]
+    command = [
+        word.replace("src/tasks/*.py", "tasks/esc50_task.py") for word in command
+    ]
     printed = run([*command, "--max-jobs", "0"], tmp_path)
     [row] = [line for line in printed.splitlines() if line.startswith("ESC-50 ")]
     mlp, neighbours = map(float, row.split()[1:3])
@@ -358,7 +364,6 @@ def test_mtebs_own_evaluation(tmp_path, real, monkeypatch):
     (tmp_path / "models").mkdir()
     folder = save_model(load_model(weights).model, tmp_path / "models" / "sslam")
     monkeypatch.setattr(mteb, "get_tasks", lambda tasks: [task])
-    monkeypatch.setenv("MTEB_CACHE", str(tmp_path / "cache"))
     names = {}
     [code] = [text for kind, text in documented("MTEB") if kind == "python"]
     exec(compile(code, "hosts.md", "exec"), names)
@@ -368,8 +373,8 @@ def test_mtebs_own_evaluation(tmp_path, real, monkeypatch):
 
     meta = names["meta"]
     assert meta.name == "espnet2_sslam/sslam" and meta.embed_dim == 48
-    stored = list((tmp_path / "cache").rglob("ESC50.json"))
-    assert [path.parent.name for path in stored] == [meta.revision]
+    stored = list((tmp_path / "results").rglob("ESC50.json"))
+    assert [meta.revision in path.parts for path in stored] == [True]
     other = save_model(small_encoder(), tmp_path / "others" / "sslam")
     assert model_meta(other).revision != model_meta(folder).revision == meta.revision
     loaded = model_meta(folder, pooling="cls").load_model(device="cpu")
@@ -387,8 +392,8 @@ def test_scikit_learn_on_real_clips(tmp_path, real, capsys):
     audio, rows, weights = real
     features = embed_clips(audio, tmp_path, rows, weights)
     _, command = commands("scikit-learn")
-    features_sklearn.main([str(features), *command[3:]])
+    features_sklearn.main([str(features), *command[3:], "--folds", "4"])
     first, second = capsys.readouterr().out.splitlines()[:2]
     recordings = len({row["src_file"] for row in rows})
-    assert first == f"{len(rows)} clips, {recordings} recordings, 5 folds"
+    assert first == f"{len(rows)} clips, {recordings} recordings, 4 folds"
     assert float(second.split()[1].rstrip(",")) > 1.5 / CLASSES

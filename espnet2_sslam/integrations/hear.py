@@ -1,4 +1,4 @@
-"""SSLAM behind the HEAR API: hear-validator espnet2_sslam.integrations.hear -m MODEL."""
+"""SSLAM behind the HEAR API: this module is what HEAR's commands ask for."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def load_model(
 
     Args:
         model_file_path: The source.
-        time_shifts: Timestamps for each 160 ms: 4 give the 40 ms (at most 50) HEAR asks for.
+        time_shifts: Timestamps for each 160 ms; HEAR suggests steps of at most 50 ms.
         options: See there; heareval hands them on from --model-options.
     """
     if not str(model_file_path):

@@ -1,4 +1,4 @@
-"""SSLAM as a model of MTEB, whose audio part is MAEB: mteb.evaluate(model_meta(...))."""
+"""SSLAM as a model of MTEB, whose audio part is MAEB."""
 
 from pathlib import Path
 from typing import Any
