@@ -44,7 +44,10 @@ def predict(
         )
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    return cross_val_predict(model, features, classes, groups=recordings, cv=splits)
+    predicted = cross_val_predict(
+        model, features, classes, groups=recordings, cv=splits
+    )
+    return np.asarray(predicted)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

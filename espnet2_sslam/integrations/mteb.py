@@ -35,8 +35,9 @@ class MtebEncoder(AbsEncoder):
         pooling: str = "mean",
         layer: int = -1,
     ):
-        origin = {} if source else {"revision": revision}
-        self.model = SSLAM.from_pretrained(source or name, device=device, **origin)
+        revision = None if source else revision
+        source = source or name
+        self.model = SSLAM.from_pretrained(source, revision=revision, device=device)
         self.options = {"pooling": pooling, "layer": layer}
 
     def get_audio_embeddings(self, inputs: Any, **others: Any) -> np.ndarray:
