@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from espnet2_sslam.integrations.xares import XaresEncoder, whole
-from espnet2_sslam.units import SAMPLE_RATE
+from espnet2_sslam.units import FRAME_SHIFT_MS, PATCH_SIZE, SAMPLE_RATE
 
 
 class HearModel(XaresEncoder):
@@ -44,7 +44,7 @@ def load_model(
 def get_scene_embeddings(audio: torch.Tensor, model: HearModel) -> torch.Tensor:
     """The mean (B, D) over the time of clips (B, N), as `SSLAM.embed` gives it."""
     encoder = model.encoder
-    output = encoder.hidden_states(*whole(audio), encoder.config.layer)
+    output = encoder.hidden_states(*whole(audio), encoder.config.layer, time_shifts=1)
     return encoder.shaped(output.last, output.steps)[0].mean(1)
 
 
@@ -57,7 +57,7 @@ def get_timestamp_embeddings(
     Steps whose centre lies past the end of the audio are left out.
     """
     steps = model(audio)
-    hop = model.hop_size_in_ms
-    centres = (torch.arange(steps.shape[1], device=steps.device) + 0.5) * hop
+    begins = torch.arange(steps.shape[1], device=steps.device) * model.hop_size_in_ms
+    centres = begins + PATCH_SIZE * FRAME_SHIFT_MS / 2
     inside = centres <= 1000 * audio.shape[-1] / SAMPLE_RATE
     return steps[:, inside], centres[inside].expand(len(steps), -1)

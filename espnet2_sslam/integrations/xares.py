@@ -35,7 +35,7 @@ class XaresEncoder(nn.Module):
 
     def __init__(self, source: str | Path, time_shifts: int = 1, **options: Any):
         super().__init__()
-        options = {**DECIDED, "upsample": time_shifts, **options}
+        options = {**DECIDED, "time_shifts": time_shifts, **options}
         self.encoder = load_model(source, **options).encoder
         self.output_dim = self.encoder.output_size()
         self.hop_size_in_ms = PATCH_SIZE * FRAME_SHIFT_MS / time_shifts
