@@ -46,6 +46,7 @@ DOCS = ["mkdocs>=1.6", "mkdocstrings[python]>=1"]
 CLUSTER = ["dask-jobqueue>=0.9", "distributed>=2025.1"]
 SOXR = ["soxr>=0.5"]  # the other resampler; the stand-in for SoX in s3prl
 DEMO = ["gradio>=6", *PLOT]
+HARNESS = ["mteb>=2.26", "xares>=0.1.3"]  # HEAR's ask for numpy 1.19: docs/hosts.md
 RECIPE = [*ESPNET, *PLOT, *SOXR, "jinja2>=3.1", "joblib>=1.4", "pandas>=2.2"]
 ALL = sorted({*RECIPE, *S3PRL, *HF, *ONNX, *AV, *SOXR, *CLUSTER, *DEMO})
 TEST = ["hypothesis>=6.100", "packaging>=24", "pytest>=8", "pytest-timeout>=2.3"]
@@ -59,6 +60,7 @@ EXTRAS_REQUIRE = {
     "soxr": SOXR,
     "cluster": CLUSTER,
     "demo": DEMO,
+    "harness": HARNESS,
     "recipe": RECIPE,
     "docs": DOCS,
     "all": ALL,
@@ -66,7 +68,7 @@ EXTRAS_REQUIRE = {
     # ESPnet-EZ and ESPnet's cls_train import six and torcheval undeclared;
     # transformers' own tests use accelerate and parameterized
     "test-hosts": [
-        *[*ALL, *TEST, "pytest-cov>=5", "six", "torcheval", "wandb"],
+        *[*ALL, *HARNESS, *TEST, "pytest-cov>=5", "six", "torcheval", "wandb"],
         *["accelerate", "parameterized", "selenium>=4.30"],
     ],
     "lint": [
