@@ -59,5 +59,6 @@ def parser_of(name, monkeypatch):
         elif name.endswith(".py"):
             runpy.run_path(str(LOCAL / name), run_name="__main__")
         else:
+            monkeypatch.delitem(sys.modules, name, raising=False)
             runpy.run_module(name, run_name="__main__", alter_sys=True)
     return parsers[-1]
