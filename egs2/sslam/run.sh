@@ -67,8 +67,8 @@ Options [default]
   --stage N --stop_stage N    first and last stage [${stage} ${stop_stage}]
   --ngpu N                    GPUs per training, 0 for CPU [${ngpu}]
   --num_nodes N               nodes per training; not local, see cmd.sh [${num_nodes}]
-  --nj N                      processes, or jobs at a time, see cmd.sh; on CPU also
-                              trainings at a time [${nj}]
+  --nj N                      processes, or jobs at a time, see cmd.sh [${nj}]; on
+                              CPU also trainings at a time
   --seeds \"N ...\"             one pre-training and one fine-tuning each [${seeds}]
   --models \"WORD ...\"         what is fine-tuned [${models}];
                               phase2:mixed, phase2:both: with mixtures only, or without

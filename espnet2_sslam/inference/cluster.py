@@ -139,7 +139,8 @@ class Cluster:
     def num_threads(self) -> int:
         """Of all workers: shards that are computed at a time."""
         try:
-            return sum(self._client.nthreads().values())
+            threads: Any = self._client.nthreads()  # awaited in its own thread
+            return sum(threads.values())
         except OSError:
             raise ConnectionError(GONE) from None
 
