@@ -242,6 +242,11 @@ class HeadConfig(_Config):
             raise ValueError(
                 f"need at least one class, each once, got {list(self.classes)}"
             )
+        if self.task == "multi_class" and len(self.classes) < 2:
+            raise ValueError(
+                f"multi_class chooses between classes, got {list(self.classes)} alone: "
+                "give two or more, or task multi_label"
+            )
         number = self.prototypes_per_class
         if type(number) is not int or not 1 <= number <= MOST_PROTOTYPES:
             raise ValueError(

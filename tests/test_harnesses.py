@@ -397,3 +397,14 @@ def test_scikit_learn_on_real_clips(tmp_path, real, capsys):
     recordings = len({row["src_file"] for row in rows})
     assert first == f"{len(rows)} clips, {recordings} recordings, 4 folds"
     assert float(second.split()[1].rstrip(",")) > 1.5 / CLASSES
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"freq": "flatten"}, {"upsample": 4}, {"cls_token": True}, {"layer": "all"}],
+    ids=str,
+)
+def test_options_that_give_no_vector_for_each_step_are_refused(model, options):
+    for load in (hear.load_model, XaresEncoder):
+        with pytest.raises(ValueError, match="one vector for each time step: leave"):
+            load(model, **options)

@@ -480,3 +480,25 @@ def test_the_pipeline_works_in_batches_and_in_half_precision(tagger):
     exact = pipeline("audio-classification", model=str(tagger))
     for found, wanted in zip(classify(quiet), exact(quiet)):
         assert _as_pairs(found) == pytest.approx(_as_pairs(wanted), abs=0.03)
+
+
+def test_an_encoder_stays_whole_on_one_device_and_is_refused_on_none(tmp_path):
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    model = ours.SSLAMModel(
+        ours.SSLAMConfig(encoder={"embed_dim": 48, "depth": 4, "num_heads": 4})
+    )
+    model.save_pretrained(tmp_path / "model")
+    places = accelerate.infer_auto_device_map(
+        model,
+        max_memory={0: 2**19, 1: 2**22, "cpu": 2**30},
+        no_split_module_classes=model._no_split_modules,
+    )
+    assert places == {"": 1} or set(places) == {"encoder"}
+    loaded = ours.SSLAMModel.from_pretrained(
+        tmp_path / "model",
+        device_map="auto",
+        max_memory={"cpu": "30KB"},
+        offload_folder=tmp_path / "off",
+    )
+    with pytest.raises(ValueError, match="the encoder is offloaded as a whole"):
+        loaded(torch.zeros(1, 16_000))

@@ -122,12 +122,17 @@ class Cluster:
         host = address
         try:
             if os.path.isfile(address):
-                host = json.loads(Path(address).read_text("utf-8"))["address"]
+                host = json.loads(Path(address).read_text("utf-8")).get("address")
+                if not isinstance(host, str):
+                    raise ValueError("a file, but not a scheduler's")
             elif ":" not in address:
                 raise ValueError("neither HOST:PORT nor a scheduler file that is here")
             self._client = Client(host, timeout=CONNECT, set_as_default=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise ValueError(f"--dask {address}: no scheduler: {error}") from None
+
+        # What matters is told in one line; a lost connection would be thirty.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
     def __enter__(self) -> "Cluster":
         return self

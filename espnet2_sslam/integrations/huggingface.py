@@ -254,7 +254,8 @@ class SSLAMModelOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None  # (B, 1+N, D), zero beyond the end
     pooler_output: torch.Tensor | None = None  # the CLS token (B, D)
     # If asked for: the patch embedding and every block's output, as the blocks pass
-    # them on (gradients can be kept), so with what padding gives.
+    # them on (gradients can be kept, of clips up to max_frames), so with what padding
+    # gives.
     hidden_states: tuple[torch.Tensor, ...] | None = None
     token_mask: torch.Tensor | None = None  # (B, 1+N), True for a clip, not padding
 
@@ -280,7 +281,8 @@ class SSLAMPreTrainedModel(PreTrainedModel):
     input_modalities = ["audio"]  # noqa: RUF012
     _supports_sdpa = True
     supports_gradient_checkpointing = True
-    _no_split_modules = ["SSLAMBlock"]  # noqa: RUF012
+    # accelerate passes over buffers of a module that it splits, as the positions are
+    _no_split_modules = ["_Encoder"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["positions", "log_mel"]  # noqa: RUF012
 
     def __init__(self, config: SSLAMConfig):
@@ -402,6 +404,11 @@ class SSLAMPreTrainedModel(PreTrainedModel):
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_values)
+        if self.encoder.positions.is_meta:
+            raise ValueError(
+                "the encoder is offloaded as a whole, which SSLAM cannot run: give it "
+                "a device in device_map, or leave device_map out"
+            )
         mask, shape = attention_mask.bool(), tuple(input_values.shape)
         if mask.dim() != 2 or mask.shape != shape:
             raise ValueError(

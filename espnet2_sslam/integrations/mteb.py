@@ -13,6 +13,8 @@ from espnet2_sslam.inference import SSLAM
 from espnet2_sslam.store import sha256
 from espnet2_sslam.units import FRAME_LENGTH, SAMPLE_RATE
 
+DEFAULTS = {"pooling": "mean", "layer": -1}
+
 
 class MtebEncoder(AbsEncoder):
     """Embeddings of clips for MTEB's tasks; `model_meta` names it to MTEB.
@@ -35,6 +37,7 @@ class MtebEncoder(AbsEncoder):
         pooling: str = "mean",
         layer: int = -1,
     ):
+        check_options({"pooling": pooling, "layer": layer})
         revision = None if source else revision
         source = source or name
         self.model = SSLAM.from_pretrained(source, revision=revision, device=device)
@@ -53,6 +56,21 @@ class MtebEncoder(AbsEncoder):
         return self.get_audio_embeddings(inputs)
 
 
+def check_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those options that are not the defaults.
+
+    Raises:
+        ValueError: Another option, or one that gives more than a vector for a clip.
+    """
+    known = {"pooling": ("mean", "cls"), "layer": range(-100, 100)}
+    for name, value in options.items():
+        if name not in known or value not in known[name]:
+            raise ValueError(
+                f"need pooling mean or cls and a number as layer, got {name}={value!r}"
+            )
+    return {k: v for k, v in options.items() if (k, v) not in DEFAULTS.items()}
+
+
 def model_meta(
     source: str | Path,
     revision: str | None = None,
@@ -69,7 +87,9 @@ def model_meta(
 
     Raises:
         CheckpointError: What cannot be loaded, and why.
+        ValueError: See `check_options`.
     """
+    options = check_options(options)
     encoder = load_model(source, revision=revision).encoder
     name, loading, path = str(source), {}, Path(source).expanduser()
     if path.exists():
