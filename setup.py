@@ -19,7 +19,6 @@ README = ROOT / "README.md"
 # stacks are in constraints/; tools/setup_env.sh installs with them.
 INSTALL_REQUIRES = [
     "torch>=2.8",
-    "torchaudio>=2.8",
     "numpy>=2",
     "safetensors>=0.4.3",
     "soundfile>=0.13",
@@ -33,12 +32,19 @@ ESPNET = [
     "espnet>=202511",
     "editdistance>=0.8",  # ESPnet's ASR imports it undeclared
     "espnet_model_zoo>=0.1.7",
+    "torchaudio>=2.8",
     "kaldiio>=2.18",
     "tensorboard>=2.16",
     "typeguard>=4",
     *METRICS,
 ]
-S3PRL = ["s3prl>=0.4.18", "requests>=2.31", "tensorboard>=2.16", "soxr>=0.5"]
+S3PRL = [
+    "s3prl>=0.4.18",
+    "requests>=2.31",
+    "soxr>=0.5",
+    "tensorboard>=2.16",
+    "torchaudio>=2.8",
+]
 HF = ["transformers>=5"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 AV = ["av>=14"]

@@ -877,7 +877,8 @@ def collect_files(
     if not items:
         raise ValueError(
             f"no audio files in {', '.join([*paths, *lists])}: folders are searched "
-            "for .wav, .flac, .ogg, .mp3 and whatever else libsndfile reads"
+            "for .wav, .flac, .ogg, .mp3 and whatever else libsndfile reads (the model "
+            "comes before the audio)"
         )
     return list(items.values())
 

@@ -5,12 +5,12 @@ The constants with a unit are in units.py.
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torchaudio.compliance.kaldi import get_mel_banks
 
 from espnet2_sslam.config import check_values, full_scale
 from espnet2_sslam.units import (
@@ -228,11 +228,26 @@ def mel_filters(device: torch.device) -> torch.Tensor:
     if torch.compiler.is_compiling():  # a traced tensor must not stay in the cache
         return _FILTERS[torch.device("cpu")].to(device)
     if device not in _FILTERS:
-        filters, _ = get_mel_banks(
-            NUM_MEL_BINS, FFT_SIZE, SAMPLE_RATE, LOWEST_FREQUENCY, 0.0, 100, -500, 1.0
-        )
-        _FILTERS[device] = filters.T.contiguous().to(device)
+        _FILTERS[device] = _triangles().to(device)
     return _FILTERS[device]
+
+
+def _triangles() -> torch.Tensor:
+    """Kaldi's mel filters (256, 128): triangles over mel(f) = 1127 ln(1 + f / 700).
+
+    As torchaudio computes them, to the bit. (Importing torchaudio fails beside a torch
+    that is much older, or built for another CUDA.)
+    """
+    low, high = (
+        1127.0 * math.log(1.0 + f / 700.0) for f in (LOWEST_FREQUENCY, SAMPLE_RATE / 2)
+    )
+    step = (high - low) / (NUM_MEL_BINS + 1)
+    number = torch.arange(NUM_MEL_BINS)[:, None]
+    left, centre, right = (low + (number + k) * step for k in (0, 1.0, 2.0))
+    hertz = SAMPLE_RATE / FFT_SIZE * torch.arange(FFT_SIZE // 2)
+    mel = 1127.0 * (1.0 + hertz / 700.0).log()[None]
+    rising, falling = (mel - left) / (centre - left), (right - mel) / (right - centre)
+    return rising.minimum(falling).clamp(min=0).T.contiguous()
 
 
 mel_filters(torch.device("cpu"))  # for `torch.compile` and `torch.export`

@@ -81,7 +81,8 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return getattr(espnet2_sslam, "__version__", "not installed")
+        ours = package == espnet2_sslam.__name__
+        return espnet2_sslam.__version__ if ours else "not installed"
 
 
 def _output(command: list[str]) -> str:

@@ -63,9 +63,12 @@ def main() -> None:
     add("--lr", type=float, default=1e-4, help="highest learning rate (default: 1e-4)")
     add("--seconds", type=float, default=10.0, help="longest part of a clip (10)")
     add("--frozen", action="store_true", help="train the head only: faster, few labels")
+    add("--overwrite", action="store_true", help="replace a model in output")
     add("--seed", type=int, default=0, help="of the split, the head and the order (0)")
     args = parser.parse_args()
 
+    if args.output.exists() and not args.overwrite:
+        raise ValueError(f"{args.output} is there already: --overwrite replaces it")
     torch.manual_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     classes, train, valid = split(args.clips, args.seed)

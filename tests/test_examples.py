@@ -1,6 +1,7 @@
 """The examples do what they say, and the notebook runs from end to end."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,8 +50,11 @@ def test_fine_tuning_in_plain_pytorch_learns_and_writes_a_model_that_tags(folder
     assert model.tag("labelled/low/0.wav", top_k=1)[0][0] == "low"
 
 
-def test_the_notebook_runs(folders, capsys):
+def test_the_notebook_runs(folders, capsys, monkeypatch):
     notebook = json.loads((EXAMPLES / "tour.ipynb").read_text("utf-8"))
+    shutil.copytree("labelled", "recordings")
+    Path("notebooks").mkdir()
+    monkeypatch.chdir("notebooks")  # as Jupyter is in the notebook's own folder
     names = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":

@@ -145,6 +145,7 @@ given=("$@")
 # ESPnet's options of the same purpose under another name
 declare -A meant=(
     [skip_train]="--stage 7 scores what is trained"
+    [max_bad]="--format_args '--max_bad SHARE' for the data, --pretrain_args for a training"
     [skip_eval]="--stop_stage 6 ends before scoring"
     [inference_model]="stage 7 scores the last and the best model"
     [pretrained_model]="--models NAME=WEIGHTS, or for phase 2 --phase1 WEIGHTS"

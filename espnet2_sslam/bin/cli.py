@@ -665,7 +665,8 @@ def _output_format(args: argparse.Namespace, kind: str, output: Any = None) -> s
 
 def _cluster(args: argparse.Namespace) -> "Cluster":
     """The cluster that --dask names."""
-    if args.output is None:
+    outputs = ("output", "audacity", "raven", "scores")
+    if not any(getattr(args, name, None) for name in outputs):
         raise ValueError("--dask needs -o: the file to write")
     from espnet2_sslam.inference.cluster import Cluster
 

@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -73,6 +74,19 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_port(port: int | None) -> None:
+    """Refuse a port that is in use, before the folder is embedded."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port or 0))
+        except (OSError, OverflowError) as error:
+            raise ValueError(
+                f"--port {port} cannot be taken ({error}): give another one, or leave "
+                "--port out"
+            ) from None
+
+
 def main(cmd: Sequence[str] | None = None) -> None:
     """Load, embed the folder, and serve until Ctrl-C."""
     args = get_parser().parse_args(cmd)
@@ -88,6 +102,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"{args.model} has no classes: name a FOLDER of clips to compare with"
         )
+    check_port(args.port)
     index = None if args.folder is None else load_index(model, args.folder, args.chunk)
     name = Path(args.model).name
     with private_gradio() as gradio:
@@ -279,6 +294,8 @@ class Listener:
                 path = recording_path(folder, heard.name, format)
             else:
                 path = folder / f"{Path(heard.name).stem}.{format}"
+            # the page shows the beginning of a long name
+            path = path.with_name(f"{format} {path.name}")
             write_events(path, format, [(heard.name, events)])
             paths.append(str(path))
         rows = [[round(e[0], 2), round(e[1], 2), e[2], round(e[3], 3)] for e in events]

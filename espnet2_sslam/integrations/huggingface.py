@@ -404,7 +404,7 @@ class SSLAMPreTrainedModel(PreTrainedModel):
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_values)
-        if self.encoder.positions.is_meta:
+        if any(p.is_meta for p in self.encoder.parameters(recurse=False)):
             raise ValueError(
                 "the encoder is offloaded as a whole, which SSLAM cannot run: give it "
                 "a device in device_map, or leave device_map out"

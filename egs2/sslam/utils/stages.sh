@@ -89,7 +89,9 @@ import importlib.util, sys
 names = ("espnet2_sslam", "espnet2", "torch", "soundfile", "yaml")
 lacking = [name for name in names if importlib.util.find_spec(name) is None]
 if lacking:
-    sys.exit("--python: it has no " + ", ".join(lacking))
+    sys.exit("--python: " + sys.executable + " has no " + ", ".join(lacking)
+             + ": install the extra [recipe] there, or deactivate it: then an "
+             "environment is made")
 from espnet2_sslam.store import read_yaml
 for path in sys.argv[1:]:
     try:
