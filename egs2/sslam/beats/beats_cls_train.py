@@ -140,9 +140,13 @@ class BeatsTokens(nn.Module):
         )
 
     def hidden_states(
-        self, speech: torch.Tensor, lengths: torch.Tensor, layer: int | str = -1
+        self,
+        speech: torch.Tensor,
+        lengths: torch.Tensor,
+        layer: int | str = -1,
+        time_shifts: int = 1,
     ) -> EncoderOutput:
-        """Tokens of waveforms, as `SSLAMEncoder.hidden_states`."""
+        """Tokens of waveforms, as `SSLAMEncoder.hidden_states` without shifts."""
         return self.encode_fbank(*self.fbank(speech, lengths), collect=layer == "all")
 
     @staticmethod
