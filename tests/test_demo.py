@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -90,7 +91,8 @@ def test_a_clip_becomes_scores_labels_and_events(folder, monkeypatch):
     rows, paths = listener.find(heard, 0.3, 0.48)
     events = model.events("clips/b.wav", threshold=0.3, median=0.48)
     assert [row[2] for row in rows] == [event.label for event in events] and rows
-    names = ["b.csv", "b.tsv", "b.json", "b.txt", "b.Table.1.selections.txt"]
+    names = ["csv b.csv", "tsv b.tsv", "json b.json", "audacity b.txt"]
+    names += ["raven b.Table.1.selections.txt"]
     assert [Path(path).name for path in paths] == names
     table = Path(paths[1]).read_text().splitlines()
     assert table[0].split("\t")[:4] == ["filename", "onset", "offset", "event_label"]
@@ -208,6 +210,8 @@ def site(tmp_path_factory):
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
+            # a shell lets what runs in the background ignore Ctrl-C
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
     try:
         while "the page is at" not in (printed := (folder / "log").read_text()):
@@ -396,8 +400,8 @@ def test_a_person_drops_a_clip_and_takes_the_events_home(site, browser, tmp_path
     assert int(picture.get_attribute("naturalWidth")) > 800
     seen(browser, "[role=gridcell], td", "speech")
     neighbour = seen(browser, "[role=gridcell], td", "clips/<b>clip 2.wav")
-    seen(browser, "a[download='mine.csv']").click()
-    table = tmp_path / "mine.csv"
+    seen(browser, "a[download='csv mine.csv']").click()
+    table = tmp_path / "csv mine.csv"
     end = time.monotonic() + 30
     while not table.exists() and time.monotonic() < end:
         time.sleep(0.2)
