@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import tempfile
-import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,7 +134,8 @@ def main(cmd: Sequence[str] | None = None) -> None:
         )
         print(f"the page is at {url} (this machine only); Ctrl-C ends it", flush=True)
         try:
-            threading.Event().wait()
+            while True:  # a signal that another thread takes would not end one wait
+                time.sleep(1)
         except KeyboardInterrupt as interrupt:
             if getattr(interrupt, "number", signal.SIGINT) != signal.SIGINT:
                 raise
