@@ -171,7 +171,7 @@ def read_blocks(
     if os.path.isdir(source):
         raise AudioError(
             name,
-            "missing: a folder; espnet2_sslam.audio.collect_files lists its files",
+            "missing: a folder: name its files (as audio.collect_files does)",
         )
     if not os.path.isfile(source):
         raise AudioError(

@@ -242,7 +242,7 @@ def test_a_pipe_and_a_folder_are_named_for_what_they_are(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(AudioError, match="not a file but a pipe or device"):
         read_audio(tmp_path / "pipe.wav")
-    with pytest.raises(AudioError, match="a folder; espnet2_sslam.audio.collect_files"):
+    with pytest.raises(AudioError, match="a folder: name its files"):
         read_audio(tmp_path)
 
 

@@ -70,6 +70,8 @@ def main(cmd: Sequence[str] | None = None) -> None:
     from espnet2_sslam.checkpoint import load_model
     from espnet2_sslam.integrations.onnx import export_onnx, read_clips, require_onnx
 
+    if args.output.is_dir():
+        raise ValueError(f"{args.output} is a folder: name the file to write")
     require_onnx()
     clips = read_clips(args.check_audio)
     used: dict[str, Any] = {k: v for k, v in vars(args).items() if v is not None}
