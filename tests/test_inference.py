@@ -351,6 +351,8 @@ def test_failed_files_have_their_reason_and_the_others_go_on(tmp_path, clips):
 def test_options_outside_their_range_are_refused_at_once(
     method, audio, options, complaint
 ):
+    if method == "plot":
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     with pytest.raises(ValueError, match=complaint) as error:
         getattr(sslam(classifier()), method)(audio, **options)
     assert "\n" not in str(error.value)
