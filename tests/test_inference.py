@@ -381,6 +381,8 @@ def test_labels_need_a_head(method):
 
 @pytest.mark.parametrize("resampler", ["sinc", "soxr"])
 def test_audio_is_resampled_as_in_the_training(tmp_path, resampler):
+    if resampler == "soxr":
+        pytest.importorskip("soxr", reason="soxr is not installed")
     path = write(tmp_path / "clip.wav", noise(1.0, 44_100), 44_100)
     model = sslam(encoder(resampler=resampler))
     samples = read_audio(path, resampler)

@@ -239,7 +239,7 @@ def _class_columns(path: Path) -> tuple[list[str], list[str]]:
         raise ValueError(f"{path} holds no labels")
     delimiter = next((of for of in "\t;," if all(of in line for line in lines)), None)
     if delimiter is None:  # no table: a name may hold commas
-        delimiter = "\n"
+        delimiter = "\x1f"  # in no line: Python 3.13 takes no "\n"
     rows = [
         [cell.strip() for cell in row]
         for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)

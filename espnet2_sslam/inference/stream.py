@@ -1,6 +1,7 @@
 """Many files through a job: read ahead, batched by length, results in order."""
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -173,8 +174,10 @@ class ReadAhead:
                 self._begin_files()
             yield file, pieces
 
-    def close(self) -> None:
+    def close(self, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
         """Stop the threads; what is read by then is thrown away."""
+        if at_exit():  # the threads are gone, and what ends them is, too
+            return
         with self._lock:
             self._ended = True
             for file in self._files:
