@@ -5,6 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +277,43 @@ def test_the_browsers_engine_gives_the_same(
     assert done.returncode == 0, done.stderr
     expected = run(session_of(path), speech, lengths)[output][0]
     np.testing.assert_allclose(json.loads(done.stdout), expected, atol=tolerance)
+
+
+@pytest.mark.slow
+def test_a_page_in_a_real_browser_gives_the_same(web_engine, encoder_file, tmp_path):
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="selenium is not there"
+    )
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("no Chromium here: chromium and chromedriver are needed")
+    speech, lengths = padded([30_000])
+    speech.numpy().tofile(tmp_path / "speech.f32")
+    shutil.copy(encoder_file, tmp_path / "model.onnx")
+    shutil.copy(Path(__file__).with_name("onnx_web.html"), tmp_path)
+    words = [web_engine, "-p", "require.resolve('onnxruntime-web')"]
+    found = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    (tmp_path / "dist").symlink_to(Path(found.strip()).parent)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    options = webdriver.ChromeOptions()
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        driver = webdriver.Chrome(options=options, service=service)
+        try:
+            place = f"http://127.0.0.1:{server.server_port}/onnx_web.html"
+            driver.get(f"{place}?output=embedding")
+            end = time.monotonic() + 60
+            while driver.title[:1] not in ("[", "!") and time.monotonic() < end:
+                time.sleep(0.1)
+            title = driver.title
+        finally:
+            driver.quit()
+            server.shutdown()
+    assert title.startswith("["), title
+    expected = run(session_of(encoder_file), speech, lengths)["embedding"][0]
+    np.testing.assert_allclose(json.loads(title), expected, atol=1e-5)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
